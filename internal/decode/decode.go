@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package decode turns what people write (HCL, JSON, YAML) into Go structs, strictly: an unknown field, a wrong type, a
+// value out of range or a key given twice is an error that names the file, the line and the field. Field names are taken
+// without regard to case or underscores, so that Consul's CamelCase and snake_case forms both fit one struct.
+//
+// It reads bytes that it is given, opens no file and owns no goroutine.
+package decode
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"unicode/utf8"
+)
+
+// Error is one thing wrong in a document.
+type Error struct {
+	File  string // as given to Parse; "" for a request body
+	Line  int    // from 1; 0 when unknown
+	Field string // as "service.checks[0].interval"; "" for the document
+	Text  string // what is wrong and what would be right
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	if e.File != "" {
+		b.WriteString(e.File + ":")
+	}
+	if e.Line > 0 {
+		fmt.Fprintf(&b, "%d:", e.Line)
+	}
+	if b.Len() > 0 {
+		b.WriteString(" ")
+	}
+	if e.Field != "" {
+		b.WriteString(e.Field + ": ")
+	}
+	b.WriteString(e.Text)
+	return b.String()
+}
+
+// ErrUnknownFormat is a file whose name doesn't end in .hcl, .json, .yaml or .yml.
+var ErrUnknownFormat = errors.New("unknown format: the name must end in .hcl, .json, .yaml or .yml")
+
+// Kind is what a node of a document is.
+type Kind uint8
+
+// The kinds.
+const (
+	Null Kind = iota
+	Bool
+	Number
+	String
+	List
+	Object
+)
+
+func (k Kind) String() string {
+	return [...]string{"null", "a boolean", "a number", "a string", "a list", "an object"}[k]
+}
+
+// Node is a value in a document, with its place.
+type Node struct {
+	Kind   Kind
+	Line   int
+	Bool   bool
+	Text   string   // of a string, or a number as it was written
+	Items  []*Node  // of a list
+	Fields []*Field // of an object, in the order written, names unique
+	// many marks a list that HCL makes of repeated blocks, or of a single one: it stands for its only item where an
+	// object is wanted.
+	many bool
+}
+
+// Field is a named value of an object.
+type Field struct {
+	Name  string
+	Line  int
+	Value *Node
+}
+
+// Field finds a field by name, without regard to case or underscores; nil if there is none.
+func (n *Node) Field(name string) *Node {
+	if n == nil || n.Kind != Object {
+		return nil
+	}
+	for _, f := range n.Fields {
+		if fold(f.Name) == fold(name) {
+			return f.Value
+		}
+	}
+	return nil
+}
+
+// Document is a parsed file.
+type Document struct {
+	File string
+	Root *Node // always an object
+}
+
+// MaxDepth is how deep lists and objects may nest.
+const MaxDepth = 64
+
+// Parse reads a document in the format that the file's name says. The root must be an object.
+func Parse(file string, data []byte) (*Document, error) {
+	if i := invalidUTF8(data); i >= 0 {
+		return nil, &Error{File: file, Line: 1 + strings.Count(string(data[:i]), "\n"), Text: fmt.Sprintf("invalid UTF-8 at byte %d", i)}
+	}
+	var root *Node
+	var err error
+	switch strings.ToLower(filepath.Ext(file)) {
+	case ".json":
+		root, err = parseJSON(data)
+	case ".hcl":
+		root, err = parseHCL(data)
+	case ".yaml", ".yml":
+		root, err = parseYAML(data)
+	default:
+		return nil, &Error{File: file, Text: ErrUnknownFormat.Error()}
+	}
+	return finish(file, root, err)
+}
+
+// ParseJSON reads a JSON request body.
+func ParseJSON(data []byte) (*Document, error) {
+	if i := invalidUTF8(data); i >= 0 {
+		return nil, &Error{Text: fmt.Sprintf("invalid UTF-8 at byte %d", i)}
+	}
+	root, err := parseJSON(data)
+	return finish("", root, err)
+}
+
+// JSON decodes a JSON body into dst, a pointer to a struct.
+func JSON(data []byte, dst any) error {
+	d, err := ParseJSON(data)
+	if err != nil {
+		return err
+	}
+	return d.Into(dst)
+}
+
+func finish(file string, root *Node, err error) (*Document, error) {
+	if err != nil {
+		var e *Error
+		if errors.As(err, &e) {
+			e.File = file
+			return nil, e
+		}
+		return nil, &Error{File: file, Text: err.Error()}
+	}
+	if root == nil || root.Kind == Null {
+		root = &Node{Kind: Object, Line: 1}
+	}
+	if root.Kind != Object {
+		return nil, &Error{File: file, Line: root.Line, Text: "the document must be an object, not " + root.Kind.String()}
+	}
+	return &Document{File: file, Root: root}, nil
+}
+
+func invalidUTF8(data []byte) int {
+	if utf8.Valid(data) {
+		return -1
+	}
+	for i := 0; i < len(data); {
+		r, n := utf8.DecodeRune(data[i:])
+		if r == utf8.RuneError && n == 1 {
+			return i
+		}
+		i += n
+	}
+	return -1
+}
+
+// add puts a field into an object and refuses a second of the same name.
+func (n *Node) add(name string, line int, v *Node) error {
+	for _, f := range n.Fields {
+		if f.Name == name {
+			return &Error{Line: line, Field: name, Text: fmt.Sprintf("given twice, first on line %d", f.Line)}
+		}
+	}
+	n.Fields = append(n.Fields, &Field{Name: name, Line: line, Value: v})
+	return nil
+}
+
+func fold(name string) string {
+	return strings.ToLower(strings.ReplaceAll(strings.ReplaceAll(name, "_", ""), "-", ""))
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decode
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+type base struct {
+	Kind string
+	Meta map[string]string
+}
+
+type check struct {
+	HTTP     string
+	Interval time.Duration
+	Header   map[string][]string
+}
+
+type service struct {
+	base
+	Name    string
+	ID      string `decode:"service_id"`
+	Port    int
+	Tags    []string
+	Checks  []check `decode:"check"`
+	Weights *struct{ Passing, Warning int }
+	Config  map[string]any
+	Enabled bool
+	Ratio   float64
+}
+
+type document struct {
+	Services []service `decode:"service"`
+	Secret   string    `decode:"-"`
+}
+
+func want() document {
+	return document{Services: []service{{
+		base: base{Kind: "k", Meta: map[string]string{"a": "b"}}, Name: "web", ID: "web1", Port: 8080, Tags: []string{"x", "y"},
+		Checks:  []check{{HTTP: "http://h/", Interval: 10 * time.Second, Header: map[string][]string{"X": {"1"}}}},
+		Weights: &struct{ Passing, Warning int }{2, 1},
+		Config:  map[string]any{"protocol": "http", "ms": int64(5000), "ratio": 0.5, "deep": map[string]any{"list": []any{"a", true}}},
+		Enabled: true, Ratio: 99.5,
+	}}}
+}
+
+var forms = map[string]string{
+	"a.json": `{"Services": [{"Kind":"k","Meta":{"a":"b"},"Name":"web","ServiceID":"web1","Port":"8080","Tags":["x","y"],
+ "Checks":[{"HTTP":"http://h/","Interval":"10s","Header":{"X":["1"]}}],"Weights":{"Passing":2,"Warning":1},
+ "Config":{"protocol":"http","ms":5000,"ratio":0.5,"deep":{"list":["a",true]}},"Enabled":true,"Ratio":99.5}]}`,
+	"a.hcl": `service {
+  kind = "k"
+  meta { a = "b" }
+  "name" = "web"
+  service_id = "web1"
+  port = 8080
+  tags = ["x", "y"]
+  check { http = "http://h/" interval = "10s" header { X = ["1"] } }
+  weights = { passing = 2, warning = 1 }
+  config { protocol = "http" ms = 5000 ratio = 0.5 deep { list = ["a", true] } }
+  enabled = true
+  ratio = 99.5
+}`,
+	"a.yaml": `services:
+- kind: k
+  meta: {a: b}
+  name: web
+  id: web1
+  port: 8080
+  tags: [x, y]
+  checks:
+  - {http: "http://h/", interval: 10s, header: {X: ["1"]}}
+  weights: {passing: 2, warning: 1}
+  config: {protocol: http, ms: 5000, ratio: 0.5, deep: {list: [a, true]}}
+  enabled: true
+  ratio: 99.5
+`,
+}
+
+func TestFormsAgree(t *testing.T) {
+	for name, text := range forms {
+		d, err := Parse(name, []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got document
+		if err := d.Into(&got); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want(), got, cmp.AllowUnexported(service{}, base{})); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+func TestFaultsAreNamed(t *testing.T) {
+	for _, c := range []struct{ file, text, want string }{
+		{"a.hcl", "service {\n  nme = \"x\"\n}", "a.hcl:2: service[0].nme: unknown field; did you mean name?"},
+		{"a.hcl", "service {\n  port = \"x\"\n}", `a.hcl:2: service[0].port: want a whole number, got a string "x"`},
+		{"a.hcl", "service {\n  port = [1]\n}", `a.hcl:2: service[0].port: want a whole number, got a list`},
+		{"a.hcl", "service {\n  name = \"a\"\n  name = \"b\"\n}", x},
+		{"a.hcl", "service {", "a.hcl:1: not HCL: object expected closing RBRACE got: EOF"},
+		{"a.hcl", "secret = \"x\"", "a.hcl:1: secret: unknown field"},
+		{"a.json", "{\"service\": [{\"Name\": 1,\n \"Port\": 1.5}]}", `a.json:2: service[0].Port: want a whole number, got a number "1.5"`},
+		{"a.json", "{\"service\": {\"service_id\": \"a\",\n \"ID\": \"b\"}}", `a.json:2: service[0].ID: given twice, also as "service_id"`},
+		{"a.json", "{\n\"a\": }", "a.json:2: not JSON: invalid character '}' looking for beginning of value"},
+		{"a.json", "{\"a\": 1} x", "a.json:1: there is more after the end of the document"},
+		{"a.json", "[]", "a.json:1: the document must be an object, not a list"},
+		{"a.json", "", "a.json: the document is empty"},
+		{"a.yaml", "services:\n- port: 99999999999999999999\n", `a.yaml:2: services[0].port: want a whole number, got a number "99999999999999999999"`},
+		{"a.yaml", "services:\n- check: {interval: soon}\n", `a.yaml:2: services[0].check[0].interval: want a duration as "10s" or "1m30s", got "soon"`},
+		{"a.toml", "", "a.toml: unknown format: the name must end in .hcl, .json, .yaml or .yml"},
+		{"a.json", "{\"a\": \"\n\xff\"}", "a.json:2: invalid UTF-8 at byte 8"},
+		{"a.json", strings.Repeat("{\"a\":", 80), "a.json:1: nested deeper than 64 levels"},
+	} {
+		d, err := Parse(c.file, []byte(c.text))
+		if err == nil {
+			var got document
+			err = d.Into(&got)
+		}
+		if err == nil || err.Error() != c.want {
+			t.Errorf("%s %q:\n got %v\nwant %s", c.file, c.text, err, c.want)
+			continue
+		}
+		var e *Error
+		if !errors.As(err, &e) {
+			t.Errorf("%v is not an *Error", err)
+		}
+	}
+}
+
+func TestEveryFaultIsReported(t *testing.T) {
+	d, err := Parse("a.hcl", []byte("service { port = \"x\" nope = 1 }\nother = 2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got document
+	if n := strings.Count(d.Into(&got).Error(), "\n") + 1; n != 3 {
+		t.Errorf("%d faults reported, want 3", n)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for name, text := range forms {
+		f.Add(name, []byte(text))
+	}
+	f.Fuzz(func(t *testing.T, name string, data []byte) {
+		d, err := Parse(name, data)
+		if err != nil {
+			return
+		}
+		var got document
+		_ = d.Into(&got)
+	})
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decode
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/hashicorp/hcl/hcl/ast"
+	"github.com/hashicorp/hcl/hcl/parser"
+	"github.com/hashicorp/hcl/hcl/token"
+)
+
+// parseHCL reads HCL 1, the dialect of Consul's configuration files: quoted keys and several arguments on one line are
+// fine, and ${…} is plain text.
+func parseHCL(data []byte) (*Node, error) {
+	f, err := parser.Parse(data)
+	if err != nil {
+		var pos *parser.PosError
+		if errors.As(err, &pos) {
+			return nil, &Error{Line: pos.Pos.Line, Text: "not HCL: " + pos.Err.Error()}
+		}
+		return nil, &Error{Text: "not HCL: " + err.Error()}
+	}
+	list, ok := f.Node.(*ast.ObjectList)
+	if !ok {
+		return nil, &Error{Text: "not HCL: the document must be a list of keys"}
+	}
+	return hclObject(list, 1, 0)
+}
+
+func hclObject(list *ast.ObjectList, line, depth int) (*Node, error) {
+	n := &Node{Kind: Object, Line: line}
+	for _, item := range list.Items {
+		v, err := hclValue(item.Val, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		// A block's labels are objects around it: service "web" {…} is service = {web = {…}}.
+		for i := len(item.Keys) - 1; i > 0; i-- {
+			outer := &Node{Kind: Object, Line: v.Line}
+			if err := outer.add(keyText(item.Keys[i]), item.Keys[i].Token.Pos.Line, v); err != nil {
+				return nil, err
+			}
+			v = outer
+		}
+		key := item.Keys[0]
+		if err := n.addBlock(keyText(key), key.Token.Pos.Line, v, !item.Assign.IsValid()); err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+// addBlock adds a field; blocks of one name gather into a list, arguments of one name are an error.
+func (n *Node) addBlock(name string, line int, v *Node, block bool) error {
+	if !block {
+		return n.add(name, line, v)
+	}
+	for _, f := range n.Fields {
+		if f.Name == name && f.Value.many {
+			f.Value.Items = append(f.Value.Items, v)
+			return nil
+		}
+	}
+	return n.add(name, line, &Node{Kind: List, Line: line, Items: []*Node{v}, many: true})
+}
+
+func keyText(k *ast.ObjectKey) string {
+	if k.Token.Type == token.STRING {
+		if s, ok := k.Token.Value().(string); ok {
+			return s
+		}
+	}
+	return k.Token.Text
+}
+
+func hclValue(v ast.Node, depth int) (*Node, error) {
+	line := v.Pos().Line
+	if depth > MaxDepth {
+		return nil, &Error{Line: line, Text: fmt.Sprintf("nested deeper than %d levels", MaxDepth)}
+	}
+	switch t := v.(type) {
+	case *ast.ObjectType:
+		return hclObject(t.List, line, depth)
+	case *ast.ListType:
+		n := &Node{Kind: List, Line: line}
+		for _, item := range t.List {
+			v, err := hclValue(item, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			n.Items = append(n.Items, v)
+		}
+		return n, nil
+	case *ast.LiteralType:
+		return hclLiteral(t, line)
+	}
+	return nil, &Error{Line: line, Text: fmt.Sprintf("not HCL: a value of an unknown form (%T)", v)}
+}
+
+func hclLiteral(t *ast.LiteralType, line int) (*Node, error) {
+	switch t.Token.Type {
+	case token.BOOL:
+		return &Node{Kind: Bool, Line: line, Bool: t.Token.Text == "true"}, nil
+	case token.NUMBER:
+		v, err := strconv.ParseInt(t.Token.Text, 0, 64)
+		if err != nil {
+			return nil, &Error{Line: line, Text: "the number " + t.Token.Text + " is out of range"}
+		}
+		return &Node{Kind: Number, Line: line, Text: strconv.FormatInt(v, 10)}, nil
+	case token.FLOAT:
+		return &Node{Kind: Number, Line: line, Text: t.Token.Text}, nil
+	case token.STRING, token.HEREDOC:
+		if s, ok := t.Token.Value().(string); ok {
+			return &Node{Kind: String, Line: line, Text: s}, nil
+		}
+	}
+	return nil, &Error{Line: line, Text: "not HCL: " + t.Token.Text}
+}

@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decode
+
+import (
+	"encoding"
+	"errors"
+	"fmt"
+	"math"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Decoder is a type that takes its own node. The error may be an *Error with Field relative to the node.
+type Decoder interface {
+	DecodeNode(n *Node) error
+}
+
+// maxErrors is how many faults of one document are reported together.
+const maxErrors = 20
+
+var (
+	timeType = reflect.TypeFor[time.Time]()
+)
+
+// Into decodes the document into dst, a pointer to a struct. All faults are found, up to 20, and joined; each is an *Error.
+// Nothing is promised about dst after an error. A field's names are its Go name and those in its tag
+// `decode:"alias,alias"`; `decode:"-"` is never filled.
+//
+// Numbers and booleans are also taken from strings ("8080"), strings from numbers and booleans. A time.Duration is a
+// string as "10s" or a number of nanoseconds. A single object stands for a list of one. Values of type any become
+// string, bool, int64, float64, []any or map[string]any.
+func (d *Document) Into(dst any) error { return d.decode(d.Root, "", dst) }
+
+// NodeInto decodes a part of the document, found at field.
+func (d *Document) NodeInto(n *Node, field string, dst any) error { return d.decode(n, field, dst) }
+
+func (d *Document) decode(n *Node, field string, dst any) error {
+	v := reflect.ValueOf(dst)
+	if v.Kind() != reflect.Pointer || v.IsNil() {
+		return fmt.Errorf("decode into %T: want a pointer", dst)
+	}
+	w := &walker{file: d.File}
+	w.value(n, field, v.Elem())
+	return errors.Join(w.errs...)
+}
+
+type walker struct {
+	file string
+	errs []error
+}
+
+func (w *walker) fail(n *Node, field, text string, args ...any) {
+	if len(w.errs) < maxErrors {
+		w.errs = append(w.errs, &Error{File: w.file, Line: n.Line, Field: field, Text: fmt.Sprintf(text, args...)})
+	}
+}
+
+func (w *walker) value(n *Node, field string, v reflect.Value) {
+	if n.many && v.Kind() != reflect.Slice && v.Kind() != reflect.Interface {
+		if len(n.Items) > 1 {
+			w.fail(n.Items[1], field, "given %d times, want it once", len(n.Items))
+			return
+		}
+		n = n.Items[0]
+	}
+	if w.special(n, field, v) {
+		return
+	}
+	if n.Kind == Null {
+		v.SetZero()
+		return
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		p := reflect.New(v.Type().Elem())
+		w.value(n, field, p.Elem())
+		v.Set(p)
+	case reflect.Struct:
+		w.object(n, field, v)
+	case reflect.Map:
+		w.mapping(n, field, v)
+	case reflect.Slice:
+		w.list(n, field, v)
+	case reflect.Interface:
+		v.Set(reflect.ValueOf(Any(n)))
+	default:
+		w.scalar(n, field, v)
+	}
+}
+
+// special handles the types that have a form of their own.
+func (w *walker) special(n *Node, field string, v reflect.Value) bool {
+	if v.CanAddr() {
+		switch t := v.Addr().Interface().(type) {
+		case Decoder:
+			w.own(n, field, t.DecodeNode(n))
+			return true
+		case *time.Duration:
+			w.duration(n, field, v)
+			return true
+		case encoding.TextUnmarshaler:
+			if v.Type() == timeType || n.Kind == String {
+				if n.Kind != String {
+					w.fail(n, field, "want a string, got %s", n.Kind)
+				} else if err := t.UnmarshalText([]byte(n.Text)); err != nil {
+					w.fail(n, field, "%v", err)
+				}
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (w *walker) own(n *Node, field string, err error) {
+	if err == nil {
+		return
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		line := e.Line
+		if line == 0 {
+			line = n.Line
+		}
+		w.errs = append(w.errs, &Error{File: w.file, Line: line, Field: join(field, e.Field), Text: e.Text})
+		return
+	}
+	w.fail(n, field, "%v", err)
+}
+
+func (w *walker) duration(n *Node, field string, v reflect.Value) {
+	switch n.Kind {
+	case Null:
+		v.SetInt(0)
+	case Number:
+		ns, err := strconv.ParseFloat(n.Text, 64)
+		if err != nil || ns != math.Trunc(ns) || math.Abs(ns) > math.MaxInt64/2 {
+			w.fail(n, field, `want a duration as "10s", or a whole number of nanoseconds, got %s`, n.Text)
+			return
+		}
+		v.SetInt(int64(ns))
+	case String:
+		d, err := time.ParseDuration(n.Text)
+		if err != nil {
+			if ns, err := strconv.ParseInt(n.Text, 10, 64); err == nil {
+				v.SetInt(ns)
+				return
+			}
+			w.fail(n, field, `want a duration as "10s" or "1m30s", got %q`, n.Text)
+			return
+		}
+		v.SetInt(int64(d))
+	default:
+		w.fail(n, field, `want a duration as "10s", got %s`, n.Kind)
+	}
+}
+
+func (w *walker) object(n *Node, field string, v reflect.Value) {
+	if n.Kind != Object {
+		w.fail(n, field, "want an object, got %s", n.Kind)
+		return
+	}
+	seen := map[string]string{}
+	for _, f := range n.Fields {
+		at := join(field, f.Name)
+		target, ok := fieldOf(v, fold(f.Name))
+		if !ok {
+			w.fail(&Node{Line: f.Line}, at, "unknown field%s", suggest(v, f.Name))
+			continue
+		}
+		if other, twice := seen[target.name]; twice {
+			w.fail(&Node{Line: f.Line}, at, "given twice, also as %q", other)
+			continue
+		}
+		seen[target.name] = f.Name
+		w.value(f.Value, at, target.value)
+	}
+}
+
+type target struct {
+	name  string
+	value reflect.Value
+}
+
+func fieldOf(v reflect.Value, folded string) (target, bool) {
+	t := v.Type()
+	for i := range t.NumField() {
+		sf := t.Field(i)
+		tag := sf.Tag.Get("decode")
+		if sf.Anonymous && sf.Type.Kind() == reflect.Struct {
+			if f, ok := fieldOf(v.Field(i), folded); ok {
+				return f, true
+			}
+			continue
+		}
+		if !sf.IsExported() || tag == "-" {
+			continue
+		}
+		if fold(sf.Name) == folded {
+			return target{sf.Name, v.Field(i)}, true
+		}
+		for alias := range strings.SplitSeq(tag, ",") {
+			if alias != "" && fold(alias) == folded {
+				return target{sf.Name, v.Field(i)}, true
+			}
+		}
+	}
+	return target{}, false
+}
+
+func (w *walker) mapping(n *Node, field string, v reflect.Value) {
+	if n.Kind != Object {
+		w.fail(n, field, "want an object, got %s", n.Kind)
+		return
+	}
+	m := reflect.MakeMapWithSize(v.Type(), len(n.Fields))
+	for _, f := range n.Fields {
+		e := reflect.New(v.Type().Elem()).Elem()
+		w.value(f.Value, join(field, f.Name), e)
+		m.SetMapIndex(reflect.ValueOf(f.Name).Convert(v.Type().Key()), e)
+	}
+	v.Set(m)
+}
+
+func (w *walker) list(n *Node, field string, v reflect.Value) {
+	items := n.Items
+	switch n.Kind {
+	case List:
+	case Object:
+		items = []*Node{n}
+	default:
+		w.fail(n, field, "want a list, got %s", n.Kind)
+		return
+	}
+	s := reflect.MakeSlice(v.Type(), len(items), len(items))
+	for i, item := range items {
+		w.value(item, fmt.Sprintf("%s[%d]", field, i), s.Index(i))
+	}
+	v.Set(s)
+}
+
+func (w *walker) scalar(n *Node, field string, v reflect.Value) {
+	if n.Kind == List || n.Kind == Object {
+		w.fail(n, field, "want %s, got %s", wanted(v), n.Kind)
+		return
+	}
+	text := n.Text
+	if n.Kind == Bool {
+		text = strconv.FormatBool(n.Bool)
+	}
+	var err error
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(text)
+	case reflect.Bool:
+		var b bool
+		if b, err = strconv.ParseBool(text); err == nil {
+			v.SetBool(b)
+		}
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		err = w.integer(text, v)
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		var u uint64
+		if u, err = strconv.ParseUint(text, 10, v.Type().Bits()); err == nil {
+			v.SetUint(u)
+		}
+	case reflect.Float32, reflect.Float64:
+		var f float64
+		if f, err = strconv.ParseFloat(text, 64); err == nil && !math.IsInf(f, 0) && !math.IsNaN(f) {
+			v.SetFloat(f)
+		}
+	default:
+		err = errors.New("no such type")
+	}
+	if err != nil {
+		w.fail(n, field, "want %s, got %s %q", wanted(v), n.Kind, text)
+	}
+}
+
+func (w *walker) integer(text string, v reflect.Value) error {
+	i, err := strconv.ParseInt(text, 10, v.Type().Bits())
+	if err != nil {
+		f, ferr := strconv.ParseFloat(text, 64)
+		if ferr != nil || f != math.Trunc(f) || math.Abs(f) > 1<<53 || v.OverflowInt(int64(f)) {
+			return err
+		}
+		i = int64(f)
+	}
+	v.SetInt(i)
+	return nil
+}
+
+func wanted(v reflect.Value) string {
+	switch v.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return "a whole number, 0 or more"
+	case reflect.Float32, reflect.Float64:
+		return "a number"
+	}
+	return "a whole number"
+}
+
+// Any is a node as plain Go values: nil, bool, string, int64, float64, []any, map[string]any.
+func Any(n *Node) any {
+	switch n.Kind {
+	case Bool:
+		return n.Bool
+	case String:
+		return n.Text
+	case Number:
+		if i, err := strconv.ParseInt(n.Text, 10, 64); err == nil {
+			return i
+		}
+		f, _ := strconv.ParseFloat(n.Text, 64)
+		return f
+	case List:
+		if n.many && len(n.Items) == 1 {
+			return Any(n.Items[0])
+		}
+		l := make([]any, len(n.Items))
+		for i, item := range n.Items {
+			l[i] = Any(item)
+		}
+		return l
+	case Object:
+		m := make(map[string]any, len(n.Fields))
+		for _, f := range n.Fields {
+			m[f.Name] = Any(f.Value)
+		}
+		return m
+	}
+	return nil
+}
+
+func join(field, name string) string {
+	switch {
+	case field == "":
+		return name
+	case name == "":
+		return field
+	case strings.HasPrefix(name, "["):
+		return field + name
+	}
+	return field + "." + name
+}
