@@ -104,7 +104,7 @@ func TestFaultsAreNamed(t *testing.T) {
 		{"a.hcl", "service {\n  nme = \"x\"\n}", "a.hcl:2: service[0].nme: unknown field; did you mean name?"},
 		{"a.hcl", "service {\n  port = \"x\"\n}", `a.hcl:2: service[0].port: want a whole number, got a string "x"`},
 		{"a.hcl", "service {\n  port = [1]\n}", `a.hcl:2: service[0].port: want a whole number, got a list`},
-		{"a.hcl", "service {\n  name = \"a\"\n  name = \"b\"\n}", x},
+		{"a.hcl", "service {\n  name = \"a\"\n  name = \"b\"\n}", `a.hcl: not HCL: The argument "name" at 3:3 was already set. Each argument can only be defined once`},
 		{"a.hcl", "service {", "a.hcl:1: not HCL: object expected closing RBRACE got: EOF"},
 		{"a.hcl", "secret = \"x\"", "a.hcl:1: secret: unknown field"},
 		{"a.json", "{\"service\": [{\"Name\": 1,\n \"Port\": 1.5}]}", `a.json:2: service[0].Port: want a whole number, got a number "1.5"`},
