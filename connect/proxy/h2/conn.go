@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package h2
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/weftmesh/weft/connect/proxy/stream"
+)
+
+const (
+	preface         = http2.ClientPreface
+	defaultWindow   = 65535
+	maxWindow       = 1<<31 - 1
+	maxStreamID     = 1<<31 - 1
+	readBuffer      = 4 << 10
+	headerTable     = 4 << 10
+	maxContinuation = 128
+	headTimeout     = 10 * time.Second // for the CONTINUATION frames of one head
+	lingerTime      = 500 * time.Millisecond
+	lingerBytes     = 256 << 10
+	closeTime       = time.Second
+)
+
+// role is what a server and a client do differently.
+type role interface {
+	// expect says what a header block on stream id is; an error is the end of the connection.
+	expect(id uint32) (headKind, error)
+	// head takes the decoded block in conn.in.
+	head(id uint32, kind headKind, end bool) error
+	// idleLocked says whether stream id wasn't opened yet.
+	idleLocked(id uint32) bool
+	// removedLocked is told of a stream that has left conn.streams.
+	removedLocked(e *exch)
+	settingsLocked()
+	goAway(f *http2.GoAwayFrame) error
+	pong(data [8]byte)
+	// lostLocked says which error e gets when the connection is lost; writing of bytes from started on never began.
+	lostLocked(e *exch, started uint64, cause error) error
+}
+
+// conn is one connection, of either role.
+type conn struct {
+	nc           net.Conn
+	role         role
+	server       bool
+	lim          stream.Limits
+	streamWindow int
+	w            writer
+	wg           sync.WaitGroup
+	frames       atomic.Uint64 // ever read; keepalive looks at it
+
+	// Of the reader.
+	br       *bufio.Reader
+	fr       *http2.Framer
+	dec      *hpack.Decoder
+	in       headIn
+	block    []byte // of a head that goes on in CONTINUATION frames
+	blockEnd bool
+	blockID  uint32
+	blockN   int
+	answered bool // something waits in the writer that nobody has flushed
+
+	mu       sync.Mutex
+	ctx      context.Context
+	stopErr  error // why the connection is to end, first reason
+	lost     bool  // streams have been failed, none may be added
+	streams  map[uint32]*exch
+	starved  []*exch
+	closed   [128]ended // the last streams that ended
+	closedAt int
+	recvWin  int
+	given    int
+	sendWin  int
+	peerInit int // the peer's SETTINGS_INITIAL_WINDOW_SIZE
+	acked    bool
+	resets   bucket
+	control  bucket
+
+	pingEvery, pingWait time.Duration
+	pinger              *time.Timer
+}
+
+// how a stream ended, for frames that come late.
+type how uint8
+
+const (
+	endedNot how = iota
+	endedBoth
+	endedByPeer
+	endedByUs
+)
+
+type ended struct {
+	id  uint32
+	how how
+}
+
+func (c *conn) setup(nc net.Conn, prefix []byte, lim stream.Limits, f Floods, writeTimeout time.Duration) {
+	c.nc, c.lim = nc, lim
+	c.streamWindow = lim.StreamWindow
+	c.ctx = context.Background()
+	var r io.Reader = nc
+	if len(prefix) > 0 {
+		r = io.MultiReader(&prefixReader{b: prefix}, nc)
+	}
+	c.br = bufio.NewReaderSize(r, readBuffer)
+	c.fr = http2.NewFramer(nil, c.br)
+	c.fr.SetMaxReadFrameSize(minFrameSize)
+	c.fr.SetReuseFrames()
+	c.in.lim = lim
+	c.dec = hpack.NewDecoder(headerTable, c.in.add)
+	c.dec.SetMaxStringLength(2 * lim.HeadBytes)
+	c.in.dec = c.dec
+	c.w.init(nc, writeTimeout, c.stop, c.spawn)
+	c.streams = map[uint32]*exch{}
+	c.recvWin = max(lim.ConnWindow, defaultWindow)
+	c.sendWin, c.peerInit = defaultWindow, defaultWindow
+	c.resets = newBucket(f.Resets, resetsPerSecond)
+	c.control = newBucket(f.Control, controlPerSecond)
+}
+
+// prefixReader gives bytes that were read before, and lets go of them.
+type prefixReader struct{ b []byte }
+
+func (p *prefixReader) Read(b []byte) (int, error) {
+	if len(p.b) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(b, p.b)
+	p.b = p.b[n:]
+	return n, nil
+}
+
+func (c *conn) spawn(f func()) {
+	c.wg.Add(1)
+	go func() {
+		defer c.wg.Done()
+		f()
+	}()
+}
+
+var longAgo = time.Unix(1, 0)
+
+func (c *conn) breakRead() { _ = c.nc.SetReadDeadline(longAgo) }
+
+// stop makes Run end with err; the first reason counts.
+func (c *conn) stop(err error) {
+	c.mu.Lock()
+	c.stopLocked(err)
+	c.mu.Unlock()
+}
+
+func (c *conn) stopLocked(err error) {
+	if c.stopErr == nil {
+		c.stopErr = err
+	}
+	c.breakRead()
+}
+
+// readBy sets the reader's deadline (zero: none), unless the connection is being ended.
+func (c *conn) readBy(t time.Time) {
+	c.mu.Lock()
+	if c.stopErr == nil {
+		_ = c.nc.SetReadDeadline(t)
+	}
+	c.mu.Unlock()
+}
+
+// run reads until the connection ends, and ends it.
+func (c *conn) run(ctx context.Context, hello func() error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	c.mu.Lock()
+	c.ctx = ctx
+	c.mu.Unlock()
+	unhook := context.AfterFunc(ctx, func() { c.stop(context.Cause(ctx)) })
+	c.startPinger()
+	err := hello()
+	if err == nil {
+		err = c.read()
+	}
+	unhook()
+	c.mu.Lock()
+	switch {
+	case c.stopErr != nil:
+		err = c.stopErr
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = fmt.Errorf("%w: no first SETTINGS, or a head that doesn't end", ErrTimeout)
+	}
+	c.stopErr = err
+	if c.pinger != nil {
+		c.pinger.Stop()
+	}
+	c.mu.Unlock()
+	c.finish(err)
+	cancel(err)
+	c.wg.Wait()
+	if err == errDone || errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// errDone ends a connection that has nothing more to do.
+var errDone = fmt.Errorf("%w: nothing is left to do", ErrClosed)
+
+// finish says good-bye where the peer still listens, fails what is open and closes the connection.
+func (c *conn) finish(err error) {
+	var bad *ConnError
+	polite := true
+	switch {
+	case errors.As(err, &bad) && !bad.Remote:
+		c.w.goAway(c.lastID(), bad.Code, bad.Reason)
+	case errors.Is(err, ErrClosed), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		c.w.goAway(c.lastID(), stream.CodeNone, "")
+	default:
+		polite = false
+	}
+	if polite {
+		c.w.drain(closeTime)
+	}
+	c.lose(err)
+	if polite && c.server {
+		c.linger()
+	}
+	_ = c.nc.Close()
+}
+
+func (c *conn) lastID() uint32 {
+	if s, ok := c.role.(*Server); ok {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return s.lastLocked()
+	}
+	return 0
+}
+
+// lose fails all that is open.
+func (c *conn) lose(err error) {
+	started := c.w.close(fmt.Errorf("%w: %w", ErrClosed, err))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lost = true
+	for _, e := range c.streams {
+		c.failLocked(e, c.role.lostLocked(e, started, err))
+	}
+	if cl, ok := c.role.(*Client); ok {
+		cl.changed.Broadcast()
+	}
+}
+
+// linger waits for the peer to take what was sent: closing with unread bytes would make its TCP drop our last frames.
+func (c *conn) linger() {
+	if h, ok := c.nc.(interface{ CloseWrite() error }); ok {
+		_ = h.CloseWrite()
+	}
+	if c.nc.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, c.br, lingerBytes)
+}
+
+// removeLocked takes e out of the open streams.
+func (c *conn) removeLocked(e *exch, h how) {
+	e.open = false
+	delete(c.streams, e.id)
+	c.noteEndedLocked(e.id, h)
+	c.role.removedLocked(e)
+}
+
+func (c *conn) noteEndedLocked(id uint32, h how) {
+	c.closed[c.closedAt%len(c.closed)] = ended{id, h}
+	c.closedAt++
+}
+
+func (c *conn) endedHowLocked(id uint32) how {
+	for _, x := range c.closed {
+		if x.id == id {
+			return x.how
+		}
+	}
+	return endedNot
+}
+
+// startPinger begins keepalive: when nothing was read for pingEvery, a PING is sent, and when nothing came for pingWait
+// after that, the connection is given up.
+func (c *conn) startPinger() {
+	if c.pingEvery <= 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	seen, asked := c.frames.Load(), false
+	var tick func()
+	tick = func() {
+		now := c.frames.Load()
+		quiet := now == seen
+		seen = now
+		wait := c.pingEvery
+		switch {
+		case quiet && asked:
+			c.stop(fmt.Errorf("%w: no answer to PING", ErrTimeout))
+			return
+		case quiet:
+			asked, wait = true, c.pingWait
+			c.w.simple(http2.FramePing, 0, 0, []byte("weft-up?"))
+			c.w.kick()
+		default:
+			asked = false
+		}
+		c.mu.Lock()
+		if c.stopErr == nil {
+			c.pinger.Reset(wait)
+		}
+		c.mu.Unlock()
+	}
+	c.pinger = time.AfterFunc(c.pingEvery, tick)
+}

@@ -1,0 +1,532 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package h2
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/weftmesh/weft/connect/proxy/stream"
+)
+
+// read takes frames until the connection ends; the first must be SETTINGS.
+func (c *conn) read() error {
+	for first := true; ; first = false {
+		if c.answered && c.br.Buffered() == 0 {
+			c.answered = false
+			c.w.kick()
+		}
+		fh, err := c.fr.ReadFrameHeader()
+		if err != nil {
+			return c.readError(fh, err)
+		}
+		c.frames.Add(1)
+		if first {
+			if fh.Type != http2.FrameSettings || fh.Flags.Has(http2.FlagSettingsAck) {
+				return broken(stream.CodeProtocol, "the first frame is not SETTINGS")
+			}
+			c.readBy(time.Time{})
+		}
+		if err := c.frame(fh); err != nil {
+			var se *streamError
+			if !errors.As(err, &se) {
+				return c.readError(fh, err)
+			}
+			if err := c.refuse(se); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// readError puts what the framer says into this package's words.
+func (c *conn) readError(fh http2.FrameHeader, err error) error {
+	var ce http2.ConnectionError
+	switch {
+	case errors.As(err, &ce):
+		reason := "malformed " + fh.Type.String() + " frame"
+		if d := c.fr.ErrorDetail(); d != nil {
+			reason = d.Error()
+		}
+		return broken(stream.Code(ce), reason)
+	case errors.Is(err, http2.ErrFrameTooLarge):
+		return broken(codeFrameSize, "a frame is longer than SETTINGS_MAX_FRAME_SIZE")
+	}
+	return err
+}
+
+// frame reads and handles the frame that fh begins.
+func (c *conn) frame(fh http2.FrameHeader) error {
+	if fh.Type == http2.FrameData {
+		return c.onData(fh)
+	}
+	f, err := c.fr.ReadFrameForHeader(fh)
+	if err != nil {
+		var se http2.StreamError
+		if errors.As(err, &se) {
+			if fh.Type == http2.FrameHeaders || fh.Type == http2.FrameContinuation { // HPACK's state would be lost
+				return broken(stream.Code(se.Code), "malformed "+fh.Type.String()+" frame")
+			}
+			if err := c.spend(1); err != nil {
+				return err
+			}
+			if c.idle(fh.StreamID) {
+				return broken(stream.CodeProtocol, fh.Type.String()+" on a stream that isn't open yet")
+			}
+			return badStream(se.StreamID, stream.Code(se.Code), "malformed "+fh.Type.String()+" frame")
+		}
+		return err
+	}
+	switch f := f.(type) {
+	case *http2.HeadersFrame:
+		return c.onHeaders(f)
+	case *http2.ContinuationFrame:
+		return c.onContinuation(f)
+	case *http2.WindowUpdateFrame:
+		return c.onWindowUpdate(f)
+	case *http2.RSTStreamFrame:
+		return c.onReset(f)
+	case *http2.SettingsFrame:
+		return c.onSettings(f)
+	case *http2.PingFrame:
+		return c.onPing(f)
+	case *http2.GoAwayFrame:
+		if err := c.spend(10); err != nil {
+			return err
+		}
+		return c.role.goAway(f)
+	case *http2.PriorityFrame:
+		if f.StreamDep == f.StreamID {
+			return badStream(f.StreamID, stream.CodeProtocol, "a stream depends on itself")
+		}
+		return c.spend(1)
+	case *http2.PushPromiseFrame:
+		return broken(stream.CodeProtocol, "PUSH_PROMISE is not allowed here")
+	}
+	return c.spend(1)
+}
+
+// spend charges the control budget.
+func (c *conn) spend(n float64) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.spendLocked(n)
+}
+
+func (c *conn) spendLocked(n float64) error {
+	if !c.control.spend(n) {
+		return broken(stream.CodeEnhanceCalm, "too many control frames")
+	}
+	return nil
+}
+
+func (c *conn) wasteLocked() error {
+	if !c.resets.spend(1) {
+		return broken(stream.CodeEnhanceCalm, "too many streams were reset")
+	}
+	return nil
+}
+
+func (c *conn) idle(id uint32) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.role.idleLocked(id)
+}
+
+// reply sends a frame that the peer provoked.
+func (c *conn) reply(t http2.FrameType, flags http2.Flags, id uint32, payload []byte) error {
+	c.answered = true
+	if !c.w.answer(t, flags, id, payload) {
+		return broken(stream.CodeEnhanceCalm, "the peer provokes answers and doesn't read them")
+	}
+	return nil
+}
+
+// refuse resets a stream for a breach by the peer.
+func (c *conn) refuse(se *streamError) error {
+	c.mu.Lock()
+	e := c.streams[se.id]
+	if err := c.wasteLocked(); err != nil {
+		c.mu.Unlock()
+		return err
+	}
+	if e != nil {
+		e.shared = true
+		c.failLocked(e, se)
+	}
+	c.mu.Unlock()
+	c.answered = true
+	if e != nil {
+		c.w.reset(e, se.code)
+		return nil
+	}
+	var p [4]byte
+	binary.BigEndian.PutUint32(p[:], uint32(se.code))
+	return c.reply(http2.FrameRSTStream, 0, se.id, p[:])
+}
+
+func (c *conn) onHeaders(f *http2.HeadersFrame) error {
+	if f.HasPriority() && f.Priority.StreamDep == f.StreamID {
+		return broken(stream.CodeProtocol, "a stream depends on itself")
+	}
+	if f.HeadersEnded() {
+		return c.onBlock(f.StreamID, f.HeaderBlockFragment(), f.StreamEnded())
+	}
+	c.blockID, c.blockEnd, c.blockN = f.StreamID, f.StreamEnded(), 0
+	c.block = append(c.block[:0], f.HeaderBlockFragment()...)
+	c.readBy(time.Now().Add(headTimeout))
+	return nil
+}
+
+func (c *conn) onContinuation(f *http2.ContinuationFrame) error {
+	c.block = append(c.block, f.HeaderBlockFragment()...)
+	c.blockN++
+	if len(c.block) > 2*c.lim.HeadBytes || c.blockN > maxContinuation {
+		return broken(stream.CodeEnhanceCalm, "a head is far over its limit")
+	}
+	if !f.HeadersEnded() {
+		return nil
+	}
+	c.readBy(time.Time{})
+	block := c.block
+	c.block = nil
+	return c.onBlock(c.blockID, block, c.blockEnd)
+}
+
+// onBlock decodes a whole header block and hands it to the role.
+func (c *conn) onBlock(id uint32, block []byte, end bool) error {
+	kind, err := c.role.expect(id)
+	if err != nil {
+		return err
+	}
+	c.in.begin(kind)
+	_, err = c.dec.Write(block)
+	if err == nil {
+		err = c.dec.Close()
+	}
+	if errors.Is(err, hpack.ErrStringLength) {
+		return broken(stream.CodeEnhanceCalm, "a field is far over the limit of a head")
+	}
+	if err != nil {
+		return broken(codeCompression, err.Error())
+	}
+	return c.role.head(id, kind, end)
+}
+
+// onTrailers ends the peer's message on e.
+func (c *conn) onTrailers(e *exch, end bool) error {
+	switch {
+	case !end:
+		return badStream(e.id, stream.CodeProtocol, "trailers don't end the stream")
+	case c.in.tooLarge:
+		return badStream(e.id, stream.CodeEnhanceCalm, "trailers are over the limit of a head")
+	case c.in.bad != "":
+		return badStream(e.id, stream.CodeProtocol, c.in.bad)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !e.open || e.recvEnd {
+		return nil
+	}
+	e.trailers, c.in.fields = c.in.fields, e.trailers
+	e.trailed = e.trailers.Len() > 0
+	return c.endLocked(e)
+}
+
+// endLocked notes that the peer's message on e is complete.
+func (c *conn) endLocked(e *exch) error {
+	if e.remain > 0 {
+		return badStream(e.id, stream.CodeProtocol, "the body is shorter than content-length")
+	}
+	e.recvEnd = true
+	e.readable.Signal()
+	c.settleLocked(e)
+	return nil
+}
+
+func (c *conn) onData(fh http2.FrameHeader) error {
+	if fh.StreamID == 0 {
+		return broken(stream.CodeProtocol, "DATA on stream 0")
+	}
+	n, pad := int(fh.Length), 0
+	if fh.Flags.Has(http2.FlagDataPadded) {
+		if n == 0 {
+			return broken(codeFrameSize, "padded DATA without its length of padding")
+		}
+		b, err := c.br.ReadByte()
+		if err != nil {
+			return err
+		}
+		if n--; int(b) > n {
+			return broken(stream.CodeProtocol, "DATA with more padding than payload")
+		}
+		pad = int(b)
+		n -= pad
+	}
+	end := fh.Flags.Has(http2.FlagDataEndStream)
+	e, err := c.admitData(fh, n, end)
+	if e == nil {
+		if err2 := c.discard(n + pad); err2 != nil {
+			return err2
+		}
+		return err
+	}
+	return c.takeData(e, n, pad, int(fh.Length), end)
+}
+
+// admitData charges the windows for a DATA frame and gives the stream that takes it; without one its bytes are discarded.
+func (c *conn) admitData(fh http2.FrameHeader, n int, end bool) (*exch, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	size := int(fh.Length)
+	if c.role.idleLocked(fh.StreamID) {
+		return nil, broken(stream.CodeProtocol, "DATA on a stream that isn't open yet")
+	}
+	if size > c.recvWin {
+		return nil, broken(stream.CodeFlowControl, "DATA over the connection's window")
+	}
+	c.recvWin -= size
+	if n == 0 && !end {
+		if err := c.spendLocked(1); err != nil {
+			return nil, err
+		}
+	}
+	c.control.earn(float64(n) / bytesPerControl)
+	e := c.streams[fh.StreamID]
+	var err error
+	switch {
+	case e == nil:
+		err = c.lateLocked(fh.StreamID)
+	case e.recvEnd:
+		err = badStream(e.id, stream.CodeStreamClosed, "DATA after the end of the stream")
+	case size > e.recvWin:
+		err = badStream(e.id, stream.CodeFlowControl, "DATA over the stream's window")
+	case e.remain >= 0 && (int64(n) > e.remain || (end && int64(n) != e.remain)):
+		err = badStream(e.id, stream.CodeProtocol, "the body and content-length differ")
+	case e.cli != nil && !e.cli.gotFinal:
+		err = badStream(e.id, stream.CodeProtocol, "DATA before the head")
+	default:
+		e.recvWin -= size
+		if e.remain >= 0 {
+			e.remain -= int64(n)
+		}
+		return e, nil
+	}
+	c.giveUnreadLocked(size)
+	return nil, err
+}
+
+// lateLocked judges a frame of a message on a stream that has ended.
+func (c *conn) lateLocked(id uint32) error {
+	switch c.endedHowLocked(id) {
+	case endedByUs:
+		return nil // sent before our RST_STREAM arrived
+	case endedByPeer, endedBoth:
+		return badStream(id, stream.CodeStreamClosed, "a frame on a stream that has ended")
+	}
+	return c.spendLocked(1)
+}
+
+// giveUnreadLocked gives bytes of the connection's window back that nobody will read.
+func (c *conn) giveUnreadLocked(n int) {
+	if _, whole := c.giveBackLocked(nil, n); whole > 0 {
+		c.mu.Unlock()
+		c.w.windowUpdate(0, whole)
+		c.answered = true
+		c.mu.Lock()
+	}
+}
+
+func (c *conn) discard(n int) error {
+	_, err := c.br.Discard(n)
+	return err
+}
+
+// takeData reads n bytes straight into e's buffer.
+func (c *conn) takeData(e *exch, n, pad, size int, end bool) error {
+	unread := size - n // of the frame: padding, and what nobody takes any more
+	c.mu.Lock()
+	for n > 0 && !e.dead && e.open {
+		room := e.in.reserve(n)
+		c.mu.Unlock()
+		_, err := io.ReadFull(c.br, room)
+		c.mu.Lock()
+		if err != nil {
+			e.in.commit(0)
+			c.mu.Unlock()
+			return fmt.Errorf("in the middle of a frame: %w", noEOF(err))
+		}
+		e.in.commit(len(room))
+		n -= len(room)
+		e.readable.Signal()
+	}
+	unread += n
+	if e.dead {
+		unread += e.in.drop()
+	}
+	ofStream, ofConn := c.giveBackLocked(e, unread)
+	var err error
+	if end && e.open {
+		err = c.endLocked(e)
+	}
+	id := e.id
+	c.mu.Unlock()
+	if ofStream > 0 {
+		c.w.windowUpdate(id, ofStream)
+	}
+	if ofConn > 0 {
+		c.w.windowUpdate(0, ofConn)
+	}
+	c.answered = c.answered || ofStream+ofConn > 0
+	if n+pad > 0 {
+		if err := c.discard(n + pad); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+func (c *conn) onWindowUpdate(f *http2.WindowUpdateFrame) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.spendLocked(1); err != nil {
+		return err
+	}
+	inc := int(f.Increment)
+	if f.StreamID == 0 {
+		if c.sendWin+inc > maxWindow {
+			return broken(stream.CodeFlowControl, "the connection's window is over its maximum")
+		}
+		c.sendWin += inc
+		c.feedLocked()
+		return nil
+	}
+	e := c.streams[f.StreamID]
+	if e == nil {
+		if c.role.idleLocked(f.StreamID) {
+			return broken(stream.CodeProtocol, "WINDOW_UPDATE on a stream that isn't open yet")
+		}
+		return nil
+	}
+	if e.sendWin+inc > maxWindow {
+		return badStream(e.id, stream.CodeFlowControl, "the stream's window is over its maximum")
+	}
+	e.sendWin += inc
+	e.writable.Signal()
+	return nil
+}
+
+func (c *conn) onReset(f *http2.RSTStreamFrame) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.spendLocked(1); err != nil {
+		return err
+	}
+	e := c.streams[f.StreamID]
+	if e == nil {
+		if c.role.idleLocked(f.StreamID) {
+			return broken(stream.CodeProtocol, "RST_STREAM on a stream that isn't open yet")
+		}
+		return nil
+	}
+	if c.server && !e.sendEnd && time.Since(e.opened) < wasteAge {
+		if err := c.wasteLocked(); err != nil {
+			return err
+		}
+	}
+	err := error(&stream.ResetError{Code: stream.Code(f.ErrCode)})
+	if e.cli != nil && stream.Code(f.ErrCode) == stream.CodeRefused {
+		err = fmt.Errorf("%w: %w", stream.ErrNotSent, err)
+	}
+	c.failLocked(e, err)
+	return nil
+}
+
+func (c *conn) onPing(f *http2.PingFrame) error {
+	if f.IsAck() {
+		c.role.pong(f.Data)
+		return c.spend(1)
+	}
+	if err := c.spend(1); err != nil {
+		return err
+	}
+	return c.reply(http2.FramePing, http2.FlagPingAck, 0, f.Data[:])
+}
+
+func (c *conn) onSettings(f *http2.SettingsFrame) error {
+	if err := c.spend(10); err != nil {
+		return err
+	}
+	if f.IsAck() {
+		c.mu.Lock()
+		c.acked = true
+		c.mu.Unlock()
+		return nil
+	}
+	if err := f.ForeachSetting(c.setting); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.role.settingsLocked()
+	c.mu.Unlock()
+	return c.reply(http2.FrameSettings, http2.FlagSettingsAck, 0, nil)
+}
+
+func (c *conn) setting(s http2.Setting) error {
+	if err := s.Valid(); err != nil {
+		var ce http2.ConnectionError
+		if errors.As(err, &ce) {
+			return broken(stream.Code(ce), "a setting is out of its range: "+s.String())
+		}
+		return broken(stream.CodeProtocol, "a setting is out of its range: "+s.String())
+	}
+	switch s.ID {
+	case http2.SettingHeaderTableSize:
+		c.w.mu.Lock()
+		c.w.enc.SetMaxDynamicTableSize(min(s.Val, headerTable))
+		c.w.mu.Unlock()
+	case http2.SettingMaxFrameSize:
+		c.w.mu.Lock()
+		c.w.maxFrame = int(s.Val)
+		c.w.mu.Unlock()
+	case http2.SettingInitialWindowSize:
+		return c.resizeWindows(int(s.Val))
+	case http2.SettingEnablePush:
+		if !c.server && s.Val != 0 {
+			return broken(stream.CodeProtocol, "a server enables push")
+		}
+	case http2.SettingMaxConcurrentStreams, http2.SettingEnableConnectProtocol:
+		if cl, ok := c.role.(*Client); ok {
+			return cl.setting(s)
+		}
+	}
+	return nil
+}
+
+func (c *conn) resizeWindows(to int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	by := to - c.peerInit
+	c.peerInit = to
+	for _, e := range c.streams {
+		if e.sendWin+by > maxWindow {
+			return broken(stream.CodeFlowControl, "SETTINGS_INITIAL_WINDOW_SIZE takes a window over its maximum")
+		}
+		e.sendWin += by
+		e.writable.Signal()
+	}
+	return nil
+}
