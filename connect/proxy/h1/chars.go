@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package h1
+
+import "github.com/weftmesh/weft/connect/proxy/header"
+
+const (
+	charToken  = 1 << iota // RFC 9110 §5.6.2 tchar
+	charValue              // of a field value: HTAB, SP, VCHAR, obs-text
+	charTarget             // of a request target: VCHAR but '#'
+)
+
+// charKinds says for each byte where it may stand.
+var charKinds = func() (t [256]uint8) {
+	for c := 0x21; c < 0x7f; c++ {
+		t[c] = charValue | charTarget
+	}
+	t['#'] &^= charTarget
+	for c := 0x80; c <= 0xff; c++ {
+		t[c] = charValue
+	}
+	t[' '], t['\t'] = charValue, charValue
+	for _, c := range "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" {
+		t[c] |= charToken
+	}
+	return t
+}()
+
+func allOf(s string, kind uint8) bool {
+	for i := 0; i < len(s); i++ {
+		if charKinds[s[i]]&kind == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func isToken(s string) bool { return s != "" && allOf(s, charToken) }
+
+func trimOWS(s string) string {
+	for s != "" && (s[0] == ' ' || s[0] == '\t') {
+		s = s[1:]
+	}
+	for s != "" && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t') {
+		s = s[:len(s)-1]
+	}
+	return s
+}
+
+// nextItem cuts the first item off a comma-separated list.
+func nextItem(s string) (item, rest string) {
+	for i := 0; i < len(s); i++ {
+		if s[i] == ',' {
+			return trimOWS(s[:i]), s[i+1:]
+		}
+	}
+	return trimOWS(s), ""
+}
+
+// fieldKind tells the fields that the codec itself has to do with.
+type fieldKind uint8
+
+const (
+	fieldOther fieldKind = iota
+	fieldHost
+	fieldConnection
+	fieldContentLength
+	fieldTransferEncoding
+	fieldTE
+	fieldUpgrade
+	fieldExpect
+	fieldHop // Keep-Alive, Proxy-Connection, HTTP2-Settings: dropped
+)
+
+// kindOf looks at the length first, so that nearly every field costs one comparison.
+func kindOf(name string) fieldKind {
+	switch len(name) {
+	case 2:
+		if header.EqualFold(name, "te") {
+			return fieldTE
+		}
+	case 4:
+		if header.EqualFold(name, "host") {
+			return fieldHost
+		}
+	case 6:
+		if header.EqualFold(name, "expect") {
+			return fieldExpect
+		}
+	case 7:
+		if header.EqualFold(name, "upgrade") {
+			return fieldUpgrade
+		}
+	case 10:
+		if header.EqualFold(name, "connection") {
+			return fieldConnection
+		}
+		if header.EqualFold(name, "keep-alive") {
+			return fieldHop
+		}
+	case 14:
+		if header.EqualFold(name, "content-length") {
+			return fieldContentLength
+		}
+		if header.EqualFold(name, "http2-settings") {
+			return fieldHop
+		}
+	case 16:
+		if header.EqualFold(name, "proxy-connection") {
+			return fieldHop
+		}
+	case 17:
+		if header.EqualFold(name, "transfer-encoding") {
+			return fieldTransferEncoding
+		}
+	}
+	return fieldOther
+}
+
+// keepOnNomination are the fields that a Connection field can't take out of a message: who calls, for whom, and what the
+// content is are for the far end (RFC 9110 §7.6.1 forbids to nominate them), and so is what proxies tell each other.
+var keepOnNomination = []string{
+	"authorization", "cookie", "set-cookie", "cache-control", "content-type", "content-encoding", "content-language",
+	"content-location", "content-range", "range", "date", "etag", "location", "origin", "referer", "vary", "via",
+	"forwarded", "traceparent", "tracestate", "baggage", "x-request-id", "x-real-ip", "trailer", "max-forwards",
+	"grpc-timeout", "grpc-encoding", "grpc-status", "grpc-message", "age", "expires", "www-authenticate",
+}
+
+func keptOnNomination(name string) bool {
+	for _, k := range keepOnNomination {
+		if header.EqualFold(name, k) {
+			return true
+		}
+	}
+	return hasPrefixFold(name, "x-forwarded-") || hasPrefixFold(name, "x-weft-") || hasPrefixFold(name, "x-envoy-") ||
+		hasPrefixFold(name, "x-b3-")
+}
+
+func hasPrefixFold(s, prefix string) bool {
+	return len(s) >= len(prefix) && header.EqualFold(s[:len(prefix)], prefix)
+}
+
+// notInTrailers are the fields that frame, route or authorise a message and so can't come after it (RFC 9110 §6.5.1).
+var notInTrailers = []string{
+	"trailer", "authorization", "proxy-authorization", "proxy-authenticate", "www-authenticate", "cookie", "set-cookie",
+	"content-type", "content-encoding", "content-range", "cache-control", "max-forwards", "range", "if-match",
+	"if-none-match", "if-modified-since", "if-unmodified-since", "if-range", "age", "expires", "date", "location",
+	"retry-after", "vary", "warning", "pragma", "forwarded",
+}
+
+func forbiddenTrailer(name string) bool {
+	if kindOf(name) != fieldOther {
+		return true
+	}
+	for _, k := range notInTrailers {
+		if header.EqualFold(name, k) {
+			return true
+		}
+	}
+	return hasPrefixFold(name, "x-forwarded-") || hasPrefixFold(name, "x-weft-") || hasPrefixFold(name, "x-envoy-")
+}

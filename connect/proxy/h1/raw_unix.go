@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build unix
+
+package h1
+
+import (
+	"io"
+	"net"
+	"syscall"
+)
+
+// initRaw takes the raw form of a plain socket, by its concrete type: a wrapper's Read is never passed by.
+func (r *reader) initRaw() {
+	var err error
+	switch c := r.conn.(type) {
+	case *net.TCPConn:
+		r.raw, err = c.SyscallConn()
+	case *net.UnixConn:
+		r.raw, err = c.SyscallConn()
+	default:
+		return
+	}
+	if err != nil {
+		r.raw = nil
+		return
+	}
+	r.try = r.tryRead
+}
+
+// tryRead reads where bytes are there; where none are it gives the buffer back and asks to be called again.
+func (r *reader) tryRead(fd uintptr) bool {
+	r.borrow()
+	for {
+		r.tryN, r.tryErr = syscall.Read(int(fd), r.buf)
+		switch r.tryErr {
+		case syscall.EINTR:
+			continue
+		case syscall.EAGAIN:
+			r.release()
+			return false
+		}
+		return true
+	}
+}
+
+func (r *reader) waitRaw() error {
+	if err := r.raw.Read(r.try); err != nil {
+		return err
+	}
+	switch {
+	case r.tryErr != nil:
+		r.release()
+		return &net.OpError{Op: "read", Net: r.conn.LocalAddr().Network(), Addr: r.conn.RemoteAddr(), Err: r.tryErr}
+	case r.tryN <= 0:
+		r.release()
+		return io.EOF
+	}
+	r.w = r.tryN
+	return nil
+}
+
+// quiet says whether an idle connection has received nothing, not even its end.
+func quiet(raw syscall.RawConn) bool {
+	still := false
+	var b [1]byte
+	err := raw.Control(func(fd uintptr) {
+		for {
+			_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+			if err == syscall.EINTR {
+				continue
+			}
+			still = err == syscall.EAGAIN
+			return
+		}
+	})
+	return err == nil && still
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package h1
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// readSize is one read buffer: room for a usual head. Larger heads get a buffer of their own; bodies pass it by.
+const readSize = 4 << 10
+
+var readPool = sync.Pool{New: func() any { return new([readSize]byte) }}
+
+// reader is the read side of a connection: a buffer that is borrowed when bytes are there and given back when it is
+// empty.
+type reader struct {
+	conn net.Conn
+	arr  *[readSize]byte // the borrowed buffer, nil while there is none
+	buf  []byte          // arr[:], or a larger one for a large head
+	r, w int             // the unread bytes are buf[r:w]
+
+	headTimeout time.Duration // from the first wait inside a head to its end; 0: none
+
+	eof    bool            // the end came together with the last bytes
+	one    [1]byte         // what a waiting connection reads into
+	raw    syscall.RawConn // of a plain socket, which can wait without a buffer and read in the same call
+	try    func(fd uintptr) bool
+	tryN   int
+	tryErr error
+}
+
+func (r *reader) init(conn net.Conn) {
+	r.conn = conn
+	r.initRaw()
+}
+
+func (r *reader) buffered() int { return r.w - r.r }
+
+func (r *reader) borrow() {
+	if r.buf == nil {
+		r.arr = readPool.Get().(*[readSize]byte)
+		r.buf = r.arr[:]
+	}
+}
+
+// release gives the buffer back where nothing is left in it.
+func (r *reader) release() {
+	if r.r != r.w {
+		return
+	}
+	r.r, r.w, r.buf = 0, 0, nil
+	if r.arr != nil {
+		readPool.Put(r.arr)
+		r.arr = nil
+	}
+}
+
+// preload puts bytes that were read before in front.
+func (r *reader) preload(p []byte) {
+	if len(p) == 0 {
+		return
+	}
+	if r.w == 0 && len(p) <= readSize {
+		r.borrow()
+		r.w = copy(r.buf, p)
+		return
+	}
+	buf := make([]byte, len(p)+r.buffered())
+	n := copy(buf, p)
+	n += copy(buf[n:], r.buf[r.r:r.w])
+	r.r = r.w
+	r.release()
+	r.buf, r.w = buf, n
+}
+
+// wait blocks until bytes have arrived and reads some of them; it holds no buffer meanwhile. Nothing may be buffered.
+func (r *reader) wait() error {
+	r.release()
+	if r.raw != nil {
+		return r.waitRaw()
+	}
+	for {
+		n, err := r.conn.Read(r.one[:])
+		if n == 1 {
+			r.borrow()
+			r.buf[0], r.w = r.one[0], 1
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// fill reads once more into the buffer, which grows where it is full.
+func (r *reader) fill() error {
+	r.borrow()
+	if r.r == r.w {
+		r.r, r.w = 0, 0
+	}
+	if r.w == len(r.buf) {
+		r.makeRoom()
+	}
+	for {
+		n, err := r.conn.Read(r.buf[r.w:])
+		r.w += n
+		if n > 0 {
+			r.eof = r.eof || errors.Is(err, io.EOF)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (r *reader) makeRoom() {
+	if r.r > 0 {
+		r.w = copy(r.buf, r.buf[r.r:r.w])
+		r.r = 0
+		return
+	}
+	buf := make([]byte, 2*len(r.buf))
+	copy(buf, r.buf)
+	if r.arr != nil {
+		readPool.Put(r.arr)
+		r.arr = nil
+	}
+	r.buf = buf
+}
+
+// read gives buffered bytes, else reads into p with no copy where p is large enough to be worth it.
+func (r *reader) read(p []byte, direct int) (int, error) {
+	if r.r == r.w {
+		if len(p) >= direct {
+			r.release()
+			for {
+				n, err := r.conn.Read(p)
+				if n > 0 {
+					r.eof = r.eof || errors.Is(err, io.EOF)
+					return n, nil
+				}
+				if err != nil {
+					return 0, err
+				}
+			}
+		}
+		if err := r.fill(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, r.buf[r.r:r.w])
+	r.r += n
+	return n, nil
+}
+
+var (
+	errBareLF    = malformed("a line ends in a bare LF, not in CRLF")
+	errHeadSlow  = refused(408, "the head did not arrive in time")
+	errTargetBig = tooLarge(414, "the first line is longer than a whole head may be")
+	errHeadBig   = tooLarge(431, "the head is longer than its limit")
+)
+
+// section reads lines up to an empty one and gives them, with their CRLF but without the empty line, as one string.
+// With first, there has to be a line before the empty one, and one empty line ahead of it is passed over
+// (RFC 9112 §2.2). The bytes are taken out of the buffer.
+func (r *reader) section(limit int, first bool) (string, error) {
+	line, pos := 0, 0 // of the line being looked at, and what has been looked at, from r.r on
+	skipped, slow := false, false
+	for {
+		i := bytes.IndexByte(r.buf[r.r+pos:r.w], '\n')
+		if i < 0 {
+			pos = r.w - r.r
+			if pos > limit {
+				return "", tooBig(line)
+			}
+			if !slow && r.headTimeout > 0 {
+				slow = true
+				_ = r.conn.SetReadDeadline(time.Now().Add(r.headTimeout))
+			}
+			if err := r.fill(); err != nil {
+				return "", r.cutShort(err)
+			}
+			continue
+		}
+		end := pos + i
+		if end == line || r.buf[r.r+end-1] != '\r' {
+			return "", errBareLF
+		}
+		if end+1 > limit+2 {
+			return "", tooBig(line)
+		}
+		if end-1 > line {
+			line, pos = end+1, end+1
+			continue
+		}
+		if line > 0 || !first {
+			s := string(r.buf[r.r : r.r+line])
+			r.r += end + 1
+			return s, nil
+		}
+		if skipped {
+			return "", malformed("empty lines where a message should begin")
+		}
+		skipped = true
+		r.r += 2
+		pos = 0
+	}
+}
+
+func tooBig(line int) error {
+	if line == 0 {
+		return errTargetBig
+	}
+	return errHeadBig
+}
+
+func (r *reader) cutShort(err error) error {
+	if errors.Is(err, io.EOF) {
+		return truncated("the head")
+	}
+	if r.headTimeout > 0 && isTimeout(err) {
+		return errHeadSlow
+	}
+	return err
+}
+
+// line reads one line of at most limit bytes and takes it out of the buffer, without its CRLF. The result is valid until
+// the next call.
+func (r *reader) line(limit int) ([]byte, error) {
+	pos := 0
+	for {
+		if i := bytes.IndexByte(r.buf[r.r+pos:r.w], '\n'); i >= 0 {
+			end := pos + i
+			if end == 0 || r.buf[r.r+end-1] != '\r' {
+				return nil, errBareLF
+			}
+			if end-1 > limit {
+				return nil, errLineBig
+			}
+			l := r.buf[r.r : r.r+end-1]
+			r.r += end + 1
+			return l, nil
+		}
+		if pos = r.w - r.r; pos > limit+1 {
+			return nil, errLineBig
+		}
+		if err := r.fill(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+var errLineBig = tooLarge(400, "a chunk's size line is longer than its limit")

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package h1
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"time"
+
+	"github.com/weftmesh/weft/connect/proxy/stream"
+)
+
+// ConnState is what a served connection does.
+type ConnState uint8
+
+// The states of a served connection.
+const (
+	StateIdle   ConnState = iota // waits for the first byte of a request: may be closed, or woken with Wake
+	StateActive                  // reads a request or serves it
+	StateTunnel                  // carries raw bytes after an upgrade
+)
+
+// ServerConfig says how Serve serves. The zero value serves with the defaults beside each field.
+type ServerConfig struct {
+	Limits stream.Limits
+	Scheme string // of each request: "http" (default) or "https"
+	// IdleTimeout is how long a connection may wait for the next request: 5 minutes. Negative: for ever.
+	IdleTimeout time.Duration
+	// HeadTimeout is how long a head may take once its first bytes are there: 10 seconds. Negative: for ever.
+	HeadTimeout time.Duration
+	// MaxRequestsPerConn closes the connection after so many requests; 0: never.
+	MaxRequestsPerConn int
+	// Draining, where it is set and gives true, makes the next response the connection's last. It is asked at each
+	// response head and before each idle wait.
+	Draining func() bool
+	// OnState is called with each change of state, on Serve's goroutine or the one that writes an upgrade's head.
+	OnState func(ConnState)
+	// BadRequest makes the answer to what the codec refuses (a *ProtocolError). The head's length is set by the codec.
+	// By default it is plain text that says what was wrong.
+	BadRequest func(err error) (*stream.ResponseHead, []byte)
+	// Prefix is what was already read off the connection. It is copied.
+	Prefix []byte
+}
+
+// How much of a request's body that nobody wanted is read away to keep the connection, and how long a connection that is
+// closed with input unread goes on reading so that its last response isn't lost to a reset (RFC 9112 §9.6).
+const (
+	discardBytes = 256 << 10
+	discardTime  = time.Second
+	lingerTime   = 500 * time.Millisecond
+)
+
+func (c ServerConfig) withDefaults() ServerConfig {
+	c.Limits = c.Limits.WithDefaults()
+	if c.Scheme == "" {
+		c.Scheme = "http"
+	}
+	if c.IdleTimeout == 0 {
+		c.IdleTimeout = 5 * time.Minute
+	}
+	if c.HeadTimeout == 0 {
+		c.HeadTimeout = 10 * time.Second
+	}
+	if c.BadRequest == nil {
+		c.BadRequest = plainRefusal
+	}
+	return c
+}
+
+func plainRefusal(err error) (*stream.ResponseHead, []byte) {
+	h := &stream.ResponseHead{Status: 400}
+	var pe *ProtocolError
+	if errors.As(err, &pe) {
+		h.Status = pe.Status
+	}
+	h.Fields.Add("Content-Type", "text/plain; charset=utf-8")
+	return h, []byte(err.Error() + "\n")
+}
+
+var (
+	// errDone ends a connection that has nothing wrong with it.
+	errDone = errors.New("done")
+	// errUnfinished is a handler that returned before its response was complete.
+	errUnfinished = errors.New("the handler left its response unfinished: the connection was reset")
+	errReset      = errors.New("the exchange was reset")
+	errGone       = errors.New("the client closed the connection")
+)
+
+// Serve reads requests off conn and gives each to handler, one after the other, pipelined ones in their order. It blocks
+// until the connection is over and has closed it then. It gives nil where the connection ended regularly (closed or left
+// idle by the client, drained, told to close), the *ProtocolError that it answered, or why the connection broke. The end
+// of ctx resets the connection.
+func Serve(ctx context.Context, conn net.Conn, config ServerConfig, handler stream.Handler) error {
+	s := &serverConn{config: config.withDefaults(), conn: conn, base: ctx, state: StateActive}
+	s.rd.init(conn)
+	s.rd.headTimeout = max(s.config.HeadTimeout, 0)
+	s.rd.preload(s.config.Prefix)
+	s.config.Prefix = nil
+	s.wr.init(conn)
+	s.body.rd, s.body.limits = &s.rd, &s.config.Limits
+	stop := context.AfterFunc(ctx, func() { abort(conn) })
+	defer s.over(stop)
+	err := s.serve(handler)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if errors.Is(err, errDone) {
+		return nil
+	}
+	return err
+}
+
+// over closes the connection and gives back what it holds, also where a handler panics.
+func (s *serverConn) over(stop func() bool) {
+	stop()
+	_ = s.conn.Close()
+	s.stopWatch()
+	s.lose(errGone)
+	s.rd.r = s.rd.w
+	s.rd.release()
+	s.wr.release()
+}
+
+func (s *serverConn) serve(handler stream.Handler) error {
+	for {
+		if err := s.await(); err != nil {
+			return err
+		}
+		if err := s.readRequest(); err != nil {
+			return s.reject(err)
+		}
+		handler(s)
+		if err := s.settle(); err != nil {
+			return err
+		}
+	}
+}
+
+// await waits, without a buffer, for the first byte of the next request.
+func (s *serverConn) await() error {
+	if s.rd.buffered() == 0 {
+		s.setState(StateIdle)
+		var deadline time.Time
+		if s.config.IdleTimeout > 0 {
+			deadline = time.Now().Add(s.config.IdleTimeout)
+		}
+		_ = s.conn.SetReadDeadline(deadline)
+		// Asked after the deadline is set, so that Wake can't fall between the two.
+		if s.draining() {
+			return errDone
+		}
+		if err := s.rd.wait(); err != nil {
+			if errors.Is(err, io.EOF) || isTimeout(err) {
+				return errDone
+			}
+			return err
+		}
+	}
+	s.setState(StateActive)
+	if s.rd.headTimeout == 0 {
+		_ = s.conn.SetReadDeadline(time.Time{})
+	}
+	return nil
+}
+
+func (s *serverConn) draining() bool { return s.config.Draining != nil && s.config.Draining() }
+
+func (s *serverConn) setState(state ConnState) {
+	if s.state == state {
+		return
+	}
+	s.state = state
+	if s.config.OnState != nil {
+		s.config.OnState(state)
+	}
+}
+
+func (s *serverConn) readRequest() error {
+	head, err := s.rd.section(s.config.Limits.HeadBytes, true)
+	if err != nil {
+		return err
+	}
+	h := &s.request
+	h.Reset()
+	if err := s.framing.parseRequest(head, h, &s.config.Limits); err != nil {
+		return err
+	}
+	h.Scheme = s.config.Scheme
+	s.served++
+	s.begin(h)
+	if h.Length != 0 || h.Upgrade != "" || s.facts.connect {
+		_ = s.conn.SetReadDeadline(time.Time{})
+	}
+	if s.body.done {
+		s.rd.release()
+	}
+	return nil
+}
+
+// reject answers what the codec itself refuses, and ends the connection.
+func (s *serverConn) reject(err error) error {
+	var pe *ProtocolError
+	if !errors.As(err, &pe) {
+		return err
+	}
+	head, body := s.config.BadRequest(err)
+	head.Length, head.HasLength = int64(len(body)), true
+	s.wr.begin()
+	if werr := s.wr.responseHead(head, &exchangeFacts{}, false, "close"); werr != nil {
+		return errors.Join(err, werr)
+	}
+	s.wr.started = true
+	if werr := s.wr.body(body); werr != nil {
+		return errors.Join(err, werr)
+	}
+	if s.wr.finish(nil) == nil {
+		s.linger()
+	}
+	return err
+}
+
+// settle ends an exchange after its handler and says, with nil, that the connection can carry another.
+func (s *serverConn) settle() error {
+	s.stopWatch()
+	switch {
+	case s.aborted.Load():
+		return errReset
+	case s.wr.err != nil:
+		return s.wr.err
+	case !s.wr.ended:
+		abort(s.conn)
+		return errUnfinished
+	case s.wr.kind == bodyRaw:
+		return s.settleTunnel()
+	case !s.body.done && !s.closing:
+		_ = s.conn.SetReadDeadline(time.Now().Add(discardTime))
+		s.closing = !s.body.discard(discardBytes)
+	}
+	if s.closing {
+		if !s.body.done || s.rd.buffered() > 0 {
+			s.linger()
+		}
+		return errDone
+	}
+	return nil
+}
+
+// settleTunnel ends a tunnel: regularly where both sides have ended it, else so that the peer notices.
+func (s *serverConn) settleTunnel() error {
+	if !s.body.done {
+		abort(s.conn)
+	}
+	return errDone
+}
+
+// linger half-closes and reads on for a moment.
+func (s *serverConn) linger() {
+	if closeWrite(s.conn) != nil {
+		return
+	}
+	_ = s.conn.SetReadDeadline(time.Now().Add(lingerTime))
+	var scratch [1024]byte
+	for n := 0; n < discardBytes; {
+		m, err := s.conn.Read(scratch[:])
+		if err != nil {
+			return
+		}
+		n += m
+	}
+}
