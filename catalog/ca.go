@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package catalog
+
+import "time"
+
+// CAState is the certificate authority as the catalog holds it. What is secret is in PrivateState alone, which servers share
+// and no feed item carries.
+type CAState struct {
+	// ClusterID is the trust domain without ".consul".
+	ClusterID  string
+	Datacenter string `json:",omitempty"`
+	Provider   string `json:",omitempty"`
+	// Config is the provider's configuration without secrets.
+	Config Opaque `json:",omitempty"`
+	// Roots are the trusted roots, the active one first.
+	Roots        []CARoot `json:",omitempty"`
+	ActiveRootID string   `json:",omitempty"`
+	// IntermediateCert is the PEM certificate that signs leaves now.
+	IntermediateCert string `json:",omitempty"`
+	// LongestLeafTTL is the longest life that a leaf under the active root may have been given.
+	LongestLeafTTL time.Duration `json:",omitempty"`
+	// PrivateState is the authority's whole state, keys included, in the form of the CA's owner. It is nil in a replica.
+	PrivateState []byte `json:",omitempty"`
+	Indexes
+}
+
+// CARoot is a root with the field names of the HTTP API.
+type CARoot struct {
+	ID                  string
+	Name                string
+	SerialNumber        uint64
+	SigningKeyID        string
+	ExternalTrustDomain string
+	NotBefore           time.Time
+	NotAfter            time.Time
+	RootCert            string
+	IntermediateCerts   []string
+	Active              bool
+	PrivateKeyType      string
+	PrivateKeyBits      int
+	CreateIndex         uint64
+	ModifyIndex         uint64
+}
+
+// TrustDomain is the cluster's trust domain; "" before the cluster has an ID.
+func (c *CAState) TrustDomain() string {
+	if c == nil || c.ClusterID == "" {
+		return ""
+	}
+	return c.ClusterID + ".consul"
+}
+
+// public is the state without its secrets.
+func (c *CAState) public() *CAState {
+	p := *c
+	p.PrivateState = nil
+	return &p
+}

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package catalog
+
+// Canonical is a record (a *Node, *Service, *Check, Sync, …) in the form in which weft stores and sends it: CBOR by field
+// name, the same bytes for the same content.
+func Canonical(record any) ([]byte, error) { return encode(record) }
+
+// FromCanonical reads a record from its canonical form, strictly: a field that this version doesn't know is an error.
+func FromCanonical(data []byte, record any) error { return decode(data, record) }

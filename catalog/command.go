@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package catalog
+
+import (
+	"fmt"
+
+	"github.com/fxamacker/cbor/v2"
+)
+
+// Command is a log entry's form: what to do, by name, and its body.
+type Command struct {
+	Type string
+	Body cbor.RawMessage
+}
+
+// Body is one of the commands of this file.
+type Body interface{ commandType() string }
+
+// Register writes a node and things on it: all of it or nothing. The node's name is that of the services and checks
+// too. SkipNodeUpdate leaves the record of a node that exists as it is. The result has no value.
+type Register struct {
+	Node           Node
+	SkipNodeUpdate bool      `json:",omitempty"`
+	Services       []Service `json:",omitempty"`
+	Checks         []Check   `json:",omitempty"`
+}
+
+// Deregister removes a check (CheckID), else a service with its checks (ServiceID), else the node with all that is on it.
+// Scope.Namespace is the service's or check's. What isn't there is no error. The result has no value.
+type Deregister struct {
+	Scope     Scope
+	Node      string
+	ServiceID string `json:",omitempty"`
+	CheckID   string `json:",omitempty"`
+}
+
+// Sync brings one host's difference in: the node's record, then each item by itself. The result's value is a []SyncResult, one
+// per item; its error is about the node, and then no item was tried. Records that belong to somebody else (Owner) are refused.
+type Sync struct {
+	Node  Node
+	Items []SyncItem `json:",omitempty"`
+}
+
+// SyncItem is one write; exactly one field is set. The deletions name an ID in the item's namespace.
+type SyncItem struct {
+	Service       *Service `json:",omitempty"`
+	Check         *Check   `json:",omitempty"`
+	DeleteService string   `json:",omitempty"`
+	DeleteCheck   string   `json:",omitempty"`
+	Namespace     string   `json:",omitempty"`
+}
+
+// SyncResult is what became of an item.
+type SyncResult struct{ Err error }
+
+// SetEntry writes a config entry, which was normalised and validated before. CAS 0 means that it must not exist, else it is
+// the ModifyIndex that it must have. The result's value is a bool: false if the check failed.
+type SetEntry struct {
+	Entry EntryBox
+	CAS   *uint64 `json:",omitempty"`
+}
+
+// DeleteEntry removes a config entry. The result's value is a bool: false if the check-and-set failed. Without CAS it is
+// always true.
+type DeleteEntry struct {
+	Kind string
+	Key  Key
+	CAS  *uint64 `json:",omitempty"`
+}
+
+// The modes of SetIntention.
+const (
+	IntentionCreate = "create" // refuses a source that the destination has a rule for
+	IntentionUpsert = "upsert"
+	IntentionUpdate = "update" // needs the rule, by LegacyID if there is one, else by the source
+)
+
+// SetIntention writes one source's rule into the destination's service-intentions entry. The result's value is true.
+type SetIntention struct {
+	Destination Key
+	Source      SourceIntention
+	Mode        string
+}
+
+// DeleteIntention removes one source's rule: by LegacyID if it isn't empty (absent: ErrNotFound), else by the source's name and
+// scope. The result's value is a bool: whether it was there. With the last rule the entry goes.
+type DeleteIntention struct {
+	Destination Key
+	Source      Key
+	LegacyID    string `json:",omitempty"`
+}
+
+// SetCA replaces the CA's state. CAS is the ModifyIndex that the state must have, 0 for none yet; otherwise the result is
+// ErrConflict. The result's value is true.
+type SetCA struct {
+	State CAState
+	CAS   uint64
+}
+
+// SetCluster gives the cluster its ID, once: a second time with another ID is ErrConflict. The result's value is the ID.
+type SetCluster struct{ ID string }
+
+// RaiseSchema raises the cluster's schema version. A lower one than there is changes nothing. The result's value is the
+// version that holds, a uint64.
+type RaiseSchema struct{ Version uint64 }
+
+func (Register) commandType() string        { return "register" }
+func (Deregister) commandType() string      { return "deregister" }
+func (Sync) commandType() string            { return "sync" }
+func (SetEntry) commandType() string        { return "set-entry" }
+func (DeleteEntry) commandType() string     { return "delete-entry" }
+func (SetIntention) commandType() string    { return "set-intention" }
+func (DeleteIntention) commandType() string { return "delete-intention" }
+func (SetCA) commandType() string           { return "set-ca" }
+func (SetCluster) commandType() string      { return "set-cluster" }
+func (RaiseSchema) commandType() string     { return "raise-schema" }
+
+// Encode gives the log entry for a command. The same command gives the same bytes. Values that no log entry can hold (numbers
+// that aren't, configuration that is no JSON) are an error that wraps ErrInvalid, as is a command that is too large.
+func Encode(body Body) ([]byte, error) {
+	if body == nil {
+		return nil, fmt.Errorf("%w: no command", ErrInvalid)
+	}
+	raw, err := encode(body)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", body.commandType(), err)
+	}
+	data, err := encode(Command{body.commandType(), raw})
+	if err == nil && len(data) > MaxCommandBytes {
+		err = fmt.Errorf("%w: %s: %d bytes are more than %d", ErrInvalid, body.commandType(), len(data), MaxCommandBytes)
+	}
+	return data, err
+}
+
+// Decode is the reverse of Encode, and strict: an unknown command, an unknown field, a doubled key are errors. The body is a
+// pointer to one of the command types.
+func Decode(data []byte) (Body, error) {
+	var c Command
+	if err := decode(data, &c); err != nil {
+		return nil, err
+	}
+	body, err := newBody(c.Type)
+	if err != nil {
+		return nil, err
+	}
+	if err := decode(c.Body, body); err != nil {
+		return nil, fmt.Errorf("%s: %w", c.Type, err)
+	}
+	return body, nil
+}
+
+func newBody(kind string) (Body, error) {
+	switch kind {
+	case "register":
+		return &Register{}, nil
+	case "deregister":
+		return &Deregister{}, nil
+	case "sync":
+		return &Sync{}, nil
+	case "set-entry":
+		return &SetEntry{}, nil
+	case "delete-entry":
+		return &DeleteEntry{}, nil
+	case "set-intention":
+		return &SetIntention{}, nil
+	case "delete-intention":
+		return &DeleteIntention{}, nil
+	case "set-ca":
+		return &SetCA{}, nil
+	case "set-cluster":
+		return &SetCluster{}, nil
+	case "raise-schema":
+		return &RaiseSchema{}, nil
+	}
+	return nil, fmt.Errorf("unknown command %q", kind)
+}

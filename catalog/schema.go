@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package catalog
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/hashicorp/go-memdb"
+)
+
+// The tables. Rows are immutable: a change inserts a new one.
+const (
+	tableNodes    = "nodes"    // *Node
+	tableServices = "services" // *instanceRow
+	tableChecks   = "checks"   // *Check
+	tableEntries  = "entries"  // *entryRow
+	tableNames    = "names"    // *nameRow, derived from services
+	tableTopics   = "topics"   // *topicRow
+	tableCA       = "ca"       // *CAState, one
+	tableMeta     = "meta"     // *metaRow, one
+	tableCovered  = "covered"  // *coveredRow, in a replica
+)
+
+// SchemaVersion is the newest schema version that this code knows.
+const SchemaVersion uint64 = 1
+
+// instanceRow is a service with what counts for it, so that a read by name copies nothing.
+type instanceRow struct {
+	Instance
+	key  string
+	last uint64 // the last change of anything in it
+}
+
+type entryRow struct {
+	entry Entry
+	key   string
+}
+
+// nameRow counts, in a server's store, the instances of a name and of each tag of it.
+type nameRow struct {
+	key   Key
+	count int
+	tags  map[string]int
+	list  []string // the tags, sorted
+}
+
+// topicRow holds a topic's last change. It stays after the last thing in the topic is gone.
+type topicRow struct {
+	topic Topic
+	index uint64
+}
+
+// metaRow is what there is one of.
+type metaRow struct {
+	index  uint64
+	schema uint64
+}
+
+type coveredRow struct{ topic Topic }
+
+// Keys are the parts joined by NUL, which no name may contain: see checkName.
+func join(parts ...string) string { return strings.Join(parts, "\x00") + "\x00" }
+
+func scopeString(s Scope) string { return join(s.Datacenter, s.Partition, s.Peer) }
+
+// nodeString is the key of a node, and the prefix of the keys of what is on it.
+func nodeString(s Scope, node string) string {
+	return join(s.Datacenter, s.Partition, s.Peer, strings.ToLower(node))
+}
+
+// onNodeString is the key of a service or check.
+func onNodeString(s Scope, node, id string) string {
+	return join(s.Datacenter, s.Partition, s.Peer, strings.ToLower(node), s.Namespace, strings.ToLower(id))
+}
+
+func nameString(k Key) string {
+	return join(k.Datacenter, k.Partition, k.Peer, k.Namespace, strings.ToLower(k.Name))
+}
+
+func entryString(kind string, k Key) string { return kind + "\x00" + nameString(k) }
+
+func (t Topic) row() string { return string(t.Kind) + "\x00" + t.Entry + "\x00" + nameString(t.Key) }
+
+// index makes a memdb index out of a function from a row to its key; ok false leaves the row out.
+type index func(row any) (key string, ok bool)
+
+func (f index) FromObject(row any) (bool, []byte, error) {
+	key, ok := f(row)
+	return ok, []byte(key), nil
+}
+
+func (index) FromArgs(args ...any) ([]byte, error) {
+	if len(args) == 1 {
+		if s, ok := args[0].(string); ok {
+			return []byte(s), nil
+		}
+	}
+	return nil, fmt.Errorf("catalog: an index takes one key, got %v", args)
+}
+
+func (f index) PrefixFromArgs(args ...any) ([]byte, error) { return f.FromArgs(args...) }
+
+func rowIndex[T any](f func(T) (string, bool)) index {
+	return func(row any) (string, bool) { return f(row.(T)) }
+}
+
+func rowKey[T any](f func(T) string) index {
+	return func(row any) (string, bool) { return f(row.(T)), true }
+}
+
+func table(name string, id index, more ...*memdb.IndexSchema) *memdb.TableSchema {
+	t := &memdb.TableSchema{Name: name, Indexes: map[string]*memdb.IndexSchema{
+		"id": {Name: "id", Unique: true, Indexer: id},
+	}}
+	for _, ix := range more {
+		t.Indexes[ix.Name] = ix
+	}
+	return t
+}
+
+func dbSchema() *memdb.DBSchema {
+	tables := []*memdb.TableSchema{
+		table(tableNodes, rowKey(func(n *Node) string { return nodeString(n.Scope, n.Node) }),
+			&memdb.IndexSchema{Name: "uuid", AllowMissing: true, Unique: true, Indexer: rowIndex(func(n *Node) (string, bool) {
+				return uuidString(n.Scope, n.ID), n.ID != ""
+			})}),
+		table(tableServices, rowKey(func(r *instanceRow) string { return r.key }),
+			&memdb.IndexSchema{Name: "name", Indexer: rowKey(func(r *instanceRow) string { return nameString(r.Service.Name()) })},
+			&memdb.IndexSchema{Name: "connect", AllowMissing: true, Indexer: rowIndex(func(r *instanceRow) (string, bool) {
+				k, ok := r.Service.Destination()
+				return nameString(k), ok
+			})}),
+		table(tableChecks, rowKey(checkString),
+			&memdb.IndexSchema{Name: "service", Indexer: rowKey(func(c *Check) string {
+				return onNodeString(c.Scope, c.Node, c.ServiceID)
+			})}),
+		table(tableEntries, rowKey(func(r *entryRow) string { return r.key })),
+		table(tableNames, rowKey(func(r *nameRow) string { return nameString(r.key) })),
+		table(tableTopics, rowKey(func(r *topicRow) string { return r.topic.row() })),
+		table(tableCA, rowKey(func(*CAState) string { return "ca" })),
+		table(tableMeta, rowKey(func(*metaRow) string { return "meta" })),
+		table(tableCovered, rowKey(func(r *coveredRow) string { return r.topic.row() })),
+	}
+	s := &memdb.DBSchema{Tables: make(map[string]*memdb.TableSchema, len(tables))}
+	for _, t := range tables {
+		s.Tables[t.Name] = t
+	}
+	return s
+}
+
+func uuidString(s Scope, id string) string { return scopeString(s) + strings.ToLower(id) + "\x00" }
+
+func checkString(c *Check) string { return onNodeString(c.Scope, c.Node, c.CheckID) }
+
+func serviceString(s *Service) string { return onNodeString(s.Scope, s.Node, s.ID) }
+
+// newDB makes empty tables. They are a memdb snapshot, because only a primary memdb keeps track of watch channels, of which
+// this package has no use (see waiters).
+func newDB() (*memdb.MemDB, error) {
+	db, err := memdb.NewMemDB(dbSchema())
+	if err != nil {
+		return nil, fmt.Errorf("catalog: %w", err)
+	}
+	return db.Snapshot(), nil
+}
+
+// The helpers below panic on memdb's errors: these only say that a table or index doesn't exist, or that a row has no key.
+
+func first[T any](txn *memdb.Txn, table, key string) (row T) {
+	v, err := txn.First(table, "id", key)
+	if err != nil {
+		panic(err)
+	}
+	if v != nil {
+		row = v.(T)
+	}
+	return row
+}
+
+// each calls f for the rows whose key in the index equals key, or begins with it ("id_prefix"), in the order of their keys.
+func each[T any](txn *memdb.Txn, table, index, key string, f func(T)) {
+	it, err := txn.Get(table, index, key)
+	if err != nil {
+		panic(err)
+	}
+	for v := it.Next(); v != nil; v = it.Next() {
+		f(v.(T))
+	}
+}
+
+func insert(txn *memdb.Txn, table string, row any) {
+	if err := txn.Insert(table, row); err != nil {
+		panic(err)
+	}
+}
+
+func remove(txn *memdb.Txn, table string, row any) {
+	if err := txn.Delete(table, row); err != nil && err != memdb.ErrNotFound {
+		panic(err)
+	}
+}

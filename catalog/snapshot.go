@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package catalog
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+
+	"github.com/hashicorp/go-memdb"
+)
+
+// A snapshot is the magic, then records, each a length (uint32, big endian) and its CBOR: first a header, then rows by table, and last
+// a length of 0 and the SHA-256 of all before it.
+const snapshotMagic = "weft-catalog\n\x01\x00\x00"
+
+type snapshotHeader struct {
+	Format uint64
+	Schema uint64 // the cluster's schema version
+	Index  uint64
+	Epoch  uint64
+}
+
+// snapshotRow is one row of one table; exactly one field is set. The table of names is made anew from the services.
+type snapshotRow struct {
+	Node    *Node           `json:",omitempty"`
+	Check   *Check          `json:",omitempty"`
+	Service *snapshotHolder `json:",omitempty"`
+	Entry   *EntryBox       `json:",omitempty"`
+	CA      *CAState        `json:",omitempty"`
+	Topic   *snapshotTopic  `json:",omitempty"`
+}
+
+type snapshotHolder struct {
+	Service *Service
+	Last    uint64
+}
+
+type snapshotTopic struct {
+	Topic Topic
+	Index uint64
+}
+
+// Snapshot is the store at one moment.
+type Snapshot struct{ txn *Txn }
+
+// Snapshot takes the store's state as it is now; it costs nothing until it is written.
+func (s *Store) Snapshot() *Snapshot { return &Snapshot{s.Read()} }
+
+// Index is the last log entry that the snapshot holds.
+func (sn *Snapshot) Index() uint64 { return sn.txn.Index() }
+
+// Release lets go of the state. Using the snapshot afterwards is an error.
+func (sn *Snapshot) Release() { sn.txn = nil }
+
+// WriteTo writes the snapshot in its one form.
+func (sn *Snapshot) WriteTo(w io.Writer) (int64, error) {
+	if sn.txn == nil {
+		return 0, errors.New("catalog: the snapshot was released")
+	}
+	sum := sha256.New()
+	buf := bufio.NewWriterSize(w, 64<<10)
+	out := &snapshotWriter{w: io.MultiWriter(buf, sum)}
+	out.write([]byte(snapshotMagic))
+	out.record(snapshotHeader{1, sn.txn.Schema(), sn.txn.Index(), sn.txn.epoch})
+	sn.txn.eachRow(func(r snapshotRow) { out.record(r) })
+	out.write([]byte{0, 0, 0, 0})
+	if out.err != nil {
+		return out.n, out.err
+	}
+	if _, err := buf.Write(sum.Sum(nil)); err != nil {
+		return out.n, err
+	}
+	return out.n + sha256.Size, buf.Flush()
+}
+
+type snapshotWriter struct {
+	w   io.Writer
+	n   int64
+	err error
+}
+
+func (s *snapshotWriter) write(b []byte) {
+	if s.err == nil {
+		var n int
+		n, s.err = s.w.Write(b)
+		s.n += int64(n)
+	}
+}
+
+func (s *snapshotWriter) record(v any) {
+	if s.err != nil {
+		return
+	}
+	data, err := encode(v)
+	if err != nil {
+		s.err = err
+		return
+	}
+	s.write(binary.BigEndian.AppendUint32(nil, uint32(len(data))))
+	s.write(data)
+}
+
+// eachRow visits all that a snapshot holds, in a fixed order.
+func (t *Txn) eachRow(f func(snapshotRow)) {
+	each(t.db, tableNodes, "id_prefix", "", func(n *Node) { f(snapshotRow{Node: n}) })
+	each(t.db, tableChecks, "id_prefix", "", func(c *Check) { f(snapshotRow{Check: c}) })
+	each(t.db, tableServices, "id_prefix", "", func(r *instanceRow) {
+		f(snapshotRow{Service: &snapshotHolder{r.Service, r.last}})
+	})
+	each(t.db, tableEntries, "id_prefix", "", func(r *entryRow) { f(snapshotRow{Entry: &EntryBox{r.entry}}) })
+	each(t.db, tableCA, "id_prefix", "", func(c *CAState) { f(snapshotRow{CA: c}) })
+	each(t.db, tableTopics, "id_prefix", "", func(r *topicRow) { f(snapshotRow{Topic: &snapshotTopic{r.topic, r.index}}) })
+}
+
+// Digest is over all tables and the index: equal for two servers that applied the same log.
+func (s *Store) Digest() []byte {
+	t := s.Read()
+	sum := sha256.New()
+	out := &snapshotWriter{w: sum}
+	out.record(snapshotHeader{1, t.Schema(), t.Index(), 0})
+	t.eachRow(func(r snapshotRow) { out.record(r) })
+	if out.err != nil {
+		return nil // what is stored came out of a decoder and always encodes
+	}
+	return sum.Sum(nil)
+}
+
+// Restore replaces the whole store by a snapshot, or leaves it as it is: one that is cut, damaged, or of a newer version is an error
+// (a *CorruptError, or ErrSchema) before anything is touched. The store gets a new epoch, and everybody who waits wakes.
+func (s *Store) Restore(r io.Reader) error {
+	if s.config.Replica {
+		return fmt.Errorf("%w: a replica is restored by an update", ErrInvalid)
+	}
+	db, head, err := readSnapshot(r, s.config.Datacenter)
+	if err != nil {
+		if errors.Is(err, ErrSchema) {
+			return fmt.Errorf("restore: %w", err)
+		}
+		return &CorruptError{Err: fmt.Errorf("snapshot: %w", err)}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	epoch := max(head.Epoch, s.state.Load().epoch) + 1
+	s.window.reset(Position{epoch, head.Index})
+	s.state.Store(&state{db: db, epoch: epoch})
+	s.waiters.wakeAll()
+	return nil
+}
+
+func readSnapshot(r io.Reader, dc string) (db *memdb.MemDB, head snapshotHeader, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("loading it panicked: %v", p)
+		}
+	}()
+	in := &snapshotReader{r: bufio.NewReaderSize(r, 64<<10), sum: sha256.New()}
+	magic := make([]byte, len(snapshotMagic))
+	if err := in.full(magic); err != nil {
+		return nil, head, err
+	}
+	if string(magic) != snapshotMagic {
+		return nil, head, errors.New("it is not a snapshot of a weft catalog")
+	}
+	data, err := in.next()
+	if err != nil {
+		return nil, head, err
+	}
+	if err := decode(data, &head); err != nil {
+		return nil, head, fmt.Errorf("header: %w", err)
+	}
+	if head.Format != 1 || head.Schema > SchemaVersion {
+		return nil, head, fmt.Errorf("%w: snapshot format %d, schema %d; this server knows up to 1 and %d", ErrSchema, head.Format, head.Schema, SchemaVersion)
+	}
+	if db, err = newDB(); err != nil {
+		return nil, head, err
+	}
+	w := &write{txn: db.Txn(true), dc: dc, topics: map[Topic]uint64{}, meta: metaRow{head.Index, head.Schema}}
+	w.index = head.Index
+	for {
+		data, err := in.next()
+		if err != nil {
+			return nil, head, err
+		}
+		if data == nil {
+			break
+		}
+		var row snapshotRow
+		if err := decode(data, &row); err != nil {
+			return nil, head, err
+		}
+		if err := w.load(&row); err != nil {
+			return nil, head, err
+		}
+	}
+	if err := in.end(); err != nil {
+		return nil, head, err
+	}
+	w.topics = nil // the names' counting touched some: their true indexes were in the snapshot
+	w.finish()
+	w.txn.Commit()
+	return db, head, nil
+}
+
+// load puts a row in. Services come after the nodes and checks that their instances hold.
+func (w *write) load(row *snapshotRow) error {
+	switch {
+	case row.Node != nil:
+		insert(w.txn, tableNodes, row.Node)
+	case row.Check != nil:
+		insert(w.txn, tableChecks, row.Check)
+	case row.Service != nil && row.Service.Service != nil:
+		u := newUnit(w)
+		in := u.assemble(row.Service.Service)
+		if in.Node == nil {
+			return fmt.Errorf("service %q is on node %q, which isn't there", in.Service.ID, in.Service.Node)
+		}
+		r := &instanceRow{Instance: in, key: serviceString(in.Service), last: row.Service.Last}
+		insert(w.txn, tableServices, r)
+		u.count(in.Service, 1)
+		w.changes = nil
+	case row.Entry != nil && row.Entry.Entry != nil:
+		e := row.Entry.Entry
+		insert(w.txn, tableEntries, &entryRow{entry: e, key: entryString(e.EntryKind(), e.Head().Key())})
+	case row.CA != nil:
+		insert(w.txn, tableCA, row.CA)
+	case row.Topic != nil:
+		insert(w.txn, tableTopics, &topicRow{row.Topic.Topic, row.Topic.Index})
+	default:
+		return errors.New("a record of no table")
+	}
+	return nil
+}
+
+type snapshotReader struct {
+	r   *bufio.Reader
+	sum hash.Hash
+}
+
+func (s *snapshotReader) full(b []byte) error {
+	if _, err := io.ReadFull(s.r, b); err != nil {
+		return fmt.Errorf("it ends too early: %w", err)
+	}
+	_, _ = s.sum.Write(b)
+	return nil
+}
+
+// next gives a record; nil at the end mark.
+func (s *snapshotReader) next() ([]byte, error) {
+	var size [4]byte
+	if err := s.full(size[:]); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint32(size[:])
+	if n == 0 {
+		return nil, nil
+	}
+	if n > MaxCommandBytes {
+		return nil, fmt.Errorf("a record of %d bytes, more than %d", n, MaxCommandBytes)
+	}
+	var data bytes.Buffer // grows with what really comes
+	if _, err := io.CopyN(&data, s.r, int64(n)); err != nil {
+		return nil, fmt.Errorf("it ends too early: %w", err)
+	}
+	_, _ = s.sum.Write(data.Bytes())
+	return data.Bytes(), nil
+}
+
+func (s *snapshotReader) end() error {
+	want := s.sum.Sum(nil)
+	got := make([]byte, sha256.Size)
+	if _, err := io.ReadFull(s.r, got); err != nil {
+		return fmt.Errorf("it ends too early: %w", err)
+	}
+	if !bytes.Equal(want, got) {
+		return errors.New("its checksum is wrong")
+	}
+	if _, err := s.r.ReadByte(); err != io.EOF {
+		return errors.New("there is more after its end")
+	}
+	return nil
+}

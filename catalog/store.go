@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package catalog
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/go-memdb"
+)
+
+// Config says what a store is. The zero value is a server's store without a datacenter.
+type Config struct {
+	// Datacenter fills in scopes that name none.
+	Datacenter string
+	// Replica is a store that holds some topics only, brought by ApplyItems.
+	Replica bool
+	// Epoch is where this store's positions begin. A server that starts with an empty store must take one that it has never
+	// used, so that feeds don't take its positions for older ones.
+	Epoch uint64
+	// WindowBytes bounds the retained changes that feeds resume from; 0 means 32 MiB.
+	WindowBytes int
+}
+
+// Position is a place in a store's history. Positions of different epochs have no order.
+type Position struct{ Epoch, Index uint64 }
+
+// LogEntry is a command at its place in the log; indexes only rise.
+type LogEntry struct {
+	Index uint64
+	Data  []byte // see Encode
+}
+
+// Result is what became of a log entry. What Value is, the commands say. An Err that is a *CorruptError must stop the server;
+// any other is an answer to whoever sent the command.
+type Result struct {
+	Index uint64
+	Value any
+	Err   error
+}
+
+// Store holds the tables. All methods may be called at the same time; writers (Apply, ApplyItems, Restore) take turns, and
+// readers never wait for them.
+type Store struct {
+	config Config
+
+	mu    sync.Mutex // one writer at a time
+	state atomic.Pointer[state]
+
+	waiters waiters
+	window  window
+}
+
+// state is swapped as a whole by Restore.
+type state struct {
+	db    *memdb.MemDB
+	epoch uint64
+}
+
+// New makes an empty store.
+func New(c Config) (*Store, error) {
+	if c.WindowBytes < 0 {
+		return nil, fmt.Errorf("%w: WindowBytes %d is negative", ErrInvalid, c.WindowBytes)
+	}
+	if c.WindowBytes == 0 {
+		c.WindowBytes = 32 << 20
+	}
+	db, err := newDB()
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{config: c}
+	s.window.max, s.window.epoch = c.WindowBytes, c.Epoch
+	s.state.Store(&state{db: db, epoch: c.Epoch})
+	return s, nil
+}
+
+// Position is the store's place now. A server's has its own epoch, a replica's that of the server which it last heard.
+func (s *Store) Position() Position { return s.Read().Position() }
+
+// Read gives a consistent view of the tables as they are now. It costs next to nothing and needs no end, but keeps what it
+// sees in memory while it is referenced.
+func (s *Store) Read() *Txn {
+	st := s.state.Load()
+	t := &Txn{db: st.db.Txn(false), store: s, state: st, dc: s.config.Datacenter, replica: s.config.Replica, epoch: st.epoch}
+	if m := first[*metaRow](t.db, tableMeta, "meta"); m != nil {
+		t.meta = *m
+	}
+	return t
+}
+
+// Apply runs a batch of log entries in one transaction and publishes it once. Each has its own index and result, in order, and
+// all is as if they had come one by one. A command that fails changes nothing. One that panics is an error of that command
+// alone. If an entry is corrupt, it and those after it are not applied and have a *CorruptError.
+//
+// A replica has no log: there Apply returns errors.
+func (s *Store) Apply(batch []LogEntry) []Result {
+	results := make([]Result, len(batch))
+	if s.config.Replica {
+		for i, e := range batch {
+			results[i] = Result{Index: e.Index, Err: fmt.Errorf("%w: a replica takes no commands", ErrInvalid)}
+		}
+		return results
+	}
+	bodies, bad := decodeBatch(batch, results)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	panicked := map[int]error{}
+	for {
+		b := newWrite(s)
+		if b.applyAll(batch[:bad], bodies, results, panicked) {
+			s.publish(b)
+			return results
+		}
+		b.txn.Abort() // once more without the command that panicked
+	}
+}
+
+// decodeBatch decodes outside the lock; bad is the number of entries before the first corrupt one.
+func decodeBatch(batch []LogEntry, results []Result) (bodies []Body, bad int) {
+	bodies = make([]Body, len(batch))
+	for i, e := range batch {
+		body, err := decodeSafely(e.Data)
+		if err != nil {
+			for j := i; j < len(batch); j++ {
+				results[j] = Result{Index: batch[j].Index, Err: &CorruptError{Index: e.Index, Err: err}}
+			}
+			return bodies, i
+		}
+		bodies[i] = body
+	}
+	return bodies, len(batch)
+}
+
+func decodeSafely(data []byte) (body Body, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("decoding panicked: %v", r)
+		}
+	}()
+	return Decode(data)
+}
+
+// publish makes a transaction visible, then wakes whom it concerns.
+func (s *Store) publish(w *write) {
+	w.finish()
+	s.window.add(w.changes, w.index)
+	w.txn.Commit()
+	s.waiters.wake(w.topics, w.advanced)
+}

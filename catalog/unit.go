@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package catalog
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// unit is one command's changes, held back until all of it has been checked: until flush, the transaction is untouched.
+type unit struct {
+	w        *write
+	nodes    slots[*Node]
+	services slots[*instanceRow] // of the new rows, only Service counts before flush
+	checks   slots[*Check]
+	entries  slots[*entryRow]
+	ca       *CAState // nil: unchanged
+	schema   uint64
+}
+
+// slot is a row as it was and as it will be. changed is by identity: what isn't replaced stays.
+type slot[T comparable] struct {
+	key      string
+	old, new T
+	dirty    bool // to be written again though not replaced
+}
+
+func (s *slot[T]) changed() bool { return s.old != s.new }
+
+type slots[T comparable] struct {
+	table string
+	list  []*slot[T]
+	by    map[string]*slot[T]
+}
+
+func (s *slots[T]) at(w *write, key string) *slot[T] {
+	if x, ok := s.by[key]; ok {
+		return x
+	}
+	row := first[T](w.txn, s.table, key)
+	return s.put(key, row)
+}
+
+func (s *slots[T]) put(key string, row T) *slot[T] {
+	if x, ok := s.by[key]; ok {
+		return x
+	}
+	x := &slot[T]{key: key, old: row, new: row}
+	if s.by == nil {
+		s.by = make(map[string]*slot[T], 4)
+	}
+	s.by[key] = x
+	s.list = append(s.list, x)
+	return x
+}
+
+func newUnit(w *write) *unit {
+	u := &unit{w: w}
+	u.nodes.table, u.services.table, u.checks.table, u.entries.table = tableNodes, tableServices, tableChecks, tableEntries
+	return u
+}
+
+func (u *unit) run(body Body) (any, error) {
+	switch c := body.(type) {
+	case *Register:
+		return nil, u.register(c)
+	case *Deregister:
+		return nil, u.deregister(c)
+	case *Sync:
+		return u.sync(c)
+	case *SetEntry:
+		return u.setEntry(c.Entry.Entry, c.CAS)
+	case *DeleteEntry:
+		return u.deleteEntry(c)
+	case *SetIntention:
+		return u.setIntention(c)
+	case *DeleteIntention:
+		return u.deleteIntention(c)
+	case *SetCA:
+		return u.setCA(c)
+	case *SetCluster:
+		return u.setCluster(c)
+	case *RaiseSchema:
+		if c.Version > SchemaVersion {
+			return nil, fmt.Errorf("%w: version %d is newer than %d, the newest that this server knows", ErrSchema, c.Version, SchemaVersion)
+		}
+		u.schema = max(c.Version, u.w.meta.schema)
+		return u.schema, nil
+	}
+	return nil, fmt.Errorf("%w: no such command %T", ErrInvalid, body)
+}
+
+func (u *unit) nodeServices(node string) []*slot[*instanceRow] {
+	each(u.w.txn, tableServices, "id_prefix", node, func(r *instanceRow) { u.services.put(r.key, r) })
+	return onNode(&u.services, node)
+}
+
+func (u *unit) nodeChecks(node string) []*slot[*Check] {
+	each(u.w.txn, tableChecks, "id_prefix", node, func(c *Check) { u.checks.put(checkString(c), c) })
+	return onNode(&u.checks, node)
+}
+
+func onNode[T comparable](s *slots[T], node string) []*slot[T] {
+	var out []*slot[T]
+	for _, x := range s.list {
+		if strings.HasPrefix(x.key, node) {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// stamp sets a new row's indexes.
+func (u *unit) stamp(ix *Indexes, create uint64) {
+	if create == 0 {
+		create = u.w.index
+	}
+	ix.CreateIndex, ix.ModifyIndex = create, u.w.index
+}
+
+// same says whether two records are equal but for their indexes.
+func same[T any](a, b T, ix func(*T) *Indexes) bool {
+	*ix(&a), *ix(&b) = Indexes{}, Indexes{}
+	return reflect.DeepEqual(a, b)
+}
+
+// flush writes all, and names the topics that this touched. Nothing in it can fail.
+func (u *unit) flush() {
+	w := u.w
+	for _, n := range u.nodes.list {
+		if n.changed() {
+			u.flushNode(n)
+		}
+	}
+	for _, c := range u.checks.list {
+		if c.changed() {
+			u.flushCheck(c)
+		}
+	}
+	for _, s := range u.services.list {
+		if s.changed() || s.dirty {
+			u.flushService(s)
+		}
+	}
+	for _, e := range u.entries.list {
+		if e.changed() {
+			u.flushEntry(e)
+		}
+	}
+	if u.ca != nil {
+		insert(w.txn, tableCA, u.ca)
+		w.emit(CATopic(), "a", &record{ca: u.ca.public()})
+	}
+	if u.schema != 0 {
+		w.meta.schema = u.schema
+	}
+}
+
+func (u *unit) flushNode(n *slot[*Node]) {
+	w := u.w
+	row := cmpOr(n.new, n.old)
+	topics := []Topic{NodesTopic(row.Scope), NodeTopic(row.Key())}
+	var rec *record
+	if n.new != nil {
+		insert(w.txn, tableNodes, n.new)
+		rec = &record{node: n.new}
+	} else {
+		remove(w.txn, tableNodes, n.old)
+	}
+	for _, t := range topics {
+		w.emit(t, "n"+n.key, rec)
+	}
+	for _, s := range u.nodeServices(n.key) {
+		s.dirty = s.new != nil
+	}
+}
+
+func (u *unit) flushCheck(c *slot[*Check]) {
+	w := u.w
+	row := cmpOr(c.new, c.old)
+	var rec *record
+	if c.new != nil {
+		insert(w.txn, tableChecks, c.new)
+		rec = &record{check: c.new}
+	} else {
+		remove(w.txn, tableChecks, c.old)
+	}
+	w.emit(NodeTopic(row.NodeKey()), "c"+c.key, rec)
+	for _, x := range []*Check{c.old, c.new} {
+		switch {
+		case x == nil:
+		case x.ServiceID == "":
+			for _, s := range u.nodeServices(nodeString(x.Scope, x.Node)) {
+				s.dirty = s.new != nil
+			}
+		default:
+			s := u.services.at(w, onNodeString(x.Scope, x.Node, x.ServiceID))
+			s.dirty = s.new != nil
+		}
+	}
+}
+
+func (u *unit) flushService(s *slot[*instanceRow]) {
+	w, id := u.w, "s"+s.key
+	var rec *record
+	if s.new != nil {
+		s.new = &instanceRow{Instance: u.assemble(s.new.Service), key: s.key, last: w.index}
+		insert(w.txn, tableServices, s.new)
+		rec = &record{instance: &s.new.Instance}
+	} else {
+		remove(w.txn, tableServices, s.old)
+	}
+	before, after := instanceTopics(s.old), instanceTopics(s.new)
+	for _, t := range before {
+		if !slices.Contains(after, t) {
+			w.emit(t, id, nil)
+		}
+	}
+	for _, t := range after {
+		w.emit(t, id, rec)
+	}
+	u.recount(s.old, s.new)
+}
+
+// assemble puts an instance together from the tables.
+func (u *unit) assemble(svc *Service) Instance {
+	in := Instance{Service: svc, Node: first[*Node](u.w.txn, tableNodes, nodeString(svc.Scope, svc.Node))}
+	add := func(c *Check) { in.Checks = append(in.Checks, c) }
+	own := svc.NodeKey().Scope
+	each(u.w.txn, tableChecks, "service", onNodeString(own, svc.Node, ""), add)
+	each(u.w.txn, tableChecks, "service", serviceString(svc), add)
+	return in
+}
+
+func instanceTopics(r *instanceRow) []Topic {
+	if r == nil {
+		return nil
+	}
+	topics := make([]Topic, 0, 3)
+	topics = append(topics, NodeTopic(r.Service.NodeKey()), ServiceTopic(r.Service.Name()))
+	if k, ok := r.Service.Destination(); ok {
+		topics = append(topics, ConnectTopic(k))
+	}
+	return topics
+}
+
+// recount keeps the table of names. Its topic changes only if what a reader sees does.
+func (u *unit) recount(old, now *instanceRow) {
+	if old != nil && now != nil && nameString(old.Service.Name()) == nameString(now.Service.Name()) &&
+		slices.Equal(old.Service.Tags, now.Service.Tags) {
+		return
+	}
+	if old != nil {
+		u.count(old.Service, -1)
+	}
+	if now != nil {
+		u.count(now.Service, 1)
+	}
+}
+
+func (u *unit) count(s *Service, by int) {
+	w, key := u.w, s.Name()
+	k := nameString(key)
+	old := first[*nameRow](w.txn, tableNames, k)
+	row := &nameRow{key: key, tags: map[string]int{}}
+	if old != nil {
+		row.key, row.count = old.key, old.count
+		maps.Copy(row.tags, old.tags)
+	}
+	row.count += by
+	for _, tag := range s.Tags {
+		if row.tags[tag] += by; row.tags[tag] <= 0 {
+			delete(row.tags, tag)
+		}
+	}
+	topic := ServicesTopic(key.Scope)
+	if row.count <= 0 {
+		remove(w.txn, tableNames, old)
+		w.emit(topic, "m"+k, nil)
+		return
+	}
+	row.list = slices.Sorted(maps.Keys(row.tags))
+	insert(w.txn, tableNames, row)
+	if old == nil || !slices.Equal(old.list, row.list) {
+		w.emit(topic, "m"+k, &record{name: row})
+	}
+}
+
+func (u *unit) flushEntry(e *slot[*entryRow]) {
+	w := u.w
+	row := cmpOr(e.new, e.old)
+	var rec *record
+	if e.new != nil {
+		insert(w.txn, tableEntries, e.new)
+		rec = &record{entry: e.new.entry}
+	} else {
+		remove(w.txn, tableEntries, e.old)
+	}
+	for _, t := range entryTopics(row.entry) {
+		w.emit(t, "e"+e.key, rec)
+	}
+}
+
+func entryTopics(e Entry) []Topic {
+	kind, head := e.EntryKind(), e.Head()
+	return []Topic{EntryTopic(kind, head.Key()), EntriesTopic(kind, head.Scope), EntriesTopic("", head.Scope)}
+}
+
+func cmpOr[T comparable](a, b T) T {
+	var zero T
+	if a != zero {
+		return a
+	}
+	return b
+}

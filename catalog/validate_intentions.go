@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package catalog
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+func wildcard(field, name string) error {
+	if strings.Contains(name, Wildcard) && name != Wildcard {
+		return invalidf("%s: wildcard character '*' cannot be used with partial values, got %q", field, name)
+	}
+	return nil
+}
+
+// Validate checks that there are sources, none twice, each with an action or permissions.
+func (e *ServiceIntentions) Validate() error {
+	if err := firstError(e.validate(), wildcard("Name", e.Name)); err != nil {
+		return err
+	}
+	if len(e.Sources) == 0 {
+		return invalidf("at least one source is required")
+	}
+	for i := range e.Sources {
+		s := &e.Sources[i]
+		f := fmt.Sprintf("Sources[%d]", i)
+		if err := s.validate(f, e.Name); err != nil {
+			return err
+		}
+		for j := range i {
+			if sameSource(s, &e.Sources[j]) {
+				return invalidf("%s defines %q more than once", f, s.Name)
+			}
+		}
+	}
+	return nil
+}
+
+func (s *SourceIntention) validate(f, destination string) error {
+	if s.Name == "" {
+		return invalidf("%s.Name is required", f)
+	}
+	err := firstError(checkName(f+".Name", s.Name), wildcard(f+".Name", s.Name), oneOf(f+".Type", s.Type, "consul"))
+	if err != nil {
+		return err
+	}
+	switch {
+	case s.Peer == Wildcard:
+		return invalidf("%s.Peer must be a peer's name, not the wildcard", f)
+	case len(s.Permissions) > 0 && s.Action != "":
+		return invalidf("%s.Action must be omitted if Permissions are specified", f)
+	case len(s.Permissions) > 0 && destination == Wildcard:
+		return invalidf("%s.Permissions cannot be specified on intentions with wildcarded destinations", f)
+	case len(s.Permissions) == 0:
+		return oneOf(f+".Action", s.Action, ActionAllow, ActionDeny)
+	}
+	for i := range s.Permissions {
+		if err := s.Permissions[i].validate(fmt.Sprintf("%s.Permissions[%d]", f, i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *IntentionPermission) validate(f string) error {
+	if err := oneOf(f+".Action", p.Action, ActionAllow, ActionDeny); err != nil {
+		return err
+	}
+	if p.HTTP == nil {
+		return invalidf("%s.HTTP is required", f)
+	}
+	f += ".HTTP"
+	h := p.HTTP
+	if h.PathExact+h.PathPrefix+h.PathRegex == "" && len(h.Header) == 0 && len(h.Methods) == 0 {
+		return invalidf("%s should not be empty", f)
+	}
+	if err := firstError(paths(f, h.PathExact, h.PathPrefix, h.PathRegex), methods(f, h.Methods)); err != nil {
+		return err
+	}
+	for i, m := range h.Header {
+		f := fmt.Sprintf("%s.Header[%d]", f, i)
+		forms := count(m.Present, m.Exact != "", m.Prefix != "", m.Suffix != "", m.Contains != "", m.Regex != "")
+		if err := matcher(f, m.Name, forms, m.Regex, "Present, Exact, Prefix, Suffix, Contains, or Regex"); err != nil {
+			return err
+		}
+		if m.IgnoreCase && (m.Present || m.Regex != "") {
+			return invalidf("%s: should set one of Exact, Prefix, Suffix, or Contains when using IgnoreCase", f)
+		}
+	}
+	return nil
+}
+
+func count(set ...bool) (n int) {
+	for _, b := range set {
+		if b {
+			n++
+		}
+	}
+	return n
+}
+
+func matcher(f, name string, forms int, expr, names string) error {
+	switch {
+	case name == "":
+		return invalidf("%s missing required Name field", f)
+	case forms != 1:
+		return invalidf("%s should only contain one of %s", f, names)
+	}
+	return pattern(f+".Regex", expr)
+}
+
+func pattern(f, expr string) error {
+	if expr == "" {
+		return nil
+	}
+	if _, err := regexp.Compile(expr); err != nil {
+		return invalidf("%s: %v", f, err)
+	}
+	return nil
+}
+
+func paths(f, exact, prefix, regex string) error {
+	if count(exact != "", prefix != "", regex != "") > 1 {
+		return invalidf("%s should only contain at most one of PathExact, PathPrefix, or PathRegex", f)
+	}
+	if exact != "" && exact[0] != '/' {
+		return invalidf("%s.PathExact doesn't start with '/': %q", f, exact)
+	}
+	if prefix != "" && prefix[0] != '/' {
+		return invalidf("%s.PathPrefix doesn't start with '/': %q", f, prefix)
+	}
+	return pattern(f+".PathRegex", regex)
+}
+
+func methods(f string, list []string) error {
+	seen := map[string]bool{}
+	for _, m := range list {
+		if m == "" || strings.ContainsFunc(m, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+			return invalidf("%s.Methods contains an invalid method %q", f, m)
+		}
+		if seen[m] {
+			return invalidf("%s.Methods contains %q more than once", f, m)
+		}
+		seen[m] = true
+	}
+	return nil
+}

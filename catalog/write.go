@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package catalog
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+
+	"github.com/hashicorp/go-memdb"
+)
+
+// write is one write transaction: what was changed, and which topics that touched.
+type write struct {
+	store    *Store
+	txn      *memdb.Txn
+	dc       string
+	meta     metaRow
+	index    uint64 // of the command at hand
+	advanced bool   // the store's index moved
+	topics   map[Topic]uint64
+	changes  []*change
+}
+
+func newWrite(s *Store) *write {
+	w := &write{store: s, txn: s.state.Load().db.Txn(true), dc: s.config.Datacenter, topics: map[Topic]uint64{}}
+	if m := first[*metaRow](w.txn, tableMeta, "meta"); m != nil {
+		w.meta = *m
+	}
+	w.index = w.meta.index
+	return w
+}
+
+// applyAll runs the commands but for those that panicked before; false means that one more did.
+func (w *write) applyAll(batch []LogEntry, bodies []Body, results []Result, panicked map[int]error) bool {
+	for i, e := range batch {
+		if e.Index <= w.meta.index {
+			err := fmt.Errorf("its index is not above %d, the last one applied", w.meta.index)
+			results[i] = Result{Index: e.Index, Err: &CorruptError{Index: e.Index, Err: err}}
+			continue
+		}
+		w.meta.index, w.index, w.advanced = e.Index, e.Index, true
+		if err := panicked[i]; err != nil {
+			results[i] = Result{Index: e.Index, Err: err}
+			continue
+		}
+		value, err := w.applyOne(bodies[i])
+		if p := (*panicError)(nil); errors.As(err, &p) {
+			panicked[i] = p
+			return false
+		}
+		results[i] = Result{Index: e.Index, Value: value, Err: err}
+	}
+	return true
+}
+
+// panicError is a command that panicked. Its text is the same on every server.
+type panicError struct{ value string }
+
+func (e *panicError) Error() string {
+	return "the command could not be applied because of a fault in weft: " + e.value
+}
+
+func (w *write) applyOne(body Body) (value any, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			text := fmt.Sprint(r)
+			if _, ok := r.(runtime.Error); ok {
+				text = "runtime error" // its text can hold addresses
+			}
+			value, err = nil, &panicError{text}
+		}
+	}()
+	u := newUnit(w)
+	if value, err = u.run(body); err != nil {
+		return nil, err
+	}
+	u.flush()
+	return value, nil
+}
+
+// touch says that a topic changed at the index at hand.
+func (w *write) touch(t Topic) { w.topics[t] = w.index }
+
+// emit touches a topic and records the change for feeds. A nil record says that the thing is no longer in the topic.
+func (w *write) emit(t Topic, id string, rec *record) {
+	w.touch(t)
+	w.changes = append(w.changes, &change{topic: t, id: id, index: w.index, record: rec})
+}
+
+// finish writes the topics' indexes and the store's.
+func (w *write) finish() {
+	for t, i := range w.topics {
+		insert(w.txn, tableTopics, &topicRow{t, i})
+	}
+	meta := w.meta
+	insert(w.txn, tableMeta, &meta)
+}
