@@ -187,3 +187,17 @@ func (n *Node) add(name string, line int, v *Node) error {
 func fold(name string) string {
 	return strings.ToLower(strings.ReplaceAll(strings.ReplaceAll(name, "_", ""), "-", ""))
 }
+
+// Remove takes a field out of an object, without regard to case or underscores, and gives its line.
+func (n *Node) Remove(name string) (line int, ok bool) {
+	if n == nil || n.Kind != Object {
+		return 0, false
+	}
+	for i, f := range n.Fields {
+		if fold(f.Name) == fold(name) {
+			n.Fields = append(n.Fields[:i:i], n.Fields[i+1:]...)
+			return f.Line, true
+		}
+	}
+	return 0, false
+}

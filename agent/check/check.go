@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package check runs the health checks of this host: HTTP, TCP and gRPC on their interval, TTL by its expiry, alias by
+// what it points to. It decides a status and hands it to the local state; it doesn't know the catalog or a server.
+// Runner.Run owns a goroutine for each check and stops them all before it returns.
+package check
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/weftmesh/weft/agent/local"
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/run"
+)
+
+// State is where the checks come from and their results go.
+type State interface {
+	Wanted() (local.Wanted, <-chan struct{})
+	SetCheck(id, status, output string) error
+	Deregister(id string) error
+}
+
+// Config is what a Runner is made of.
+type Config struct {
+	State State
+	Log   *slog.Logger
+	// Rand spreads the first runs over their intervals; nil draws from the process's source.
+	Rand *rand.Rand
+}
+
+// Runner runs the checks of a State.
+type Runner struct {
+	state State
+	log   *slog.Logger
+
+	mu      sync.Mutex // guards all below
+	random  *rand.Rand
+	running map[string]*running
+}
+
+type running struct {
+	definition local.CheckDefinition
+	cancel     context.CancelFunc
+	heartbeat  chan struct{} // TTL: somebody reported
+}
+
+// New makes a runner. It starts nothing.
+func New(c Config) (*Runner, error) {
+	return &Runner{state: c.State, log: c.Log, random: c.Rand, running: map[string]*running{}}, nil
+}
+
+// Run follows the state until ctx ends: a new or changed check is started, a removed one is stopped.
+func (r *Runner) Run(ctx context.Context) error {
+	g := run.New(ctx)
+	for {
+		wanted, changed := r.state.Wanted()
+		r.reconcile(g, wanted)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return g.Stop()
+		}
+	}
+}
+
+// reconcile starts what is wanted and doesn't run, and ends what runs and isn't wanted.
+func (r *Runner) reconcile(g *run.Group, wanted local.Wanted) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, c := range r.running {
+		w, ok := wanted.Checks[id]
+		if !ok || !reflect.DeepEqual(w.Definition, c.definition) {
+			c.cancel()
+			delete(r.running, id)
+		}
+	}
+	for id, w := range wanted.Checks {
+		if _, ok := r.running[id]; ok || w.Definition.Type() == "" {
+			continue
+		}
+		ctx, cancel := context.WithCancel(g.Context())
+		c := &running{definition: w.Definition, cancel: cancel, heartbeat: make(chan struct{}, 1)}
+		r.running[id] = c
+		spread := r.fraction()
+		g.Go("check "+id, func(context.Context) error {
+			defer cancel()
+			r.follow(ctx, id, c, spread)
+			return nil
+		})
+	}
+}
+
+func (r *Runner) fraction() float64 {
+	if r.random == nil {
+		return rand.Float64()
+	}
+	return r.random.Float64()
+}
+
+// follow runs one check until its context ends.
+func (r *Runner) follow(ctx context.Context, id string, c *running, spread float64) {
+	switch c.definition.Type() {
+	case local.TypeTTL:
+		r.followTTL(ctx, id, c)
+	case local.TypeAlias:
+		r.followAlias(ctx, id, c.definition)
+	default:
+		r.followProbe(ctx, id, c.definition, spread)
+	}
+}
+
+// followProbe asks again and again, the first time soon (a fraction of the interval, at most a second, so that a new
+// service doesn't wait long to be seen), then an interval after each answer.
+func (r *Runner) followProbe(ctx context.Context, id string, d local.CheckDefinition, spread float64) {
+	probe := newProbe(d)
+	defer probe.close()
+	timer := time.NewTimer(time.Duration(spread * float64(min(d.Interval, firstWithin))))
+	defer timer.Stop()
+	reap := reaper{after: d.DeregisterCriticalServiceAfter}
+	decide := thresholds{d: d, status: d.Status}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		status, output := probe.ask(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		status = decide.next(status)
+		r.set(id, status, output)
+		if reap.due(status, time.Now()) {
+			r.log.Warn("service is deregistered: critical for too long", "service", d.ServiceID, "check", id)
+			if err := r.state.Deregister(d.ServiceID); err != nil {
+				r.log.Warn("service can't be deregistered", "service", d.ServiceID, "error", err)
+			}
+			return
+		}
+		timer.Reset(d.Interval)
+	}
+}
+
+const firstWithin = time.Second
+
+func (r *Runner) set(id, status, output string) {
+	if err := r.state.SetCheck(id, status, output); err != nil {
+		r.log.Debug("result of a check that is gone", "check", id, "error", err)
+	}
+}
+
+// followTTL waits for reports; a time without one is critical.
+func (r *Runner) followTTL(ctx context.Context, id string, c *running) {
+	timer := time.NewTimer(c.definition.TTL)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.heartbeat:
+			timer.Reset(c.definition.TTL)
+		case <-timer.C:
+			output := "TTL expired"
+			wanted, _ := r.state.Wanted()
+			if w, ok := wanted.Checks[id]; ok && w.Record.Output != "" && w.Record.Status != catalog.HealthCritical {
+				output += " (last output before timeout follows): " + w.Record.Output
+			}
+			r.set(id, catalog.HealthCritical, output)
+		}
+	}
+}
+
+// followAlias repeats the worst status of the checks of another service of this host.
+func (r *Runner) followAlias(ctx context.Context, id string, d local.CheckDefinition) {
+	for {
+		wanted, changed := r.state.Wanted()
+		status, output := aliased(&wanted, d)
+		r.set(id, status, output)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func aliased(w *local.Wanted, d local.CheckDefinition) (status, output string) {
+	if d.AliasNode != "" && d.AliasNode != w.Node.Node {
+		return catalog.HealthCritical, "alias_node names another node, and an alias follows only this one: " + d.AliasNode
+	}
+	if _, ok := w.Services[d.AliasService]; !ok && d.AliasService != "" {
+		return catalog.HealthCritical, "Service " + d.AliasService + " is not registered on this node"
+	}
+	of := append(w.ChecksOf(""), w.ChecksOf(d.AliasService)...)
+	status, output = catalog.HealthPassing, "All checks passing."
+	for _, c := range of {
+		if c.Definition.Type() == local.TypeAlias {
+			continue // aliases of aliases could never be resolved in a circle
+		}
+		switch c.Record.Status {
+		case catalog.HealthCritical:
+			return catalog.HealthCritical, "Aliased check \"" + c.Record.CheckID + "\" failing: " + c.Record.Output
+		case catalog.HealthWarning:
+			status, output = catalog.HealthWarning, "Aliased check \""+c.Record.CheckID+"\" warning: "+c.Record.Output
+		}
+	}
+	return status, output
+}
+
+// thresholds turns single answers into a status: so many in a row are needed for a change.
+type thresholds struct {
+	d                   local.CheckDefinition
+	status              string
+	successes, failures int
+}
+
+func (t *thresholds) next(answer string) string {
+	if answer != catalog.HealthCritical {
+		t.failures = 0
+		t.successes++
+		if t.successes > t.d.SuccessBeforePassing || t.status == "" || t.status == answer {
+			t.status = answer
+		}
+		return t.current()
+	}
+	t.successes = 0
+	t.failures++
+	switch {
+	case t.failures > t.d.FailuresBeforeCritical || t.d.FailuresBeforeCritical == 0:
+		t.status = catalog.HealthCritical
+	case t.failures > t.d.FailuresBeforeWarning && t.d.FailuresBeforeWarning > 0:
+		t.status = catalog.HealthWarning
+	}
+	return t.current()
+}
+
+func (t *thresholds) current() string {
+	if t.status == "" {
+		return catalog.HealthCritical
+	}
+	return t.status
+}
+
+// reaper notices a check that was critical for too long.
+type reaper struct {
+	after time.Duration
+	since time.Time
+}
+
+func (r *reaper) due(status string, now time.Time) bool {
+	if r.after == 0 || status != catalog.HealthCritical {
+		r.since = time.Time{}
+		return false
+	}
+	if r.since.IsZero() {
+		r.since = now
+	}
+	return now.Sub(r.since) >= r.after
+}
+
+// Heartbeat tells a TTL check that somebody reported its status; its time starts anew.
+func (r *Runner) Heartbeat(id string) {
+	r.mu.Lock()
+	c, ok := r.running[id]
+	r.mu.Unlock()
+	if !ok {
+		return
+	}
+	select {
+	case c.heartbeat <- struct{}{}:
+	default:
+	}
+}

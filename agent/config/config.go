@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config reads an agent's configuration: files and folders in HCL, JSON or YAML with Consul's keys and a few of
+// weft's own, merged in Consul's order. It opens files and does nothing else; it owns no goroutine.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weftmesh/weft/agent/local"
+	"github.com/weftmesh/weft/internal/decode"
+)
+
+// Config is an agent's configuration. The zero value of a field means "not said"; Default fills in what must be there.
+type Config struct {
+	Datacenter             string
+	NodeName               string `decode:"node"`
+	NodeID                 string
+	NodeMeta               map[string]string
+	DataDir                string
+	Server                 bool
+	Bootstrap              bool
+	BootstrapExpect        int
+	BindAddr               string
+	AdvertiseAddr          string
+	ClientAddr             string
+	Addresses              Addresses
+	Ports                  Ports
+	LogLevel               string
+	LogJSON                bool
+	EnableDebug            bool
+	DefaultIntentionPolicy string
+	CheckUpdateInterval    time.Duration
+	Connect                Connect
+	ConfigEntries          ConfigEntries
+	Services               []local.ServiceDefinition `decode:"service"`
+	Checks                 []local.CheckDefinition   `decode:"check"`
+	// Proxy is weft's own: how proxies of this host are run.
+	Proxy Proxy
+
+	// Dev is -dev: server and agent in one, nothing on disk.
+	Dev bool `decode:"-"`
+}
+
+// Addresses are where listeners are bound, each instead of ClientAddr: an IP address, or unix:///path.
+type Addresses struct {
+	HTTP string
+	GRPC string
+}
+
+// Ports are the listeners' ports; -1 means "don't listen".
+type Ports struct {
+	HTTP           int
+	GRPC           int
+	Server         int
+	SidecarMinPort int
+	SidecarMaxPort int
+}
+
+// Connect is the mesh's configuration.
+type Connect struct {
+	Enabled    bool
+	CAProvider string
+	CAConfig   CAConfig
+}
+
+// CAConfig is the built-in CA's configuration.
+type CAConfig struct {
+	LeafCertTTL         time.Duration
+	IntermediateCertTTL time.Duration
+	RootCertTTL         time.Duration
+}
+
+// ConfigEntries are config entries that a server writes when it first becomes leader, if they aren't there.
+type ConfigEntries struct {
+	Bootstrap []map[string]any
+}
+
+// Proxy is how proxies of this host are run.
+type Proxy struct {
+	// Shared runs one host proxy for all the services of this host.
+	Shared bool
+	// Binary is the weft binary that the host proxy is started from, "" for the agent's own.
+	Binary string
+}
+
+// Default is the configuration of an agent to which nothing was said.
+func Default() Config {
+	return Config{
+		Datacenter: "dc1", BindAddr: "0.0.0.0", ClientAddr: "127.0.0.1", LogLevel: "info",
+		CheckUpdateInterval: 5 * time.Minute,
+		Ports:               Ports{HTTP: 8500, GRPC: 8502, Server: 8300, SidecarMinPort: 21000, SidecarMaxPort: 21255},
+	}
+}
+
+// maxFile bounds a configuration file.
+const maxFile = 64 << 20
+
+// Load reads files and folders (their .hcl, .json, .yaml and .yml files in the order of their names, not those of folders
+// inside) over c. Later files override earlier ones; lists are appended to. Warnings name keys that have no effect yet.
+// All faults of all files are reported together.
+func (c *Config) Load(paths ...string) (warnings []string, err error) {
+	var faults []error
+	for _, path := range paths {
+		files, err := expand(path)
+		if err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		for _, file := range files {
+			w, err := c.loadFile(file)
+			warnings = append(warnings, w...)
+			if err != nil {
+				faults = append(faults, err)
+			}
+		}
+	}
+	return warnings, errors.Join(faults...)
+}
+
+func expand(path string) ([]string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	if !info.IsDir() {
+		return []string{path}, nil
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	var files []string
+	for _, e := range entries {
+		switch strings.ToLower(filepath.Ext(e.Name())) {
+		case ".hcl", ".json", ".yaml", ".yml":
+			if !e.IsDir() {
+				files = append(files, filepath.Join(path, e.Name()))
+			}
+		}
+	}
+	slices.Sort(files)
+	return files, nil
+}
+
+func (c *Config) loadFile(file string) ([]string, error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	if info.Size() > maxFile {
+		return nil, &decode.Error{File: file, Text: fmt.Sprintf("larger than %d MiB", maxFile>>20)}
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	doc, err := decode.Parse(file, data)
+	if err != nil {
+		return nil, err
+	}
+	warnings := dropIneffective(doc)
+	services, checks, entries := c.Services, c.Checks, c.ConfigEntries.Bootstrap
+	c.Services, c.Checks, c.ConfigEntries.Bootstrap = nil, nil, nil
+	err = doc.Into(c)
+	c.Services, c.Checks = append(services, c.Services...), append(checks, c.Checks...)
+	c.ConfigEntries.Bootstrap = append(entries, c.ConfigEntries.Bootstrap...)
+	return warnings, err
+}
+
+// Validate finds what contradicts itself, after everything was merged.
+func (c *Config) Validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if !nameOK(c.Datacenter, "_-") {
+		fault("datacenter: %q: want lower-case letters, digits, - and _", c.Datacenter)
+	}
+	for _, p := range []struct {
+		key  string
+		port int
+	}{
+		{"http", c.Ports.HTTP}, {"grpc", c.Ports.GRPC}, {"server", c.Ports.Server},
+		{"sidecar_min_port", c.Ports.SidecarMinPort}, {"sidecar_max_port", c.Ports.SidecarMaxPort},
+	} {
+		if p.port < -1 || p.port > 65535 {
+			fault("ports.%s: %d: want 1 to 65535, or -1 for no listener", p.key, p.port)
+		}
+	}
+	if c.Ports.SidecarMaxPort < c.Ports.SidecarMinPort {
+		fault("ports.sidecar_max_port: %d is below sidecar_min_port %d", c.Ports.SidecarMaxPort, c.Ports.SidecarMinPort)
+	}
+	for _, a := range []struct{ key, addr string }{
+		{"bind_addr", c.BindAddr}, {"advertise_addr", c.AdvertiseAddr}, {"client_addr", c.ClientAddr},
+		{"addresses.http", c.Addresses.HTTP}, {"addresses.grpc", c.Addresses.GRPC},
+	} {
+		if a.addr == "" || (strings.HasPrefix(a.addr, "unix://") && strings.HasPrefix(a.key, "addresses.")) {
+			continue
+		}
+		if _, err := netip.ParseAddr(a.addr); err != nil {
+			fault("%s: %q isn't an IP address", a.key, a.addr)
+		}
+	}
+	if p := c.DefaultIntentionPolicy; p != "" && p != "allow" && p != "deny" {
+		fault("default_intention_policy: %q: want \"allow\" or \"deny\"", p)
+	}
+	if !c.Dev && c.DataDir == "" {
+		fault("data_dir is missing: give it in a file or as -data-dir, or use -dev, which keeps nothing")
+	}
+	if !c.Dev && !c.Server {
+		fault("server is false: an agent without a server in it needs servers to join, which this version can't do yet; set server = true")
+	}
+	if c.BootstrapExpect > 1 {
+		fault("bootstrap_expect: %d: this version runs one server; set it to 1", c.BootstrapExpect)
+	}
+	seen := map[string]bool{}
+	for _, s := range c.Services {
+		id := s.ID
+		if id == "" {
+			id = s.Name
+		}
+		if seen[id] {
+			fault("service %q: two services of the configuration have this ID; give one of them another id", id)
+		}
+		seen[id] = true
+	}
+	return errors.Join(faults...)
+}
+
+func nameOK(s, also string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && !strings.ContainsRune(also, r)
+	})
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/weftmesh/weft/internal/decode"
+)
+
+// ineffective are Consul's keys that this version takes without acting on them.
+var ineffective = []string{
+	"acl", "advertise_addr_ipv4", "advertise_addr_ipv6", "advertise_addr_wan", "advertise_reconnect_timeout",
+	"alt_domain", "audit", "auto_config", "auto_encrypt", "auto_reload_config", "autopilot", "ca_file", "ca_path", "cache",
+	"cert_file", "check_output_max_size", "cloud", "disable_anonymous_signature", "disable_coordinates", "disable_host_node_id",
+	"disable_http_unprintable_char_filter", "disable_keyring_file", "disable_remote_exec", "disable_update_check",
+	"discard_check_output", "discovery_max_stale", "dns_config", "domain", "enable_agent_tls_for_checks",
+	"enable_central_service_config", "enable_local_script_checks", "enable_script_checks", "enable_syslog", "encrypt",
+	"encrypt_verify_incoming", "encrypt_verify_outgoing", "experiments", "gossip_lan", "gossip_wan", "http_config", "key_file",
+	"leave_on_terminate", "license_path", "limits", "locality", "log_file", "log_rotate_bytes", "log_rotate_duration",
+	"log_rotate_max_files", "max_query_time", "default_query_time", "non_voting_server", "partition", "peering", "performance", "pid_file",
+	"primary_datacenter", "primary_gateways", "primary_gateways_interval", "protocol", "raft_boltdb", "raft_logstore",
+	"raft_protocol", "raft_snapshot_interval", "raft_snapshot_threshold", "raft_trailing_logs", "read_replica",
+	"reconnect_timeout", "reconnect_timeout_wan", "recursors", "rejoin_after_leave", "reporting", "retry_interval",
+	"retry_interval_wan", "retry_join", "retry_join_wan", "retry_max", "retry_max_wan", "rpc", "segment", "segments", "serf_lan",
+	"serf_wan", "session_ttl_min", "skip_leave_on_interrupt", "start_join", "start_join_wan", "syslog_facility",
+	"tagged_addresses", "telemetry", "tls", "translate_wan_addrs", "ui", "ui_config", "ui_content_path", "unix_sockets",
+	"use_streaming_backend", "verify_incoming", "verify_incoming_https", "verify_incoming_rpc", "verify_outgoing",
+	"verify_server_hostname", "watches", "xds",
+	"addresses.dns", "addresses.https", "addresses.grpc_tls",
+	"ports.dns", "ports.https", "ports.grpc_tls", "ports.serf_lan", "ports.serf_wan", "ports.expose_min_port", "ports.expose_max_port",
+	"connect.enable_mesh_gateway_wan_federation", "connect.enable_serverless_plugin",
+	"connect.ca_config.private_key_type", "connect.ca_config.private_key_bits", "connect.ca_config.csr_max_per_second",
+	"connect.ca_config.csr_max_concurrent",
+}
+
+// dropIneffective takes the keys without effect out of a document and names each in a warning.
+func dropIneffective(doc *decode.Document) (warnings []string) {
+	for _, key := range ineffective {
+		path := strings.Split(key, ".")
+		n := doc.Root
+		for _, part := range path[:len(path)-1] {
+			n = n.Field(part)
+			if n != nil && n.Kind == decode.List && len(n.Items) == 1 {
+				n = n.Items[0] // an HCL block
+			}
+		}
+		if line, ok := n.Remove(path[len(path)-1]); ok {
+			warnings = append(warnings, fmt.Sprintf("%s:%d: %s is known but has no effect yet", doc.File, line, key))
+		}
+	}
+	return warnings
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package forward passes API requests on to a server. The request goes as it is, over HTTP/2, authorised by its own token
+// only; what is relative to the agent was resolved before. Interactive requests and those that wait long or move much
+// have connections of their own, so that a thousand watchers don't hold up a write. It owns no goroutine beside those of
+// net/http's transport.
+package forward
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"time"
+
+	"github.com/weftmesh/weft/internal/logs"
+)
+
+// Hop is the header that marks a forwarded request; one that has it is never forwarded again.
+const Hop = "X-Weft-Hop"
+
+// Token is the header that carries a token; ?token= is moved there, so that it doesn't reach any log.
+const Token = "X-Consul-Token"
+
+// Config is what a Forwarder is made of.
+type Config struct {
+	// Dial opens a connection to a server that takes HTTP/2 at once.
+	Dial func(ctx context.Context) (net.Conn, error)
+	// Node is this agent's node, and Datacenter its datacenter: for near=_agent.
+	Node, Datacenter string
+	Log              *slog.Logger
+}
+
+// Forwarder is an http.Handler that passes each request on.
+type Forwarder struct {
+	c                 Config
+	interactive, bulk *httputil.ReverseProxy
+	transports        []*http.Transport
+}
+
+// New makes a forwarder. It dials when it is first used.
+func New(c Config) (*Forwarder, error) {
+	f := &Forwarder{c: c}
+	f.interactive, f.bulk = f.proxy(), f.proxy()
+	return f, nil
+}
+
+func (f *Forwarder) proxy() *httputil.ReverseProxy {
+	t := &http.Transport{
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return f.c.Dial(ctx) },
+		DisableCompression: true, IdleConnTimeout: 5 * time.Minute, Protocols: new(http.Protocols),
+	}
+	t.Protocols.SetUnencryptedHTTP2(true)
+	f.transports = append(f.transports, t)
+	return &httputil.ReverseProxy{
+		Transport:     t,
+		FlushInterval: -1,
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(&url.URL{Scheme: "http", Host: "server"})
+			r.Out.Host = r.In.Host
+			r.Out.Header.Set(Hop, f.c.Node)
+			f.resolve(r.Out)
+		},
+		ErrorHandler: f.failed,
+		ErrorLog:     logs.Std(f.c.Log, slog.LevelDebug, "forward"),
+	}
+}
+
+// ServeHTTP passes the request on and its answer back. A client that hangs up cancels the wait at the server too.
+func (f *Forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get(Hop) != "" {
+		http.Error(w, "forwarded twice: the server that this agent forwards to is an agent itself", http.StatusLoopDetected)
+		return
+	}
+	if bulk(r) {
+		f.bulk.ServeHTTP(w, r)
+		return
+	}
+	f.interactive.ServeHTTP(w, r)
+}
+
+// Close closes the connections to servers that nobody uses.
+func (f *Forwarder) Close() {
+	for _, t := range f.transports {
+		t.CloseIdleConnections()
+	}
+}
+
+// bulk says whether a request may wait long or move much.
+func bulk(r *http.Request) bool {
+	q := r.URL.Query()
+	switch r.URL.Path {
+	case "/v1/snapshot", "/v1/agent/monitor":
+		return true
+	}
+	return q.Get("index") != "" || q.Get("hash") != ""
+}
+
+// resolve turns what is relative to this agent into what a server can answer.
+func (f *Forwarder) resolve(r *http.Request) {
+	q := r.URL.Query()
+	changed := false
+	if q.Get("near") == "_agent" {
+		q.Set("near", f.c.Node)
+		changed = true
+	}
+	if token := q.Get("token"); token != "" {
+		r.Header.Set(Token, token)
+		q.Del("token")
+		changed = true
+	}
+	if changed {
+		r.URL.RawQuery = q.Encode()
+	}
+}
+
+func (f *Forwarder) failed(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil || errors.Is(err, context.Canceled) {
+		return // the client went away
+	}
+	f.c.Log.Warn("request can't be forwarded", "path", r.URL.Path, "error", err)
+	http.Error(w, "no server can be reached: "+err.Error(), http.StatusServiceUnavailable)
+}

@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package leaf keeps the leaf certificates of this host's services: it makes the keys here, has them signed by a server,
+// and renews them early. When is the decision of ca.Watchdog; this package carries it out, in a loop that depends on
+// nothing else of the agent, so that whatever else hangs, certificates don't run out. Manager.Run owns its goroutines.
+package leaf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/weftmesh/weft/ca"
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/identity"
+	"github.com/weftmesh/weft/internal/run"
+	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
+)
+
+// ErrNotReady says that there is no certificate yet, and nothing is wrong: the roots or the signature are on their way.
+var ErrNotReady = errors.New("no certificate yet")
+
+// Config is what a Manager is made of.
+type Config struct {
+	Node   string
+	Client weftv1.CAClient
+	Store  *catalog.Store // the replica, for the trust domain and the roots
+	Rand   io.Reader      // of keys and requests
+	Log    *slog.Logger
+}
+
+// Manager keeps the leaves that are wanted.
+type Manager struct {
+	c    Config
+	kick chan struct{}
+
+	mu       sync.Mutex // guards all below
+	held     map[string]*slot
+	changed  chan struct{}
+	watchdog ca.Watchdog[string]
+	active   string // root ID that the leaves were signed under
+}
+
+type slot struct {
+	service catalog.Key
+	token   string
+	leaf    ca.Leaf
+	kept    bool      // by a local proxy; else only as long as somebody asks
+	asked   time.Time // when it was last asked for
+}
+
+// idle is how long a leaf that nobody asks for any more is renewed.
+const idle = 72 * time.Hour
+
+// signers is how many signatures are asked for at once.
+const signers = 8
+
+// spread is over how long leaves are renewed after the root has changed.
+const spread = 5 * time.Second
+
+// New makes a manager. It starts nothing.
+func New(c Config) (*Manager, error) {
+	m := &Manager{c: c, kick: make(chan struct{}, 1), held: map[string]*slot{}, changed: make(chan struct{})}
+	m.watchdog.Jitter = rand.Float64
+	return m, nil
+}
+
+// Keep names the services whose leaves are kept from now on, with the token that each acts with. Others are let go of
+// unless somebody asks for them.
+func (m *Manager) Keep(services map[catalog.Key]string) {
+	m.mu.Lock()
+	for _, s := range m.held {
+		s.kept = false
+	}
+	for k, token := range services {
+		s := m.slotLocked(k)
+		s.kept, s.token = true, token
+	}
+	m.mu.Unlock()
+	m.wake()
+}
+
+func (m *Manager) slotLocked(k catalog.Key) *slot {
+	id := k.Partition + "/" + k.Namespace + "/" + k.Name
+	s, ok := m.held[id]
+	if !ok {
+		s = &slot{service: k}
+		m.held[id] = s
+	}
+	return s
+}
+
+func (m *Manager) wake() {
+	select {
+	case m.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Current gives a service's leaf; ErrNotReady (with the reason, if signing fails) where there is none that is valid.
+func (m *Manager) Current(k catalog.Key) (ca.Leaf, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.slotLocked(k)
+	s.asked = time.Now()
+	if s.leaf.SerialNumber != "" && time.Now().Before(s.leaf.ValidBefore) {
+		return s.leaf, nil
+	}
+	for _, t := range m.watchdog.Troubles(time.Now()) {
+		if m.held[t.Key] == s {
+			return ca.Leaf{}, fmt.Errorf("%w for %s: %w", ErrNotReady, k, t.Cause)
+		}
+	}
+	return ca.Leaf{}, fmt.Errorf("%w for %s", ErrNotReady, k)
+}
+
+// Get is Current that waits for the first leaf until ctx ends.
+func (m *Manager) Get(ctx context.Context, k catalog.Key, token string) (ca.Leaf, error) {
+	m.mu.Lock()
+	s := m.slotLocked(k)
+	if s.token == "" {
+		s.token = token
+	}
+	m.mu.Unlock()
+	m.wake()
+	for {
+		changed := m.Changed()
+		l, err := m.Current(k)
+		if err == nil {
+			return l, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ca.Leaf{}, err
+		}
+	}
+}
+
+// Changed is closed when some leaf changes.
+func (m *Manager) Changed() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.changed
+}
+
+// All gives every leaf that is held, by service.
+func (m *Manager) All() map[catalog.Key]ca.Leaf {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := make(map[catalog.Key]ca.Leaf, len(m.held))
+	for _, s := range m.held {
+		if s.leaf.SerialNumber != "" {
+			all[s.service] = s.leaf
+		}
+	}
+	return all
+}
+
+// Run renews until ctx ends.
+func (m *Manager) Run(ctx context.Context) error {
+	g := run.New(ctx)
+	g.Go("roots", m.followRoots)
+	slots := make(chan struct{}, signers)
+	for {
+		renew, wait := m.plan(m.c.Store.Read(), time.Now())
+		for _, id := range renew {
+			g.Go("sign "+id, func(ctx context.Context) error {
+				slots <- struct{}{}
+				defer func() { <-slots }()
+				m.renew(ctx, id)
+				return nil
+			})
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-m.kick:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return g.Stop()
+		}
+		timer.Stop()
+	}
+}
+
+// followRoots wakes the loop when the roots change.
+func (m *Manager) followRoots(ctx context.Context) error {
+	for {
+		index := m.c.Store.Read().Index()
+		m.wake()
+		if err := m.c.Store.Wait(ctx, []catalog.Topic{catalog.CATopic()}, index); err != nil {
+			return nil //nolint:nilerr // the wait ends only with the context
+		}
+	}
+}
+
+// plan asks the watchdog what to renew, and for how long nothing is to be done.
+func (m *Manager) plan(txn *catalog.Txn, now time.Time) (renew []string, wait time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	state, err := txn.CA()
+	if err != nil || state == nil || state.ActiveRootID == "" {
+		return nil, time.Minute // a change of the CA topic ends the wait
+	}
+	if m.active != state.ActiveRootID {
+		if m.active != "" {
+			m.watchdog.RootsChanged(now, spread)
+		}
+		m.active = state.ActiveRootID
+	}
+	leaves := make(map[string]ca.Leaf, len(m.held))
+	for id, s := range m.held {
+		if !s.kept && now.Sub(s.asked) > idle && !s.asked.IsZero() {
+			delete(m.held, id)
+			continue
+		}
+		leaves[id] = s.leaf
+	}
+	renew, wake := m.watchdog.Next(now, leaves)
+	wait = time.Hour
+	if !wake.IsZero() {
+		wait = min(wait, max(wake.Sub(now), time.Millisecond))
+	}
+	return renew, wait
+}
+
+// renew has one leaf signed.
+func (m *Manager) renew(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, ca.AttemptTimeout)
+	defer cancel()
+	m.mu.Lock()
+	s, ok := m.held[id]
+	if !ok {
+		m.mu.Unlock()
+		return
+	}
+	service, token := s.service, s.token
+	m.mu.Unlock()
+	l, err := m.sign(ctx, service, token)
+	m.mu.Lock()
+	if err != nil {
+		m.watchdog.Failed(id, time.Now(), err)
+	} else if s, ok := m.held[id]; ok {
+		s.leaf = l
+		close(m.changed)
+		m.changed = make(chan struct{})
+	}
+	m.mu.Unlock()
+	if err != nil && ctx.Err() == nil {
+		m.c.Log.Warn("leaf certificate can't be renewed", "service", service.Name, "error", err)
+	}
+	m.wake()
+}
+
+func (m *Manager) sign(ctx context.Context, service catalog.Key, token string) (ca.Leaf, error) {
+	state, err := m.c.Store.Read().CA()
+	if err != nil {
+		return ca.Leaf{}, err
+	}
+	id := identity.Service{
+		TrustDomain: identity.TrustDomain(state.TrustDomain()), Partition: service.Partition, Namespace: service.Namespace,
+		Datacenter: service.Datacenter, Service: service.Name,
+	}
+	key, err := ca.NewKey(m.c.Rand)
+	if err != nil {
+		return ca.Leaf{}, err
+	}
+	csr, err := ca.CSR(id, key, m.c.Rand)
+	if err != nil {
+		return ca.Leaf{}, err
+	}
+	resp, err := m.c.Client.Sign(ctx, &weftv1.SignRequest{Node: m.c.Node, CsrPem: csr, Token: token})
+	if err != nil {
+		return ca.Leaf{}, fmt.Errorf("have it signed: %w", err)
+	}
+	return ca.NewLeaf(id, key, resp.GetCertPem(), state.ModifyIndex)
+}
+
+// Troubled lists the services whose leaves should have been renewed and aren't, with the reason.
+func (m *Manager) Troubled() map[string]error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := map[string]error{}
+	for _, t := range m.watchdog.Troubles(time.Now()) {
+		out[t.Key] = t.Cause
+	}
+	return maps.Clone(out)
+}
+
+// Services lists the services that have a slot, sorted.
+func (m *Manager) Services() []catalog.Key {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []catalog.Key
+	for _, id := range slices.Sorted(maps.Keys(m.held)) {
+		all = append(all, m.held[id].service)
+	}
+	return all
+}

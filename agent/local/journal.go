@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package local
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// record is one line of the journal: a registration as it was given, or a removal.
+type record struct {
+	Service     *ServiceDefinition `json:",omitempty"`
+	Check       *CheckDefinition   `json:",omitempty"`
+	Token       string             `json:",omitempty"`
+	DropService string             `json:",omitempty"`
+	DropCheck   string             `json:",omitempty"`
+}
+
+// journal is an append-only file of records, one JSON object with its CRC-32 a line. Appends that arrive while the
+// disk is busy share one write and one fsync.
+type journal struct {
+	path string
+	file *os.File
+
+	mu      sync.Mutex // guards all below
+	pending []byte
+	waiting []chan error
+	wake    chan struct{}
+	failed  error // after a failed fsync nothing is certain any more: all later appends fail
+}
+
+// journalVersion is the first line; a higher one was written by a newer weft.
+const journalVersion = 1
+
+const journalHeader = "weft-local "
+
+// openJournal reads the journal, or makes an empty one. A last line that was cut by a crash is dropped (it was never
+// acknowledged); any other damage is an error. It writes what is still wanted into a new file, so that it doesn't grow.
+func openJournal(path string) (*journal, []record, error) {
+	kept, err := readJournal(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, nil, fmt.Errorf("journal: %w", err)
+	}
+	kept = compact(kept)
+	buf := []byte(journalHeader + strconv.Itoa(journalVersion) + "\n")
+	for _, r := range kept {
+		if buf, err = appendLine(buf, r); err != nil {
+			return nil, nil, err
+		}
+	}
+	file, err := replaceFile(path, buf)
+	if err != nil {
+		return nil, nil, fmt.Errorf("journal: %w", err)
+	}
+	return &journal{path: path, file: file, wake: make(chan struct{}, 1)}, kept, nil
+}
+
+func readJournal(path string) ([]record, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	defer f.Close()
+	in := bufio.NewReaderSize(f, 1<<16)
+	head, err := in.ReadString('\n')
+	if errors.Is(err, io.EOF) {
+		return nil, nil // made and never written to
+	}
+	version, verr := strconv.Atoi(strings.TrimSuffix(strings.TrimPrefix(head, journalHeader), "\n"))
+	if verr != nil || !strings.HasPrefix(head, journalHeader) {
+		return nil, fmt.Errorf("journal %s isn't one of weft's: its first line is %q", path, head)
+	}
+	if version > journalVersion {
+		return nil, fmt.Errorf("journal %s is of version %d, and this weft knows up to %d: start the newer weft, or remove the file and register again",
+			path, version, journalVersion)
+	}
+	var all []record
+	for n := 2; ; n++ {
+		line, err := in.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			return all, nil // without its end of line it was never acknowledged
+		}
+		if err != nil {
+			return nil, fmt.Errorf("journal %s: %w", path, err)
+		}
+		r, err := parseLine(line)
+		if err != nil {
+			return nil, fmt.Errorf("journal %s, line %d: %w; restore the file or remove it and register again", path, n, err)
+		}
+		all = append(all, r)
+	}
+}
+
+func appendLine(buf []byte, r record) ([]byte, error) {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	buf = fmt.Appendf(buf, "%08x ", crc32.ChecksumIEEE(body))
+	return append(append(buf, body...), '\n'), nil
+}
+
+func parseLine(line []byte) (record, error) {
+	var r record
+	if len(line) < 10 || line[8] != ' ' {
+		return r, errors.New("it is damaged")
+	}
+	want, err := strconv.ParseUint(string(line[:8]), 16, 32)
+	body := line[9 : len(line)-1]
+	if err != nil || uint32(want) != crc32.ChecksumIEEE(body) {
+		return r, errors.New("its checksum doesn't agree")
+	}
+	return r, json.Unmarshal(body, &r)
+}
+
+// compact keeps the last record of each service and check, and none of what was removed.
+func compact(all []record) []record {
+	last := map[string]int{}
+	for i, r := range all {
+		switch {
+		case r.Service != nil:
+			last["s"+serviceID(r.Service)] = i
+			for _, c := range all[:i] {
+				if c.Check != nil && c.Check.ServiceID == serviceID(r.Service) {
+					delete(last, "c"+c.Check.ID)
+				}
+			}
+		case r.DropService != "":
+			delete(last, "s"+r.DropService)
+			for _, c := range all[:i] {
+				if c.Check != nil && c.Check.ServiceID == r.DropService {
+					delete(last, "c"+c.Check.ID)
+				}
+			}
+		case r.Check != nil:
+			last["c"+r.Check.ID] = i
+		case r.DropCheck != "":
+			delete(last, "c"+r.DropCheck)
+		}
+	}
+	var kept []record
+	for i, r := range all {
+		key := ""
+		switch {
+		case r.Service != nil:
+			key = "s" + serviceID(r.Service)
+		case r.Check != nil:
+			key = "c" + r.Check.ID
+		}
+		if at, ok := last[key]; ok && at == i {
+			kept = append(kept, r)
+		}
+	}
+	return kept
+}
+
+func serviceID(d *ServiceDefinition) string {
+	if d.ID != "" {
+		return d.ID
+	}
+	return d.Name
+}
+
+// replaceFile writes a file whole: under another name, synced, then moved into place, the folder synced.
+func replaceFile(path string, data []byte) (*os.File, error) {
+	tmp := path + ".new"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if _, err = f.Write(data); err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err == nil {
+		var dir *os.File
+		if dir, err = os.Open(filepath.Dir(path)); err == nil {
+			err = errors.Join(dir.Sync(), dir.Close())
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// append queues a record; the returned function waits until it is on disk. A nil journal keeps nothing.
+func (j *journal) append(r record) (done func() error) {
+	if j == nil {
+		return func() error { return nil }
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.failed != nil {
+		err := j.failed
+		return func() error { return err }
+	}
+	buf, err := appendLine(j.pending, r)
+	if err != nil {
+		return func() error { return err }
+	}
+	j.pending = buf
+	c := make(chan error, 1)
+	j.waiting = append(j.waiting, c)
+	select {
+	case j.wake <- struct{}{}:
+	default:
+	}
+	return func() error { return <-c }
+}
+
+// run writes until ctx ends, and then what is still queued.
+func (j *journal) run(ctx context.Context) error {
+	for {
+		select {
+		case <-j.wake:
+			j.flush()
+		case <-ctx.Done():
+			j.flush()
+			j.mu.Lock()
+			defer j.mu.Unlock()
+			j.failed = errors.Join(j.failed, errors.New("the agent is stopping"))
+			return j.file.Close()
+		}
+	}
+}
+
+func (j *journal) flush() {
+	j.mu.Lock()
+	data, waiting := j.pending, j.waiting
+	j.pending, j.waiting = nil, nil
+	err := j.failed
+	j.mu.Unlock()
+	if len(waiting) == 0 {
+		return
+	}
+	if err == nil {
+		if _, err = j.file.Write(data); err == nil {
+			err = j.file.Sync()
+		}
+		if err != nil {
+			err = fmt.Errorf("journal %s: %w", j.path, err)
+			j.mu.Lock()
+			j.failed = err
+			j.mu.Unlock()
+		}
+	}
+	for _, c := range waiting {
+		c <- err
+	}
+}
+
+// replay brings back what the journal kept. A definition that this version refuses is reported and left out, not lost:
+// it stays in the journal until it is removed.
+func (s *State) replay(kept []record) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, proxies := range []bool{false, true} {
+		for _, r := range kept {
+			if r.Service == nil || (r.Service.Kind != "") != proxies {
+				continue
+			}
+			main, sidecar, _, err := s.build(*r.Service, r.Token)
+			if err != nil {
+				s.log.Warn("registration from the journal is refused", "service", serviceID(r.Service), "error", err)
+				continue
+			}
+			s.replaceLocked(main, false)
+			if sidecar != nil {
+				s.replaceLocked(sidecar, false)
+			}
+		}
+	}
+	for _, r := range kept {
+		if r.Check == nil {
+			continue
+		}
+		var service *catalog.Service
+		if r.Check.ServiceID != "" {
+			svc, ok := s.services[r.Check.ServiceID]
+			if !ok {
+				continue
+			}
+			service = svc.Record
+		}
+		c, err := s.buildCheck(*r.Check, service, r.Token)
+		if err != nil {
+			s.log.Warn("check from the journal is refused", "check", r.Check.ID, "error", err)
+			continue
+		}
+		s.checks[c.Record.CheckID] = c
+	}
+	s.publishLocked()
+	return nil
+}

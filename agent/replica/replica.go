@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package replica keeps an agent's part of the catalog up to date from a server's feed: it says what this host is interested
+// in, and applies what comes. It decides nothing about what it holds; what isn't covered stays an error to those who read.
+// The goroutines of a stream belong to Replica.Run.
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/run"
+	"github.com/weftmesh/weft/internal/wire"
+	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
+)
+
+// Interest is something that this host needs to know: what a proxy's rendering reads, or topics by name.
+type Interest struct {
+	Token  string
+	Proxy  *catalog.Service
+	Topics []catalog.Topic
+}
+
+// Config is what a Replica is made of.
+type Config struct {
+	Node   string
+	Client weftv1.FeedClient
+	Store  *catalog.Store // a replica store
+	Log    *slog.Logger
+}
+
+// Replica follows a server's feed into its store.
+type Replica struct {
+	c Config
+
+	mu        sync.Mutex // guards all below
+	interests map[string]Interest
+	refused   map[string]string
+	changed   chan struct{}
+	connected bool
+
+	held map[catalog.Topic]bool // what the store covers; used by Run's goroutines one after the other
+}
+
+// New makes a replica. It starts nothing.
+func New(c Config) (*Replica, error) {
+	return &Replica{c: c, interests: map[string]Interest{}, refused: map[string]string{}, changed: make(chan struct{}, 1), held: map[catalog.Topic]bool{}}, nil
+}
+
+// SetInterests replaces everything that this host is interested in.
+func (r *Replica) SetInterests(interests map[string]Interest) {
+	r.mu.Lock()
+	r.interests = interests
+	r.mu.Unlock()
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Refused gives the server's reason for not serving an interest, "" if it has none against it.
+func (r *Replica) Refused(id string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.refused[id]
+}
+
+// Connected says whether the feed is being followed now; without it, what is held may be old.
+func (r *Replica) Connected() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.connected
+}
+
+// The waits between tries after a stream has ended.
+const (
+	retryFirst = 50 * time.Millisecond
+	retryLast  = 5 * time.Second
+)
+
+// Run follows the feed until ctx ends. A stream that breaks is opened again and goes on from where it was.
+func (r *Replica) Run(ctx context.Context) error {
+	retry := retryFirst
+	for ctx.Err() == nil {
+		before := r.c.Store.Position()
+		err := r.follow(ctx)
+		r.mu.Lock()
+		r.connected = false
+		r.mu.Unlock()
+		if ctx.Err() != nil {
+			break
+		}
+		if r.c.Store.Position() != before {
+			retry = retryFirst
+		}
+		r.c.Log.Warn("catalog feed ended", "error", err, "retry_in", retry)
+		timer := time.NewTimer(retry/2 + rand.N(retry/2+1))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		retry = min(2*retry, retryLast)
+	}
+	return nil
+}
+
+// follow opens one stream and stays with it until it breaks.
+func (r *Replica) follow(ctx context.Context) error {
+	g := run.New(ctx)
+	stream, err := r.c.Client.Subscribe(g.Context())
+	if err != nil {
+		return errors.Join(fmt.Errorf("open: %w", err), g.Stop())
+	}
+	first := r.request()
+	first.Position = wire.Position(r.c.Store.Position())
+	first.Held = wire.Topics(slices.Collect(maps.Keys(r.held)))
+	if err := stream.Send(first); err != nil {
+		return errors.Join(fmt.Errorf("send interests: %w", err), g.Stop())
+	}
+	g.Go("interests", func(ctx context.Context) error {
+		for {
+			select {
+			case <-r.changed:
+				if err := stream.Send(r.request()); err != nil {
+					return fmt.Errorf("send interests: %w", err)
+				}
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
+	g.Go("items", func(context.Context) error { return r.receive(stream) })
+	return g.Wait()
+}
+
+func (r *Replica) request() *weftv1.SubscribeRequest {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	req := &weftv1.SubscribeRequest{Node: r.c.Node}
+	for _, id := range slices.Sorted(maps.Keys(r.interests)) {
+		i := r.interests[id]
+		m := &weftv1.Interest{Id: id, Token: i.Token, Topics: wire.Topics(i.Topics)}
+		if i.Proxy != nil {
+			body, err := catalog.Canonical(i.Proxy)
+			if err != nil {
+				r.c.Log.Error("interest can't be encoded", "interest", id, "error", err)
+				continue
+			}
+			m.Proxy = body
+		}
+		req.Interests = append(req.Interests, m)
+	}
+	return req
+}
+
+func (r *Replica) receive(stream weftv1.Feed_SubscribeClient) error {
+	for {
+		resp, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return errors.New("the server ended it")
+		}
+		if err != nil {
+			return err
+		}
+		if err := r.apply(resp); err != nil {
+			return err
+		}
+	}
+}
+
+// apply takes one message. An item that can't be applied breaks the stream, and what is held is asked for anew.
+func (r *Replica) apply(resp *weftv1.SubscribeResponse) error {
+	u := catalog.Update{
+		Position: wire.PositionFrom(resp.GetPosition()),
+		Snapshot: wire.TopicsFrom(resp.GetReplaced()), Covered: wire.TopicsFrom(resp.GetCovered()), Dropped: wire.TopicsFrom(resp.GetDropped()),
+	}
+	for _, m := range resp.GetItems() {
+		u.Items = append(u.Items, wire.ItemFrom(m))
+	}
+	if err := r.c.Store.ApplyItems(u); err != nil {
+		clear(r.held)
+		return fmt.Errorf("apply the feed: %w", err)
+	}
+	for _, t := range u.Covered {
+		r.held[t] = true
+	}
+	for _, t := range u.Dropped {
+		delete(r.held, t)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.connected = true
+	clear(r.refused)
+	for _, e := range resp.GetErrors() {
+		r.refused[e.GetId()] = e.GetMessage()
+	}
+	return nil
+}

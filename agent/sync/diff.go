@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package sync brings the catalog in line with what a host wants. The difference is a plain function; the loop sends it as
+// one command with a result per item, at each change and at intervals. It touches only records that the agent owns. The
+// loop's goroutine is its caller's.
+package sync
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+
+	"github.com/weftmesh/weft/agent/local"
+	"github.com/weftmesh/weft/catalog"
+)
+
+// Host is what the catalog has of this host.
+type Host struct {
+	Node     *catalog.Node // nil: unknown
+	Services map[string]*catalog.Service
+	Checks   map[string]*catalog.Check
+}
+
+// Item is one part of a difference, and the token that it is sent with.
+type Item struct {
+	catalog.SyncItem
+	Token string
+	Label string // for logs, as "service web"
+}
+
+// Diff is what makes have equal to wanted: services before their checks, removals last. With outputs false, a check that
+// changed nothing but its output is left as it is. Records of other owners stay.
+func Diff(wanted *local.Wanted, have *Host, outputs bool) []Item {
+	var items []Item
+	for _, id := range slices.Sorted(maps.Keys(wanted.Services)) {
+		w := wanted.Services[id]
+		if h, ok := have.Services[id]; !ok || !sameService(w.Record, h) {
+			items = append(items, Item{catalog.SyncItem{Service: w.Record}, w.Token, "service " + id})
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(wanted.Checks)) {
+		w := wanted.Checks[id]
+		if h, ok := have.Checks[id]; !ok || !sameCheck(w.Record, h, outputs) {
+			items = append(items, Item{catalog.SyncItem{Check: w.Record}, w.Token, "check " + id})
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(have.Checks)) {
+		h := have.Checks[id]
+		_, keep := wanted.Checks[id]
+		_, service := wanted.Services[h.ServiceID]
+		if !keep && h.Owner == local.Owner && (h.ServiceID == "" || service) {
+			items = append(items, Item{catalog.SyncItem{DeleteCheck: id}, "", "removal of check " + id})
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(have.Services)) {
+		if _, keep := wanted.Services[id]; !keep && have.Services[id].Owner == local.Owner {
+			items = append(items, Item{catalog.SyncItem{DeleteService: id}, "", "removal of service " + id})
+		}
+	}
+	return items
+}
+
+// NodeDiffers says whether the node's own record has to be sent.
+func NodeDiffers(wanted, have *catalog.Node) bool {
+	if have == nil {
+		return true
+	}
+	w, h := *wanted, *have
+	w.Indexes, h.Indexes = catalog.Indexes{}, catalog.Indexes{}
+	return !same(w, h)
+}
+
+func sameService(w, h *catalog.Service) bool {
+	a, b := *w, *h
+	a.Indexes, b.Indexes = catalog.Indexes{}, catalog.Indexes{}
+	if b.EnableTagOverride {
+		a.Tags = b.Tags // others may change the tags in the catalog
+	}
+	return same(a, b)
+}
+
+func sameCheck(w, h *catalog.Check, outputs bool) bool {
+	a, b := *w, *h
+	a.Indexes, b.Indexes = catalog.Indexes{}, catalog.Indexes{}
+	if !outputs {
+		a.Output = b.Output
+	}
+	return same(a, b)
+}
+
+// same compares records as the catalog would store them, so that an empty list equals none.
+func same[T any](a, b T) bool {
+	if reflect.DeepEqual(a, b) {
+		return true
+	}
+	x, xerr := catalog.Canonical(a)
+	y, yerr := catalog.Canonical(b)
+	return xerr == nil && yerr == nil && string(x) == string(y)
+}
