@@ -3,7 +3,6 @@
 package catalog
 
 import (
-	"fmt"
 	"hash/fnv"
 	"slices"
 	"strings"
@@ -17,7 +16,7 @@ func contentHash(e Entry) (uint64, error) {
 	data, err := encode(e)
 	*head = saved
 	if err != nil {
-		return 0, fmt.Errorf("%w: %s %q: %w", ErrInvalid, e.EntryKind(), saved.Name, err)
+		return 0, invalidf("%s %q: %v", e.EntryKind(), saved.Name, err)
 	}
 	h := fnv.New64a()
 	_, _ = h.Write(data)
@@ -26,7 +25,7 @@ func contentHash(e Entry) (uint64, error) {
 
 func (u *unit) setEntry(e Entry, cas *uint64) (any, error) {
 	if e == nil {
-		return nil, fmt.Errorf("%w: no config entry", ErrInvalid)
+		return nil, invalidf("no config entry")
 	}
 	head := e.Head()
 	head.Scope = head.Scope.Default(u.w.dc)
@@ -109,10 +108,10 @@ func (u *unit) setIntention(c *SetIntention) (any, error) {
 	if byID {
 		key, i, ok := u.legacy(src.LegacyID)
 		if !ok {
-			return nil, fmt.Errorf("%w: Cannot modify non-existent intention: '%s'", ErrNotFound, src.LegacyID)
+			return nil, faultf(ErrNotFound, "Cannot modify non-existent intention: '%s'", src.LegacyID)
 		}
 		if nameString(key) != nameString(dst) {
-			return nil, fmt.Errorf("%w: the destination of intention %s is %q and can't be changed to %q", ErrInvalid, src.LegacyID, key, dst)
+			return nil, invalidf("the destination of intention %s is %q and can't be changed to %q", src.LegacyID, key, dst)
 		}
 		at = i
 	}
@@ -124,20 +123,20 @@ func (u *unit) setIntention(c *SetIntention) (any, error) {
 	switch {
 	case byID:
 		if same >= 0 && same != at {
-			return nil, fmt.Errorf("%w: duplicate intention found: %s -> %s", ErrExists, src.Name, dst)
+			return nil, faultf(ErrExists, "duplicate intention found: %s -> %s", src.Name, dst)
 		}
 	case c.Mode == IntentionCreate && same >= 0:
-		return nil, fmt.Errorf("%w: duplicate intention found: %s -> %s", ErrExists, src.Name, dst)
+		return nil, faultf(ErrExists, "duplicate intention found: %s -> %s", src.Name, dst)
 	case c.Mode == IntentionUpdate && same < 0:
-		return nil, fmt.Errorf("%w: Cannot modify non-existent intention: %s -> %s", ErrNotFound, src.Name, dst)
+		return nil, faultf(ErrNotFound, "Cannot modify non-existent intention: %s -> %s", src.Name, dst)
 	case c.Mode != IntentionCreate && c.Mode != IntentionUpsert && c.Mode != IntentionUpdate:
-		return nil, fmt.Errorf("%w: Mode %q is none of create, upsert, update", ErrInvalid, c.Mode)
+		return nil, invalidf("Mode %q is none of create, upsert, update", c.Mode)
 	default:
 		at = same
 	}
 	if c.Mode == IntentionCreate && src.LegacyID != "" &&
 		slices.ContainsFunc(e.Sources, func(s SourceIntention) bool { return s.LegacyID == "" }) {
-		return nil, fmt.Errorf("%w: the intentions for %q are managed by a service-intentions config entry; change that", ErrConflict, dst)
+		return nil, faultf(ErrConflict, "the intentions for %q are managed by a service-intentions config entry; change that", dst)
 	}
 	if at >= 0 {
 		if src.LegacyID == "" {
@@ -164,7 +163,7 @@ func (u *unit) deleteIntention(c *DeleteIntention) (any, error) {
 	if c.LegacyID != "" {
 		key, i, ok := u.legacy(c.LegacyID)
 		if !ok {
-			return nil, fmt.Errorf("%w: no intention with ID %s", ErrNotFound, c.LegacyID)
+			return nil, faultf(ErrNotFound, "no intention with ID %s", c.LegacyID)
 		}
 		dst, at = key, i
 	}
@@ -206,11 +205,11 @@ func (u *unit) setCA(c *SetCA) (any, error) {
 			next.ClusterID = old.ClusterID
 		}
 		if old.ClusterID != "" && next.ClusterID != old.ClusterID {
-			return nil, fmt.Errorf("%w: the cluster's ID is %s and can't become %s", ErrConflict, old.ClusterID, next.ClusterID)
+			return nil, faultf(ErrConflict, "the cluster's ID is %s and can't become %s", old.ClusterID, next.ClusterID)
 		}
 	}
 	if c.CAS != have {
-		return nil, fmt.Errorf("%w: the CA's state is at index %d, not at %d", ErrConflict, have, c.CAS)
+		return nil, faultf(ErrConflict, "the CA's state is at index %d, not at %d", have, c.CAS)
 	}
 	next.Roots = slices.Clone(next.Roots)
 	for i := range next.Roots {
@@ -237,7 +236,7 @@ func (u *unit) setCluster(c *SetCluster) (any, error) {
 			return c.ID, nil
 		}
 		if old.ClusterID != "" {
-			return nil, fmt.Errorf("%w: the cluster's ID is %s already", ErrConflict, old.ClusterID)
+			return nil, faultf(ErrConflict, "the cluster's ID is %s already", old.ClusterID)
 		}
 		next = *old
 	}

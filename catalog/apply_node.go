@@ -3,7 +3,6 @@
 package catalog
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -15,11 +14,11 @@ const SerfHealth = "serfHealth"
 func checkName(field, name string) error {
 	switch {
 	case name == "":
-		return fmt.Errorf("%w: %s must not be empty", ErrInvalid, field)
+		return invalidf("%s must not be empty", field)
 	case len(name) > 512:
-		return fmt.Errorf("%w: %s has %d bytes, more than 512", ErrInvalid, field, len(name))
+		return invalidf("%s has %d bytes, more than 512", field, len(name))
 	case strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }):
-		return fmt.Errorf("%w: %s %q has control characters", ErrInvalid, field, name)
+		return invalidf("%s %q has control characters", field, name)
 	}
 	return nil
 }
@@ -60,7 +59,7 @@ func (u *unit) setNode(n Node, skip bool) (*Node, error) {
 	n.Scope = n.Scope.Default(u.w.dc)
 	n.Namespace = DefaultNamespace
 	if n.Node == "" {
-		return nil, fmt.Errorf("%w: Must provide node", ErrInvalid)
+		return nil, invalidf("Must provide node")
 	}
 	if err := checkName("node name", n.Node); err != nil {
 		return nil, err
@@ -78,13 +77,13 @@ func (u *unit) setNode(n Node, skip bool) (*Node, error) {
 		return s.new, nil
 	}
 	if n.Address == "" {
-		return nil, fmt.Errorf("%w: Must provide address if SkipNodeUpdate is not set", ErrInvalid)
+		return nil, invalidf("Must provide address if SkipNodeUpdate is not set")
 	}
 	if s.new != nil && n.ID == "" {
 		n.ID = s.new.ID
 	}
 	if s.new != nil && s.new.ID != "" && !strings.EqualFold(s.new.ID, n.ID) && u.alive(s.key) {
-		return nil, fmt.Errorf("%w: node name %q is in use by node ID %s, which is alive", ErrConflict, n.Node, s.new.ID)
+		return nil, faultf(ErrConflict, "node name %q is in use by node ID %s, which is alive", n.Node, s.new.ID)
 	}
 	if err := u.takeID(&n, s.key); err != nil {
 		return nil, err
@@ -120,7 +119,7 @@ func (u *unit) takeID(n *Node, key string) error {
 		return nil
 	}
 	if u.alive(oldKey) {
-		return fmt.Errorf("%w: node ID %s is in use by node %q, which is alive", ErrConflict, n.ID, old.Node)
+		return faultf(ErrConflict, "node ID %s is in use by node %q, which is alive", n.ID, old.Node)
 	}
 	u.removeNode(oldKey)
 	return nil
@@ -137,13 +136,12 @@ func (u *unit) setService(node *Node, s Service) error {
 	s.Namespace = orDefault(ns, DefaultNamespace)
 	s.Node = node.Node
 	if s.Service == "" {
-		return fmt.Errorf("%w: Must provide service name (Service.Service)", ErrInvalid)
+		return invalidf("Must provide service name (Service.Service)")
 	}
 	s.ID = orDefault(s.ID, s.Service)
-	for field, v := range map[string]string{"service name": s.Service, "service ID": s.ID, "namespace": s.Namespace} {
-		if err := checkName(field, v); err != nil {
-			return err
-		}
+	err := firstError(checkName("service name", s.Service), checkName("service ID", s.ID), checkName("namespace", s.Namespace))
+	if err != nil {
+		return err
 	}
 	if d, ok := s.Destination(); ok {
 		if err := checkName("Proxy.DestinationServiceName", d.Name); err != nil {
@@ -176,10 +174,7 @@ func orDefault(v, def string) string {
 
 // relabelChecks brings a service's new name and tags into its checks.
 func (u *unit) relabelChecks(service string, s *Service) {
-	for _, c := range u.nodeChecks(nodeString(s.Scope, s.Node)) {
-		if c.new == nil || c.new.ServiceID == "" || onNodeString(c.new.Scope, c.new.Node, c.new.ServiceID) != service {
-			continue
-		}
+	for _, c := range u.serviceChecks(service) {
 		n := *c.new
 		n.ServiceName, n.ServiceTags = s.Service, s.Tags
 		u.stamp(&n.Indexes, n.CreateIndex)
@@ -193,15 +188,13 @@ func (u *unit) setCheck(node *Node, c Check) error {
 	c.Namespace = orDefault(ns, DefaultNamespace)
 	c.Node = node.Node
 	c.CheckID = orDefault(c.CheckID, c.Name)
-	for field, v := range map[string]string{"check ID": c.CheckID, "namespace": c.Namespace} {
-		if err := checkName(field, v); err != nil {
-			return err
-		}
+	if err := firstError(checkName("check ID", c.CheckID), checkName("namespace", c.Namespace)); err != nil {
+		return err
 	}
 	switch c.Status = orDefault(c.Status, HealthCritical); c.Status {
 	case HealthPassing, HealthWarning, HealthCritical:
 	default:
-		return fmt.Errorf("%w: check %q: Status %q is none of passing, warning, critical", ErrInvalid, c.CheckID, c.Status)
+		return invalidf("check %q: Status %q is none of passing, warning, critical", c.CheckID, c.Status)
 	}
 	c.ServiceName, c.ServiceTags = "", nil
 	if c.ServiceID == "" {
@@ -209,33 +202,40 @@ func (u *unit) setCheck(node *Node, c Check) error {
 	} else {
 		s := u.services.at(u.w, onNodeString(c.Scope, c.Node, c.ServiceID)).new
 		if s == nil {
-			return fmt.Errorf("%w: check %q: node %q has no service with ID %q", ErrNotFound, c.CheckID, c.Node, c.ServiceID)
+			return faultf(ErrNotFound, "check %q: node %q has no service with ID %q", c.CheckID, c.Node, c.ServiceID)
 		}
 		c.ServiceName, c.ServiceTags = s.Service.Service, s.Service.Tags
 	}
-	slot := u.checks.at(u.w, checkString(&c))
+	at := u.checks.at(u.w, checkString(&c))
 	var created uint64
-	if slot.new != nil {
-		if same(*slot.new, c, func(c *Check) *Indexes { return &c.Indexes }) {
+	if at.new != nil {
+		if same(*at.new, c, func(c *Check) *Indexes { return &c.Indexes }) {
 			return nil
 		}
-		created = slot.new.CreateIndex
+		created = at.new.CreateIndex
 	}
 	u.stamp(&c.Indexes, created)
-	slot.new = &c
+	at.new = &c
+	if c.ServiceID != "" {
+		if u.onService == nil {
+			u.onService = map[string][]*slot[*Check]{}
+		}
+		key := onNodeString(c.Scope, c.Node, c.ServiceID)
+		u.onService[key] = append(u.onService[key], at)
+	}
 	return nil
 }
 
 func (u *unit) deregister(c *Deregister) error {
 	scope := c.Scope.Default(u.w.dc)
 	if c.Node == "" {
-		return fmt.Errorf("%w: Must provide node", ErrInvalid)
+		return invalidf("Must provide node")
 	}
 	switch {
 	case c.CheckID != "":
 		u.removeCheck(onNodeString(scope, c.Node, c.CheckID))
 	case c.ServiceID != "":
-		u.removeService(nodeString(scope, c.Node), onNodeString(scope, c.Node, c.ServiceID))
+		u.removeService(onNodeString(scope, c.Node, c.ServiceID))
 	default:
 		u.removeNode(nodeString(scope, c.Node))
 	}
@@ -244,16 +244,14 @@ func (u *unit) deregister(c *Deregister) error {
 
 func (u *unit) removeCheck(key string) { u.checks.at(u.w, key).new = nil }
 
-func (u *unit) removeService(node, key string) {
+func (u *unit) removeService(key string) {
 	s := u.services.at(u.w, key)
 	if s.new == nil {
 		return
 	}
 	s.new = nil
-	for _, c := range u.nodeChecks(node) {
-		if c.new != nil && c.new.ServiceID != "" && onNodeString(c.new.Scope, c.new.Node, c.new.ServiceID) == key {
-			c.new = nil
-		}
+	for _, c := range u.serviceChecks(key) {
+		c.new = nil
 	}
 }
 
@@ -291,13 +289,13 @@ func (u *unit) syncItem(node *Node, it *SyncItem) error {
 		}
 	}
 	if set != 1 {
-		return fmt.Errorf("%w: a sync item holds exactly one of Service, Check, DeleteService, DeleteCheck; this one %d", ErrInvalid, set)
+		return invalidf("a sync item holds exactly one of Service, Check, DeleteService, DeleteCheck; this one %d", set)
 	}
 	scope := node.Scope
 	scope.Namespace = orDefault(it.Namespace, DefaultNamespace)
 	owned := func(what, id, has, wants string) error {
 		if has != "" && has != orDefault(wants, node.Owner) {
-			return fmt.Errorf("%w: %s %q belongs to %q", ErrConflict, what, id, has)
+			return faultf(ErrConflict, "%s %q belongs to %q", what, id, has)
 		}
 		return nil
 	}
@@ -334,7 +332,7 @@ func (u *unit) syncItem(node *Node, it *SyncItem) error {
 		if err := service(scope, it.DeleteService, ""); err != nil {
 			return err
 		}
-		u.removeService(nodeString(node.Scope, node.Node), onNodeString(scope, node.Node, it.DeleteService))
+		u.removeService(onNodeString(scope, node.Node, it.DeleteService))
 	default:
 		if err := check(scope, it.DeleteCheck, ""); err != nil {
 			return err

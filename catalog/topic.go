@@ -41,6 +41,21 @@ func (e *CorruptError) Error() string {
 // Unwrap gives the cause.
 func (e *CorruptError) Unwrap() error { return e.Err }
 
+// fault is an error of one of the sorts above whose text is the rule's alone, because clients see and know it.
+type fault struct {
+	sort error
+	text string
+}
+
+func (e *fault) Error() string { return e.text }
+func (e *fault) Unwrap() error { return e.sort }
+
+func faultf(sort error, format string, args ...any) error {
+	return &fault{sort, fmt.Sprintf(format, args...)}
+}
+
+func invalidf(format string, args ...any) error { return faultf(ErrInvalid, format, args...) }
+
 // TopicKind says what sort of thing a topic names.
 type TopicKind string
 

@@ -19,6 +19,9 @@ type unit struct {
 	entries  slots[*entryRow]
 	ca       *CAState // nil: unchanged
 	schema   uint64
+
+	onService map[string][]*slot[*Check] // the checks that this command wrote, by their service
+	dirtied   map[string]bool            // nodes all of whose services are marked
 }
 
 // slot is a row as it was and as it will be. changed is by identity: what isn't replaced stays.
@@ -103,6 +106,40 @@ func (u *unit) nodeChecks(node string) []*slot[*Check] {
 	return onNode(&u.checks, node)
 }
 
+// serviceChecks are a service's checks as they will be.
+func (u *unit) serviceChecks(service string) []*slot[*Check] {
+	each(u.w.txn, tableChecks, "service", service, func(c *Check) {
+		x := u.checks.put(checkString(c), c)
+		if u.onService == nil {
+			u.onService = map[string][]*slot[*Check]{}
+		}
+		if !slices.Contains(u.onService[service], x) {
+			u.onService[service] = append(u.onService[service], x)
+		}
+	})
+	var out []*slot[*Check]
+	for _, x := range u.onService[service] {
+		if x.new != nil && onNodeString(x.new.Scope, x.new.Node, x.new.ServiceID) == service && !slices.Contains(out, x) {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// dirty marks all of a node's services to be put together again.
+func (u *unit) dirty(node string) {
+	if u.dirtied[node] {
+		return
+	}
+	if u.dirtied == nil {
+		u.dirtied = map[string]bool{}
+	}
+	u.dirtied[node] = true
+	for _, s := range u.nodeServices(node) {
+		s.dirty = s.new != nil
+	}
+}
+
 func onNode[T comparable](s *slots[T], node string) []*slot[T] {
 	var out []*slot[T]
 	for _, x := range s.list {
@@ -130,9 +167,11 @@ func same[T any](a, b T, ix func(*T) *Indexes) bool {
 // flush writes all, and names the topics that this touched. Nothing in it can fail.
 func (u *unit) flush() {
 	w := u.w
-	for _, n := range u.nodes.list {
-		if n.changed() {
-			u.flushNode(n)
+	for _, gone := range []bool{true, false} { // a node that goes first gives up its ID
+		for _, n := range u.nodes.list {
+			if n.changed() && (n.new == nil) == gone {
+				u.flushNode(n)
+			}
 		}
 	}
 	for _, c := range u.checks.list {
@@ -173,9 +212,7 @@ func (u *unit) flushNode(n *slot[*Node]) {
 	for _, t := range topics {
 		w.emit(t, "n"+n.key, rec)
 	}
-	for _, s := range u.nodeServices(n.key) {
-		s.dirty = s.new != nil
-	}
+	u.dirty(n.key)
 }
 
 func (u *unit) flushCheck(c *slot[*Check]) {
@@ -193,9 +230,7 @@ func (u *unit) flushCheck(c *slot[*Check]) {
 		switch {
 		case x == nil:
 		case x.ServiceID == "":
-			for _, s := range u.nodeServices(nodeString(x.Scope, x.Node)) {
-				s.dirty = s.new != nil
-			}
+			u.dirty(nodeString(x.Scope, x.Node))
 		default:
 			s := u.services.at(w, onNodeString(x.Scope, x.Node, x.ServiceID))
 			s.dirty = s.new != nil

@@ -9,14 +9,6 @@ import (
 	"strings"
 )
 
-// invalid is a broken rule. Its text is the rule's alone, because clients see and know it.
-type invalid struct{ text string }
-
-func (e *invalid) Error() string        { return e.text }
-func (e *invalid) Is(target error) bool { return target == ErrInvalid }
-
-func invalidf(format string, args ...any) error { return &invalid{fmt.Sprintf(format, args...)} }
-
 func oneOf(field, v string, allowed ...string) error {
 	if slices.Contains(allowed, v) {
 		return nil
