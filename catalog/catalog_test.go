@@ -581,7 +581,10 @@ func BenchmarkApplyRegister(b *testing.B) {
 	s := newStore(b, Config{})
 	var batch [][]byte
 	for i := range 1000 {
-		batch = append(batch, mustEncode(b, web(fmt.Sprint("n", i), 80)), mustEncode(b, web(fmt.Sprint("n", i), 81)))
+		for port := range 2 { // each write changes something
+			batch = append(batch, mustEncode(b, Register{Node: Node{Node: fmt.Sprint("n", i), Address: "10.0.0.1"},
+				Services: []Service{{ID: "web1", Service: "web", Port: 80 + port}}}))
+		}
 	}
 	b.ReportAllocs()
 	index := uint64(0)
