@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package api is what the two sides of the HTTP API share: the table of routes with the permission that each needs, the
+// subject that asks, query options, the one engine for blocking queries, and the one table of errors. Agents and servers
+// bind their handlers to the table; this package answers nothing by itself and owns no goroutine.
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// Side is who answers a route.
+type Side uint8
+
+// The sides: the agent of the host that was asked, or any server.
+const (
+	Agent Side = iota
+	Server
+)
+
+// Access is what is done to a resource.
+type Access string
+
+// The accesses.
+const (
+	Read  Access = "read"
+	List  Access = "list"
+	Write Access = "write"
+)
+
+// Permission is what a caller needs: an access to a kind of resource. The zero Permission is "none".
+type Permission struct {
+	Resource string // "service", "node", "agent", "intentions", "operator", "mesh"
+	Access   Access
+}
+
+func (p Permission) String() string {
+	if p.Resource == "" {
+		return "none"
+	}
+	return p.Resource + ":" + string(p.Access)
+}
+
+// Extract says where the name of the resource stands.
+type Extract string
+
+// The places. Path, Query and Config are read before the handler runs; InBody, Listed and ByHandler oblige the handler to
+// call Request.Authorize, or to filter what it lists.
+const (
+	Nothing   Extract = ""        // the permission is about no single name
+	PathName  Extract = "path"    // path value "name"
+	QueryName Extract = "query"   // query parameter "name"
+	InBody    Extract = "body"    // the handler reads the body first
+	Listed    Extract = "list"    // the answer is a list, filtered by name: see Filter
+	ByHandler Extract = "handler" // the handler looks the name up
+)
+
+// Route is one row of the table: a method and a path, who answers it, and what it needs.
+type Route struct {
+	Method  string
+	Path    string // of http.ServeMux, as /v1/catalog/service/{name}
+	Side    Side
+	Need    Permission
+	Extract Extract
+	Filter  string // which names of a listed answer are checked: "service", "node", "intentions"
+	// Blocking says that the route takes index and wait.
+	Blocking bool
+}
+
+// Name is the route's name: its method and path.
+func (r Route) Name() string { return r.Method + " " + r.Path }
+
+// Subject is who asks.
+type Subject interface {
+	// Allow is nil if the subject has this permission on the resource of this name ("" for all), else an error that wraps
+	// ErrDenied and says what is missing.
+	Allow(p Permission, name string) error
+	// String names the subject for logs, without any secret.
+	String() string
+}
+
+// Resolver finds the subject that a token stands for; an unknown token is an error that wraps ErrDenied.
+type Resolver interface {
+	Resolve(ctx context.Context, token string) (Subject, error)
+}
+
+// Open is the Resolver and Subject of a cluster whose ACLs are off: everybody may do everything.
+type Open struct{}
+
+// Resolve takes any token.
+func (Open) Resolve(context.Context, string) (Subject, error) { return Open{}, nil }
+
+// Allow allows.
+func (Open) Allow(Permission, string) error { return nil }
+
+func (Open) String() string { return "anyone (ACLs are off)" }
+
+// Request is an HTTP request whose caller is known.
+type Request struct {
+	*http.Request
+	Subject Subject
+	Options Options
+	route   Route
+}
+
+// Authorize checks the route's permission on a name that the handler found.
+func (r *Request) Authorize(name string) error { return r.Subject.Allow(r.route.Need, name) }
+
+// Visible says whether a listed thing of this name may be shown.
+func (r *Request) Visible(name string) bool {
+	return r.Subject.Allow(Permission{r.route.Filter, Read}, name) == nil
+}
+
+// Handler answers a request. An error is turned into an answer by the error table, unless something was written.
+type Handler func(w http.ResponseWriter, r *Request) error
+
+// MuxConfig is what a mux is made of.
+type MuxConfig struct {
+	Side       Side
+	Resolver   Resolver
+	Datacenter string
+	// Handlers has exactly the routes of Side, by name.
+	Handlers map[string]Handler
+	// Forward answers the routes of the other side; nil: they are unknown.
+	Forward http.Handler
+	// Pretty indents every JSON answer, as -dev does.
+	Pretty bool
+	// Loopback refuses requests that a browser was tricked into: a Host that is a name, or a foreign Origin. The other
+	// routes' answers don't differ.
+	Loopback bool
+}
+
+// Mux routes requests of one side's table.
+type Mux struct {
+	c       MuxConfig
+	mux     *http.ServeMux
+	methods map[string][]string // allowed, by path pattern
+}
+
+// NewMux binds handlers to routes. A route without a handler, or a handler without a route, is an error: what isn't in the
+// table can't be reached, and what is in the table is answered.
+func NewMux(c MuxConfig) (*Mux, error) {
+	m := &Mux{c: c, mux: http.NewServeMux(), methods: map[string][]string{}}
+	bound := map[string]bool{}
+	for _, r := range Routes {
+		if r.Side != c.Side {
+			if c.Forward != nil {
+				m.mux.Handle(r.Name(), m.forwarded(r))
+				m.methods[r.Path] = append(m.methods[r.Path], r.Method)
+			}
+			continue
+		}
+		h, ok := c.Handlers[r.Name()]
+		if !ok {
+			return nil, fmt.Errorf("api: no handler for %s", r.Name())
+		}
+		bound[r.Name()] = true
+		m.mux.HandleFunc(r.Name(), m.serve(r, h))
+		m.methods[r.Path] = append(m.methods[r.Path], r.Method)
+	}
+	for name := range c.Handlers {
+		if !bound[name] {
+			return nil, fmt.Errorf("api: the handler %q has no route in the table", name)
+		}
+	}
+	for path, methods := range m.methods {
+		m.mux.HandleFunc(path, wrongMethod(methods))
+	}
+	m.mux.HandleFunc("/", unknownPath)
+	return m, nil
+}
+
+// ServeHTTP routes a request.
+func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if i := strings.IndexFunc(r.URL.Path, unprintable); i >= 0 {
+		http.Error(w, "the path has a character that can't be printed", http.StatusBadRequest)
+		return
+	}
+	if m.c.Loopback && tricked(r) {
+		http.Error(w, "refused: this API answers no request that another site's page makes; use the address, not a name, and no Origin",
+			http.StatusForbidden)
+		return
+	}
+	m.mux.ServeHTTP(w, r)
+}
+
+func unprintable(r rune) bool { return r < 0x20 || r == 0x7f }
+
+func (m *Mux) serve(route Route, h Handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		aw := &answer{ResponseWriter: w, pretty: m.c.Pretty || r.URL.Query().Has("pretty")}
+		req, err := m.request(route, r)
+		if err == nil {
+			err = h(aw, req)
+		}
+		if err != nil && !aw.wrote {
+			writeError(aw, err)
+		}
+	}
+}
+
+func (m *Mux) request(route Route, r *http.Request) (*Request, error) {
+	subject, err := m.c.Resolver.Resolve(r.Context(), TokenOf(r))
+	if err != nil {
+		return nil, err
+	}
+	req := &Request{Request: r, Subject: subject, route: route}
+	if req.Options, err = parseOptions(r, m.c.Datacenter); err != nil {
+		return nil, err
+	}
+	switch route.Extract {
+	case Nothing:
+		err = subject.Allow(route.Need, "")
+	case PathName:
+		err = subject.Allow(route.Need, r.PathValue("name"))
+	case QueryName:
+		err = subject.Allow(route.Need, r.URL.Query().Get("name"))
+	}
+	return req, err
+}
+
+func (m *Mux) forwarded(Route) http.Handler { return m.c.Forward }
+
+func wrongMethod(methods []string) http.HandlerFunc {
+	slices.Sort(methods)
+	allow := strings.Join(append([]string{http.MethodOptions}, methods...), ",")
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Allow", allow)
+		if r.Method == http.MethodOptions {
+			return
+		}
+		http.Error(w, fmt.Sprintf("method %s not allowed", r.Method), http.StatusMethodNotAllowed)
+	}
+}
+
+func unknownPath(w http.ResponseWriter, r *http.Request) {
+	text := "Invalid URL path: not a recognized HTTP API endpoint"
+	if !strings.HasPrefix(r.URL.Path, "/v1/") {
+		text += "; the API's paths begin with /v1/"
+	}
+	http.Error(w, text, http.StatusNotFound)
+}
+
+// TokenOf is the token that a request carries, "" for none.
+func TokenOf(r *http.Request) string {
+	if t := r.URL.Query().Get("token"); t != "" {
+		return t
+	}
+	if t := r.Header.Get("X-Consul-Token"); t != "" {
+		return t
+	}
+	if scheme, t, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "bearer") {
+		return strings.TrimSpace(t)
+	}
+	return ""
+}
+
+// ErrDenied marks a request that its subject may not make.
+var ErrDenied = errors.New("Permission denied") //nolint:staticcheck // Consul's text

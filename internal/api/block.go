@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// Meta is what goes with an answer read from a catalog.
+type Meta struct {
+	Index       uint64
+	KnownLeader bool
+	LastContact time.Duration
+	Consistency string // "leader", "consistent" or "stale"
+}
+
+// Query runs a read on a catalog, and where the request blocks, again until the answer's index has passed the request's, or
+// its time is over; then the answer is what it was. Only changes of what was read wake it: the topics that the read recorded.
+// An index that the catalog hasn't reached (after a restore) doesn't block.
+func Query[T any](ctx context.Context, store *catalog.Store, o Options, read func(*catalog.Txn) (T, error)) (T, Meta, error) {
+	if o.Index > 0 {
+		wait := o.Wait
+		if wait == 0 {
+			wait = DefaultWait
+		}
+		wait = min(wait, MaxWait)
+		wait += rand.N(wait/16 + 1) // watchers that began together shouldn't end together
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, wait)
+		defer cancel()
+	}
+	for {
+		txn := store.Read().Record()
+		out, err := read(txn)
+		meta := Meta{Index: max(txn.ResultIndex(), 1), KnownLeader: true, Consistency: "leader"}
+		if err != nil || o.Index == 0 || meta.Index > o.Index || o.Index > max(txn.Index(), 1) {
+			return out, meta, err
+		}
+		if store.WaitChange(ctx, txn) != nil {
+			return out, meta, nil
+		}
+	}
+}
+
+// Write puts the meta data into an answer's header.
+func (m Meta) Write(h http.Header, o Options) {
+	h.Set("X-Consul-Index", strconv.FormatUint(max(m.Index, 1), 10))
+	h.Set("X-Consul-KnownLeader", strconv.FormatBool(m.KnownLeader))
+	h.Set("X-Consul-LastContact", strconv.FormatInt(m.LastContact.Milliseconds(), 10))
+	switch {
+	case o.Stale:
+		h.Set("X-Consul-Effective-Consistency", "stale")
+	case o.Consistent:
+		h.Set("X-Consul-Effective-Consistency", "consistent")
+	default:
+		h.Set("X-Consul-Effective-Consistency", m.Consistency)
+	}
+}
+
+// Answer runs a query for a request and writes its answer as JSON, headers and all.
+func Answer[T any](w http.ResponseWriter, r *Request, store *catalog.Store, read func(*catalog.Txn) (T, error)) error {
+	out, meta, err := Query(r.Context(), store, r.Options, read)
+	meta.Write(w.Header(), r.Options)
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, out)
+}

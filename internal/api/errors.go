@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/weftmesh/weft/ca"
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/decode"
+)
+
+// StatusError is an error with the HTTP status and text that a client sees.
+type StatusError struct {
+	Code int
+	Text string
+	Err  error // the cause, for errors.Is; may be nil
+}
+
+func (e *StatusError) Error() string { return e.Text }
+
+// Unwrap gives the cause.
+func (e *StatusError) Unwrap() error { return e.Err }
+
+// ErrNoLeader says that there is no server that could order a write just now.
+var ErrNoLeader = errors.New("No cluster leader") //nolint:staticcheck // Consul's text
+
+// table is the one table of errors: the first sentinel that an error is decides. What is in none of its rows is a fault of
+// ours: 500, Internal, exit code 1.
+var table = []struct {
+	is   error
+	http int
+	grpc codes.Code
+}{
+	{ErrDenied, http.StatusForbidden, codes.PermissionDenied},
+	{ErrNoLeader, http.StatusInternalServerError, codes.Unavailable},
+	{ca.ErrRateLimited, http.StatusTooManyRequests, codes.ResourceExhausted},
+	{catalog.ErrNotFound, http.StatusNotFound, codes.NotFound},
+	{catalog.ErrExists, http.StatusConflict, codes.AlreadyExists},
+	{catalog.ErrConflict, http.StatusConflict, codes.Aborted},
+	{catalog.ErrInvalid, http.StatusBadRequest, codes.InvalidArgument},
+	{catalog.ErrSchema, http.StatusServiceUnavailable, codes.FailedPrecondition},
+	{catalog.ErrNotCovered, http.StatusServiceUnavailable, codes.Unavailable},
+	{context.DeadlineExceeded, http.StatusGatewayTimeout, codes.DeadlineExceeded},
+	{context.Canceled, 499, codes.Canceled},
+}
+
+// HTTPStatus is the status that an error is answered with.
+func HTTPStatus(err error) int {
+	var s *StatusError
+	if errors.As(err, &s) {
+		return s.Code
+	}
+	var d *decode.Error
+	if errors.As(err, &d) {
+		return http.StatusBadRequest
+	}
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return http.StatusRequestEntityTooLarge
+	}
+	for _, row := range table {
+		if errors.Is(err, row.is) {
+			return row.http
+		}
+	}
+	return http.StatusInternalServerError
+}
+
+// GRPC is the error as a gRPC status, nil for nil.
+func GRPC(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return status.Error(GRPCCode(err), err.Error())
+}
+
+// GRPCCode is the code that an error is sent with.
+func GRPCCode(err error) codes.Code {
+	for _, row := range table {
+		if errors.Is(err, row.is) {
+			return row.grpc
+		}
+	}
+	return codes.Internal
+}
+
+func writeError(w http.ResponseWriter, err error) {
+	code := HTTPStatus(err)
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	_, _ = io.WriteString(w, strings.ToValidUTF8(err.Error(), "\uFFFD")) // the client may be gone
+}
+
+// answer notes whether something was written, and how JSON is to be written.
+type answer struct {
+	http.ResponseWriter
+	wrote, pretty bool
+}
+
+func (a *answer) WriteHeader(code int) {
+	a.wrote = true
+	a.ResponseWriter.WriteHeader(code)
+}
+
+func (a *answer) Write(p []byte) (int, error) {
+	a.wrote = true
+	return a.ResponseWriter.Write(p)
+}
+
+// Unwrap is for http.ResponseController.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+// WriteJSON answers with v: compact, or indented with a newline where the request asks for it.
+func WriteJSON(w http.ResponseWriter, v any) error {
+	pretty := false
+	if a, ok := w.(*answer); ok {
+		pretty = a.pretty
+	}
+	var body []byte
+	var err error
+	if pretty {
+		body, err = json.MarshalIndent(v, "", "    ")
+		body = append(body, '\n')
+	} else {
+		body, err = json.Marshal(v)
+	}
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	_, _ = w.Write(body) // the client may be gone
+	return nil
+}
+
+// ReadJSON decodes a request's body into dst, strictly; faults name the field and are 400.
+func ReadJSON(r *Request, dst any) error {
+	data, err := io.ReadAll(r.Body)
+	if err != nil {
+		return err
+	}
+	if err := decode.JSON(data, dst); err != nil {
+		return &StatusError{Code: http.StatusBadRequest, Text: "Request decode failed: " + err.Error(), Err: err}
+	}
+	return nil
+}
+
+// ReadDocument reads a request's body as a JSON document, for handlers that decode it in parts.
+func ReadDocument(r *Request) (*decode.Document, error) {
+	data, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	doc, err := decode.ParseJSON(data)
+	if err != nil {
+		return nil, &StatusError{Code: http.StatusBadRequest, Text: "Request decode failed: " + err.Error(), Err: err}
+	}
+	return doc, nil
+}

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+)
+
+// tricked says whether a request looks like one that a browser was led to make: its Host is a name that isn't this
+// machine's own (DNS rebinding), or its Origin is another site's (CSRF).
+func tricked(r *http.Request) bool {
+	if !own(r.Host) {
+		return true
+	}
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		return false
+	}
+	u, err := url.Parse(origin)
+	return err != nil || !strings.EqualFold(u.Host, r.Host)
+}
+
+// own says whether a Host is an address, or this machine's name for itself.
+func own(host string) bool {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.Trim(host, "[]")
+	if host == "" || host == "unix" || strings.EqualFold(host, "localhost") {
+		return true
+	}
+	_, err := netip.ParseAddr(host)
+	return err == nil
+}

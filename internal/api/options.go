@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-bexpr"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// Options are the query options that every route understands.
+type Options struct {
+	Scope      catalog.Scope // filled in
+	Index      uint64        // wait until the answer is newer; 0: answer at once
+	Wait       time.Duration // at most so long; 0: the default
+	Hash       string
+	Stale      bool
+	Consistent bool
+	Cached     bool
+	Near       string
+	NodeMeta   map[string]string
+	Filter     string
+	Tags       []string
+}
+
+// The waits of blocking queries.
+const (
+	DefaultWait = 300 * time.Second
+	MaxWait     = 600 * time.Second
+)
+
+func bad(format string, args ...any) error {
+	return &StatusError{Code: http.StatusBadRequest, Text: fmt.Sprintf(format, args...)}
+}
+
+func parseOptions(r *http.Request, dc string) (Options, error) {
+	q := r.URL.Query()
+	o := Options{
+		Hash: q.Get("hash"), Stale: q.Has("stale"), Consistent: q.Has("consistent"), Cached: q.Has("cached"),
+		Near: q.Get("near"), Filter: q.Get("filter"), Tags: q["tag"],
+	}
+	if o.Stale && o.Consistent {
+		return o, bad("Cannot specify ?stale with ?consistent, conflicting semantics.")
+	}
+	if o.Cached && o.Consistent {
+		return o, bad("Cannot specify ?cached with ?consistent, conflicting semantics.")
+	}
+	if s := q.Get("index"); s != "" {
+		i, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			return o, bad("Invalid index")
+		}
+		o.Index = i
+	}
+	if s := q.Get("wait"); s != "" {
+		d, err := time.ParseDuration(s)
+		if err != nil || d < 0 {
+			return o, bad("Invalid wait time")
+		}
+		o.Wait = d
+	}
+	for _, kv := range q["node-meta"] {
+		k, v, ok := strings.Cut(kv, ":")
+		if !ok {
+			return o, bad("Invalid node-meta %q: want key:value", kv)
+		}
+		if o.NodeMeta == nil {
+			o.NodeMeta = map[string]string{}
+		}
+		o.NodeMeta[k] = v
+	}
+	var err error
+	o.Scope, err = scopeOf(r, dc)
+	return o, err
+}
+
+// scopeOf reads dc, namespace, partition and peer.
+func scopeOf(r *http.Request, dc string) (catalog.Scope, error) {
+	q := r.URL.Query()
+	pick := func(names ...string) string {
+		for _, n := range names {
+			if v := q.Get(n); v != "" {
+				return v
+			}
+		}
+		return ""
+	}
+	s := catalog.Scope{
+		Datacenter: pick("dc", "datacenter"),
+		Namespace:  pick("ns", "namespace"),
+		Partition:  pick("partition"),
+		Peer:       pick("peer"),
+	}
+	if s.Namespace == "" {
+		s.Namespace = r.Header.Get("X-Consul-Namespace")
+	}
+	if s.Partition == "" {
+		s.Partition = r.Header.Get("X-Consul-Partition")
+	}
+	s = s.Default(dc)
+	if s.Datacenter != dc {
+		return s, &StatusError{Code: http.StatusInternalServerError, Text: "No path to datacenter: this cluster is " + dc}
+	}
+	return s, nil
+}
+
+// FilterList keeps the elements of a list that match a go-bexpr expression; "" keeps all.
+func FilterList[T any](expr string, list []T) ([]T, error) {
+	if expr == "" {
+		return list, nil
+	}
+	f, err := bexpr.CreateFilter(expr)
+	if err != nil {
+		return nil, &StatusError{Code: http.StatusInternalServerError, Text: "Failed to create boolean expression evaluator: " + err.Error()}
+	}
+	out, err := f.Execute(list)
+	if err != nil {
+		return nil, &StatusError{Code: http.StatusInternalServerError, Text: "Failed to filter the answer: " + err.Error()}
+	}
+	kept, ok := out.([]T)
+	if !ok {
+		return nil, errors.New("filter: a list of another type came out")
+	}
+	return kept, nil
+}

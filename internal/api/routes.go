@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import "net/http"
+
+// The permissions that routes need.
+var (
+	agentRead      = Permission{"agent", Read}
+	agentWrite     = Permission{"agent", Write}
+	serviceRead    = Permission{"service", Read}
+	serviceWrite   = Permission{"service", Write}
+	nodeRead       = Permission{"node", Read}
+	nodeWrite      = Permission{"node", Write}
+	intentionRead  = Permission{"intentions", Read}
+	intentionWrite = Permission{"intentions", Write}
+	operatorRead   = Permission{"operator", Read}
+	operatorWrite  = Permission{"operator", Write}
+	none           = Permission{}
+)
+
+// Routes is the table of every HTTP route: nothing is served that isn't here.
+var Routes = []Route{
+	// The agent's own.
+	{http.MethodGet, "/v1/agent/self", Agent, agentRead, Nothing, "", false},
+	{http.MethodGet, "/v1/agent/services", Agent, serviceRead, Listed, "service", false},
+	{http.MethodGet, "/v1/agent/service/{name}", Agent, serviceRead, ByHandler, "", true},
+	{http.MethodGet, "/v1/agent/checks", Agent, serviceRead, Listed, "service", false},
+	{http.MethodGet, "/v1/agent/members", Agent, nodeRead, Listed, "node", false},
+	{http.MethodGet, "/v1/agent/metrics", Agent, agentRead, Nothing, "", false},
+	{http.MethodGet, "/v1/agent/health/service/id/{name}", Agent, serviceRead, ByHandler, "", false},
+	{http.MethodGet, "/v1/agent/health/service/name/{name}", Agent, serviceRead, PathName, "", false},
+	{http.MethodPut, "/v1/agent/service/register", Agent, serviceWrite, InBody, "", false},
+	{http.MethodPut, "/v1/agent/service/deregister/{name}", Agent, serviceWrite, ByHandler, "", false},
+	{http.MethodPut, "/v1/agent/service/maintenance/{name}", Agent, serviceWrite, ByHandler, "", false},
+	{http.MethodPut, "/v1/agent/maintenance", Agent, nodeWrite, Nothing, "", false},
+	{http.MethodPut, "/v1/agent/check/register", Agent, serviceWrite, InBody, "", false},
+	{http.MethodPut, "/v1/agent/check/deregister/{name}", Agent, serviceWrite, ByHandler, "", false},
+	{http.MethodPut, "/v1/agent/check/pass/{name}", Agent, serviceWrite, ByHandler, "", false},
+	{http.MethodPut, "/v1/agent/check/warn/{name}", Agent, serviceWrite, ByHandler, "", false},
+	{http.MethodPut, "/v1/agent/check/fail/{name}", Agent, serviceWrite, ByHandler, "", false},
+	{http.MethodPut, "/v1/agent/check/update/{name}", Agent, serviceWrite, ByHandler, "", false},
+	{http.MethodGet, "/v1/agent/connect/ca/roots", Agent, none, Nothing, "", true},
+	{http.MethodGet, "/v1/agent/connect/ca/leaf/{name}", Agent, serviceWrite, PathName, "", true},
+	{http.MethodPost, "/v1/agent/connect/authorize", Agent, serviceWrite, InBody, "", false},
+	// weft's: how a proxy of this host reaches ADS and proves who it is, what proxies have, and all certificates.
+	{http.MethodGet, "/v1/agent/connect/proxy/{name}", Agent, serviceWrite, ByHandler, "", false},
+	{http.MethodGet, "/v1/agent/connect/proxies", Agent, serviceRead, Listed, "service", false},
+	{http.MethodGet, "/v1/agent/connect/certificates", Agent, agentRead, Nothing, "", false},
+
+	// Any server's.
+	{http.MethodGet, "/v1/status/leader", Server, none, Nothing, "", false},
+	{http.MethodGet, "/v1/status/peers", Server, none, Nothing, "", false},
+	{http.MethodPut, "/v1/catalog/register", Server, nodeWrite, InBody, "", false},
+	{http.MethodPut, "/v1/catalog/deregister", Server, nodeWrite, InBody, "", false},
+	{http.MethodGet, "/v1/catalog/datacenters", Server, none, Nothing, "", false},
+	{http.MethodGet, "/v1/catalog/nodes", Server, nodeRead, Listed, "node", true},
+	{http.MethodGet, "/v1/catalog/services", Server, serviceRead, Listed, "service", true},
+	{http.MethodGet, "/v1/catalog/service/{name}", Server, serviceRead, PathName, "", true},
+	{http.MethodGet, "/v1/catalog/connect/{name}", Server, serviceRead, PathName, "", true},
+	{http.MethodGet, "/v1/catalog/node/{name}", Server, nodeRead, PathName, "", true},
+	{http.MethodGet, "/v1/catalog/node-services/{name}", Server, nodeRead, PathName, "", true},
+	{http.MethodGet, "/v1/health/node/{name}", Server, nodeRead, PathName, "", true},
+	{http.MethodGet, "/v1/health/checks/{name}", Server, serviceRead, PathName, "", true},
+	{http.MethodGet, "/v1/health/service/{name}", Server, serviceRead, PathName, "", true},
+	{http.MethodGet, "/v1/health/connect/{name}", Server, serviceRead, PathName, "", true},
+	{http.MethodGet, "/v1/health/state/{name}", Server, nodeRead, Listed, "node", true},
+	{http.MethodPut, "/v1/config", Server, serviceWrite, InBody, "", false},
+	{http.MethodGet, "/v1/config/{kind}", Server, serviceRead, Listed, "service", true},
+	{http.MethodGet, "/v1/config/{kind}/{name}", Server, serviceRead, PathName, "", true},
+	{http.MethodDelete, "/v1/config/{kind}/{name}", Server, serviceWrite, PathName, "", false},
+	{http.MethodGet, "/v1/connect/intentions", Server, intentionRead, Listed, "intentions", true},
+	{http.MethodPost, "/v1/connect/intentions", Server, intentionWrite, InBody, "", false},
+	{http.MethodGet, "/v1/connect/intentions/exact", Server, intentionRead, ByHandler, "", true},
+	{http.MethodPut, "/v1/connect/intentions/exact", Server, intentionWrite, ByHandler, "", false},
+	{http.MethodDelete, "/v1/connect/intentions/exact", Server, intentionWrite, ByHandler, "", false},
+	{http.MethodGet, "/v1/connect/intentions/match", Server, intentionRead, QueryName, "", true},
+	{http.MethodGet, "/v1/connect/intentions/check", Server, intentionRead, ByHandler, "", true},
+	{http.MethodGet, "/v1/connect/intentions/{id}", Server, intentionRead, ByHandler, "", true},
+	{http.MethodPut, "/v1/connect/intentions/{id}", Server, intentionWrite, ByHandler, "", false},
+	{http.MethodDelete, "/v1/connect/intentions/{id}", Server, intentionWrite, ByHandler, "", false},
+	{http.MethodGet, "/v1/connect/ca/roots", Server, none, Nothing, "", true},
+	{http.MethodGet, "/v1/connect/ca/configuration", Server, operatorRead, Nothing, "", true},
+	{http.MethodPut, "/v1/connect/ca/configuration", Server, operatorWrite, Nothing, "", false},
+	{http.MethodGet, "/v1/discovery-chain/{name}", Server, serviceRead, PathName, "", true},
+	// weft's: what every proxy should have and has.
+	{http.MethodGet, "/v1/weft/proxies", Server, operatorRead, Nothing, "", false},
+}
+
+// RPC is a row of the second half of the table: the gRPC methods between agent and server, and the feed's topics.
+type RPC struct {
+	Name    string // full method, or "topic " and the topic's kind
+	Need    Permission
+	Extract Extract
+}
+
+// RPCs is the table of every gRPC method and feed topic.
+var RPCs = []RPC{
+	{"/weft.v1.Feed/Subscribe", nodeRead, ByHandler},
+	{"/weft.v1.Feed/Report", nodeWrite, ByHandler},
+	{"/weft.v1.Catalog/Sync", serviceWrite, ByHandler},
+	{"/weft.v1.Catalog/Host", nodeRead, ByHandler},
+	{"/weft.v1.CA/Sign", serviceWrite, ByHandler},
+	{"topic nodes", nodeRead, Listed},
+	{"topic node", nodeRead, ByHandler},
+	{"topic services", serviceRead, Listed},
+	{"topic service", serviceRead, ByHandler},
+	{"topic connect", serviceRead, ByHandler},
+	{"topic entries", serviceRead, Listed},
+	{"topic entry", serviceRead, ByHandler},
+	{"topic ca", none, Nothing},
+}
