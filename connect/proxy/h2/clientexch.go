@@ -89,9 +89,6 @@ func (e *clientExch) writeHead(h *stream.RequestHead, end bool) error {
 	e.isHead = h.Method == "HEAD"
 	if h.Length >= 0 && h.Upgrade == "" && h.Method != "CONNECT" && !end {
 		e.left = h.Length
-		if h.Length == 0 {
-			e.left = -1
-		}
 	}
 	w := &e.c.w
 	w.mu.Lock()
@@ -204,7 +201,8 @@ func acceptKey(key string) string {
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// ReadHead implements stream.ClientExchange: h and what waits change places, nothing is copied.
+// ReadHead implements stream.ClientExchange: h and what waits change places, nothing is copied. A final head with Length 0
+// and without HasLength has ended the message: no body and no trailers follow (gRPC's "trailers-only" must be sent on so).
 func (e *clientExch) ReadHead(h *stream.ResponseHead) error {
 	c := e.c
 	c.mu.Lock()

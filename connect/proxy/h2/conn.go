@@ -152,9 +152,8 @@ func (c *conn) spawn(f func()) {
 	}()
 }
 
+// longAgo is a deadline that makes a waiting Read return.
 var longAgo = time.Unix(1, 0)
-
-func (c *conn) breakRead() { _ = c.nc.SetReadDeadline(longAgo) }
 
 // stop makes Run end with err; the first reason counts.
 func (c *conn) stop(err error) {
@@ -166,8 +165,8 @@ func (c *conn) stop(err error) {
 func (c *conn) stopLocked(err error) {
 	if c.stopErr == nil {
 		c.stopErr = err
+		_ = c.nc.SetReadDeadline(longAgo)
 	}
-	c.breakRead()
 }
 
 // readBy sets the reader's deadline (zero: none), unless the connection is being ended.

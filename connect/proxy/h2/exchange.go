@@ -102,10 +102,10 @@ func (e *exch) ReadBody(p []byte) (int, error) {
 		e.in.advance(m)
 		n += m
 	}
-	stream, whole := c.giveBackLocked(e, n)
+	ofStream, ofConn := c.giveBackLocked(e, n)
 	c.mu.Unlock()
-	if stream+whole > 0 {
-		c.sendWindows(e.id, stream, whole)
+	if ofStream+ofConn > 0 {
+		c.sendWindows(e.id, ofStream, ofConn)
 	}
 	return n, nil
 }
@@ -291,9 +291,10 @@ func (c *conn) failLocked(e *exch, err error) {
 		e.err = err
 	}
 	if e.open {
-		how := endedByPeer
-		if errors.Is(err, errReset) || errors.Is(err, stream.ErrMalformed) {
-			how = endedByUs
+		how := endedByUs
+		var re *stream.ResetError
+		if errors.As(err, &re) {
+			how = endedByPeer
 		}
 		c.removeLocked(e, how)
 	}

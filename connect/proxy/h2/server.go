@@ -59,14 +59,16 @@ type Server struct {
 	idle    time.Duration
 
 	// Guarded by conn.mu.
-	maxID    uint32 // the highest stream that the client opened
-	lastID   uint32 // with drained: the highest that is served
-	handlers int
-	served   uint64
-	draining bool // the first GOAWAY is out
-	drained  bool // the last one
-	drainer  *time.Timer
-	idler    *time.Timer
+	maxID      uint32 // the highest stream that the client opened
+	lastID     uint32 // with drained: the highest that is served
+	handlers   int
+	served     uint64
+	greeted    bool // SETTINGS are out
+	drainFirst bool // Drain was called before that
+	draining   bool // the first GOAWAY is out
+	drained    bool // the last one
+	drainer    *time.Timer
+	idler      *time.Timer
 }
 
 // Serve serves the connection until it ends: NewServer and Run in one, for who needs no Drain.
@@ -121,6 +123,13 @@ func (s *Server) hello() error {
 		s.w.windowUpdate(0, more)
 	}
 	s.w.kick()
+	s.mu.Lock()
+	s.greeted = true
+	drain := s.drainFirst
+	s.mu.Unlock()
+	if drain {
+		s.Drain()
+	}
 	s.readBy(time.Now().Add(s.preface))
 	var got [len(preface)]byte
 	n, err := io.ReadFull(s.br, got[:])
@@ -158,7 +167,8 @@ func (s *Server) watchIdle(seen uint64) func() {
 // open ones are done. It doesn't wait and may be called more than once.
 func (s *Server) Drain() {
 	s.mu.Lock()
-	if s.draining || s.stopErr != nil {
+	if s.draining || s.stopErr != nil || !s.greeted {
+		s.drainFirst = true
 		s.mu.Unlock()
 		return
 	}
@@ -282,9 +292,9 @@ func (s *Server) open(id uint32, end bool) error {
 		servers.Put(e)
 		return s.tooLarge(id, end)
 	case bad != "" || len(s.streams) >= s.lim.Streams || s.handlers >= 2*s.lim.Streams:
-		code := stream.CodeRefused
-		if bad != "" {
-			code = stream.CodeProtocol
+		code := stream.CodeProtocol
+		if bad == "" {
+			code, bad = stream.CodeRefused, "too many streams"
 		}
 		s.noteEndedLocked(id, endedByUs)
 		s.mu.Unlock()

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package h2
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/weftmesh/weft/connect/proxy/stream"
+)
+
+// rawPeer talks frames to a Server that runs on the other end of a connection.
+type rawPeer struct {
+	t    *testing.T
+	nc   net.Conn
+	fr   *http2.Framer
+	hb   bytes.Buffer
+	enc  *hpack.Encoder
+	srv  *Server
+	done chan error
+}
+
+func newRawPeer(t *testing.T, cfg ServerConfig, h stream.Handler) *rawPeer {
+	a, b := pair(t)
+	s, err := NewServer(b, cfg, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &rawPeer{t: t, nc: a, fr: http2.NewFramer(a, a), srv: s, done: make(chan error, 1)}
+	p.enc = hpack.NewEncoder(&p.hb)
+	go func() { p.done <- s.Run(context.Background()) }()
+	_ = a.SetDeadline(time.Now().Add(20 * time.Second))
+	_, _ = io.WriteString(a, preface)
+	_ = p.fr.WriteSettings()
+	return p
+}
+
+func (p *rawPeer) block(kv ...string) []byte {
+	p.hb.Reset()
+	if len(kv) == 0 || !strings.HasPrefix(kv[0], ":") {
+		kv = append([]string{":method", "GET", ":scheme", "http", ":authority", "a", ":path", "/"}, kv...)
+	}
+	for i := 0; i+1 < len(kv); i += 2 {
+		_ = p.enc.WriteField(hpack.HeaderField{Name: kv[i], Value: kv[i+1]})
+	}
+	return bytes.Clone(p.hb.Bytes())
+}
+
+func (p *rawPeer) headers(id uint32, end bool, kv ...string) error {
+	return p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: p.block(kv...), EndHeaders: true, EndStream: end})
+}
+
+// goAway reads until GOAWAY and gives its code; the flood may make writes and reads fail first, then Run's error says it.
+func (p *rawPeer) end() stream.Code {
+	go func() { _, _ = io.Copy(io.Discard, p.nc) }()
+	select {
+	case err := <-p.done:
+		var ce *ConnError
+		if !errors.As(err, &ce) {
+			p.t.Fatalf("Run: %v", err)
+		}
+		return ce.Code
+	case <-time.After(15 * time.Second):
+		p.t.Fatal("the server goes on")
+	}
+	return 0
+}
+
+func quiet(x stream.ServerExchange) {
+	_ = x.WriteHead(&stream.ResponseHead{Status: 200}, true)
+}
+
+func TestFloodsEndInCalm(t *testing.T) {
+	floods := map[string]func(p *rawPeer, i int) error{
+		"ping":          func(p *rawPeer, _ int) error { return p.fr.WritePing(false, [8]byte{}) },
+		"settings":      func(p *rawPeer, _ int) error { return p.fr.WriteSettings() },
+		"priority":      func(p *rawPeer, _ int) error { return p.fr.WritePriority(1, http2.PriorityParam{StreamDep: 3}) },
+		"window update": func(p *rawPeer, _ int) error { return p.fr.WriteWindowUpdate(0, 1) },
+		"empty data":    func(p *rawPeer, _ int) error { return p.fr.WriteData(1, false, nil) },
+		"rapid reset": func(p *rawPeer, i int) error {
+			id := uint32(3 + 2*i)
+			if err := p.headers(id, true); err != nil {
+				return err
+			}
+			return p.fr.WriteRSTStream(id, http2.ErrCodeCancel)
+		},
+		"made to reset": func(p *rawPeer, i int) error {
+			id := uint32(3 + 2*i)
+			if err := p.headers(id, false); err != nil {
+				return err
+			}
+			return p.fr.WriteRawFrame(http2.FrameWindowUpdate, 0, id, make([]byte, 4))
+		},
+		"continuation": func(p *rawPeer, i int) error {
+			if i == 0 {
+				return p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: p.block()})
+			}
+			return p.fr.WriteContinuation(3, false, nil)
+		},
+		"continuation with bytes": func(p *rawPeer, i int) error {
+			if i == 0 {
+				return p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: p.block()})
+			}
+			return p.fr.WriteContinuation(3, false, p.block("x-a", strings.Repeat("z", 8000)))
+		},
+	}
+	for name, send := range floods {
+		t.Run(name, func(t *testing.T) {
+			p := newRawPeer(t, ServerConfig{}, func(x stream.ServerExchange) {
+				if strings.HasPrefix(name, "rapid") || strings.HasPrefix(name, "made") {
+					<-x.Context().Done()
+					return
+				}
+				_, _ = x.ReadBody(make([]byte, 1))
+			})
+			go func() {
+				_ = p.headers(1, false)
+				p.fr.AllowIllegalWrites = true
+				for i := range 100_000 {
+					if send(p, i) != nil {
+						return
+					}
+				}
+			}()
+			if code := p.end(); code != stream.CodeEnhanceCalm {
+				t.Fatalf("code %#x", code)
+			}
+		})
+	}
+}
+
+func TestHeadOverItsLimitGets431(t *testing.T) {
+	p := newRawPeer(t, ServerConfig{Limits: stream.Limits{HeadBytes: 4096}}, quiet)
+	_ = p.headers(1, true, "x-big", strings.Repeat("a", 5000))
+	_ = p.headers(3, true)
+	want := map[uint32]string{1: "431", 3: "200"}
+	p.fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	for len(want) > 0 {
+		f, err := p.fr.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h, ok := f.(*http2.MetaHeadersFrame); ok {
+			if h.PseudoValue("status") != want[h.StreamID] {
+				t.Fatalf("stream %d: %s", h.StreamID, h.PseudoValue("status"))
+			}
+			delete(want, h.StreamID)
+		}
+	}
+}
+
+func TestMalformedRequestsAreReset(t *testing.T) {
+	full := []string{":method", "POST", ":scheme", "https", ":authority", "a.b", ":path", "/x"}
+	with := func(kv ...string) []string { return append(append([]string{}, full...), kv...) }
+	for name, kv := range map[string][]string{
+		"CR in a value":         with("a", "b\rc"),
+		"LF in a value":         with("a", "b\nx: y"),
+		"NUL in a value":        with("a", "b\x00"),
+		"space at the end":      with("a", "b "),
+		"colon in a name":       with("a:b", "c"),
+		"space in a name":       with("a b", "c"),
+		"capitals":              with("Ab", "c"),
+		"empty name":            with("", "c"),
+		"transfer-encoding":     with("transfer-encoding", "chunked"),
+		"connection":            with("connection", "x-a"),
+		"upgrade":               with("upgrade", "websocket"),
+		"two lengths":           with("content-length", "1", "content-length", "2"),
+		"plus in a length":      with("content-length", "+1"),
+		"length without a body": with("content-length", "1"),
+		"two hosts":             with("host", "other"),
+		"late pseudo":           with("a", "b", ":path", "/"),
+		"unknown pseudo":        {":method", "GET", ":scheme", "http", ":authority", "a", ":path", "/", ":x", "y"},
+		"status in a request":   {":method", "GET", ":scheme", "http", ":authority", "a", ":path", "/", ":status", "200"},
+		"ftp":                   {":method", "GET", ":scheme", "ftp", ":authority", "a", ":path", "/"},
+		"path without slash":    {":method", "GET", ":scheme", "http", ":authority", "a", ":path", "x"},
+		"space in the path":     {":method", "GET", ":scheme", "http", ":authority", "a", ":path", "/ HTTP/1.1"},
+		"no authority":          {":method", "GET", ":scheme", "http", ":path", "/"},
+		"user in the authority": {":method", "GET", ":scheme", "http", ":authority", "u@a", ":path", "/"},
+		"method with a space":   {":method", "GET /", ":scheme", "http", ":authority", "a", ":path", "/"},
+		"CONNECT with a path":   {":method", "CONNECT", ":authority", "a:1", ":path", "/"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newRawPeer(t, ServerConfig{}, func(stream.ServerExchange) { t.Error("the handler was called") })
+			_ = p.headers(1, true, kv...)
+			for {
+				f, err := p.fr.ReadFrame()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if r, ok := f.(*http2.RSTStreamFrame); ok {
+					if r.ErrCode != http2.ErrCodeProtocol {
+						t.Fatal(r.ErrCode)
+					}
+					return
+				}
+			}
+		})
+	}
+}
+
+// A slow reader holds the sender back: what is buffered stays within the window.
+func TestBackPressure(t *testing.T) {
+	held, release := make(chan stream.ServerExchange), make(chan struct{})
+	addr := serveOn(t, ServerConfig{Limits: stream.Limits{StreamWindow: 100_000}}, func(x stream.ServerExchange) {
+		held <- x
+		<-release
+		echo(x)
+	})
+	c := clientTo(t, addr, ClientConfig{})
+	body := bytes.Repeat([]byte("abcdefgh"), 1<<17)
+	got := make(chan error, 1)
+	go func() {
+		_, b, _, err := roundTrip(c, reqHead("POST", "/", -1), body, nil)
+		if err == nil && !bytes.Equal(b, body) {
+			err = errors.New("another body")
+		}
+		got <- err
+	}()
+	x := <-held
+	for deadline := time.Now().Add(5 * time.Second); x.Buffered() < 100_000 && time.Now().Before(deadline); {
+		_ = roundTripPing(c)
+	}
+	if n := x.Buffered(); n != 100_000 {
+		t.Fatalf("%d bytes buffered", n)
+	}
+	close(release)
+	if err := <-got; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func roundTripPing(c *Client) int { return c.Available() }
