@@ -69,3 +69,45 @@ func literalEnd(s string) int {
 	}
 	return -1
 }
+
+// Authority brings an authority to lower case with the zero Options. See Options.Authority.
+func Authority(raw string) (string, error) { return Options{}.Authority(raw) }
+
+// Authority brings an authority to its normal form: ValidAuthority, ASCII letters in lower case, and without the port and
+// the host's trailing dot where the options say so. The result is a part of raw, with nothing allocated, where no letter
+// changes; and Authority of a result is that result.
+func (o Options) Authority(raw string) (string, error) {
+	host, port, ok := splitAuthority(raw)
+	if !ok {
+		return "", ErrAuthority
+	}
+	dotted := o.StripDot && len(host) > 1 && host[len(host)-1] == '.'
+	if dotted {
+		host = host[:len(host)-1]
+		if host[len(host)-1] == '.' {
+			return "", ErrAuthority
+		}
+	}
+	s := host
+	if port != "" && !o.StripPort {
+		if s = raw; dotted {
+			s = host + ":" + port
+		}
+	}
+	return lower(s), nil
+}
+
+func lower(s string) string {
+	for i := 0; i < len(s); i++ {
+		if 'A' <= s[i] && s[i] <= 'Z' {
+			b := []byte(s)
+			for ; i < len(b); i++ {
+				if 'A' <= b[i] && b[i] <= 'Z' {
+					b[i] |= 0x20
+				}
+			}
+			return string(b)
+		}
+	}
+	return s
+}
