@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intention
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/identity"
+)
+
+// Rule is one source's rule for a destination.
+type Rule struct {
+	// Destination is the name that the rule was written for: the service's own or "*".
+	Destination catalog.Key
+	// Source is whom the rule is about; its Name can be "*".
+	Source catalog.Key
+	// Precedence is Consul's: 9 is the most exact.
+	Precedence int
+	// Allow is the answer where the rule has no Permissions.
+	Allow bool
+	// Permissions are the request rules, in order. A rule that has some decides no connection by itself.
+	Permissions []catalog.IntentionPermission
+	// Index is the ModifyIndex of the entry that holds the rule.
+	Index uint64
+}
+
+// Where names the place that the rule was written at, as "service-intentions/api source web".
+func (r Rule) Where() string {
+	return catalog.KindServiceIntentions + "/" + r.Destination.Name + " source " + r.Source.Name
+}
+
+// Matches says whether the rule is about src. Service identities carry no peer: a rule about a peer's service matches nobody
+// of this cluster.
+func (r Rule) Matches(src identity.Service) bool {
+	if r.Source.Peer != "" {
+		return false
+	}
+	return sameOrAny(r.Source.Partition, orDefault(src.Partition)) && sameOrAny(r.Source.Namespace, orDefault(src.Namespace)) &&
+		(r.Source.Name == catalog.Wildcard || strings.EqualFold(r.Source.Name, src.Service))
+}
+
+func sameOrAny(rule, have string) bool { return rule == catalog.Wildcard || orDefault(rule) == have }
+
+func orDefault(s string) string {
+	if s == "" {
+		return catalog.DefaultNamespace
+	}
+	return s
+}
+
+// Rules are all rules about a destination, the one that is asked first first.
+type Rules []Rule
+
+// Decision is an answer and where it comes from.
+type Decision struct {
+	Allowed bool
+	// Rule is what decided; nil for the default.
+	Rule *Rule
+	// Permission is the index in Rule.Permissions of what decided, or -1.
+	Permission int
+	// Reason says it to a person, in the words that Consul's clients know.
+	Reason string
+}
+
+// Match gives the rules about a destination in the order in which they are asked: by falling precedence, then by the source's
+// name. It reads the entry of the service and the one of "*".
+func Match(t *catalog.Txn, dst catalog.Key) (Rules, error) {
+	dst.Scope = dst.Scope.Default(t.Datacenter())
+	every := dst
+	every.Name = catalog.Wildcard
+	var rules Rules
+	for _, key := range []catalog.Key{dst, every} {
+		e, err := catalog.EntryAs[*catalog.ServiceIntentions](t, catalog.KindServiceIntentions, key)
+		if err != nil {
+			return nil, fmt.Errorf("intentions for %s: %w", dst, err)
+		}
+		if e != nil {
+			rules = append(rules, rulesOf(e, t.Datacenter())...)
+		}
+		if dst.Name == catalog.Wildcard {
+			break
+		}
+	}
+	slices.SortStableFunc(rules, func(a, b Rule) int {
+		if a.Precedence != b.Precedence {
+			return b.Precedence - a.Precedence
+		}
+		return strings.Compare(a.Source.String(), b.Source.String())
+	})
+	return rules, nil
+}
+
+func rulesOf(e *catalog.ServiceIntentions, dc string) []Rule {
+	out := make([]Rule, 0, len(e.Sources))
+	for _, s := range e.Sources {
+		src := catalog.Scope{Namespace: s.Namespace, Partition: s.Partition, Peer: s.Peer}.Default(dc).Name(s.Name)
+		out = append(out, Rule{
+			Destination: e.Key(), Source: src, Precedence: catalog.SourcePrecedence(src, e.Key()),
+			Allow: s.Action == catalog.ActionAllow, Permissions: s.Permissions, Index: e.ModifyIndex,
+		})
+	}
+	return out
+}
+
+// Decide answers for a connection from src to dst. A rule that depends on the request denies, as in Consul's authorize and check.
+func Decide(t *catalog.Txn, src identity.Service, dst catalog.Key, defaultAllow bool) (Decision, error) {
+	rules, err := Match(t, dst)
+	if err != nil {
+		return Decision{}, err
+	}
+	return rules.Decide(src, defaultAllow), nil
+}
+
+// DecideRequest answers for an HTTP request from src to dst.
+func DecideRequest(t *catalog.Txn, src identity.Service, dst catalog.Key, req Request, defaultAllow bool) (Decision, error) {
+	rules, err := Match(t, dst)
+	if err != nil {
+		return Decision{}, err
+	}
+	return rules.DecideRequest(src, req, defaultAllow)
+}
+
+// Decide is the function Decide over rules that were read already.
+func (rs Rules) Decide(src identity.Service, defaultAllow bool) Decision {
+	r := rs.first(src)
+	switch {
+	case r == nil:
+		return byDefault(defaultAllow)
+	case len(r.Permissions) > 0:
+		return Decision{Rule: r, Permission: -1, Reason: "Matched L7 intention: " + r.text(catalog.ActionDeny)}
+	}
+	return Decision{Allowed: r.Allow, Rule: r, Permission: -1, Reason: "Matched L4 intention: " + r.text(action(r.Allow))}
+}
+
+// DecideRequest is the function DecideRequest over rules that were read already. The error is a pattern that isn't valid RE2,
+// which validation keeps out of the catalog.
+func (rs Rules) DecideRequest(src identity.Service, req Request, defaultAllow bool) (Decision, error) {
+	r := rs.first(src)
+	if r == nil || len(r.Permissions) == 0 {
+		return rs.Decide(src, defaultAllow), nil
+	}
+	for i, p := range r.Permissions {
+		ok, err := PermissionMatches(p.HTTP, req)
+		if err != nil {
+			return Decision{}, fmt.Errorf("%s, permission %d: %w", r.Where(), i+1, err)
+		}
+		if ok {
+			allow := p.Action == catalog.ActionAllow
+			return Decision{Allowed: allow, Rule: r, Permission: i, Reason: "Matched L7 intention: " + r.text(action(allow))}, nil
+		}
+	}
+	d := byDefault(defaultAllow)
+	d.Rule = r
+	return d, nil
+}
+
+func (rs Rules) first(src identity.Service) *Rule {
+	for i := range rs {
+		if rs[i].Matches(src) {
+			return &rs[i]
+		}
+	}
+	return nil
+}
+
+func byDefault(allow bool) Decision {
+	return Decision{Allowed: allow, Permission: -1, Reason: "Default intention policy"}
+}
+
+func action(allow bool) string {
+	if allow {
+		return catalog.ActionAllow
+	}
+	return catalog.ActionDeny
+}
+
+func (r *Rule) text(act string) string {
+	ns := func(n string) string { return orDefault(n) + "/" }
+	return ns(r.Source.Namespace) + r.Source.Name + " => " + ns(r.Destination.Namespace) + r.Destination.Name +
+		fmt.Sprintf(" (Precedence: %d, Action: %s)", r.Precedence, strings.ToUpper(act))
+}

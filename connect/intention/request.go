@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intention
+
+import (
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// Request is what of an HTTP request permissions look at. Path is the normalised one; a query string in it is ignored.
+type Request struct {
+	Method string
+	Path   string
+	Header http.Header
+}
+
+// PermissionMatches says whether a permission is about the request; a nil permission is about every one. The error is a pattern
+// that isn't valid RE2. Patterns match the whole value, as in Envoy.
+func PermissionMatches(p *catalog.IntentionHTTPPermission, req Request) (bool, error) {
+	if p == nil {
+		return true, nil
+	}
+	path, _, _ := strings.Cut(req.Path, "?")
+	switch {
+	case p.PathExact != "" && path != p.PathExact, p.PathPrefix != "" && !strings.HasPrefix(path, p.PathPrefix):
+		return false, nil
+	case p.PathRegex != "":
+		if ok, err := full(p.PathRegex, path); !ok || err != nil {
+			return false, err
+		}
+	}
+	if len(p.Methods) > 0 && !slices.Contains(p.Methods, req.Method) {
+		return false, nil
+	}
+	for _, h := range p.Header {
+		if ok, err := headerMatches(h, req.Header); !ok || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// headerMatches joins a repeated header by commas, as Envoy does. An absent header fails every form but Present inverted
+// ones: Envoy's inverted value matches take it for a match only when it is absent and inverted.
+func headerMatches(h catalog.IntentionHTTPHeader, header http.Header) (bool, error) {
+	values, present := header[http.CanonicalHeaderKey(h.Name)]
+	v, fold := strings.Join(values, ","), func(s string) string { return s }
+	if h.IgnoreCase {
+		fold = strings.ToLower
+	}
+	ok, err := present, error(nil)
+	switch {
+	case !present || h.Present:
+	case h.Exact != "":
+		ok = fold(v) == fold(h.Exact)
+	case h.Prefix != "":
+		ok = strings.HasPrefix(fold(v), fold(h.Prefix))
+	case h.Suffix != "":
+		ok = strings.HasSuffix(fold(v), fold(h.Suffix))
+	case h.Contains != "":
+		ok = strings.Contains(fold(v), fold(h.Contains))
+	case h.Regex != "":
+		ok, err = full(h.Regex, v)
+	}
+	return ok != h.Invert, err
+}
+
+func full(pattern, s string) (bool, error) {
+	re, err := regexp.Compile(`^(?s:` + pattern + `)$`)
+	if err != nil {
+		return false, err
+	}
+	return re.MatchString(s), nil
+}
