@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config is what a proxy does, compiled from xDS: plain structures that are never changed after they were made, so
+// that a request reads them without a lock. A new snapshot shares with the old one everything that didn't change: a pointer
+// that is equal means the same. It holds no code that touches a network and owns no goroutine.
+package config
+
+import (
+	"crypto/tls"
+	"net/netip"
+	"regexp"
+	"time"
+
+	"github.com/weftmesh/weft/connect/identity"
+	"github.com/weftmesh/weft/connect/proxy/stream"
+)
+
+// Snapshot is all of a proxy's configuration at one moment.
+type Snapshot struct {
+	Listeners map[string]*Listener
+	Clusters  map[string]*Cluster
+	Routes    map[string]*RouteTable // by name, those that listeners name
+}
+
+// Direction is which side of the proxy a listener is on.
+type Direction uint8
+
+// The directions.
+const (
+	Outbound Direction = iota // the application calls out
+	Inbound                   // others call the application
+)
+
+func (d Direction) String() string {
+	if d == Inbound {
+		return "inbound"
+	}
+	return "outbound"
+}
+
+// Listener is a socket and what is done with its connections. It has one filter chain.
+type Listener struct {
+	Name      string
+	Network   string // "tcp" or "unix"
+	Address   string // host:port, or a path
+	Mode      uint32 // of a Unix socket, 0 for its default
+	Direction Direction
+	TLS       *ServerTLS // nil: plain
+	// MaxConnections bounds open connections, 0 for no bound.
+	MaxConnections int
+	Authorize      []*Policies // of connections: each must allow
+	TCP            *TCP        // exactly one of TCP and HTTP
+	HTTP           *HTTP
+}
+
+// TCP hands bytes to a cluster.
+type TCP struct {
+	Cluster     string
+	Weighted    []WeightedCluster // instead of Cluster
+	IdleTimeout time.Duration     // 0: none
+	Log         *AccessLog
+}
+
+// HTTP handles requests.
+type HTTP struct {
+	Codec         Codec
+	RouteName     string      // in Snapshot.Routes
+	Inline        *RouteTable // instead of RouteName
+	ServerName    string
+	ForwardClient ForwardClient // what becomes of x-forwarded-client-cert
+	// Normalize brings paths into their one form first.
+	Normalize         bool
+	MergeSlashes      bool
+	EscapedSlashes    EscapedSlashes
+	RejectUnderscores bool // header names with an underscore: the request is refused (Envoy: REJECT_REQUEST)
+	GenerateRequestID bool
+	Trace             bool // a request without traceparent gets one
+	Websocket         bool
+	IdleTimeout       time.Duration // of a connection without requests; 0: an hour
+	StreamIdle        time.Duration // of a request in which nothing moves; 0: five minutes
+	HeaderTimeout     time.Duration
+	MaxStreams        int // of an HTTP/2 connection
+	MaxHeadBytes      int
+	// Authorize says that requests are checked against their route's Policies.
+	Authorize bool
+	Log       *AccessLog
+}
+
+// Codec is which versions of HTTP a listener or cluster speaks.
+type Codec uint8
+
+// The codecs. Auto is by ALPN, else by the connection's first bytes.
+const (
+	Auto Codec = iota
+	HTTP1
+	HTTP2
+)
+
+// ForwardClient is what becomes of x-forwarded-client-cert.
+type ForwardClient uint8
+
+// The ways.
+const (
+	SanitizeClient    ForwardClient = iota // taken out
+	SanitizeSetClient                      // replaced by the peer's certificate
+	ForwardOnlyClient                      // passed on if the connection is mutual TLS
+	AppendClient
+	AlwaysForwardClient
+)
+
+// EscapedSlashes is what becomes of %2F and %5C in paths.
+type EscapedSlashes uint8
+
+// The ways.
+const (
+	KeepEscaped EscapedSlashes = iota
+	RejectEscaped
+	UnescapeRedirect
+	UnescapeForward
+)
+
+// AccessLog is where a line for each request or connection goes, in JSON.
+type AccessLog struct {
+	Path string // "/dev/stdout", "/dev/stderr" or a file
+	// JSON maps a field to its format, with Envoy's command operators; nil means weft's own fields.
+	JSON map[string]string
+	Text string // a text format instead
+}
+
+// RouteTable is a route configuration.
+type RouteTable struct {
+	Name  string
+	Hosts []*VirtualHost
+}
+
+// VirtualHost is the routes for some authorities: exact names, "*.suffix", "prefix.*" or "*".
+type VirtualHost struct {
+	Name      string
+	Domains   []string
+	Routes    []*Route
+	Authorize []*Policies // where a route has none of its own
+	Request   *Mutations
+	Response  *Mutations
+}
+
+// Route is a match and what is done.
+type Route struct {
+	Name  string
+	Match Match
+	// Exactly one of Forward, Redirect and Direct.
+	Forward   *Forward
+	Redirect  *Redirect
+	Direct    *Direct
+	Authorize []*Policies // each must allow
+	Request   *Mutations
+	Response  *Mutations
+	Source    string // where the rule was written; for explanations
+}
+
+// Match is what a request must look like: the path form that is set, all headers, all parameters.
+type Match struct {
+	Exact, Prefix string
+	Separated     string // prefix that ends at a slash or the path's end
+	Regex         *regexp.Regexp
+	CaseFold      bool
+	Headers       []HeaderMatch
+	Query         []QueryMatch
+	GRPC          bool // only gRPC requests
+}
+
+// HeaderMatch matches one header; ":method", ":path" and ":authority" are its names for these.
+type HeaderMatch struct {
+	Name     string
+	Value    StringMatch
+	Present  bool // only that it is there
+	Range    *Range
+	Invert   bool
+	AbsentAs bool // a missing header is the empty string
+}
+
+// Range is a half-open range of whole numbers.
+type Range struct{ From, To int64 }
+
+// QueryMatch matches one query parameter.
+type QueryMatch struct {
+	Name    string
+	Value   StringMatch
+	Present bool
+}
+
+// StringMatch is one form of string match; the zero value matches nothing.
+type StringMatch struct {
+	Kind     StringKind
+	Text     string
+	Regex    *regexp.Regexp
+	CaseFold bool
+}
+
+// StringKind is a form of string match.
+type StringKind uint8
+
+// The forms.
+const (
+	MatchNothing StringKind = iota
+	MatchExact
+	MatchPrefix
+	MatchSuffix
+	MatchContains
+	MatchRegex // the whole string
+	MatchAny
+)
+
+// Forward sends a request to a cluster.
+type Forward struct {
+	Clusters    []WeightedCluster // shares of the sum; one has all
+	Timeout     time.Duration     // of the whole request; 0: none
+	IdleTimeout time.Duration     // 0: the HTTP's
+	PrefixTo    string            // replaces the matched prefix (or exact path); "" changes nothing
+	RegexFrom   *regexp.Regexp
+	RegexTo     string
+	HostTo      string
+	Retry       *Retry
+	Hash        []HashBy
+	Upgrade     bool // websocket allowed here
+}
+
+// WeightedCluster is a share of the requests.
+type WeightedCluster struct {
+	Cluster  string
+	Weight   uint32
+	Request  *Mutations
+	Response *Mutations
+}
+
+// Retry is when a request is sent again. What certainly wasn't processed is sent again once without it.
+type Retry struct {
+	Attempts     int // beyond the first
+	PerTry       time.Duration
+	OnConnect    bool // connect-failure
+	OnReset      bool // reset
+	On5xx        bool
+	OnGateway    bool // 502, 503, 504
+	OnRefused    bool // refused-stream
+	OnRetriable4 bool // retriable-4xx: 409
+	OnStatus     []int
+	OnGRPC       []int
+	BackOff      time.Duration // base; 25 ms by default
+	MaxBackOff   time.Duration
+}
+
+// HashBy is what a request is hashed by, for policies that hash.
+type HashBy struct {
+	Header, Cookie, Query string
+	CookieTTL             time.Duration
+	CookiePath            string
+	CookieMake            bool // a missing cookie is made
+	SourceIP              bool
+	Terminal              bool
+}
+
+// Redirect answers with another place.
+type Redirect struct {
+	Scheme, Host, Path, PrefixTo string
+	Port                         uint32
+	Status                       int
+	StripQuery                   bool
+}
+
+// Direct answers by itself.
+type Direct struct {
+	Status int
+	Body   []byte
+}
+
+// Mutations change a head: Remove, then Set (which replaces), then Add.
+type Mutations struct {
+	Remove []string
+	Set    []HeaderValue
+	Add    []HeaderValue
+}
+
+// HeaderValue is a header to set or add.
+type HeaderValue struct{ Name, Value string }
+
+// Cluster is where requests and connections go.
+type Cluster struct {
+	Name           string
+	Service        ServiceRef // for metrics and logs
+	Local          bool       // the application beside the proxy
+	Endpoints      []*Endpoint
+	ConnectTimeout time.Duration
+	Balance        Balance
+	ChoiceCount    int
+	TLS            *ClientTLS // nil: plain
+	Codec          Codec      // HTTP1, HTTP2; Auto: what the request came in
+	Limits         Limits
+	Outlier        *Outlier
+	MaxPerConn     int // requests on one connection, 0 for no bound
+}
+
+// ServiceRef names a service.
+type ServiceRef struct{ Name, Namespace, Partition, Datacenter, Peer, Subset string }
+
+// Balance is a load-balancing policy.
+type Balance uint8
+
+// The policies.
+const (
+	RoundRobin Balance = iota
+	LeastRequest
+	Random
+	RingHash
+	Maglev
+)
+
+// Endpoint is an address of a cluster. Equal endpoints of successive snapshots are the same pointer, so that what is known of
+// one (its connections, its failures) stays.
+type Endpoint struct {
+	Network  string // "tcp" or "unix"
+	Address  string
+	Weight   uint32
+	Priority uint32
+	Healthy  bool // taken by health; an unhealthy one is used only when nothing else is left
+	Draining bool // no new requests
+}
+
+// Limits bound what one cluster gets at once; 0 for no bound.
+type Limits struct {
+	Connections, Pending, Requests, Retries int
+}
+
+// Outlier leaves endpoints out that fail.
+type Outlier struct {
+	Consecutive5xx int
+	Enforcing      int // percent
+	Interval       time.Duration
+	BaseEjection   time.Duration
+	MaxPercent     int
+}
+
+// ServerTLS is mutual TLS towards callers. The certificate and the roots are looked up at each handshake.
+type ServerTLS struct {
+	Config *tls.Config
+	// Require says that callers must show a certificate.
+	Require bool
+}
+
+// ClientTLS is mutual TLS towards an upstream.
+type ClientTLS struct {
+	Config *tls.Config
+	// Identity changes when anything of the identity or the trust changes: connections made before it aren't given to
+	// new requests after it.
+	Identity string
+}
+
+// Policies are one RBAC filter: with Allow, one policy must match; without, none may. Shadow is only counted.
+type Policies struct {
+	Allow    bool
+	Policies []Policy
+	// Source says where the rules were written.
+	Source string
+}
+
+// Policy matches if any permission and any principal match.
+type Policy struct {
+	Name       string
+	Permission Rule
+	Principal  Rule
+}
+
+// Rule is a condition on a connection or request, with and, or and not. The zero Rule matches nothing.
+type Rule struct {
+	Kind   RuleKind
+	Rules  []Rule // of And, Or; one of Not
+	String StringMatch
+	Header *HeaderMatch
+	Prefix netip.Prefix
+	Port   uint32
+}
+
+// RuleKind is what a rule looks at.
+type RuleKind uint8
+
+// The kinds.
+const (
+	Nothing RuleKind = iota
+	Any
+	And
+	Or
+	Not
+	Authenticated // the peer's URI SAN matches String; with MatchAny: has one
+	PathIs        // the path without its query matches String
+	HeaderIs
+	RemoteIP
+	DestinationPort
+	ServerName // the SNI matches String
+)
+
+// Peer is who is at the other end of a connection.
+type Peer struct {
+	// Identity is nil without mutual TLS.
+	Identity identity.Identity
+	URI      string
+	SNI      string
+	Remote   netip.AddrPort
+	Local    netip.AddrPort
+	TLS      *tls.ConnectionState
+}
+
+// Request is what HTTP rules look at; nil for connections.
+type Request = stream.RequestHead
