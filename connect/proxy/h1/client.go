@@ -34,8 +34,8 @@ type ClientConfig struct {
 type Client struct {
 	config ClientConfig
 	conn   net.Conn
-	peek   syscall.RawConn // of the socket under the connection; nil where there is none
-	used   bool            // an exchange went over it before
+	peek   peeker // of the socket under the connection, where there is one
+	used   bool   // an exchange went over it before
 	busy   bool
 	closed atomic.Bool
 
@@ -69,7 +69,9 @@ func NewClient(conn net.Conn, config ClientConfig) *Client {
 		inner = t.NetConn()
 	}
 	if sc, ok := inner.(syscall.Conn); ok {
-		c.peek, _ = sc.SyscallConn()
+		if raw, err := sc.SyscallConn(); err == nil {
+			c.peek.init(raw)
+		}
 	}
 	return c
 }
@@ -84,7 +86,7 @@ func (c *Client) Alive() bool {
 	if c.closed.Load() || c.busy || c.wr.err != nil || c.rd.eof || c.rd.buffered() > 0 {
 		return false
 	}
-	return c.peek == nil || !c.used || quiet(c.peek)
+	return c.peek.raw == nil || !c.used || c.peek.quiet()
 }
 
 // Close closes the connection, also under an exchange. It may be called by any goroutine.

@@ -10,4 +10,9 @@ func (r *reader) initRaw() {}
 
 func (r *reader) waitRaw() error { return syscall.EINVAL }
 
-func quiet(syscall.RawConn) bool { return false }
+// peeker can't ask here: raw stays nil, and an idle connection counts as alive.
+type peeker struct{ raw syscall.RawConn }
+
+func (p *peeker) init(syscall.RawConn) {}
+
+func (p *peeker) quiet() bool { return true }

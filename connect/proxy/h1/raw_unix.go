@@ -60,19 +60,29 @@ func (r *reader) waitRaw() error {
 	return nil
 }
 
-// quiet says whether an idle connection has received nothing, not even its end.
-func quiet(raw syscall.RawConn) bool {
-	still := false
-	var b [1]byte
-	err := raw.Control(func(fd uintptr) {
-		for {
-			_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-			if err == syscall.EINTR {
-				continue
-			}
-			still = err == syscall.EAGAIN
-			return
+// peeker asks a socket whether anything has arrived. Its function is bound once, so that asking allocates nothing.
+type peeker struct {
+	raw   syscall.RawConn
+	look  func(fd uintptr)
+	room  [1]byte
+	still bool
+}
+
+func (p *peeker) init(raw syscall.RawConn) { p.raw, p.look = raw, p.peek }
+
+func (p *peeker) peek(fd uintptr) {
+	for {
+		_, _, err := syscall.Recvfrom(int(fd), p.room[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		if err == syscall.EINTR {
+			continue
 		}
-	})
-	return err == nil && still
+		p.still = err == syscall.EAGAIN
+		return
+	}
+}
+
+// quiet says whether an idle connection has received nothing, not even its end.
+func (p *peeker) quiet() bool {
+	p.still = false
+	return p.raw.Control(p.look) == nil && p.still
 }
