@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intake
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/weftmesh/weft/connect/proxy/config"
+	proxyv1 "github.com/weftmesh/weft/proto/weft/proxy/v1"
+)
+
+// Keys under which the renderer puts typed metadata.
+const (
+	clusterInfoKey = "weft.proxy.v1.cluster"
+	routeInfoKey   = "weft.proxy.v1.route"
+)
+
+const (
+	httpOptionsKey        = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+	defaultConnectTimeout = 5 * time.Second
+)
+
+func (w *world) compileCluster(m *clusterv3.Cluster) (*cluster, error) {
+	c := &config.Cluster{Name: m.GetName(), ConnectTimeout: defaultConnectTimeout, ChoiceCount: 2, Codec: config.HTTP1}
+	if d := m.GetConnectTimeout(); d != nil {
+		c.ConnectTimeout = d.AsDuration()
+	}
+	out := &cluster{config: c}
+	if err := w.discovery(m, out); err != nil {
+		return nil, err
+	}
+	if err := balance(m, c); err != nil {
+		return nil, err
+	}
+	if err := protocol(m, c); err != nil {
+		return nil, err
+	}
+	if err := limits(m, c); err != nil {
+		return nil, err
+	}
+	outlier(m, c)
+	if a := m.GetMetadata().GetTypedFilterMetadata()[clusterInfoKey]; a != nil {
+		info := &proxyv1.ClusterInfo{}
+		if err := a.UnmarshalTo(info); err != nil {
+			return nil, fmt.Errorf("metadata %s: %w", clusterInfoKey, err)
+		}
+		s := info.GetService()
+		c.Local = info.GetLocal()
+		c.Service = config.ServiceRef{
+			Name: s.GetName(), Namespace: s.GetNamespace(), Partition: s.GetPartition(), Datacenter: s.GetDatacenter(), Peer: s.GetPeer(), Subset: s.GetSubset(),
+		}
+	}
+	if c.Service.Name == "" {
+		c.Service.Name = c.Name
+	}
+	if ts := m.GetTransportSocket(); ts != nil {
+		tlsConf, t, err := w.clientTLS(ts)
+		if err != nil {
+			return nil, err
+		}
+		c.TLS, out.secrets, out.identity = tlsConf, t.names(), t.identity
+	}
+	if len(m.GetTransportSocketMatches()) > 0 {
+		return nil, errors.New("transport_socket_matches: not known to this proxy")
+	}
+	return out, nil
+}
+
+func (w *world) discovery(m *clusterv3.Cluster, out *cluster) error {
+	switch m.GetType() {
+	case clusterv3.Cluster_EDS:
+		out.eds = m.GetEdsClusterConfig().GetServiceName()
+		if out.eds == "" {
+			out.eds = m.GetName()
+		}
+	case clusterv3.Cluster_STATIC:
+		endpoints, err := w.compileEndpoints(m.GetLoadAssignment())
+		if err != nil {
+			return fmt.Errorf("load_assignment: %w", err)
+		}
+		out.config.Endpoints = endpoints
+	default:
+		return fmt.Errorf("type %s: this proxy knows EDS and STATIC", m.GetType())
+	}
+	if m.GetClusterType() != nil {
+		return fmt.Errorf("cluster_type %s: this proxy knows EDS and STATIC", m.GetClusterType().GetName())
+	}
+	return nil
+}
+
+func balance(m *clusterv3.Cluster, c *config.Cluster) error {
+	switch m.GetLbPolicy() {
+	case clusterv3.Cluster_ROUND_ROBIN:
+		c.Balance = config.RoundRobin
+	case clusterv3.Cluster_LEAST_REQUEST:
+		c.Balance = config.LeastRequest
+		if n := m.GetLeastRequestLbConfig().GetChoiceCount().GetValue(); n > 0 {
+			c.ChoiceCount = int(n)
+		}
+	case clusterv3.Cluster_RANDOM:
+		c.Balance = config.Random
+	case clusterv3.Cluster_RING_HASH:
+		c.Balance = config.RingHash
+	case clusterv3.Cluster_MAGLEV:
+		c.Balance = config.Maglev
+	default:
+		return fmt.Errorf("lb_policy %s: not known to this proxy", m.GetLbPolicy())
+	}
+	return nil
+}
+
+// protocol reads which HTTP is spoken to the cluster.
+func protocol(m *clusterv3.Cluster, c *config.Cluster) error {
+	a := m.GetTypedExtensionProtocolOptions()[httpOptionsKey]
+	if a == nil {
+		return nil
+	}
+	o, err := read[*httpv3.HttpProtocolOptions](a)
+	if err != nil {
+		return fmt.Errorf("%s: %w", httpOptionsKey, err)
+	}
+	c.MaxPerConn = int(o.GetCommonHttpProtocolOptions().GetMaxRequestsPerConnection().GetValue())
+	switch p := o.GetUpstreamProtocolOptions().(type) {
+	case *httpv3.HttpProtocolOptions_ExplicitHttpConfig_:
+		switch e := p.ExplicitHttpConfig.GetProtocolConfig().(type) {
+		case *httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions:
+			c.Codec = config.HTTP1
+		case *httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions:
+			c.Codec = config.HTTP2
+		default:
+			return fmt.Errorf("%s: %T isn't known to this proxy", httpOptionsKey, e)
+		}
+	case *httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig, *httpv3.HttpProtocolOptions_AutoConfig:
+		c.Codec = config.Auto
+	}
+	return nil
+}
+
+func limits(m *clusterv3.Cluster, c *config.Cluster) error {
+	for _, t := range m.GetCircuitBreakers().GetThresholds() {
+		if t.GetPriority() != corev3.RoutingPriority_DEFAULT {
+			continue
+		}
+		c.Limits = config.Limits{
+			Connections: int(t.GetMaxConnections().GetValue()), Pending: int(t.GetMaxPendingRequests().GetValue()),
+			Requests: int(t.GetMaxRequests().GetValue()), Retries: int(t.GetMaxRetries().GetValue()),
+		}
+		for what, v := range map[string]*wrapperspb.UInt32Value{
+			"max_connections": t.GetMaxConnections(), "max_pending_requests": t.GetMaxPendingRequests(), "max_requests": t.GetMaxRequests(),
+		} {
+			if v != nil && v.GetValue() == 0 {
+				return fmt.Errorf("circuit_breakers %s: 0 would let nothing through", what)
+			}
+		}
+	}
+	return nil
+}
+
+func outlier(m *clusterv3.Cluster, c *config.Cluster) {
+	o := m.GetOutlierDetection()
+	if o == nil || o.GetConsecutive_5Xx().GetValue() == 0 {
+		return
+	}
+	c.Outlier = &config.Outlier{
+		Consecutive5xx: int(o.GetConsecutive_5Xx().GetValue()), Enforcing: 100, Interval: 10 * time.Second, BaseEjection: 30 * time.Second, MaxPercent: 10,
+	}
+	if e := o.GetEnforcingConsecutive_5Xx(); e != nil {
+		c.Outlier.Enforcing = int(e.GetValue())
+	}
+	if d := o.GetInterval(); d != nil {
+		c.Outlier.Interval = d.AsDuration()
+	}
+	if d := o.GetBaseEjectionTime(); d != nil {
+		c.Outlier.BaseEjection = d.AsDuration()
+	}
+	if p := o.GetMaxEjectionPercent(); p != nil {
+		c.Outlier.MaxPercent = int(p.GetValue())
+	}
+}
+
+func (w *world) compileEndpoints(m *endpointv3.ClusterLoadAssignment) ([]*config.Endpoint, error) {
+	out := []*config.Endpoint{}
+	for i, l := range m.GetEndpoints() {
+		for j, e := range l.GetLbEndpoints() {
+			network, address, err := addressOf(e.GetEndpoint().GetAddress())
+			if err != nil {
+				return nil, fmt.Errorf("endpoints[%d].lb_endpoints[%d]: %w", i, j, err)
+			}
+			k := endpointKey{
+				cluster: m.GetClusterName(), network: network, address: address, weight: 1, priority: l.GetPriority(), healthy: true,
+			}
+			if v := e.GetLoadBalancingWeight(); v != nil {
+				k.weight = v.GetValue()
+			}
+			switch e.GetHealthStatus() {
+			case corev3.HealthStatus_UNHEALTHY, corev3.HealthStatus_TIMEOUT:
+				k.healthy = false
+			case corev3.HealthStatus_DRAINING:
+				k.draining = true
+			}
+			out = append(out, w.endpoint(k))
+		}
+	}
+	return out, nil
+}
+
+// addressOf is an address as net.Dial and net.Listen take it.
+func addressOf(a *corev3.Address) (network, address string, err error) {
+	switch t := a.GetAddress().(type) {
+	case *corev3.Address_SocketAddress:
+		s := t.SocketAddress
+		if s.GetProtocol() != corev3.SocketAddress_TCP {
+			return "", "", errors.New("socket_address.protocol: only TCP")
+		}
+		if net.ParseIP(s.GetAddress()) == nil {
+			return "", "", fmt.Errorf("socket_address.address %q isn't an IP address", s.GetAddress())
+		}
+		return "tcp", net.JoinHostPort(s.GetAddress(), strconv.Itoa(int(s.GetPortValue()))), nil
+	case *corev3.Address_Pipe:
+		return "unix", t.Pipe.GetPath(), nil
+	}
+	return "", "", fmt.Errorf("an address of the form %T: want socket_address or pipe", a.GetAddress())
+}

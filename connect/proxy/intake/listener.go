@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intake
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	filelogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	streamlogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
+	limitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/connection_limit/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	netrbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
+	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/weftmesh/weft/connect/proxy/config"
+)
+
+// The URLs of the filters that are known.
+const (
+	tcpProxyURL     = typePrefix + "extensions.filters.network.tcp_proxy.v3.TcpProxy"
+	netRBACURL      = typePrefix + "extensions.filters.network.rbac.v3.RBAC"
+	connLimitURL    = typePrefix + "extensions.filters.network.connection_limit.v3.ConnectionLimit"
+	hcmURL          = typePrefix + "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+	tlsInspectorURL = typePrefix + "extensions.filters.listener.tls_inspector.v3.TlsInspector"
+	routerURL       = typePrefix + "extensions.filters.http.router.v3.Router"
+	httpRBACURL     = typePrefix + "extensions.filters.http.rbac.v3.RBAC"
+	grpcStatsURL    = typePrefix + "extensions.filters.http.grpc_stats.v3.FilterConfig"
+	fileLogURL      = typePrefix + "extensions.access_loggers.file.v3.FileAccessLog"
+	stdoutLogURL    = typePrefix + "extensions.access_loggers.stream.v3.StdoutAccessLog"
+	stderrLogURL    = typePrefix + "extensions.access_loggers.stream.v3.StderrAccessLog"
+)
+
+func (w *world) compileListener(m *listenerv3.Listener) (*listener, error) {
+	l := &config.Listener{Name: m.GetName()}
+	if m.GetTrafficDirection() == corev3.TrafficDirection_INBOUND {
+		l.Direction = config.Inbound
+	}
+	var err error
+	if l.Network, l.Address, err = addressOf(m.GetAddress()); err != nil {
+		return nil, fmt.Errorf("address: %w", err)
+	}
+	l.Mode = m.GetAddress().GetPipe().GetMode()
+	if m.GetUseOriginalDst().GetValue() {
+		return nil, errors.New("use_original_dst: not known to this proxy")
+	}
+	for _, f := range m.GetListenerFilters() {
+		if f.GetTypedConfig().GetTypeUrl() != tlsInspectorURL {
+			return nil, fmt.Errorf("listener filter %s: not known to this proxy", f.GetName())
+		}
+	}
+	chains := m.GetFilterChains()
+	if m.GetDefaultFilterChain() != nil {
+		chains = append(chains, m.GetDefaultFilterChain())
+	}
+	if len(chains) != 1 {
+		return nil, fmt.Errorf("filter_chains: this proxy takes one, there are %d", len(chains))
+	}
+	out := &listener{config: l}
+	chain := chains[0]
+	if ts := chain.GetTransportSocket(); ts != nil {
+		if l.TLS, out.secrets, err = w.serverTLS(ts); err != nil {
+			return nil, err
+		}
+	}
+	if len(chain.GetFilterChainMatch().GetApplicationProtocols())+len(chain.GetFilterChainMatch().GetServerNames()) > 0 {
+		return nil, errors.New("filter_chain_match: not known to this proxy")
+	}
+	for _, f := range chain.GetFilters() {
+		if err := compileFilter(l, f); err != nil {
+			return nil, fmt.Errorf("filter %s: %w", f.GetName(), err)
+		}
+	}
+	if (l.TCP == nil) == (l.HTTP == nil) {
+		return nil, errors.New("filter_chains[0]: want exactly one of tcp_proxy and http_connection_manager")
+	}
+	return out, nil
+}
+
+func compileFilter(l *config.Listener, f *listenerv3.Filter) error {
+	switch url := f.GetTypedConfig().GetTypeUrl(); url {
+	case tcpProxyURL:
+		return compileTCP(l, f.GetTypedConfig())
+	case hcmURL:
+		return compileHTTP(l, f.GetTypedConfig())
+	case netRBACURL:
+		m, err := read[*netrbacv3.RBAC](f.GetTypedConfig())
+		if err != nil {
+			return err
+		}
+		if m.GetRules() == nil {
+			return nil // nothing but statistics
+		}
+		p, err := compilePolicies(m.GetRules())
+		if err != nil {
+			return err
+		}
+		l.Authorize = append(l.Authorize, p)
+		return nil
+	case connLimitURL:
+		m, err := read[*limitv3.ConnectionLimit](f.GetTypedConfig())
+		if err != nil {
+			return err
+		}
+		l.MaxConnections = int(m.GetMaxConnections().GetValue())
+		return nil
+	default:
+		return fmt.Errorf("%s isn't known to this proxy", url)
+	}
+}
+
+func compileTCP(l *config.Listener, a *anypb.Any) error {
+	m, err := read[*tcpv3.TcpProxy](a)
+	if err != nil {
+		return err
+	}
+	t := &config.TCP{Cluster: m.GetCluster()}
+	for _, c := range m.GetWeightedClusters().GetClusters() {
+		t.Weighted = append(t.Weighted, config.WeightedCluster{Cluster: c.GetName(), Weight: c.GetWeight()})
+	}
+	if d := m.GetIdleTimeout(); d != nil {
+		t.IdleTimeout = d.AsDuration()
+	}
+	if m.GetTunnelingConfig() != nil {
+		return errors.New("tunneling_config: not known to this proxy")
+	}
+	t.Log, err = compileLogs(m.GetAccessLog())
+	l.TCP = t
+	return err
+}
+
+func compileHTTP(l *config.Listener, a *anypb.Any) error {
+	m, err := read[*hcmv3.HttpConnectionManager](a)
+	if err != nil {
+		return err
+	}
+	h := &config.HTTP{
+		ServerName: m.GetServerName(), Normalize: m.GetNormalizePath().GetValue(), MergeSlashes: m.GetMergeSlashes(),
+		EscapedSlashes: escaped(m.GetPathWithEscapedSlashesAction()), IdleTimeout: m.GetCommonHttpProtocolOptions().GetIdleTimeout().AsDuration(),
+		StreamIdle: 5 * time.Minute, HeaderTimeout: m.GetRequestHeadersTimeout().AsDuration(), Trace: m.GetTracing() != nil,
+		GenerateRequestID: m.GetGenerateRequestId() == nil || m.GetGenerateRequestId().GetValue(),
+		MaxStreams:        int(m.GetHttp2ProtocolOptions().GetMaxConcurrentStreams().GetValue()),
+		MaxHeadBytes:      int(m.GetMaxRequestHeadersKb().GetValue()) << 10,
+		RejectUnderscores: m.GetCommonHttpProtocolOptions().GetHeadersWithUnderscoresAction() == corev3.HttpProtocolOptions_REJECT_REQUEST,
+	}
+	if d := m.GetStreamIdleTimeout(); d != nil {
+		h.StreamIdle = d.AsDuration()
+	}
+	switch m.GetCodecType() {
+	case hcmv3.HttpConnectionManager_HTTP1:
+		h.Codec = config.HTTP1
+	case hcmv3.HttpConnectionManager_HTTP2:
+		h.Codec = config.HTTP2
+	case hcmv3.HttpConnectionManager_HTTP3:
+		return errors.New("codec_type HTTP3: not known to this proxy")
+	}
+	h.ForwardClient = map[hcmv3.HttpConnectionManager_ForwardClientCertDetails]config.ForwardClient{
+		hcmv3.HttpConnectionManager_SANITIZE: config.SanitizeClient, hcmv3.HttpConnectionManager_SANITIZE_SET: config.SanitizeSetClient,
+		hcmv3.HttpConnectionManager_FORWARD_ONLY: config.ForwardOnlyClient, hcmv3.HttpConnectionManager_APPEND_FORWARD: config.AppendClient,
+		hcmv3.HttpConnectionManager_ALWAYS_FORWARD_ONLY: config.AlwaysForwardClient,
+	}[m.GetForwardClientCertDetails()]
+	for _, u := range m.GetUpgradeConfigs() {
+		if u.GetUpgradeType() != "websocket" {
+			return fmt.Errorf("upgrade_configs %q: only websocket is passed", u.GetUpgradeType())
+		}
+		h.Websocket = u.GetEnabled() == nil || u.GetEnabled().GetValue()
+	}
+	switch r := m.GetRouteSpecifier().(type) {
+	case *hcmv3.HttpConnectionManager_Rds:
+		h.RouteName = r.Rds.GetRouteConfigName()
+	case *hcmv3.HttpConnectionManager_RouteConfig:
+		if h.Inline, err = compileRoutes(r.RouteConfig); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("route_specifier %T: not known to this proxy", r)
+	}
+	if err := compileHTTPFilters(h, m.GetHttpFilters()); err != nil {
+		return err
+	}
+	h.Log, err = compileLogs(m.GetAccessLog())
+	l.HTTP = h
+	return err
+}
+
+// compileHTTPFilters takes the filters that the proxy does; a filter that it doesn't know might protect, so it is refused
+// even where it calls itself optional.
+func compileHTTPFilters(h *config.HTTP, filters []*hcmv3.HttpFilter) error {
+	for _, f := range filters {
+		switch url := f.GetTypedConfig().GetTypeUrl(); url {
+		case routerURL, grpcStatsURL:
+		case httpRBACURL:
+			h.Authorize = true
+		default:
+			return fmt.Errorf("http filter %s (%s) isn't known to this proxy", f.GetName(), url)
+		}
+	}
+	return nil
+}
+
+func escaped(a hcmv3.HttpConnectionManager_PathWithEscapedSlashesAction) config.EscapedSlashes {
+	switch a {
+	case hcmv3.HttpConnectionManager_REJECT_REQUEST:
+		return config.RejectEscaped
+	case hcmv3.HttpConnectionManager_UNESCAPE_AND_REDIRECT:
+		return config.UnescapeRedirect
+	case hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD:
+		return config.UnescapeForward
+	}
+	return config.KeepEscaped
+}
+
+func compileLogs(logs []*accesslogv3.AccessLog) (*config.AccessLog, error) {
+	if len(logs) == 0 {
+		return nil, nil
+	}
+	a := logs[0].GetTypedConfig()
+	switch a.GetTypeUrl() {
+	case fileLogURL:
+		m, err := read[*filelogv3.FileAccessLog](a)
+		if err != nil {
+			return nil, err
+		}
+		return logFormat(m.GetPath(), m.GetLogFormat())
+	case stdoutLogURL:
+		m, err := read[*streamlogv3.StdoutAccessLog](a)
+		if err != nil {
+			return nil, err
+		}
+		return logFormat("/dev/stdout", m.GetLogFormat())
+	case stderrLogURL:
+		m, err := read[*streamlogv3.StderrAccessLog](a)
+		if err != nil {
+			return nil, err
+		}
+		return logFormat("/dev/stderr", m.GetLogFormat())
+	}
+	return nil, fmt.Errorf("access log %s: not known to this proxy", a.GetTypeUrl())
+}
+
+func logFormat(path string, f *corev3.SubstitutionFormatString) (*config.AccessLog, error) {
+	out := &config.AccessLog{Path: path, Text: f.GetTextFormatSource().GetInlineString()}
+	if j := f.GetJsonFormat(); j != nil {
+		out.JSON = map[string]string{}
+		for k, v := range j.GetFields() {
+			s, ok := v.GetKind().(*structpb.Value_StringValue)
+			if !ok {
+				return nil, fmt.Errorf("access log field %q: only strings", k)
+			}
+			out.JSON[k] = s.StringValue
+		}
+	}
+	return out, nil
+}

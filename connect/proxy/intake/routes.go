@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intake
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/weftmesh/weft/connect/proxy/config"
+	proxyv1 "github.com/weftmesh/weft/proto/weft/proxy/v1"
+)
+
+const rbacPerRouteURL = typePrefix + "extensions.filters.http.rbac.v3.RBACPerRoute"
+
+func compileRoutes(m *routev3.RouteConfiguration) (*config.RouteTable, error) {
+	t := &config.RouteTable{Name: m.GetName()}
+	shared, err := compilePerRoute(m.GetTypedPerFilterConfig())
+	if err != nil {
+		return nil, err
+	}
+	for i, v := range m.GetVirtualHosts() {
+		h := &config.VirtualHost{Name: v.GetName(), Domains: v.GetDomains(), Request: mutations(v.GetRequestHeadersToAdd(), v.GetRequestHeadersToRemove()), Response: mutations(v.GetResponseHeadersToAdd(), v.GetResponseHeadersToRemove())}
+		if h.Authorize, err = compilePerRoute(v.GetTypedPerFilterConfig()); err != nil {
+			return nil, fmt.Errorf("virtual_hosts[%d]: %w", i, err)
+		}
+		if h.Authorize == nil {
+			h.Authorize = shared
+		}
+		for j, r := range v.GetRoutes() {
+			route, err := compileRoute(r)
+			if err != nil {
+				return nil, fmt.Errorf("virtual_hosts[%d].routes[%d]: %w", i, j, err)
+			}
+			h.Routes = append(h.Routes, route)
+		}
+		t.Hosts = append(t.Hosts, h)
+	}
+	return t, nil
+}
+
+// compilePerRoute reads what a route overrides of filters: only authorisation is known.
+func compilePerRoute(all map[string]*anypb.Any) ([]*config.Policies, error) {
+	var out []*config.Policies
+	for name, a := range all {
+		if a.GetTypeUrl() != rbacPerRouteURL {
+			return nil, fmt.Errorf("typed_per_filter_config %s (%s) isn't known to this proxy", name, a.GetTypeUrl())
+		}
+		m, err := read[*httprbacv3.RBACPerRoute](a)
+		if err != nil {
+			return nil, fmt.Errorf("typed_per_filter_config %s: %w", name, err)
+		}
+		if m.GetRbac().GetRules() == nil {
+			continue // explicitly nothing to check
+		}
+		p, err := compilePolicies(m.GetRbac().GetRules())
+		if err != nil {
+			return nil, fmt.Errorf("typed_per_filter_config %s: %w", name, err)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+func compileRoute(m *routev3.Route) (*config.Route, error) {
+	r := &config.Route{
+		Name: m.GetName(), Request: mutations(m.GetRequestHeadersToAdd(), m.GetRequestHeadersToRemove()),
+		Response: mutations(m.GetResponseHeadersToAdd(), m.GetResponseHeadersToRemove()),
+	}
+	var err error
+	if r.Match, err = compileMatch(m.GetMatch()); err != nil {
+		return nil, fmt.Errorf("match: %w", err)
+	}
+	if r.Authorize, err = compilePerRoute(m.GetTypedPerFilterConfig()); err != nil {
+		return nil, err
+	}
+	if a := m.GetMetadata().GetTypedFilterMetadata()[routeInfoKey]; a != nil {
+		info := &proxyv1.RouteInfo{}
+		if err := a.UnmarshalTo(info); err != nil {
+			return nil, fmt.Errorf("metadata %s: %w", routeInfoKey, err)
+		}
+		r.Source = info.GetSource()
+	}
+	switch a := m.GetAction().(type) {
+	case *routev3.Route_Route:
+		r.Forward, err = compileForward(a.Route)
+		return r, err
+	case *routev3.Route_Redirect:
+		r.Redirect = &config.Redirect{
+			Scheme: a.Redirect.GetSchemeRedirect(), Host: a.Redirect.GetHostRedirect(), Path: a.Redirect.GetPathRedirect(),
+			PrefixTo: a.Redirect.GetPrefixRewrite(), Port: a.Redirect.GetPortRedirect(), StripQuery: a.Redirect.GetStripQuery(),
+			Status: map[routev3.RedirectAction_RedirectResponseCode]int{
+				routev3.RedirectAction_MOVED_PERMANENTLY: 301, routev3.RedirectAction_FOUND: 302, routev3.RedirectAction_SEE_OTHER: 303,
+				routev3.RedirectAction_TEMPORARY_REDIRECT: 307, routev3.RedirectAction_PERMANENT_REDIRECT: 308,
+			}[a.Redirect.GetResponseCode()],
+		}
+		return r, nil
+	case *routev3.Route_DirectResponse:
+		body, err := bytesOf(a.DirectResponse.GetBody())
+		if a.DirectResponse.GetBody() != nil && err != nil {
+			return nil, fmt.Errorf("direct_response.body: %w", err)
+		}
+		r.Direct = &config.Direct{Status: int(a.DirectResponse.GetStatus()), Body: body}
+		return r, nil
+	}
+	return nil, fmt.Errorf("action %T: not known to this proxy", m.GetAction())
+}
+
+func compileMatch(m *routev3.RouteMatch) (config.Match, error) {
+	out := config.Match{CaseFold: m.GetCaseSensitive() != nil && !m.GetCaseSensitive().GetValue(), GRPC: m.GetGrpc() != nil}
+	switch p := m.GetPathSpecifier().(type) {
+	case *routev3.RouteMatch_Prefix:
+		out.Prefix = p.Prefix
+	case *routev3.RouteMatch_Path:
+		out.Exact = p.Path
+	case *routev3.RouteMatch_PathSeparatedPrefix:
+		out.Separated = p.PathSeparatedPrefix
+	case *routev3.RouteMatch_SafeRegex:
+		re, err := whole(p.SafeRegex)
+		if err != nil {
+			return out, err
+		}
+		out.Regex = re
+	default:
+		return out, fmt.Errorf("path_specifier %T: not known to this proxy", p)
+	}
+	for i, h := range m.GetHeaders() {
+		hm, err := compileHeader(h)
+		if err != nil {
+			return out, fmt.Errorf("headers[%d]: %w", i, err)
+		}
+		out.Headers = append(out.Headers, *hm)
+	}
+	for i, q := range m.GetQueryParameters() {
+		qm := config.QueryMatch{Name: q.GetName(), Present: q.GetPresentMatch()}
+		if s := q.GetStringMatch(); s != nil {
+			var err error
+			if qm.Value, err = compileString(s); err != nil {
+				return out, fmt.Errorf("query_parameters[%d]: %w", i, err)
+			}
+		}
+		out.Query = append(out.Query, qm)
+	}
+	if m.GetRuntimeFraction() != nil {
+		return out, errors.New("runtime_fraction: not known to this proxy")
+	}
+	return out, nil
+}
+
+// whole compiles a regular expression that must match all of a string, as Envoy's do.
+func whole(m *matcherv3.RegexMatcher) (*regexp.Regexp, error) {
+	re, err := regexp.Compile(`^(?:` + m.GetRegex() + `)$`)
+	if err != nil {
+		return nil, fmt.Errorf("safe_regex: %w", err)
+	}
+	return re, nil
+}
+
+func compileHeader(m *routev3.HeaderMatcher) (*config.HeaderMatch, error) {
+	h := &config.HeaderMatch{Name: m.GetName(), Invert: m.GetInvertMatch(), AbsentAs: m.GetTreatMissingHeaderAsEmpty()}
+	switch s := m.GetHeaderMatchSpecifier().(type) {
+	case *routev3.HeaderMatcher_StringMatch:
+		v, err := compileString(s.StringMatch)
+		h.Value = v
+		return h, err
+	case *routev3.HeaderMatcher_PresentMatch:
+		h.Present = true
+		if !s.PresentMatch {
+			h.Invert = !h.Invert
+		}
+		return h, nil
+	case *routev3.HeaderMatcher_RangeMatch:
+		h.Range = &config.Range{From: s.RangeMatch.GetStart(), To: s.RangeMatch.GetEnd()}
+		return h, nil
+	case nil:
+		h.Present = true
+		return h, nil
+	}
+	return nil, fmt.Errorf("header %s: %T is deprecated; use string_match", m.GetName(), m.GetHeaderMatchSpecifier())
+}
+
+func compileString(m *matcherv3.StringMatcher) (config.StringMatch, error) {
+	out := config.StringMatch{CaseFold: m.GetIgnoreCase()}
+	switch p := m.GetMatchPattern().(type) {
+	case *matcherv3.StringMatcher_Exact:
+		out.Kind, out.Text = config.MatchExact, p.Exact
+	case *matcherv3.StringMatcher_Prefix:
+		out.Kind, out.Text = config.MatchPrefix, p.Prefix
+	case *matcherv3.StringMatcher_Suffix:
+		out.Kind, out.Text = config.MatchSuffix, p.Suffix
+	case *matcherv3.StringMatcher_Contains:
+		out.Kind, out.Text = config.MatchContains, p.Contains
+	case *matcherv3.StringMatcher_SafeRegex:
+		re, err := whole(p.SafeRegex)
+		if err != nil {
+			return out, err
+		}
+		out.Kind, out.Regex = config.MatchRegex, re
+	default:
+		return out, fmt.Errorf("match_pattern %T: not known to this proxy", p)
+	}
+	if out.CaseFold {
+		out.Text = strings.ToLower(out.Text)
+	}
+	return out, nil
+}
+
+func compileForward(m *routev3.RouteAction) (*config.Forward, error) {
+	f := &config.Forward{Timeout: 15 * time.Second, PrefixTo: m.GetPrefixRewrite(), HostTo: m.GetHostRewriteLiteral(), Upgrade: true}
+	switch c := m.GetClusterSpecifier().(type) {
+	case *routev3.RouteAction_Cluster:
+		f.Clusters = []config.WeightedCluster{{Cluster: c.Cluster, Weight: 1}}
+	case *routev3.RouteAction_WeightedClusters:
+		for _, w := range c.WeightedClusters.GetClusters() {
+			f.Clusters = append(f.Clusters, config.WeightedCluster{
+				Cluster: w.GetName(), Weight: w.GetWeight().GetValue(),
+				Request:  mutations(w.GetRequestHeadersToAdd(), w.GetRequestHeadersToRemove()),
+				Response: mutations(w.GetResponseHeadersToAdd(), w.GetResponseHeadersToRemove()),
+			})
+		}
+	default:
+		return nil, fmt.Errorf("cluster_specifier %T: not known to this proxy", c)
+	}
+	if d := m.GetTimeout(); d != nil {
+		f.Timeout = d.AsDuration()
+	}
+	if d := m.GetIdleTimeout(); d != nil {
+		f.IdleTimeout = d.AsDuration()
+	}
+	if r := m.GetRegexRewrite(); r != nil {
+		re, err := regexp.Compile(r.GetPattern().GetRegex())
+		if err != nil {
+			return nil, fmt.Errorf("regex_rewrite: %w", err)
+		}
+		f.RegexFrom, f.RegexTo = re, backReferences.ReplaceAllString(r.GetSubstitution(), "$${$1}")
+	}
+	for _, u := range m.GetUpgradeConfigs() {
+		f.Upgrade = u.GetEnabled() == nil || u.GetEnabled().GetValue()
+	}
+	if len(m.GetRequestMirrorPolicies()) > 0 {
+		return nil, errors.New("request_mirror_policies: not known to this proxy")
+	}
+	for _, h := range m.GetHashPolicy() {
+		f.Hash = append(f.Hash, config.HashBy{
+			Header: h.GetHeader().GetHeaderName(), Cookie: h.GetCookie().GetName(), CookieTTL: h.GetCookie().GetTtl().AsDuration(),
+			CookiePath: h.GetCookie().GetPath(), CookieMake: h.GetCookie().GetTtl() != nil, Query: h.GetQueryParameter().GetName(),
+			SourceIP: h.GetConnectionProperties().GetSourceIp(), Terminal: h.GetTerminal(),
+		})
+	}
+	var err error
+	f.Retry, err = compileRetry(m.GetRetryPolicy())
+	return f, err
+}
+
+// backReferences are \1 in Envoy's form; Go's is ${1}.
+var backReferences = regexp.MustCompile(`\\(\d)`)
+
+func compileRetry(m *routev3.RetryPolicy) (*config.Retry, error) {
+	if m == nil {
+		return nil, nil
+	}
+	r := &config.Retry{Attempts: 1, PerTry: m.GetPerTryTimeout().AsDuration(), BackOff: 25 * time.Millisecond}
+	if n := m.GetNumRetries(); n != nil {
+		r.Attempts = int(n.GetValue())
+	}
+	if b := m.GetRetryBackOff(); b != nil {
+		r.BackOff, r.MaxBackOff = b.GetBaseInterval().AsDuration(), b.GetMaxInterval().AsDuration()
+	}
+	if r.MaxBackOff == 0 {
+		r.MaxBackOff = 10 * r.BackOff
+	}
+	codes := []string{"ok", "cancelled", "unknown", "invalid-argument", "deadline-exceeded", "not-found", "already-exists", "permission-denied",
+		"resource-exhausted", "failed-precondition", "aborted", "out-of-range", "unimplemented", "internal", "unavailable"}
+	for on := range strings.SplitSeq(m.GetRetryOn(), ",") {
+		switch on = strings.TrimSpace(on); on {
+		case "":
+		case "5xx":
+			r.On5xx, r.OnConnect, r.OnReset, r.OnRefused = true, true, true, true
+		case "gateway-error":
+			r.OnGateway = true
+		case "reset":
+			r.OnReset = true
+		case "reset-before-request":
+			r.OnConnect = true
+		case "connect-failure":
+			r.OnConnect = true
+		case "refused-stream":
+			r.OnRefused = true
+		case "retriable-4xx":
+			r.OnRetriable4 = true
+		case "retriable-status-codes":
+			for _, s := range m.GetRetriableStatusCodes() {
+				r.OnStatus = append(r.OnStatus, int(s))
+			}
+		default:
+			i := slices.Index(codes, on)
+			if i < 0 {
+				if n, err := strconv.Atoi(on); err == nil && n >= 100 && n <= 599 {
+					r.OnStatus = append(r.OnStatus, n)
+					continue
+				}
+				return nil, fmt.Errorf("retry_on %q: not known to this proxy", on)
+			}
+			r.OnGRPC = append(r.OnGRPC, i)
+		}
+	}
+	return r, nil
+}
+
+func mutations(add []*corev3.HeaderValueOption, remove []string) *config.Mutations {
+	if len(add)+len(remove) == 0 {
+		return nil
+	}
+	m := &config.Mutations{Remove: remove}
+	for _, o := range add {
+		v := config.HeaderValue{Name: o.GetHeader().GetKey(), Value: o.GetHeader().GetValue()}
+		if o.GetAppendAction() == corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD {
+			m.Set = append(m.Set, v)
+		} else {
+			m.Add = append(m.Add, v)
+		}
+	}
+	return m
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intake
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+
+	"github.com/weftmesh/weft/connect/identity"
+)
+
+// secret is a certificate with its key, or what to trust.
+type secret struct {
+	cert  *tls.Certificate
+	own   identity.Identity // in cert; nil if it names none
+	roots *x509.CertPool
+	sans  []sanMatch
+	hash  string // over what was given, to notice a change
+}
+
+// secrets are looked up at each handshake: a rotated certificate touches no connection.
+type secrets struct {
+	now func() time.Time
+	all atomic.Pointer[map[string]*secret] // replaced as a whole, by one goroutine
+}
+
+func newSecrets(now func() time.Time) *secrets {
+	s := &secrets{now: now}
+	s.all.Store(&map[string]*secret{})
+	return s
+}
+
+func (s *secrets) get(name string) *secret { return (*s.all.Load())[name] }
+func (s *secrets) has(name string) bool    { return s.get(name) != nil }
+
+func (s *secrets) change(f func(map[string]*secret)) {
+	next := make(map[string]*secret, len(*s.all.Load())+1)
+	for k, v := range *s.all.Load() {
+		next[k] = v
+	}
+	f(next)
+	s.all.Store(&next)
+}
+
+func (s *secrets) put(name string, v *secret) { s.change(func(m map[string]*secret) { m[name] = v }) }
+func (s *secrets) forget(name string)         { s.change(func(m map[string]*secret) { delete(m, name) }) }
+
+func compileSecret(m *tlsv3.Secret) (*secret, error) {
+	switch t := m.GetType().(type) {
+	case *tlsv3.Secret_TlsCertificate:
+		return compileCert(t.TlsCertificate)
+	case *tlsv3.Secret_ValidationContext:
+		return compileRoots(t.ValidationContext)
+	}
+	return nil, fmt.Errorf("a secret of the form %T: want tls_certificate or validation_context", m.GetType())
+}
+
+func bytesOf(d *corev3.DataSource) ([]byte, error) {
+	switch s := d.GetSpecifier().(type) {
+	case *corev3.DataSource_InlineBytes:
+		return s.InlineBytes, nil
+	case *corev3.DataSource_InlineString:
+		return []byte(s.InlineString), nil
+	case *corev3.DataSource_Filename:
+		return os.ReadFile(s.Filename)
+	}
+	return nil, errors.New("a data source without content")
+}
+
+func compileCert(m *tlsv3.TlsCertificate) (*secret, error) {
+	certPEM, err := bytesOf(m.GetCertificateChain())
+	if err != nil {
+		return nil, fmt.Errorf("certificate_chain: %w", err)
+	}
+	keyPEM, err := bytesOf(m.GetPrivateKey())
+	if err != nil {
+		return nil, fmt.Errorf("private_key: %w", err)
+	}
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("certificate_chain and private_key: %w", err)
+	}
+	s := &secret{cert: &pair, hash: digest(certPEM)}
+	if id, err := identity.FromCertificate(pair.Leaf); err == nil {
+		s.own = id
+	}
+	return s, nil
+}
+
+func compileRoots(m *tlsv3.CertificateValidationContext) (*secret, error) {
+	pem, err := bytesOf(m.GetTrustedCa())
+	if err != nil {
+		return nil, fmt.Errorf("trusted_ca: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, errors.New("trusted_ca: no certificate in it")
+	}
+	sans, err := compileSANs(m)
+	if err != nil {
+		return nil, err
+	}
+	return &secret{roots: pool, sans: sans, hash: digest(pem)}, nil
+}
+
+func digest(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:8])
+}
