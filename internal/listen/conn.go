@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package listen
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+)
+
+// Conn is an accepted connection that is counted until it is closed. For TLS it
+// is what (*tls.Conn).NetConn returns. Copies between two Conns go through the
+// kernel (splice) where the two sockets allow it.
+type Conn struct {
+	net.Conn
+	l *Listener
+
+	mu     sync.Mutex
+	holder holder
+	closed bool
+}
+
+var (
+	_ io.ReaderFrom = (*Conn)(nil)
+	_ io.WriterTo   = (*Conn)(nil)
+)
+
+// NetConn returns the connection inside, such as a *net.TCPConn.
+func (c *Conn) NetConn() net.Conn { return c.Conn }
+
+// Close closes the connection and gives its place back. A second call returns
+// net.ErrClosed.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return net.ErrClosed
+	}
+	c.closed = true
+	c.l.counts.leave(c.holder)
+	c.l.open.Dec()
+	return c.Conn.Close()
+}
+
+// CloseWrite ends writing where the connection can do that; otherwise it closes.
+func (c *Conn) CloseWrite() error {
+	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return c.Close()
+}
+
+// SetLinger with 0 makes Close a reset, where the connection can do that.
+func (c *Conn) SetLinger(sec int) error {
+	if s, ok := c.Conn.(interface{ SetLinger(int) error }); ok {
+		return s.SetLinger(sec)
+	}
+	return nil
+}
+
+// SyscallConn gives access to the socket; it fails for in-memory connections.
+func (c *Conn) SyscallConn() (syscall.RawConn, error) {
+	if s, ok := c.Conn.(syscall.Conn); ok {
+		return s.SyscallConn()
+	}
+	return nil, fmt.Errorf("a connection of network %q has no socket", c.RemoteAddr().Network())
+}
+
+// ReadFrom copies r to the connection until r ends.
+func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
+	if in, ok := r.(*Conn); ok {
+		r = in.Conn
+	}
+	return io.Copy(c.Conn, r)
+}
+
+// WriteTo copies the connection to w until the far end has finished.
+func (c *Conn) WriteTo(w io.Writer) (int64, error) {
+	if out, ok := w.(*Conn); ok {
+		w = out.Conn
+	}
+	return io.Copy(w, c.Conn)
+}
+
+// Authenticate counts a connection of a Listener, plain or TLS, for an identity
+// that it has proved in some way of its own (a token, peer credentials) instead
+// of its address. It returns ErrTooMany, wrapped, if the identity has its
+// maximum: then close the connection. For connections that didn't come through
+// a Door it does nothing.
+func Authenticate(conn net.Conn, identity string) error {
+	c := unwrap(conn)
+	if c == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := holder{identity: true, name: identity}
+	if c.closed || c.holder == next {
+		return nil
+	}
+	if !c.l.counts.enter(next, c.l.limits.MaxPerIdentity) {
+		c.l.refuse(reasonIdentity)
+		return fmt.Errorf("%w: %s has %d on listener %q", ErrTooMany, identity, c.l.limits.MaxPerIdentity, c.l.spec.Name)
+	}
+	c.l.counts.leave(c.holder)
+	c.holder = next
+	return nil
+}
+
+// unwrap finds the Conn in what Accept returned; nil if there is none.
+func unwrap(conn net.Conn) *Conn {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	c, _ := conn.(*Conn)
+	return c
+}

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package listen
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+const (
+	rejectTime  = time.Second // for an answer to a connection over the cap
+	rejectsMax  = 64          // answers under way; further ones are left out
+	backoffMax  = time.Second // between failing accepts (no file descriptors left)
+	backoffBase = 5 * time.Millisecond
+)
+
+// Listener is a net.Listener with the limits of its Spec.
+type Listener struct {
+	door   *Door
+	spec   Spec
+	limits Limits
+	counts *counts
+	inner  net.Listener
+	open   prometheus.Gauge
+
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	ready   chan net.Conn // handshake done; only with TLS
+	rejects chan struct{} // one token per answer under way
+	work    sync.WaitGroup
+	closing sync.Mutex
+	closed  bool
+}
+
+// start takes over the opened socket; with TLS it starts to accept.
+func (l *Listener) start(inner net.Listener) {
+	l.inner = inner
+	l.open = l.door.metrics.open.WithLabelValues(l.spec.Name)
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.rejects = make(chan struct{}, rejectsMax)
+	if l.spec.TLS != nil {
+		l.ready = make(chan net.Conn)
+		l.work.Go(l.acceptTLS)
+	}
+}
+
+// Addr returns the address that was opened, with the port that was picked.
+func (l *Listener) Addr() net.Addr { return l.inner.Addr() }
+
+// Accept returns the next connection that is within the limits and, with TLS,
+// has done its handshake. It blocks; after Close its error wraps net.ErrClosed.
+// It rides out passing errors, such as a lack of file descriptors.
+func (l *Listener) Accept() (net.Conn, error) {
+	if l.spec.TLS == nil {
+		c, err := l.next()
+		if err != nil {
+			return nil, err
+		}
+		l.door.metrics.accepted.WithLabelValues(l.spec.Name).Inc()
+		return c, nil
+	}
+	select {
+	case c := <-l.ready:
+		l.door.metrics.accepted.WithLabelValues(l.spec.Name).Inc()
+		return c, nil
+	case <-l.ctx.Done():
+		return nil, &net.OpError{Op: "accept", Net: l.spec.Network, Addr: l.Addr(), Err: net.ErrClosed}
+	}
+}
+
+// Close stops accepting, cuts connections whose handshake isn't done, and waits
+// for the listener's goroutines. Accepted connections live on. A second call
+// does nothing.
+func (l *Listener) Close() error {
+	l.closing.Lock()
+	defer l.closing.Unlock()
+	if l.closed {
+		return nil
+	}
+	l.closed = true
+	l.cancel()
+	err := l.inner.Close()
+	l.work.Wait()
+	l.door.release(l.spec.Name)
+	return err
+}
+
+// next accepts until a connection is within its address's cap.
+func (l *Listener) next() (*Conn, error) {
+	wait := backoffBase
+	for {
+		raw, err := l.inner.Accept()
+		switch {
+		case err == nil:
+			wait = backoffBase
+		case l.ctx.Err() != nil || errors.Is(err, net.ErrClosed):
+			return nil, err
+		default:
+			l.door.log.Warn("accept failed", slog.String("listener", l.spec.Name), slog.Any("error", err))
+			if !l.pause(wait) {
+				return nil, net.ErrClosed
+			}
+			wait = min(2*wait, backoffMax)
+			continue
+		}
+		if c := l.admit(raw); c != nil {
+			return c, nil
+		}
+	}
+}
+
+func (l *Listener) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-l.ctx.Done():
+		return false
+	}
+}
+
+// admit counts raw for its address, or refuses it and returns nil.
+func (l *Listener) admit(raw net.Conn) *Conn {
+	h, local := addressOf(raw.RemoteAddr())
+	limit := l.limits.MaxUnauthenticatedPerAddr
+	if local {
+		limit = l.limits.MaxUnauthenticatedLoopback
+	}
+	if l.counts.enter(h, limit) {
+		l.open.Inc()
+		return &Conn{Conn: raw, l: l, holder: h}
+	}
+	l.refuse(reasonAddress)
+	l.reject(raw)
+	return nil
+}
+
+func (l *Listener) refuse(reason string) {
+	l.door.metrics.refused.WithLabelValues(l.spec.Name, reason).Inc()
+}
+
+// reject closes a connection over the cap, after an answer where there is one.
+func (l *Listener) reject(raw net.Conn) {
+	if l.spec.Reject == nil || l.spec.TLS != nil {
+		raw.Close() //nolint:errcheck // nothing can be done about it
+		return
+	}
+	select {
+	case l.rejects <- struct{}{}:
+	default:
+		raw.Close() //nolint:errcheck // as above
+		return
+	}
+	l.work.Go(func() {
+		defer func() { <-l.rejects }()
+		defer raw.Close()                                        //nolint:errcheck // as above
+		defer context.AfterFunc(l.ctx, func() { raw.Close() })() //nolint:errcheck // as above
+		if raw.SetDeadline(time.Now().Add(rejectTime)) == nil {
+			l.spec.Reject(raw)
+		}
+	})
+}
+
+func (l *Listener) acceptTLS() {
+	for {
+		c, err := l.next()
+		if err != nil {
+			return
+		}
+		l.work.Go(func() { l.handshake(c) })
+	}
+}
+
+// handshake hands c to Accept once its peer is known, or closes it.
+func (l *Listener) handshake(c *Conn) {
+	cfg := l.spec.TLS()
+	if cfg == nil {
+		l.refuse(reasonNoTLS)
+		c.Close() //nolint:errcheck // nothing can be done about it
+		return
+	}
+	ctx, cancel := l.ctx, context.CancelFunc(func() {})
+	if l.limits.HandshakeTimeout > 0 {
+		ctx, cancel = context.WithTimeout(ctx, l.limits.HandshakeTimeout)
+	}
+	defer cancel()
+	t := tls.Server(c, cfg)
+	if err := t.HandshakeContext(ctx); err != nil {
+		l.handshakeFailed(c, err)
+		return
+	}
+	if id := l.identity(t.ConnectionState()); id != "" {
+		if err := Authenticate(t, id); err != nil {
+			l.door.log.Debug("connection refused", slog.String("listener", l.spec.Name), slog.Any("error", err))
+			t.Close() //nolint:errcheck // nothing can be done about it
+			return
+		}
+	}
+	select {
+	case l.ready <- t:
+	case <-l.ctx.Done():
+		l.refuse(reasonClosing)
+		t.Close() //nolint:errcheck // as above
+	}
+}
+
+func (l *Listener) handshakeFailed(c *Conn, err error) {
+	reason := reasonHandshake
+	switch {
+	case l.ctx.Err() != nil:
+		reason = reasonClosing
+	case errors.Is(err, context.DeadlineExceeded):
+		reason = reasonTimeout
+	}
+	l.refuse(reason)
+	l.door.log.Debug("TLS handshake failed", slog.String("listener", l.spec.Name),
+		slog.String("remote", c.RemoteAddr().String()), slog.Any("error", err))
+	var plain tls.RecordHeaderError
+	if errors.As(err, &plain) && looksLikeHTTP(plain.RecordHeader) {
+		if c.SetWriteDeadline(time.Now().Add(rejectTime)) == nil {
+			io.WriteString(c, plainHTTPAnswer) //nolint:errcheck // a courtesy
+		}
+	}
+	c.Close() //nolint:errcheck // nothing can be done about it
+}
+
+func (l *Listener) identity(s tls.ConnectionState) string {
+	if l.spec.Identity != nil {
+		return l.spec.Identity(s)
+	}
+	if len(s.VerifiedChains) == 0 {
+		return ""
+	}
+	leaf := s.PeerCertificates[0]
+	if len(leaf.URIs) > 0 {
+		return leaf.URIs[0].String()
+	}
+	return leaf.Subject.String()
+}
