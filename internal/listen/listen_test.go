@@ -147,6 +147,7 @@ func TestTLSCountsIdentitiesAndEndsSlowHandshakes(t *testing.T) {
 		if _, err := slow.Read(make([]byte, 1)); err == nil || time.Since(start) != DefaultHandshakeTimeout {
 			t.Fatalf("%v after %v", err, time.Since(start))
 		}
+		synctest.Wait() // the cut is seen before it is counted
 		if got := refused(d, "tls", reasonTimeout); got != 1 {
 			t.Fatalf("timeouts = %v", got)
 		}
