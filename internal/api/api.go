@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -128,6 +129,10 @@ type MuxConfig struct {
 	Handlers map[string]Handler
 	// Forward answers the routes of the other side; nil: they are unknown.
 	Forward http.Handler
+	// DefaultACLPolicy is told in a header of every answer: "allow" or "deny"; "" tells nothing.
+	DefaultACLPolicy string
+	// MaxBody bounds a request's body, 0 for DefaultMaxBody; a longer one is 413.
+	MaxBody int64
 	// Pretty indents every JSON answer, as -dev does.
 	Pretty bool
 	// Loopback refuses requests that a browser was tricked into: a Host that is a name, or a foreign Origin. The other
@@ -135,24 +140,36 @@ type MuxConfig struct {
 	Loopback bool
 }
 
+// DefaultMaxBody is the bound of a request's body: what fits into one command.
+const DefaultMaxBody = 8 << 20
+
 // Mux routes requests of one side's table.
 type Mux struct {
-	c       MuxConfig
-	mux     *http.ServeMux
-	methods map[string][]string // allowed, by path pattern
+	c   MuxConfig
+	mux *http.ServeMux
 }
+
+// byMethod are the handlers of one path. The mux itself isn't asked to tell methods apart, since its patterns with methods
+// conflict with more exact ones without.
+type byMethod map[string]http.Handler
 
 // NewMux binds handlers to routes. A route without a handler, or a handler without a route, is an error: what isn't in the
 // table can't be reached, and what is in the table is answered.
 func NewMux(c MuxConfig) (*Mux, error) {
-	m := &Mux{c: c, mux: http.NewServeMux(), methods: map[string][]string{}}
-	bound := map[string]bool{}
+	if c.MaxBody == 0 {
+		c.MaxBody = DefaultMaxBody
+	}
+	m := &Mux{c: c, mux: http.NewServeMux()}
+	bound, paths := map[string]bool{}, map[string]byMethod{}
 	for _, r := range Routes {
+		if r.Side != c.Side && c.Forward == nil {
+			continue
+		}
+		if paths[r.Path] == nil {
+			paths[r.Path] = byMethod{}
+		}
 		if r.Side != c.Side {
-			if c.Forward != nil {
-				m.mux.Handle(r.Name(), m.forwarded(r))
-				m.methods[r.Path] = append(m.methods[r.Path], r.Method)
-			}
+			paths[r.Path][r.Method] = c.Forward
 			continue
 		}
 		h, ok := c.Handlers[r.Name()]
@@ -160,16 +177,15 @@ func NewMux(c MuxConfig) (*Mux, error) {
 			return nil, fmt.Errorf("api: no handler for %s", r.Name())
 		}
 		bound[r.Name()] = true
-		m.mux.HandleFunc(r.Name(), m.serve(r, h))
-		m.methods[r.Path] = append(m.methods[r.Path], r.Method)
+		paths[r.Path][r.Method] = m.serve(r, h)
 	}
 	for name := range c.Handlers {
 		if !bound[name] {
 			return nil, fmt.Errorf("api: the handler %q has no route in the table", name)
 		}
 	}
-	for path, methods := range m.methods {
-		m.mux.HandleFunc(path, wrongMethod(methods))
+	for path, handlers := range paths {
+		m.mux.Handle(path, handlers)
 	}
 	m.mux.HandleFunc("/", unknownPath)
 	return m, nil
@@ -194,6 +210,10 @@ func unprintable(r rune) bool { return r < 0x20 || r == 0x7f }
 func (m *Mux) serve(route Route, h Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		aw := &answer{ResponseWriter: w, pretty: m.c.Pretty || r.URL.Query().Has("pretty")}
+		if m.c.DefaultACLPolicy != "" {
+			w.Header().Set("X-Consul-Default-ACL-Policy", m.c.DefaultACLPolicy)
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, m.c.MaxBody)
 		req, err := m.request(route, r)
 		if err == nil {
 			err = h(aw, req)
@@ -224,16 +244,17 @@ func (m *Mux) request(route Route, r *http.Request) (*Request, error) {
 	return req, err
 }
 
-func (m *Mux) forwarded(Route) http.Handler { return m.c.Forward }
-
-func wrongMethod(methods []string) http.HandlerFunc {
-	slices.Sort(methods)
-	allow := strings.Join(append([]string{http.MethodOptions}, methods...), ",")
-	return func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Allow", allow)
-		if r.Method == http.MethodOptions {
-			return
-		}
+func (b byMethod) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	if h, ok := b[method]; ok {
+		h.ServeHTTP(w, r)
+		return
+	}
+	w.Header().Set("Allow", strings.Join(append([]string{http.MethodOptions}, slices.Sorted(maps.Keys(b))...), ","))
+	if r.Method != http.MethodOptions {
 		http.Error(w, fmt.Sprintf("method %s not allowed", r.Method), http.StatusMethodNotAllowed)
 	}
 }

@@ -4,6 +4,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
@@ -39,11 +40,12 @@ func Query[T any](ctx context.Context, store *catalog.Store, o Options, read fun
 		txn := store.Read().Record()
 		out, err := read(txn)
 		meta := Meta{Index: max(txn.ResultIndex(), 1), KnownLeader: true, Consistency: "leader"}
-		if err != nil || o.Index == 0 || meta.Index > o.Index || o.Index > max(txn.Index(), 1) {
+		absent := errors.Is(err, catalog.ErrNotFound) // what isn't there can be waited for
+		if (err != nil && !absent) || o.Index == 0 || meta.Index > o.Index || o.Index > max(txn.Index(), 1) {
 			return out, meta, err
 		}
 		if store.WaitChange(ctx, txn) != nil {
-			return out, meta, nil
+			return out, meta, err
 		}
 	}
 }

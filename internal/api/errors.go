@@ -59,6 +59,9 @@ func HTTPStatus(err error) int {
 	if errors.As(err, &s) {
 		return s.Code
 	}
+	if errors.Is(err, ErrDenied) {
+		return http.StatusForbidden // whatever else is wrong
+	}
 	var d *decode.Error
 	if errors.As(err, &d) {
 		return http.StatusBadRequest

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/run"
+)
+
+// errDeposed is the cause with which a leader's context ends when another leads.
+var errDeposed = errors.New("leadership lost")
+
+// followLeadership runs the leader's work while this server leads, under a context that ends with its leadership.
+func (s *Server) followLeadership(ctx context.Context) error {
+	stop := func() {}
+	defer func() { stop() }()
+	for {
+		select {
+		case leads := <-s.raft.Load().notify:
+			stop()
+			stop = func() {}
+			if leads {
+				stop = s.startLeading(ctx)
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// startLeading begins the leader's work; the returned function ends it and waits until it has.
+func (s *Server) startLeading(ctx context.Context) (stop func()) {
+	lctx, depose := context.WithCancelCause(ctx)
+	g := run.New(lctx)
+	g.Go("lead", s.lead)
+	return func() {
+		depose(errDeposed)
+		if err := g.Wait(); err != nil {
+			s.c.Log.Warn("leader's work ended", "error", err)
+		}
+	}
+}
+
+// leadRetry is how long a leader waits before it tries again to take office.
+const leadRetry = time.Second
+
+// lead takes office: it catches up with what was agreed before, sees to it that the cluster has a name, a schema version,
+// an authority and its first config entries, and then keeps the authority.
+func (s *Server) lead(ctx context.Context) error {
+	for {
+		err := s.takeOffice(ctx)
+		if err == nil {
+			s.readyOnce.Do(func() { close(s.ready) })
+			s.c.Log.Info("leading", "index", s.store.Position().Index)
+			return s.ca.keep(ctx)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		s.c.Log.Error("can't take office", "error", err)
+		timer := time.NewTimer(leadRetry)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+	}
+}
+
+func (s *Server) takeOffice(ctx context.Context) error {
+	if err := s.raft.Load().Barrier(proposeTimeout).Error(); err != nil {
+		return fmt.Errorf("catch up: %w", err)
+	}
+	txn := s.store.Read()
+	if txn.Schema() < catalog.SchemaVersion {
+		if _, err := s.Propose(ctx, catalog.RaiseSchema{Version: catalog.SchemaVersion}); err != nil {
+			return fmt.Errorf("raise the schema version: %w", err)
+		}
+	}
+	state, err := txn.CA()
+	if err != nil {
+		return err
+	}
+	if state == nil || state.ClusterID == "" {
+		id, err := uuid(s.c.Rand)
+		if err != nil {
+			return err
+		}
+		if _, err := s.Propose(ctx, catalog.SetCluster{ID: id}); err != nil {
+			return fmt.Errorf("name the cluster: %w", err)
+		}
+	}
+	for _, e := range s.c.Entries {
+		absent := uint64(0)
+		if _, err := s.Propose(ctx, catalog.SetEntry{Entry: catalog.EntryBox{Entry: e}, CAS: &absent}); err != nil {
+			return fmt.Errorf("config entry %s/%s: %w", e.EntryKind(), e.Head().Name, err)
+		}
+	}
+	return s.ca.open(ctx)
+}
+
+// uuid makes a random UUID (RFC 9562, version 4).
+func uuid(r io.Reader) (string, error) {
+	var b [16]byte
+	if _, err := io.ReadFull(r, b[:]); err != nil {
+		return "", err
+	}
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	h := hex.EncodeToString(b[:])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:], nil
+}

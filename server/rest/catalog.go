@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rest
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/api"
+)
+
+// registration is the body of /v1/catalog/register.
+type registration struct {
+	ID              string
+	Node            string
+	Address         string
+	Datacenter      string
+	TaggedAddresses map[string]string
+	NodeMeta        map[string]string
+	SkipNodeUpdate  bool
+	Namespace       string
+	Partition       string
+	Service         *serviceBody
+	Check           *checkBody
+	Checks          []checkBody
+}
+
+type serviceBody struct {
+	Kind              string
+	ID                string
+	Service           string `decode:"name"`
+	Tags              []string
+	Address           string
+	SocketPath        string
+	TaggedAddresses   map[string]catalog.ServiceAddress
+	Meta              map[string]string
+	Port              int
+	Ports             []catalog.ServicePort
+	Weights           *catalog.Weights
+	EnableTagOverride bool
+	Proxy             *catalog.Proxy
+	Connect           *catalog.Connect
+	Locality          *catalog.Locality
+	Namespace         string
+	Partition         string
+	CreateIndex       uint64
+	ModifyIndex       uint64
+}
+
+type checkBody struct {
+	Node        string
+	CheckID     string `decode:"id"`
+	Name        string
+	Status      string
+	Notes       string
+	Output      string
+	ServiceID   string
+	ServiceName string
+	ServiceTags []string
+	Type        string
+	Interval    string
+	Timeout     string
+	ExposedPort int
+	Definition  catalog.CheckDefinition
+	Namespace   string
+	Partition   string
+	CreateIndex uint64
+	ModifyIndex uint64
+}
+
+func badRequest(format string, args ...any) error {
+	return &api.StatusError{Code: http.StatusBadRequest, Text: fmt.Sprintf(format, args...)}
+}
+
+func (h *handlers) register(w http.ResponseWriter, r *api.Request) error {
+	var b registration
+	if err := api.ReadJSON(r, &b); err != nil {
+		return err
+	}
+	cmd, err := b.command(r)
+	if err != nil {
+		return err
+	}
+	if err := r.Authorize(b.Node); err != nil {
+		return err
+	}
+	if _, err := h.c.Cluster.Propose(r.Context(), cmd); err != nil {
+		return err
+	}
+	return api.WriteJSON(w, true)
+}
+
+func (b *registration) command(r *api.Request) (catalog.Register, error) {
+	if b.Node == "" {
+		return catalog.Register{}, refused(errors.New("Must provide node"))
+	}
+	if b.Address == "" && !b.SkipNodeUpdate {
+		return catalog.Register{}, refused(errors.New("Must provide address if SkipNodeUpdate is not set"))
+	}
+	scope := r.Options.Scope
+	if b.Datacenter != "" && b.Datacenter != scope.Datacenter {
+		return catalog.Register{}, &api.StatusError{Code: http.StatusInternalServerError, Text: "No path to datacenter: this cluster is " + scope.Datacenter}
+	}
+	nodeScope := scope
+	nodeScope.Namespace = catalog.DefaultNamespace
+	cmd := catalog.Register{SkipNodeUpdate: b.SkipNodeUpdate, Node: catalog.Node{
+		Scope: nodeScope, ID: b.ID, Node: b.Node, Address: b.Address, TaggedAddresses: b.TaggedAddresses, Meta: b.NodeMeta,
+	}}
+	if s := b.Service; s != nil {
+		if s.Service == "" {
+			return cmd, refused(errors.New("Must provide service name (Service.Service)"))
+		}
+		record := catalog.Service{
+			Scope: scope, Node: b.Node, ID: s.ID, Service: s.Service, Kind: s.Kind, Tags: s.Tags, Address: s.Address, SocketPath: s.SocketPath,
+			TaggedAddresses: s.TaggedAddresses, Meta: s.Meta, Port: s.Port, Ports: s.Ports, Weights: catalog.Weights{Passing: 1, Warning: 1},
+			EnableTagOverride: s.EnableTagOverride, Proxy: s.Proxy, Connect: s.Connect, Locality: s.Locality,
+		}
+		if record.ID == "" {
+			record.ID = record.Service
+		}
+		if s.Weights != nil {
+			record.Weights = *s.Weights
+		}
+		cmd.Services = append(cmd.Services, record)
+	}
+	checks := b.Checks
+	if b.Check != nil {
+		checks = append(checks, *b.Check)
+	}
+	for _, c := range checks {
+		record := catalog.Check{
+			Scope: scope, Node: b.Node, CheckID: c.CheckID, Name: c.Name, Status: c.Status, Notes: c.Notes, Output: c.Output,
+			ServiceID: c.ServiceID, ServiceName: c.ServiceName, ServiceTags: c.ServiceTags, Type: c.Type, Interval: c.Interval,
+			Timeout: c.Timeout, ExposedPort: c.ExposedPort, Definition: c.Definition,
+		}
+		if record.CheckID == "" {
+			record.CheckID = record.Name
+		}
+		if record.Status == "" {
+			record.Status = catalog.HealthCritical
+		}
+		cmd.Checks = append(cmd.Checks, record)
+	}
+	return cmd, nil
+}
+
+func (h *handlers) deregister(w http.ResponseWriter, r *api.Request) error {
+	var b struct{ Datacenter, Node, ServiceID, CheckID, Namespace, Partition string }
+	if err := api.ReadJSON(r, &b); err != nil {
+		return err
+	}
+	if b.Node == "" {
+		return refused(errors.New("Must provide node"))
+	}
+	if err := r.Authorize(b.Node); err != nil {
+		return err
+	}
+	cmd := catalog.Deregister{Scope: r.Options.Scope, Node: b.Node, ServiceID: b.ServiceID, CheckID: b.CheckID}
+	if _, err := h.c.Cluster.Propose(r.Context(), cmd); err != nil {
+		return err
+	}
+	return api.WriteJSON(w, true)
+}
+
+func (h *handlers) nodes(w http.ResponseWriter, r *api.Request) error {
+	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) ([]nodeView, error) {
+		nodes, err := t.Nodes(r.Options.Scope)
+		if err != nil {
+			return nil, err
+		}
+		out := []nodeView{}
+		for _, n := range nodes {
+			if r.Visible(n.Node) && matches(n.Meta, r.Options.NodeMeta) {
+				out = append(out, viewNode(n))
+			}
+		}
+		return api.FilterList(r.Options.Filter, out)
+	})
+}
+
+func (h *handlers) services(w http.ResponseWriter, r *api.Request) error {
+	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) (map[string][]string, error) {
+		names, err := t.ServiceNames(r.Options.Scope)
+		if err != nil {
+			return nil, err
+		}
+		out := map[string][]string{}
+		for name, tags := range names {
+			if r.Visible(name) {
+				out[name] = append([]string{}, tags...)
+			}
+		}
+		return out, nil
+	})
+}
+
+type instancesOf func(*catalog.Txn, catalog.Key) ([]*catalog.Instance, error)
+
+// selected are the instances that the request's tag, node-meta and passing options leave.
+func selected(r *api.Request, all []*catalog.Instance) ([]*catalog.Instance, error) {
+	passing := false
+	if q := r.URL.Query(); q.Has("passing") {
+		passing = true
+		if v := q.Get("passing"); v != "" {
+			var err error
+			if passing, err = strconv.ParseBool(v); err != nil {
+				return nil, badRequest("Invalid value for ?passing")
+			}
+		}
+	}
+	var out []*catalog.Instance
+	for _, i := range all {
+		if tagged(i.Service.Tags, r.Options.Tags) && matches(i.Node.Meta, r.Options.NodeMeta) && (!passing || i.Status() == catalog.HealthPassing) {
+			out = append(out, i)
+		}
+	}
+	return out, nil
+}
+
+func list[T any](r *api.Request, read instancesOf, view func(*catalog.Instance) T) func(*catalog.Txn) ([]T, error) {
+	return func(t *catalog.Txn) ([]T, error) {
+		all, err := read(t, r.Options.Scope.Name(r.PathValue("name")))
+		if err == nil {
+			all, err = selected(r, all)
+		}
+		if err != nil {
+			return nil, err
+		}
+		out := make([]T, 0, len(all))
+		for _, i := range all {
+			out = append(out, view(i))
+		}
+		return api.FilterList(r.Options.Filter, out)
+	}
+}
+
+func (h *handlers) catalogService(read instancesOf) api.Handler {
+	return func(w http.ResponseWriter, r *api.Request) error {
+		return api.Answer(w, r, h.c.Store, list(r, read, viewFlat))
+	}
+}
+
+func (h *handlers) healthService(read instancesOf) api.Handler {
+	return func(w http.ResponseWriter, r *api.Request) error {
+		return api.Answer(w, r, h.c.Store, list(r, read, viewInstance))
+	}
+}
+
+func (h *handlers) node(w http.ResponseWriter, r *api.Request) error {
+	type view struct {
+		Node     nodeView
+		Services map[string]serviceView
+	}
+	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) (*view, error) {
+		node, services, err := onNode(t, r)
+		if err != nil || node == nil {
+			return nil, err
+		}
+		v := &view{Node: viewNode(node), Services: map[string]serviceView{}}
+		for _, s := range services {
+			v.Services[s.ID] = viewService(s)
+		}
+		return v, nil
+	})
+}
+
+func (h *handlers) nodeServices(w http.ResponseWriter, r *api.Request) error {
+	type view struct {
+		Node     nodeView
+		Services []serviceView
+	}
+	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) (*view, error) {
+		node, services, err := onNode(t, r)
+		if err != nil || node == nil {
+			return nil, err
+		}
+		v := &view{Node: viewNode(node), Services: []serviceView{}}
+		for _, s := range services {
+			v.Services = append(v.Services, viewService(s))
+		}
+		v.Services, err = api.FilterList(r.Options.Filter, v.Services)
+		return v, err
+	})
+}
+
+func onNode(t *catalog.Txn, r *api.Request) (*catalog.Node, []*catalog.Service, error) {
+	key := r.Options.Scope.Name(r.PathValue("name"))
+	node, err := t.Node(key)
+	if err != nil || node == nil {
+		return nil, nil, err
+	}
+	services, err := t.NodeServices(key)
+	return node, services, err
+}
+
+func viewChecks(checks []*catalog.Check, keep func(*catalog.Check) bool) []checkView {
+	out := []checkView{}
+	for _, c := range checks {
+		if keep(c) {
+			out = append(out, viewCheck(c))
+		}
+	}
+	return out
+}
+
+func (h *handlers) healthNode(w http.ResponseWriter, r *api.Request) error {
+	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) ([]checkView, error) {
+		checks, err := t.NodeChecks(r.Options.Scope.Name(r.PathValue("name")))
+		if err != nil {
+			return nil, err
+		}
+		return api.FilterList(r.Options.Filter, viewChecks(checks, func(*catalog.Check) bool { return true }))
+	})
+}
+
+func (h *handlers) healthChecks(w http.ResponseWriter, r *api.Request) error {
+	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) ([]checkView, error) {
+		all, err := t.Instances(r.Options.Scope.Name(r.PathValue("name")))
+		if err != nil {
+			return nil, err
+		}
+		out := []checkView{}
+		for _, i := range all {
+			out = append(out, viewChecks(i.Checks, func(c *catalog.Check) bool { return c.ServiceID == i.Service.ID })...)
+		}
+		return api.FilterList(r.Options.Filter, out)
+	})
+}
+
+func (h *handlers) healthState(w http.ResponseWriter, r *api.Request) error {
+	state := r.PathValue("name")
+	switch state {
+	case "any", catalog.HealthPassing, catalog.HealthWarning, catalog.HealthCritical:
+	default:
+		return badRequest("Invalid state %q: want any, passing, warning or critical", state)
+	}
+	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) ([]checkView, error) {
+		nodes, err := t.Nodes(r.Options.Scope)
+		if err != nil {
+			return nil, err
+		}
+		out := []checkView{}
+		for _, n := range nodes {
+			if !r.Visible(n.Node) || !matches(n.Meta, r.Options.NodeMeta) {
+				continue
+			}
+			checks, err := t.NodeChecks(n.Key())
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, viewChecks(checks, func(c *catalog.Check) bool { return state == "any" || c.Status == state })...)
+		}
+		return api.FilterList(r.Options.Filter, out)
+	})
+}
+
+// now is the time that goes into commands.
+func now() *time.Time {
+	t := time.Now().UTC().Round(0)
+	return &t
+}

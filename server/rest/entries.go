@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/chain"
+	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/internal/decode"
+)
+
+// ineffective are top-level fields of Consul's entries that weft takes without acting on them. What would protect is not
+// among them: leaving that out in silence would be less strict, so it is refused as unknown.
+var ineffective = []string{"TransparentProxy", "MutualTLSMode", "EnvoyExtensions", "FailoverPolicy", "PrioritizeByLocality"}
+
+// viewEntry is an entry in the API's form: its own fields with its kind; the scope's only where it isn't the default; the timeouts
+// that Consul writes as strings so.
+func viewEntry(e catalog.Entry) (map[string]any, error) {
+	data, err := json.Marshal(e)
+	if err != nil {
+		return nil, err
+	}
+	var v map[string]any
+	if err := json.Unmarshal(data, &v); err != nil {
+		return nil, err
+	}
+	head := e.Head()
+	v["Kind"], v["Hash"], v["CreateIndex"], v["ModifyIndex"] = e.EntryKind(), head.Hash, head.CreateIndex, head.ModifyIndex
+	for field, def := range map[string]string{"Datacenter": head.Datacenter, "Partition": catalog.DefaultPartition, "Namespace": catalog.DefaultNamespace, "Peer": ""} {
+		if v[field] == def {
+			delete(v, field)
+		}
+	}
+	switch entry := e.(type) {
+	case *catalog.ServiceResolver:
+		spell(v, "ConnectTimeout", entry.ConnectTimeout)
+		spell(v, "RequestTimeout", entry.RequestTimeout)
+	case *catalog.ServiceRouter:
+		routes, _ := v["Routes"].([]any)
+		for i, r := range entry.Routes {
+			if r.Destination == nil {
+				continue
+			}
+			if route, ok := routes[i].(map[string]any); ok {
+				if d, ok := route["Destination"].(map[string]any); ok {
+					spell(d, "RequestTimeout", r.Destination.RequestTimeout)
+					spell(d, "IdleTimeout", r.Destination.IdleTimeout)
+				}
+			}
+		}
+	}
+	return v, nil
+}
+
+func spell(v map[string]any, field string, d time.Duration) {
+	if d != 0 {
+		v[field] = d.String()
+	}
+}
+
+// readEntryBody decodes an entry. Warnings name what was taken without effect.
+func readEntryBody(r *api.Request) (catalog.Entry, []string, error) {
+	doc, err := api.ReadDocument(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	kind := doc.Root.Field("Kind")
+	if kind == nil || kind.Kind != decode.String {
+		return nil, nil, badRequest("Request decoding failed: Payload does not contain a Kind key at the top level")
+	}
+	entry, err := catalog.NewEntry(kind.Text)
+	if err != nil {
+		return nil, nil, badRequest("Request decoding failed: invalid config entry kind: %s", kind.Text)
+	}
+	doc.Root.Remove("Kind")
+	var warnings []string
+	for _, field := range ineffective {
+		if _, ok := doc.Root.Remove(field); ok {
+			warnings = append(warnings, fmt.Sprintf("%s of %s is known but has no effect yet", field, kind.Text))
+		}
+	}
+	if err := doc.Into(entry); err != nil {
+		return nil, nil, &api.StatusError{Code: http.StatusBadRequest, Text: "Request decoding failed: " + err.Error(), Err: err}
+	}
+	head := entry.Head()
+	given := head.Scope
+	head.Scope = r.Options.Scope
+	if given.Namespace != "" {
+		head.Namespace = given.Namespace
+	}
+	if given.Partition != "" {
+		head.Partition = given.Partition
+	}
+	head.Indexes, head.Hash = catalog.Indexes{}, 0
+	entry.Normalize()
+	if err := entry.Validate(); err != nil {
+		return nil, nil, refused(err)
+	}
+	return entry, warnings, nil
+}
+
+// refused is a rule of config entries that a write breaks: Consul answers these with 500 and the bare text.
+func refused(err error) error {
+	return &api.StatusError{Code: http.StatusInternalServerError, Text: err.Error(), Err: err}
+}
+
+func casOf(r *api.Request) (*uint64, error) {
+	s := r.URL.Query().Get("cas")
+	if s == "" {
+		return nil, nil
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		return nil, badRequest("Invalid cas: %q isn't a whole number", s)
+	}
+	return &n, nil
+}
+
+func (h *handlers) writeEntry(w http.ResponseWriter, r *api.Request) error {
+	entry, warnings, err := readEntryBody(r)
+	if err != nil {
+		return err
+	}
+	cas, err := casOf(r)
+	if err != nil {
+		return err
+	}
+	if err := r.Authorize(entry.Head().Name); err != nil {
+		return err
+	}
+	defer h.c.Cluster.LockEntries()()
+	before := h.c.Store.Read()
+	if err := checkGraph(before, before.With(entry), entry); err != nil {
+		return refused(err)
+	}
+	result, err := h.c.Cluster.Propose(r.Context(), catalog.SetEntry{Entry: catalog.EntryBox{Entry: entry}, CAS: cas})
+	if err != nil {
+		return err
+	}
+	for _, warning := range warnings {
+		w.Header().Add("X-Weft-Warning", warning)
+	}
+	return api.WriteJSON(w, result.Value)
+}
+
+func (h *handlers) deleteEntry(w http.ResponseWriter, r *api.Request) error {
+	old, err := catalog.NewEntry(r.PathValue("kind"))
+	if err != nil {
+		return badRequest("invalid config entry kind: %s", r.PathValue("kind"))
+	}
+	cas, err := casOf(r)
+	if err != nil {
+		return err
+	}
+	key := r.Options.Scope.Name(r.PathValue("name"))
+	head := old.Head()
+	head.Scope, head.Name = key.Scope, key.Name
+	defer h.c.Cluster.LockEntries()()
+	before := h.c.Store.Read()
+	if err := checkGraph(before, before.Without(old.EntryKind(), key), old); err != nil {
+		return refused(err)
+	}
+	result, err := h.c.Cluster.Propose(r.Context(), catalog.DeleteEntry{Kind: old.EntryKind(), Key: key, CAS: cas})
+	if err != nil {
+		return err
+	}
+	if cas == nil {
+		return api.WriteJSON(w, struct{}{})
+	}
+	return api.WriteJSON(w, result.Value)
+}
+
+// checkGraph refuses a change that breaks a chain, or an intention, that stood before it.
+func checkGraph(before, after *catalog.Txn, changed catalog.Entry) error {
+	for _, key := range concerned(after, changed) {
+		_, err := chain.Compile(after, key, chain.Overrides{})
+		if err == nil {
+			err = checkPermissions(after, key)
+		}
+		if err == nil {
+			continue
+		}
+		if _, was := chain.Compile(before, key, chain.Overrides{}); was == nil && checkPermissions(before, key) == nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// concerned are the services whose chain or intentions a change of this entry can alter.
+func concerned(t *catalog.Txn, changed catalog.Entry) []catalog.Key {
+	head := changed.Head()
+	switch changed.EntryKind() {
+	case catalog.KindServiceIntentions:
+		return []catalog.Key{head.Key()}
+	case catalog.KindMesh:
+		return nil
+	}
+	keys := map[catalog.Key]bool{}
+	for _, kind := range []string{
+		catalog.KindServiceRouter, catalog.KindServiceSplitter, catalog.KindServiceResolver, catalog.KindServiceDefaults, catalog.KindServiceIntentions,
+	} {
+		entries, err := t.Entries(kind, head.Scope)
+		if err != nil {
+			continue // a server covers everything
+		}
+		for _, e := range entries {
+			if e.Head().Name != catalog.Wildcard {
+				keys[e.Head().Key()] = true
+			}
+		}
+	}
+	if changed.EntryKind() != catalog.KindProxyDefaults {
+		keys[head.Key()] = true
+	}
+	out := make([]catalog.Key, 0, len(keys))
+	for k := range keys {
+		out = append(out, k)
+	}
+	slices.SortFunc(out, func(a, b catalog.Key) int { return slices.Compare([]string{a.Name}, []string{b.Name}) })
+	return out
+}
+
+// checkPermissions refuses permissions on requests for a service whose requests nobody sees.
+func checkPermissions(t *catalog.Txn, key catalog.Key) error {
+	in, err := catalog.EntryAs[*catalog.ServiceIntentions](t, catalog.KindServiceIntentions, key)
+	if err != nil || in == nil || key.Name == catalog.Wildcard {
+		return err
+	}
+	if !slices.ContainsFunc(in.Sources, func(s catalog.SourceIntention) bool { return len(s.Permissions) > 0 }) {
+		return nil
+	}
+	c, err := chain.Compile(t, key, chain.Overrides{})
+	if err != nil {
+		return err
+	}
+	if !catalog.HTTPLike(c.Protocol) {
+		return fmt.Errorf("service %q has protocol %q, which is incompatible with L7 intentions permissions", key.Name, c.Protocol)
+	}
+	return nil
+}
+
+func (h *handlers) readEntry(w http.ResponseWriter, r *api.Request) error {
+	if _, err := catalog.NewEntry(r.PathValue("kind")); err != nil {
+		return badRequest("invalid config entry kind: %s", r.PathValue("kind"))
+	}
+	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) (map[string]any, error) {
+		e, err := t.Entry(r.PathValue("kind"), r.Options.Scope.Name(r.PathValue("name")))
+		if err != nil {
+			return nil, err
+		}
+		if e == nil {
+			return nil, &api.StatusError{
+				Code: http.StatusNotFound, Err: catalog.ErrNotFound,
+				Text: fmt.Sprintf("Config entry not found for %q / %q", r.PathValue("kind"), r.PathValue("name")),
+			}
+		}
+		return viewEntry(e)
+	})
+}
+
+func (h *handlers) listEntries(w http.ResponseWriter, r *api.Request) error {
+	if _, err := catalog.NewEntry(r.PathValue("kind")); err != nil {
+		return badRequest("invalid config entry kind: %s", r.PathValue("kind"))
+	}
+	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) ([]map[string]any, error) {
+		entries, err := t.Entries(r.PathValue("kind"), r.Options.Scope)
+		out := []map[string]any{}
+		for _, e := range entries {
+			if !r.Visible(e.Head().Name) {
+				continue
+			}
+			v, verr := viewEntry(e)
+			err = errors.Join(err, verr)
+			out = append(out, v)
+		}
+		return out, err
+	})
+}
+
+func (h *handlers) chain(w http.ResponseWriter, r *api.Request) error {
+	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) (map[string]any, error) {
+		c, err := chain.Compile(t, r.Options.Scope.Name(r.PathValue("name")), chain.Overrides{})
+		if err != nil {
+			return nil, refused(err)
+		}
+		return map[string]any{"Chain": c}, nil
+	})
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package rest answers the servers' part of the HTTP API from a server's catalog, and turns writes into commands. Everything
+// that a command needs to know (time, identifiers, defaults) is settled here, before it is ordered. The JSON forms that
+// differ from a record are views, plain functions beside their routes. It owns no goroutine.
+package rest
+
+import (
+	"context"
+	"io"
+	"net/http"
+
+	"github.com/weftmesh/weft/ca"
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/server/feed"
+)
+
+// Cluster orders commands.
+type Cluster interface {
+	// Propose has a command ordered and applied.
+	Propose(ctx context.Context, body catalog.Body) (catalog.Result, error)
+	// Leader is the leader's address, "" for none.
+	Leader() string
+	// Peers are the servers' addresses.
+	Peers() ([]string, error)
+	// LockEntries serialises writers of config entries.
+	LockEntries() (unlock func())
+}
+
+// Authority is the certificate authority.
+type Authority interface {
+	Configuration() ca.Config
+	Reconfigure(ctx context.Context, c ca.Config, rotate, force bool) error
+}
+
+// Config is what the handlers answer from.
+type Config struct {
+	Cluster      Cluster
+	Store        *catalog.Store
+	CA           Authority
+	Proxies      *feed.Server
+	DefaultAllow bool
+	Rand         io.Reader // of identifiers
+}
+
+type handlers struct{ c Config }
+
+// Handlers are the servers' handlers, by route name.
+func Handlers(c Config) map[string]api.Handler {
+	h := &handlers{c}
+	return map[string]api.Handler{
+		"GET /v1/status/leader":                h.leader,
+		"GET /v1/status/peers":                 h.peers,
+		"PUT /v1/catalog/register":             h.register,
+		"PUT /v1/catalog/deregister":           h.deregister,
+		"GET /v1/catalog/datacenters":          h.datacenters,
+		"GET /v1/catalog/nodes":                h.nodes,
+		"GET /v1/catalog/services":             h.services,
+		"GET /v1/catalog/service/{name}":       h.catalogService((*catalog.Txn).Instances),
+		"GET /v1/catalog/connect/{name}":       h.catalogService((*catalog.Txn).ConnectInstances),
+		"GET /v1/catalog/node/{name}":          h.node,
+		"GET /v1/catalog/node-services/{name}": h.nodeServices,
+		"GET /v1/health/node/{name}":           h.healthNode,
+		"GET /v1/health/checks/{name}":         h.healthChecks,
+		"GET /v1/health/service/{name}":        h.healthService((*catalog.Txn).Instances),
+		"GET /v1/health/connect/{name}":        h.healthService((*catalog.Txn).ConnectInstances),
+		"GET /v1/health/state/{name}":          h.healthState,
+		"PUT /v1/config":                       h.writeEntry,
+		"GET /v1/config/{kind}":                h.listEntries,
+		"GET /v1/config/{kind}/{name}":         h.readEntry,
+		"DELETE /v1/config/{kind}/{name}":      h.deleteEntry,
+		"GET /v1/connect/intentions":           h.intentions,
+		"POST /v1/connect/intentions":          h.createIntention,
+		"GET /v1/connect/intentions/exact":     h.exactIntention,
+		"PUT /v1/connect/intentions/exact":     h.upsertIntention,
+		"DELETE /v1/connect/intentions/exact":  h.deleteExact,
+		"GET /v1/connect/intentions/match":     h.matchIntentions,
+		"GET /v1/connect/intentions/check":     h.checkIntention,
+		"GET /v1/connect/intentions/{id}":      h.intentionByID,
+		"PUT /v1/connect/intentions/{id}":      h.updateIntention,
+		"DELETE /v1/connect/intentions/{id}":   h.deleteByID,
+		"GET /v1/connect/ca/roots":             h.roots,
+		"GET /v1/connect/ca/configuration":     h.caConfig,
+		"PUT /v1/connect/ca/configuration":     h.setCAConfig,
+		"GET /v1/discovery-chain/{name}":       h.chain,
+		"GET /v1/weft/proxies":                 h.proxies,
+	}
+}
+
+func (h *handlers) leader(w http.ResponseWriter, _ *api.Request) error {
+	return api.WriteJSON(w, h.c.Cluster.Leader())
+}
+
+func (h *handlers) peers(w http.ResponseWriter, _ *api.Request) error {
+	peers, err := h.c.Cluster.Peers()
+	if err != nil {
+		return err
+	}
+	return api.WriteJSON(w, peers)
+}
+
+func (h *handlers) datacenters(w http.ResponseWriter, _ *api.Request) error {
+	return api.WriteJSON(w, []string{h.c.Store.Read().Datacenter()})
+}
+
+// proxies lists what every agent said last of its proxies.
+func (h *handlers) proxies(w http.ResponseWriter, _ *api.Request) error {
+	type proxyView struct {
+		Node, ProxyID, Service string
+		Connected              bool
+		Version                string `json:",omitempty"`
+		RenderedIndex          uint64
+		RenderedHash           string
+		AckedHash              string
+		Refusal                string   `json:",omitempty"`
+		Warnings               []string `json:",omitempty"`
+		// UpToDate: the proxy has what was rendered for it last.
+		UpToDate bool
+	}
+	out := []proxyView{}
+	for _, r := range h.c.Proxies.Reports() {
+		for _, p := range r.Proxies {
+			out = append(out, proxyView{
+				Node: r.Node, ProxyID: p.GetProxyId(), Service: p.GetService(), Connected: p.GetConnected(), Version: p.GetVersion(),
+				RenderedIndex: p.GetRenderedIndex(), RenderedHash: p.GetRenderedHash(), AckedHash: p.GetAckedHash(),
+				Refusal: p.GetRefusal(), Warnings: p.GetWarnings(),
+				UpToDate: p.GetConnected() && p.GetRenderedHash() != "" && p.GetRenderedHash() == p.GetAckedHash(),
+			})
+		}
+	}
+	return api.WriteJSON(w, out)
+}

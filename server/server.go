@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package server is one of the servers that agree: it orders commands by Raft, applies them to its catalog, leads where it
+// is elected, signs leaves, and serves the REST API and the feeds that agents follow. It knows nothing of agents but what
+// they ask. Server.Run owns all its goroutines, with those of Raft.
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/grpc"
+
+	"github.com/weftmesh/weft/ca"
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/internal/run"
+	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
+	"github.com/weftmesh/weft/server/feed"
+	"github.com/weftmesh/weft/server/rest"
+)
+
+// Config is what a Server is made of.
+type Config struct {
+	// DataDir is where the log and the snapshots are kept; "" keeps nothing.
+	DataDir    string
+	Datacenter string
+	NodeName   string
+	// Address is what other servers and the API call this server by, as 127.0.0.1:8300.
+	Address string
+	// CA is the built-in authority's configuration, used when the cluster has none yet.
+	CA ca.Config
+	// DefaultAllow is the decision where no intention speaks.
+	DefaultAllow bool
+	// Entries are written when this server first leads, if they aren't there.
+	Entries []catalog.Entry
+	// Closure reads all that configuring a proxy reads: that is what feeds send to its agent. Without one, interests in
+	// proxies are refused, and only those in topics served.
+	Closure func(*catalog.Txn, *catalog.Service) error
+	// Rand is where keys and identifiers come from, safe for concurrent use; nil is the system's source.
+	Rand     io.Reader
+	Resolver api.Resolver // nil: ACLs are off
+	Pretty   bool         // answers are indented
+	Log      *slog.Logger // nil: nothing is logged
+}
+
+// Server is one server. Make it with New, and Run it.
+type Server struct {
+	c     Config
+	store *catalog.Store
+	raft  atomic.Pointer[raftNode] // nil until Run
+	ca    *authority
+	feed  *feed.Server
+	mux   *api.Mux
+
+	entryMu sync.Mutex // config entries are checked against each other and written one at a time
+
+	ready     chan struct{} // closed when this server first took office
+	readyOnce sync.Once
+
+	fatal chan error // the first fault after which this server must not go on
+}
+
+// withDefaults fills in what is unset, and says what is missing.
+func (c Config) withDefaults() (Config, error) {
+	if c.Datacenter == "" || c.NodeName == "" {
+		return c, errors.New("server: Datacenter and NodeName must be set")
+	}
+	if c.Address == "" {
+		c.Address = "127.0.0.1:8300"
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
+	if c.Resolver == nil {
+		c.Resolver = api.Open{}
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}
+
+// New makes a server. It opens no file and starts nothing.
+func New(c Config) (*Server, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	store, err := catalog.New(catalog.Config{Datacenter: c.Datacenter, Epoch: uint64(time.Now().UnixNano())})
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{c: c, store: store, fatal: make(chan error, 1), ready: make(chan struct{})}
+	s.ca = newAuthority(s)
+	if s.feed, err = feed.New(feed.Config{Store: store, Resolver: c.Resolver, Closure: c.Closure, Log: c.Log.With("part", "feed")}); err != nil {
+		return nil, err
+	}
+	s.mux, err = api.NewMux(api.MuxConfig{
+		Side: api.Server, Resolver: c.Resolver, Datacenter: c.Datacenter, Pretty: c.Pretty, DefaultACLPolicy: "allow", // ACLs are off
+		Handlers: rest.Handlers(rest.Config{
+			Cluster: s, Store: store, CA: s.ca, Proxies: s.feed, DefaultAllow: c.DefaultAllow, Rand: c.Rand,
+		}),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Handler answers the servers' half of the REST API.
+func (s *Server) Handler() http.Handler { return s.mux }
+
+// RegisterGRPC binds what agents use besides the REST API.
+func (s *Server) RegisterGRPC(g *grpc.Server) {
+	weftv1.RegisterFeedServer(g, s.feed)
+	weftv1.RegisterCatalogServer(g, &catalogService{s: s})
+	weftv1.RegisterCAServer(g, s.ca)
+}
+
+// Ready is closed when this server has first taken office as the leader: writes and signatures can be asked for.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// Run opens the files under DataDir and serves until ctx ends or something happens after which going on would do harm: a log entry that can't be read, a
+// disk that fails.
+func (s *Server) Run(ctx context.Context) error {
+	dir := ""
+	if s.c.DataDir != "" {
+		dir = filepath.Join(s.c.DataDir, "server")
+	}
+	node, err := openRaft(raftConfig{
+		dir: dir, node: s.c.NodeName, address: s.c.Address, store: s.store, fatal: s.fail, log: s.c.Log.With("part", "raft"),
+	})
+	if err != nil {
+		return err
+	}
+	s.raft.Store(node)
+	g := run.New(ctx)
+	g.GoOrdered("raft", node.run)
+	g.GoOrdered("leader", s.followLeadership)
+	g.Go("faults", func(ctx context.Context) error {
+		select {
+		case err := <-s.fatal:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	return g.Wait()
+}
+
+func (s *Server) fail(err error) {
+	select {
+	case s.fatal <- err:
+	default: // an earlier one is on its way already
+	}
+}
+
+// proposeTimeout bounds how long a command may wait to be handed to Raft.
+const proposeTimeout = 10 * time.Second
+
+// Propose has a command ordered and applied, and gives its result; Err is the command's own. Without a leader here it is
+// api.ErrNoLeader, and nothing was done.
+func (s *Server) Propose(ctx context.Context, body catalog.Body) (catalog.Result, error) {
+	data, err := catalog.Encode(body)
+	if err != nil {
+		return catalog.Result{}, err
+	}
+	node := s.raft.Load()
+	if node == nil {
+		return catalog.Result{}, api.ErrNoLeader
+	}
+	future := node.Apply(data, proposeTimeout)
+	done := make(chan error, 1)
+	go func() { done <- future.Error() }() // ends with the future, which Raft always completes
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		return catalog.Result{}, fmt.Errorf("the command may still be applied: %w", context.Cause(ctx))
+	}
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrRaftShutdown):
+		return catalog.Result{}, api.ErrNoLeader
+	case errors.Is(err, raft.ErrLeadershipLost):
+		return catalog.Result{}, fmt.Errorf("leadership was lost while the command was on its way, it may still be applied: %w", err)
+	case err != nil:
+		return catalog.Result{}, err
+	}
+	result, ok := future.Response().(catalog.Result)
+	if !ok {
+		return catalog.Result{}, fmt.Errorf("raft gave a %T for a result", future.Response())
+	}
+	return result, result.Err
+}
+
+// Leader is the leader's address, "" if there is none.
+func (s *Server) Leader() string {
+	node := s.raft.Load()
+	if node == nil {
+		return ""
+	}
+	addr, _ := node.LeaderWithID()
+	return string(addr)
+}
+
+// Peers are the servers' addresses.
+func (s *Server) Peers() ([]string, error) {
+	node := s.raft.Load()
+	if node == nil {
+		return nil, api.ErrNoLeader
+	}
+	future := node.GetConfiguration()
+	if err := future.Error(); err != nil {
+		return nil, err
+	}
+	var peers []string
+	for _, p := range future.Configuration().Servers {
+		peers = append(peers, string(p.Address))
+	}
+	return peers, nil
+}
+
+// LockEntries serialises the writers of config entries, which check an entry against the others before they write it.
+func (s *Server) LockEntries() (unlock func()) {
+	s.entryMu.Lock()
+	return s.entryMu.Unlock
+}
