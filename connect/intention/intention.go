@@ -59,6 +59,10 @@ type Decision struct {
 	Allowed bool
 	// Rule is what decided; nil for the default.
 	Rule *Rule
+	// Default says that no rule decided, but the default policy.
+	Default bool
+	// Destination is the name that the deciding rule was written for, "" with the default.
+	Destination string
 	// Permission is the index in Rule.Permissions of what decided, or -1.
 	Permission int
 	// Reason says it to a person, in the words that Consul's clients know.
@@ -84,12 +88,39 @@ func Match(t *catalog.Txn, dst catalog.Key) (Rules, error) {
 			break
 		}
 	}
-	slices.SortStableFunc(rules, func(a, b Rule) int {
-		if a.Precedence != b.Precedence {
-			return b.Precedence - a.Precedence
+	slices.SortStableFunc(rules, before)
+	return rules, nil
+}
+
+func before(a, b Rule) int {
+	if a.Precedence != b.Precedence {
+		return b.Precedence - a.Precedence
+	}
+	return strings.Compare(a.Source.String()+"\x00"+a.Destination.String(), b.Source.String()+"\x00"+b.Destination.String())
+}
+
+// MatchSource gives the rules of the source's own name and of "*" about any destination, ordered as Match orders. It reads
+// every service-intentions entry of the source's scope.
+func MatchSource(t *catalog.Txn, src catalog.Key) (Rules, error) {
+	src.Scope = src.Scope.Default(t.Datacenter())
+	entries, err := t.Entries(catalog.KindServiceIntentions, src.Scope)
+	if err != nil {
+		return nil, fmt.Errorf("intentions of %s: %w", src, err)
+	}
+	var rules Rules
+	for _, e := range entries {
+		si, ok := e.(*catalog.ServiceIntentions)
+		if !ok {
+			continue
 		}
-		return strings.Compare(a.Source.String(), b.Source.String())
-	})
+		for _, r := range rulesOf(si, t.Datacenter()) {
+			sameScope := sameOrAny(r.Source.Partition, src.Partition) && sameOrAny(r.Source.Namespace, src.Namespace) && r.Source.Peer == src.Peer
+			if sameScope && (r.Source.Name == catalog.Wildcard || strings.EqualFold(r.Source.Name, src.Name)) {
+				rules = append(rules, r)
+			}
+		}
+	}
+	slices.SortStableFunc(rules, before)
 	return rules, nil
 }
 
@@ -130,9 +161,9 @@ func (rs Rules) Decide(src identity.Service, defaultAllow bool) Decision {
 	case r == nil:
 		return byDefault(defaultAllow)
 	case len(r.Permissions) > 0:
-		return Decision{Rule: r, Permission: -1, Reason: "Matched L7 intention: " + r.text(catalog.ActionDeny)}
+		return Decision{Rule: r, Destination: r.Destination.Name, Permission: -1, Reason: "Matched L7 intention: " + r.text(catalog.ActionDeny)}
 	}
-	return Decision{Allowed: r.Allow, Rule: r, Permission: -1, Reason: "Matched L4 intention: " + r.text(action(r.Allow))}
+	return Decision{Allowed: r.Allow, Rule: r, Destination: r.Destination.Name, Permission: -1, Reason: "Matched L4 intention: " + r.text(action(r.Allow))}
 }
 
 // DecideRequest is the function DecideRequest over rules that were read already. The error is a pattern that isn't valid RE2,
@@ -149,7 +180,10 @@ func (rs Rules) DecideRequest(src identity.Service, req Request, defaultAllow bo
 		}
 		if ok {
 			allow := p.Action == catalog.ActionAllow
-			return Decision{Allowed: allow, Rule: r, Permission: i, Reason: "Matched L7 intention: " + r.text(action(allow))}, nil
+			return Decision{
+				Allowed: allow, Rule: r, Destination: r.Destination.Name, Permission: i,
+				Reason: "Matched L7 intention: " + r.text(action(allow)),
+			}, nil
 		}
 	}
 	d := byDefault(defaultAllow)
@@ -167,7 +201,7 @@ func (rs Rules) first(src identity.Service) *Rule {
 }
 
 func byDefault(allow bool) Decision {
-	return Decision{Allowed: allow, Permission: -1, Reason: "Default intention policy"}
+	return Decision{Allowed: allow, Default: true, Permission: -1, Reason: "Default intention policy"}
 }
 
 func action(allow bool) string {

@@ -44,17 +44,20 @@ func PermissionMatches(p *catalog.IntentionHTTPPermission, req Request) (bool, e
 	return true, nil
 }
 
-// headerMatches joins a repeated header by commas, as Envoy does. An absent header fails every form but Present inverted
-// ones: Envoy's inverted value matches take it for a match only when it is absent and inverted.
+// headerMatches joins a repeated header by commas, as Envoy does. Of an absent header only an inverted Present is true: the
+// inverted forms that look at a value don't match where there is none, in Envoy as here.
 func headerMatches(h catalog.IntentionHTTPHeader, header http.Header) (bool, error) {
 	values, present := header[http.CanonicalHeaderKey(h.Name)]
 	v, fold := strings.Join(values, ","), func(s string) string { return s }
 	if h.IgnoreCase {
 		fold = strings.ToLower
 	}
-	ok, err := present, error(nil)
+	if !present {
+		return h.Present && h.Invert, nil
+	}
+	ok, err := true, error(nil)
 	switch {
-	case !present || h.Present:
+	case h.Present:
 	case h.Exact != "":
 		ok = fold(v) == fold(h.Exact)
 	case h.Prefix != "":
