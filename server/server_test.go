@@ -91,6 +91,8 @@ func TestRoutes(t *testing.T) {
 		{"PUT", "/v1/catalog/register", `{"Node":"n1"}`, 500, `Must provide address if SkipNodeUpdate is not set`},
 		{"PUT", "/v1/catalog/register", `{"Node":"n1","Adress":"1"}`, 400, `Request decode failed: `},
 		{"PUT", "/v1/catalog/register", `{`, 400, `Request decode failed: `},
+		{"PUT", "/v1/catalog/register", `{"Node":"n1","Address":"10.0.0.1","Service":{"Service":"web","Port":70000}}`, 400, `Port is 70000`},
+		{"PUT", "/v1/catalog/register", `{"Node":"n1","Address":"10.0.0.1","Check":{"Name":"c","Status":"fine"}}`, 400, `want passing`},
 		{"PUT", "/v1/catalog/register", web, 200, `true`},
 		{"PUT", "/v1/catalog/register", `{"node":"n2","address":"10.0.0.2","service":{"service":"api","port":81,"connect":{"native":true}}}`, 200, `true`},
 		{"GET", "/v1/catalog/nodes", "", 200, `"Address":"10.0.0.1"`},

@@ -9,6 +9,7 @@ import (
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/internal/api"
 	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
+	"github.com/weftmesh/weft/server/rest"
 )
 
 // catalogService takes what agents know of their hosts.
@@ -53,7 +54,7 @@ func (c *catalogService) Sync(ctx context.Context, req *weftv1.SyncRequest) (*we
 	return out, nil
 }
 
-// allowed picks the items that their tokens allow, with their places; the others get their error.
+// allowed picks the items that their tokens allow and that are valid, with their places; the others get their error.
 func (c *catalogService) allowed(ctx context.Context, cmd *catalog.Sync, tokens []string, results []error) (items []catalog.SyncItem, at []int) {
 	for i, item := range cmd.Items {
 		subject, err := c.s.c.Resolver.Resolve(ctx, tokens[i])
@@ -67,6 +68,9 @@ func (c *catalogService) allowed(ctx context.Context, cmd *catalog.Sync, tokens 
 				err = subject.Allow(nodeWrite, cmd.Node.Node)
 			}
 		}
+		if err == nil {
+			err = checkItem(item)
+		}
 		if err != nil {
 			results[i] = err
 			continue
@@ -74,6 +78,16 @@ func (c *catalogService) allowed(ctx context.Context, cmd *catalog.Sync, tokens 
 		items, at = append(items, item), append(at, i)
 	}
 	return items, at
+}
+
+func checkItem(item catalog.SyncItem) error {
+	switch {
+	case item.Service != nil:
+		return rest.CheckService(item.Service)
+	case item.Check != nil:
+		return rest.CheckCheck(item.Check)
+	}
+	return nil
 }
 
 // Host gives what the catalog has of a host.

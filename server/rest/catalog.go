@@ -125,6 +125,9 @@ func (b *registration) command(r *api.Request) (catalog.Register, error) {
 		if s.Weights != nil {
 			record.Weights = *s.Weights
 		}
+		if err := CheckService(&record); err != nil {
+			return cmd, err
+		}
 		cmd.Services = append(cmd.Services, record)
 	}
 	checks := b.Checks
@@ -142,6 +145,9 @@ func (b *registration) command(r *api.Request) (catalog.Register, error) {
 		}
 		if record.Status == "" {
 			record.Status = catalog.HealthCritical
+		}
+		if err := CheckCheck(&record); err != nil {
+			return cmd, err
 		}
 		cmd.Checks = append(cmd.Checks, record)
 	}
