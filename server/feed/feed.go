@@ -161,8 +161,10 @@ func (u *subscription) follow(ctx context.Context, req *weftv1.SubscribeRequest,
 			return err
 		}
 		if asked || len(resp.Items)+len(resp.Covered)+len(resp.Dropped) > 0 {
-			if err := u.stream.Send(resp); err != nil {
-				return err
+			for _, part := range split(resp, maxMessage) {
+				if err := u.stream.Send(part); err != nil {
+					return err
+				}
 			}
 		}
 		asked = false
@@ -180,8 +182,10 @@ func (u *subscription) follow(ctx context.Context, req *weftv1.SubscribeRequest,
 // anew where the request is new, or a config entry among them has changed: nothing else decides on them.
 func (u *subscription) next(ctx context.Context, req *weftv1.SubscribeRequest, asked bool) (*weftv1.SubscribeResponse, error) {
 	txn := u.s.c.Store.Read()
+	var lost map[catalog.Topic]bool // what the agent holds of them isn't true any more
 	items, _, ok := txn.Changes(u.position, func(t catalog.Topic) bool { return u.sent[t] }, 0)
 	if !ok || u.position.Epoch != txn.Position().Epoch {
+		lost = u.sent
 		items, u.sent = nil, map[catalog.Topic]bool{} // too far behind: everything anew
 	}
 	if asked || !ok || slices.ContainsFunc(items, decides) {
@@ -194,6 +198,9 @@ func (u *subscription) next(ctx context.Context, req *weftv1.SubscribeRequest, a
 		if u.wanted[item.Topic] {
 			resp.Items = append(resp.Items, wire.Item(item))
 		}
+	}
+	for t := range lost {
+		resp.Dropped = append(resp.Dropped, wire.Topic(t))
 	}
 	for t := range u.wanted {
 		if u.sent[t] {
