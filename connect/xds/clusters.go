@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package xds
+
+import (
+	"fmt"
+	"sort"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"github.com/hashicorp/go-bexpr"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/chain"
+	"github.com/weftmesh/weft/connect/identity"
+	proxyv1 "github.com/weftmesh/weft/proto/weft/proxy/v1"
+)
+
+// Keys of the typed metadata that weft's own proxy reads.
+const (
+	clusterInfoKey = "weft.proxy.v1.cluster"
+	routeInfoKey   = "weft.proxy.v1.route"
+	httpOptionsKey = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+)
+
+// LocalCluster is the cluster of the application beside the proxy.
+const LocalCluster = "local_app"
+
+// The time that an upstream has to take a connection.
+const connectTimeout = 5 * time.Second
+
+func metadata(key string, m proto.Message) (*corev3.Metadata, error) {
+	a, err := pack(m)
+	if err != nil {
+		return nil, err
+	}
+	return &corev3.Metadata{TypedFilterMetadata: map[string]*anypb.Any{key: a}}, nil
+}
+
+func httpOptions(protocol string) (map[string]*anypb.Any, error) {
+	if !catalog.HTTPLike(protocol) {
+		return nil, nil
+	}
+	explicit := &httpv3.HttpProtocolOptions_ExplicitHttpConfig{}
+	if protocol == catalog.ProtocolHTTP {
+		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &corev3.Http1ProtocolOptions{}}
+	} else {
+		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}}
+	}
+	a, err := pack(&httpv3.HttpProtocolOptions{
+		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit},
+	})
+	return map[string]*anypb.Any{httpOptionsKey: a}, err
+}
+
+// alpn is what sidecars say they speak to each other.
+func alpn(protocol string) []string {
+	switch protocol {
+	case catalog.ProtocolHTTP:
+		return []string{"http/1.1"}
+	case catalog.ProtocolHTTP2, catalog.ProtocolGRPC:
+		return []string{"h2"}
+	}
+	return nil
+}
+
+// localCluster leads to the application.
+func (r *renderer) localCluster() error {
+	p := r.in.Proxy.Proxy
+	var addr *corev3.Address
+	if p.LocalServiceSocketPath != "" {
+		addr = pipe(p.LocalServiceSocketPath, 0)
+	} else {
+		host := p.LocalServiceAddress
+		if host == "" {
+			host = "127.0.0.1"
+		}
+		if p.LocalServicePort == 0 {
+			r.warn("proxy %s: local_service_port is 0: nothing can be handed to the service", r.in.Proxy.ID)
+			addr = socket(host, 1)
+		} else {
+			addr = socket(host, p.LocalServicePort)
+		}
+	}
+	options, err := httpOptions(r.g.Protocol)
+	if err != nil {
+		return err
+	}
+	meta, err := metadata(clusterInfoKey, &proxyv1.ClusterInfo{Service: ref(r.g.Service, ""), Local: true})
+	if err != nil {
+		return err
+	}
+	timeout := millis(connectTimeout, int64(r.defaults().LocalConnectTimeoutMs), mustNumber(p.Config, "local_connect_timeout_ms"))
+	return r.add(ClusterType, LocalCluster, &clusterv3.Cluster{
+		Name: LocalCluster, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
+		ConnectTimeout: durationpb.New(timeout), TypedExtensionProtocolOptions: options, Metadata: meta,
+		CircuitBreakers: unlimited(),
+		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: LocalCluster, Endpoints: []*endpointv3.LocalityLbEndpoints{{
+			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: addr}}}},
+		}}},
+	})
+}
+
+// unlimited lifts Envoy's own bounds of 1024, which nobody asked for.
+func unlimited() *clusterv3.CircuitBreakers {
+	n := wrapperspb.UInt32(1 << 30)
+	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
+		MaxConnections: n, MaxPendingRequests: n, MaxRequests: n,
+	}}}
+}
+
+func (r *renderer) defaults() *catalog.ServiceDefaults {
+	if r.g.Defaults != nil {
+		return r.g.Defaults
+	}
+	return &catalog.ServiceDefaults{}
+}
+
+func mustNumber(o catalog.Opaque, key string) int64 {
+	n, _ := number(o, key)
+	return n
+}
+
+func ref(k catalog.Key, subset string) *proxyv1.ServiceRef {
+	return &proxyv1.ServiceRef{Name: k.Name, Namespace: k.Namespace, Partition: k.Partition, Datacenter: k.Datacenter, Peer: k.Peer, Subset: subset}
+}
+
+// serviceID is the identity that a target's proxies show.
+func (r *renderer) serviceID(t *chain.Target) identity.Service {
+	return identity.Service{TrustDomain: r.td, Partition: t.Partition, Namespace: t.Namespace, Datacenter: t.Datacenter, Service: t.Service}
+}
+
+// upstreamCluster leads to a target of an upstream's chain, and where it has failover to those in order: one cluster with a
+// priority for each, whose peers may be any of them.
+func (r *renderer) upstreamCluster(u *Upstream, resolver *chain.Resolver, lb *catalog.LoadBalancer) (string, error) {
+	target := u.Chain.Targets[resolver.Target]
+	targets := []*chain.Target{target}
+	if resolver.Failover != nil {
+		for _, id := range resolver.Failover.Targets {
+			targets = append(targets, u.Chain.Targets[id])
+		}
+	}
+	name := target.Name
+	var ids []identity.Service
+	for _, t := range targets {
+		ids = append(ids, r.serviceID(t))
+	}
+	tls, err := upstreamTLS(target.SNI, alpn(u.Chain.Protocol), ids)
+	if err != nil {
+		return "", err
+	}
+	options, err := httpOptions(u.Chain.Protocol)
+	if err != nil {
+		return "", err
+	}
+	meta, err := metadata(clusterInfoKey, &proxyv1.ClusterInfo{Service: ref(target.Key(), target.ServiceSubset)})
+	if err != nil {
+		return "", err
+	}
+	conf := r.upstreamConfig(u)
+	timeout := target.ConnectTimeout
+	if conf.ConnectTimeoutMs > 0 {
+		timeout = time.Duration(conf.ConnectTimeoutMs) * time.Millisecond
+	}
+	c := &clusterv3.Cluster{
+		Name: name, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
+		EdsClusterConfig: &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()}, ConnectTimeout: durationpb.New(orDefault(timeout, connectTimeout)),
+		TransportSocket: tls, TypedExtensionProtocolOptions: options, Metadata: meta, CircuitBreakers: breakers(conf.Limits),
+		OutlierDetection: outlier(conf.PassiveHealthCheck), CommonLbConfig: &clusterv3.Cluster_CommonLbConfig{
+			// Those that pass their checks are all that is sent: there is nothing to panic about.
+			HealthyPanicThreshold: nil, CloseConnectionsOnHostSetChange: false,
+		},
+	}
+	if err := balance(c, lb); err != nil {
+		return "", fmt.Errorf("upstream %s: %w", u.Key, err)
+	}
+	if err := r.add(ClusterType, name, c); err != nil {
+		return "", err
+	}
+	return name, r.endpoints(name, u, targets)
+}
+
+func orDefault(d, def time.Duration) time.Duration {
+	if d == 0 {
+		return def
+	}
+	return d
+}
+
+// upstreamConfig is how an upstream is called: the registration's word, else the caller's service-defaults for that upstream,
+// else those for all.
+func (r *renderer) upstreamConfig(u *Upstream) catalog.UpstreamConfig {
+	var out catalog.UpstreamConfig
+	take := func(c *catalog.UpstreamConfig) {
+		if c.ConnectTimeoutMs > 0 {
+			out.ConnectTimeoutMs = c.ConnectTimeoutMs
+		}
+		if c.Limits != nil {
+			out.Limits = c.Limits
+		}
+		if c.PassiveHealthCheck != nil {
+			out.PassiveHealthCheck = c.PassiveHealthCheck
+		}
+	}
+	if conf := r.defaults().UpstreamConfig; conf != nil {
+		if conf.Defaults != nil {
+			take(conf.Defaults)
+		}
+		for i := range conf.Overrides {
+			if conf.Overrides[i].Name == u.Key.Name && conf.Overrides[i].Peer == u.Key.Peer {
+				take(&conf.Overrides[i])
+			}
+		}
+	}
+	own := u.Definition.Config
+	r.warnEscapes("upstream "+u.Key.Name, own)
+	take(registrationConfig(own))
+	return out
+}
+
+// registrationConfig reads the keys of an upstream's opaque configuration.
+func registrationConfig(o catalog.Opaque) *catalog.UpstreamConfig {
+	c := &catalog.UpstreamConfig{ConnectTimeoutMs: int(mustNumber(o, "connect_timeout_ms"))}
+	if l := table(o, "limits"); l != nil {
+		c.Limits = &catalog.UpstreamLimits{
+			MaxConnections: limit(l, "max_connections"), MaxPendingRequests: limit(l, "max_pending_requests"),
+			MaxConcurrentRequests: limit(l, "max_concurrent_requests"),
+		}
+	}
+	if p := table(o, "passive_health_check"); p != nil {
+		c.PassiveHealthCheck = &catalog.PassiveHealthCheck{MaxFailures: uint32(mustNumber(p, "max_failures"))}
+		if d, err := time.ParseDuration(text(p, "interval")); err == nil {
+			c.PassiveHealthCheck.Interval = d
+		} else if ns, ok := number(p, "interval"); ok {
+			c.PassiveHealthCheck.Interval = time.Duration(ns)
+		}
+	}
+	return c
+}
+
+func limit(o catalog.Opaque, key string) *int {
+	if n, ok := number(o, key); ok {
+		i := int(n)
+		return &i
+	}
+	return nil
+}
+
+func breakers(l *catalog.UpstreamLimits) *clusterv3.CircuitBreakers {
+	if l == nil {
+		return unlimited()
+	}
+	t := unlimited().Thresholds[0]
+	for _, set := range []struct {
+		to   **wrapperspb.UInt32Value
+		from *int
+	}{{&t.MaxConnections, l.MaxConnections}, {&t.MaxPendingRequests, l.MaxPendingRequests}, {&t.MaxRequests, l.MaxConcurrentRequests}} {
+		if set.from != nil && *set.from > 0 {
+			*set.to = wrapperspb.UInt32(uint32(*set.from))
+		}
+	}
+	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{t}}
+}
+
+func outlier(p *catalog.PassiveHealthCheck) *clusterv3.OutlierDetection {
+	if p == nil {
+		return nil
+	}
+	o := &clusterv3.OutlierDetection{}
+	if p.Interval > 0 {
+		o.Interval = durationpb.New(p.Interval)
+	}
+	if p.MaxFailures > 0 {
+		o.Consecutive_5Xx = wrapperspb.UInt32(p.MaxFailures)
+	}
+	if p.EnforcingConsecutive5xx != nil {
+		o.EnforcingConsecutive_5Xx = wrapperspb.UInt32(*p.EnforcingConsecutive5xx)
+	}
+	if p.MaxEjectionPercent != nil {
+		o.MaxEjectionPercent = wrapperspb.UInt32(*p.MaxEjectionPercent)
+	}
+	if p.BaseEjectionTime != nil {
+		o.BaseEjectionTime = durationpb.New(*p.BaseEjectionTime)
+	}
+	return o
+}
+
+func balance(c *clusterv3.Cluster, lb *catalog.LoadBalancer) error {
+	if lb == nil {
+		return nil
+	}
+	switch lb.Policy {
+	case "", "round_robin":
+	case "random":
+		c.LbPolicy = clusterv3.Cluster_RANDOM
+	case "least_request":
+		c.LbPolicy = clusterv3.Cluster_LEAST_REQUEST
+		if l := lb.LeastRequestConfig; l != nil && l.ChoiceCount > 0 {
+			c.LbConfig = &clusterv3.Cluster_LeastRequestLbConfig_{LeastRequestLbConfig: &clusterv3.Cluster_LeastRequestLbConfig{ChoiceCount: wrapperspb.UInt32(l.ChoiceCount)}}
+		}
+	case "ring_hash":
+		c.LbPolicy = clusterv3.Cluster_RING_HASH
+		if h := lb.RingHashConfig; h != nil {
+			conf := &clusterv3.Cluster_RingHashLbConfig{}
+			if h.MinimumRingSize > 0 {
+				conf.MinimumRingSize = wrapperspb.UInt64(h.MinimumRingSize)
+			}
+			if h.MaximumRingSize > 0 {
+				conf.MaximumRingSize = wrapperspb.UInt64(h.MaximumRingSize)
+			}
+			c.LbConfig = &clusterv3.Cluster_RingHashLbConfig_{RingHashLbConfig: conf}
+		}
+	case "maglev":
+		c.LbPolicy = clusterv3.Cluster_MAGLEV
+	default:
+		return fmt.Errorf("load balancer policy %q isn't known", lb.Policy)
+	}
+	return nil
+}
+
+// endpoints lists where a cluster's targets run: who passes its checks with its passing weight, who warns with its warning
+// weight, who is critical not at all.
+func (r *renderer) endpoints(cluster string, u *Upstream, targets []*chain.Target) error {
+	out := &endpointv3.ClusterLoadAssignment{ClusterName: cluster}
+	for priority, t := range targets {
+		group := &endpointv3.LocalityLbEndpoints{Priority: uint32(priority)}
+		instances, err := selected(t, u.Instances[t.ID])
+		if err != nil {
+			return fmt.Errorf("subset %q of %s: %w", t.ServiceSubset, t.Service, err)
+		}
+		for _, i := range instances {
+			if e := endpoint(i); e != nil {
+				group.LbEndpoints = append(group.LbEndpoints, e)
+			}
+		}
+		if len(group.LbEndpoints) > 0 || len(targets) == 1 {
+			out.Endpoints = append(out.Endpoints, group)
+		}
+	}
+	// Priorities must follow each other without a gap.
+	for i, group := range out.Endpoints {
+		group.Priority = uint32(i)
+	}
+	return r.add(EndpointType, cluster, out)
+}
+
+func endpoint(i *catalog.Instance) *endpointv3.LbEndpoint {
+	weight := i.Service.Weights.Passing
+	switch i.Status() {
+	case catalog.HealthCritical:
+		return nil
+	case catalog.HealthWarning:
+		weight = i.Service.Weights.Warning
+	}
+	if weight < 1 {
+		return nil
+	}
+	host, port := i.Address()
+	addr := socket(host, port)
+	if i.Service.SocketPath != "" {
+		addr = pipe(i.Service.SocketPath, 0)
+	}
+	return &endpointv3.LbEndpoint{
+		HealthStatus:        corev3.HealthStatus_HEALTHY,
+		LoadBalancingWeight: wrapperspb.UInt32(uint32(weight)),
+		HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: addr}},
+	}
+}
+
+// filtered is an instance in the form that subset filters are written for.
+type filtered struct {
+	Node    *catalog.Node
+	Service *catalog.Service
+	Checks  []*catalog.Check
+}
+
+// selected are the instances of a target's subset, sorted by node and ID.
+func selected(t *chain.Target, all []*catalog.Instance) ([]*catalog.Instance, error) {
+	out := make([]*catalog.Instance, 0, len(all))
+	var match *bexpr.Evaluator
+	if t.Subset.Filter != "" {
+		var err error
+		if match, err = bexpr.CreateEvaluator(t.Subset.Filter); err != nil {
+			return nil, fmt.Errorf("filter %q: %w", t.Subset.Filter, err)
+		}
+	}
+	for _, i := range all {
+		if t.Subset.OnlyPassing && i.Status() != catalog.HealthPassing {
+			continue
+		}
+		if match != nil {
+			ok, err := match.Evaluate(filtered{i.Node, i.Service, i.Checks})
+			if err != nil {
+				return nil, fmt.Errorf("filter %q: %w", t.Subset.Filter, err)
+			}
+			if !ok {
+				continue
+			}
+		}
+		out = append(out, i)
+	}
+	sort.SliceStable(out, func(a, b int) bool {
+		x, y := out[a].Service, out[b].Service
+		return x.Node < y.Node || (x.Node == y.Node && x.ID < y.ID)
+	})
+	return out, nil
+}
+
+func socket(host string, port int) *corev3.Address {
+	return &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
+		Address: host, PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(port)},
+	}}}
+}
+
+func pipe(path string, mode uint32) *corev3.Address {
+	return &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: path, Mode: mode}}}
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package xds
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/chain"
+	"github.com/weftmesh/weft/connect/intention"
+)
+
+// Gathered is all that rendering a proxy reads from the catalog. On a server, the topics that gathering it recorded are what
+// the proxy's agent has to be sent.
+type Gathered struct {
+	Service   catalog.Key // what the proxy is the sidecar of
+	CA        *catalog.CAState
+	Protocol  string // of the service
+	Defaults  *catalog.ServiceDefaults
+	Global    *catalog.ProxyDefaults
+	Mesh      *catalog.Mesh
+	Rules     intention.Rules
+	Upstreams []*Upstream
+}
+
+// Upstream is one of the services that the proxy calls.
+type Upstream struct {
+	Definition catalog.Upstream
+	Key        catalog.Key
+	Chain      *chain.Chain
+	// Err is why the chain can't be compiled: this upstream isn't rendered, the others are.
+	Err error
+	// Instances, by the chain's target.
+	Instances map[string][]*catalog.Instance
+}
+
+// Gather reads what rendering a proxy needs. An error that wraps catalog.ErrNotCovered means that a replica hasn't got all of
+// it yet; it reads on all the same, so that a recording transaction learns of everything.
+func Gather(t *catalog.Txn, proxy *catalog.Service) (*Gathered, error) {
+	if proxy.Kind != catalog.KindConnectProxy || proxy.Proxy == nil {
+		return nil, fmt.Errorf("service %q is no sidecar", proxy.ID)
+	}
+	g := &Gathered{Service: proxy.Scope.Name(proxy.Proxy.DestinationServiceName)}
+	var errs, err error
+	g.CA, err = t.CA()
+	errs = errors.Join(errs, err)
+	g.Protocol, _, err = chain.Protocol(t, g.Service)
+	errs = errors.Join(errs, err)
+	g.Defaults, err = catalog.EntryAs[*catalog.ServiceDefaults](t, catalog.KindServiceDefaults, g.Service)
+	errs = errors.Join(errs, err)
+	g.Global, err = catalog.EntryAs[*catalog.ProxyDefaults](t, catalog.KindProxyDefaults, g.Service.Scope.Name(catalog.ProxyDefaultsName))
+	errs = errors.Join(errs, err)
+	g.Mesh, err = catalog.EntryAs[*catalog.Mesh](t, catalog.KindMesh, g.Service.Scope.Name(catalog.MeshName))
+	errs = errors.Join(errs, err)
+	g.Rules, err = intention.Match(t, g.Service)
+	errs = errors.Join(errs, err)
+	for _, def := range proxy.Proxy.Upstreams {
+		u, err := gatherUpstream(t, proxy, def)
+		errs = errors.Join(errs, err)
+		g.Upstreams = append(g.Upstreams, u)
+	}
+	return g, errs
+}
+
+func gatherUpstream(t *catalog.Txn, proxy *catalog.Service, def catalog.Upstream) (*Upstream, error) {
+	u := &Upstream{Definition: def, Key: def.Key(proxy.Scope), Instances: map[string][]*catalog.Instance{}}
+	u.Chain, u.Err = chain.Compile(t, u.Key, chain.Overrides{})
+	if errors.Is(u.Err, catalog.ErrNotCovered) {
+		return u, u.Err
+	}
+	if u.Err != nil {
+		return u, nil
+	}
+	var errs error
+	for id, target := range u.Chain.Targets {
+		if target.Peer != "" || (target.Datacenter != "" && target.Datacenter != t.Datacenter()) {
+			continue // nobody of there is in this catalog
+		}
+		instances, err := t.ConnectInstances(target.Key())
+		errs = errors.Join(errs, err)
+		u.Instances[id] = instances
+	}
+	return u, errs
+}

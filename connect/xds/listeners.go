@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package xds
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"sort"
+	"strconv"
+	"time"
+
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	filelogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	limitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/connection_limit/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	netrbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
+	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/chain"
+)
+
+// PublicRoutes is the name of the inbound route configuration.
+const PublicRoutes = "public_listener"
+
+// Where authorisation stands among the HTTP filters; routes override it under this name.
+const rbacFilter = "envoy.filters.http.rbac"
+
+const (
+	defaultBound  = 10 * time.Second
+	defaultBuffer = 1 << 20
+)
+
+// inbound renders what others call: the public listener, its routes, and the way to the application.
+func (r *renderer) inbound() error {
+	conf := r.in.Proxy.Proxy.Config
+	r.warnEscapes("proxy "+r.in.Proxy.ID, conf)
+	if r.g.Global != nil {
+		r.warnEscapes("proxy-defaults", r.g.Global.Config)
+	}
+	if len(r.in.Proxy.Proxy.Expose.Paths) > 0 || r.in.Proxy.Proxy.Expose.Checks {
+		r.warn("proxy %s: expose is known but has no effect yet", r.in.Proxy.ID)
+	}
+	if err := r.localCluster(); err != nil {
+		return err
+	}
+	host := text(conf, "bind_address")
+	if host == "" {
+		host = r.in.Proxy.Address
+	}
+	if net.ParseIP(host) == nil {
+		host = "0.0.0.0"
+	}
+	port := r.in.Proxy.Port
+	if p := mustNumber(conf, "bind_port"); p > 0 {
+		port = int(p)
+	}
+	tls, err := r.downstreamTLS(alpn(r.g.Protocol))
+	if err != nil {
+		return err
+	}
+	var filters []*listenerv3.Filter
+	if n := int64(r.defaults().MaxInboundConnections); n > 0 || mustNumber(conf, "max_inbound_connections") > 0 {
+		f, err := filter("envoy.filters.network.connection_limit", &limitv3.ConnectionLimit{
+			StatPrefix: "inbound", MaxConnections: wrapperspb.UInt64(uint64(max(n, mustNumber(conf, "max_inbound_connections")))),
+		})
+		if err != nil {
+			return err
+		}
+		filters = append(filters, f)
+	}
+	more, err := r.inboundFilters()
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf("public_listener:%s:%d", host, port)
+	return r.listener(name, socket(host, port), corev3.TrafficDirection_INBOUND, &listenerv3.FilterChain{
+		TransportSocket: tls, Filters: append(filters, more...),
+		TransportSocketConnectTimeout: durationpb.New(orDefault(r.in.Limits.Handshake, defaultBound)),
+	})
+}
+
+func (r *renderer) inboundFilters() ([]*listenerv3.Filter, error) {
+	log, err := r.accessLogs()
+	if err != nil {
+		return nil, err
+	}
+	if !catalog.HTTPLike(r.g.Protocol) {
+		auth, err := filter("envoy.filters.network.rbac", &netrbacv3.RBAC{StatPrefix: "connect_authz", Rules: rbac(r.td, r.g.Rules, false, r.in.DefaultAllow)})
+		if err != nil {
+			return nil, err
+		}
+		tcp, err := filter("envoy.filters.network.tcp_proxy", &tcpv3.TcpProxy{
+			StatPrefix: "public_listener", ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: LocalCluster}, AccessLog: log,
+			IdleTimeout: durationpb.New(millis(0, mustNumber(r.in.Proxy.Proxy.Config, "local_idle_timeout_ms"))),
+		})
+		return []*listenerv3.Filter{auth, tcp}, err
+	}
+	if err := r.publicRoutes(); err != nil {
+		return nil, err
+	}
+	m, err := r.manager("public_listener", PublicRoutes, true, log)
+	if err != nil {
+		return nil, err
+	}
+	return []*listenerv3.Filter{m}, nil
+}
+
+// manager is the HTTP connection manager of either side.
+func (r *renderer) manager(stat, routes string, inbound bool, log []*accesslogv3.AccessLog) (*listenerv3.Filter, error) {
+	m := &hcmv3.HttpConnectionManager{
+		StatPrefix: stat, CodecType: hcmv3.HttpConnectionManager_AUTO, AccessLog: log,
+		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{RouteConfigName: routes, ConfigSource: ads()}},
+		// A path has one form before anybody decides by it.
+		NormalizePath: wrapperspb.Bool(true), MergeSlashes: true,
+		PathWithEscapedSlashesAction: hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD,
+		ServerHeaderTransformation:   hcmv3.HttpConnectionManager_PASS_THROUGH,
+		RequestHeadersTimeout:        durationpb.New(orDefault(r.in.Limits.Headers, defaultBound)),
+		StreamIdleTimeout:            durationpb.New(5 * time.Minute),
+		UpgradeConfigs:               []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
+		GenerateRequestId:            wrapperspb.Bool(true),
+		PreserveExternalRequestId:    true,
+		AlwaysSetRequestIdInResponse: false,
+		UseRemoteAddress:             wrapperspb.Bool(false),
+		SkipXffAppend:                true,
+		HttpProtocolOptions:          &corev3.Http1ProtocolOptions{AcceptHttp_10: true, EnableTrailers: true},
+		Http2ProtocolOptions:         &corev3.Http2ProtocolOptions{AllowConnect: true, MaxConcurrentStreams: wrapperspb.UInt32(1000)},
+		CommonHttpProtocolOptions:    &corev3.HttpProtocolOptions{IdleTimeout: durationpb.New(time.Hour)},
+		StripPortMode:                nil,
+		ForwardClientCertDetails:     hcmv3.HttpConnectionManager_SANITIZE,
+	}
+	if inbound {
+		m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
+		m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true}
+		// Without rules of its own it lets everything by: the routes' rules stand in its place.
+		auth, err := pack(&httprbacv3.RBAC{})
+		if err != nil {
+			return nil, err
+		}
+		m.HttpFilters = append(m.HttpFilters, &hcmv3.HttpFilter{Name: rbacFilter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: auth}})
+	}
+	router, err := pack(&routerv3.Router{})
+	if err != nil {
+		return nil, err
+	}
+	m.HttpFilters = append(m.HttpFilters, &hcmv3.HttpFilter{Name: "envoy.filters.http.router", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: router}})
+	return filter("envoy.filters.network.http_connection_manager", m)
+}
+
+func filter(name string, m validated) (*listenerv3.Filter, error) {
+	a, err := pack(m)
+	if err != nil {
+		return nil, err
+	}
+	return &listenerv3.Filter{Name: name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: a}}, m.ValidateAll()
+}
+
+func (r *renderer) listener(name string, addr *corev3.Address, way corev3.TrafficDirection, chain *listenerv3.FilterChain) error {
+	buffer := r.in.Limits.BufferBytes
+	if buffer == 0 {
+		buffer = defaultBuffer
+	}
+	return r.add(ListenerType, name, &listenerv3.Listener{
+		Name: name, Address: addr, TrafficDirection: way, FilterChains: []*listenerv3.FilterChain{chain},
+		PerConnectionBufferLimitBytes: wrapperspb.UInt32(buffer),
+	})
+}
+
+// outbound renders what the service calls: for each upstream a listener, its routes and clusters. An upstream whose chain is
+// broken is left out with a warning; the others stand.
+func (r *renderer) outbound() error {
+	for _, u := range r.g.Upstreams {
+		if u.Err != nil {
+			r.warn("upstream %s: %v", u.Key, u.Err)
+			continue
+		}
+		if u.Key.Peer != "" || (u.Definition.Datacenter != "" && u.Definition.Datacenter != r.in.Txn.Datacenter()) {
+			r.warn("upstream %s: other datacenters and peers can't be called yet", u.Key)
+			continue
+		}
+		if err := r.upstream(u); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *renderer) upstream(u *Upstream) error {
+	clusters := map[string]string{} // by resolver node
+	for _, id := range sortedNodes(u.Chain) {
+		n := u.Chain.Nodes[id]
+		if n.Type != chain.TypeResolver {
+			continue
+		}
+		name, err := r.upstreamCluster(u, n.Resolver, n.LoadBalancer)
+		if err != nil {
+			return err
+		}
+		clusters[id] = name
+	}
+	log, err := r.accessLogs()
+	if err != nil {
+		return err
+	}
+	d := u.Definition
+	host := d.LocalBindAddress
+	if host == "" {
+		host = "127.0.0.1"
+	}
+	addr, where := socket(host, d.LocalBindPort), net.JoinHostPort(host, strconv.Itoa(d.LocalBindPort))
+	if d.LocalBindSocketPath != "" {
+		mode := uint64(0o600)
+		if d.LocalBindSocketMode != "" {
+			if mode, err = strconv.ParseUint(d.LocalBindSocketMode, 8, 32); err != nil {
+				return fmt.Errorf("upstream %s: local_bind_socket_mode %q: want octal digits, as 0600", u.Key, d.LocalBindSocketMode)
+			}
+		}
+		addr, where = pipe(d.LocalBindSocketPath, uint32(mode)), d.LocalBindSocketPath
+	}
+	name := u.Key.Name + ":" + where
+	var f *listenerv3.Filter
+	if catalog.HTTPLike(u.Chain.Protocol) {
+		if err := r.upstreamRoutes(u, name, clusters); err != nil {
+			return err
+		}
+		f, err = r.manager("upstream."+u.Key.Name, name, false, log)
+	} else {
+		f, err = tcpUpstream(u, clusters, log)
+	}
+	if err != nil {
+		return err
+	}
+	return r.listener(name, addr, corev3.TrafficDirection_OUTBOUND, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{f}})
+}
+
+func sortedNodes(c *chain.Chain) []string {
+	ids := make([]string, 0, len(c.Nodes))
+	for id := range c.Nodes {
+		ids = append(ids, id)
+	}
+	sort.Strings(ids)
+	return ids
+}
+
+// errSplit can't happen with a compiled chain.
+var errSplit = errors.New("the chain of a TCP service begins with neither a resolver nor a splitter")
+
+func tcpUpstream(u *Upstream, clusters map[string]string, log []*accesslogv3.AccessLog) (*listenerv3.Filter, error) {
+	t := &tcpv3.TcpProxy{StatPrefix: "upstream." + u.Key.Name, AccessLog: log, IdleTimeout: durationpb.New(0)}
+	switch n := u.Chain.Nodes[u.Chain.StartNode]; n.Type {
+	case chain.TypeResolver:
+		t.ClusterSpecifier = &tcpv3.TcpProxy_Cluster{Cluster: clusters[u.Chain.StartNode]}
+	case chain.TypeSplitter:
+		w := &tcpv3.TcpProxy_WeightedCluster{}
+		for _, s := range n.Splits {
+			if weight := uint32(s.Weight*100 + 0.5); weight > 0 {
+				w.Clusters = append(w.Clusters, &tcpv3.TcpProxy_WeightedCluster_ClusterWeight{Name: clusters[s.NextNode], Weight: weight})
+			}
+		}
+		t.ClusterSpecifier = &tcpv3.TcpProxy_WeightedClusters{WeightedClusters: w}
+	default:
+		return nil, errSplit
+	}
+	return filter("envoy.filters.network.tcp_proxy", t)
+}
+
+// accessLogs is where proxy-defaults wants a line for each request.
+func (r *renderer) accessLogs() ([]*accesslogv3.AccessLog, error) {
+	if r.g.Global == nil || r.g.Global.AccessLogs == nil || !r.g.Global.AccessLogs.Enabled {
+		return nil, nil
+	}
+	a := r.g.Global.AccessLogs
+	path := map[string]string{"": "/dev/stdout", "stdout": "/dev/stdout", "stderr": "/dev/stderr", "file": a.Path}[a.Type]
+	if path == "" {
+		return nil, fmt.Errorf("proxy-defaults: AccessLogs.Type %q: want stdout, stderr or file (with Path)", a.Type)
+	}
+	f := &filelogv3.FileAccessLog{Path: path}
+	if a.TextFormat != "" {
+		f.AccessLogFormat = &filelogv3.FileAccessLog_LogFormat{LogFormat: &corev3.SubstitutionFormatString{
+			Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: &corev3.DataSource{
+				Specifier: &corev3.DataSource_InlineString{InlineString: a.TextFormat + "\n"},
+			}},
+		}}
+	} else {
+		fields, err := jsonFormat(a.JSONFormat)
+		if err != nil {
+			return nil, err
+		}
+		f.AccessLogFormat = &filelogv3.FileAccessLog_LogFormat{LogFormat: &corev3.SubstitutionFormatString{
+			Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: fields},
+		}}
+	}
+	packed, err := pack(f)
+	if err != nil {
+		return nil, err
+	}
+	return []*accesslogv3.AccessLog{{Name: "envoy.access_loggers.file", ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: packed}}}, nil
+}
+
+func jsonFormat(given string) (*structpb.Struct, error) {
+	if given == "" {
+		return structpb.NewStruct(map[string]any{
+			"start_time": "%START_TIME%", "method": "%REQ(:METHOD)%", "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%", "authority": "%REQ(:AUTHORITY)%",
+			"protocol": "%PROTOCOL%", "response_code": "%RESPONSE_CODE%", "response_flags": "%RESPONSE_FLAGS%",
+			"response_code_details": "%RESPONSE_CODE_DETAILS%", "bytes_received": "%BYTES_RECEIVED%", "bytes_sent": "%BYTES_SENT%",
+			"duration_ms": "%DURATION%", "upstream_host": "%UPSTREAM_HOST%", "upstream_cluster": "%UPSTREAM_CLUSTER%",
+			"request_id": "%REQ(X-REQUEST-ID)%", "traceparent": "%REQ(TRACEPARENT)%", "user_agent": "%REQ(USER-AGENT)%",
+			"downstream_peer": "%DOWNSTREAM_PEER_URI_SAN%", "downstream_remote_address": "%DOWNSTREAM_REMOTE_ADDRESS%",
+		})
+	}
+	s := &structpb.Struct{}
+	if err := s.UnmarshalJSON([]byte(given)); err != nil {
+		return nil, fmt.Errorf("proxy-defaults: AccessLogs.JSONFormat isn't a JSON object: %w", err)
+	}
+	return s, nil
+}

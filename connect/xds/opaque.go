@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package xds
+
+import (
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// number reads a whole number of an opaque configuration.
+func number(o catalog.Opaque, key string) (int64, bool) {
+	switch v := o[key].(type) {
+	case int64:
+		return v, true
+	case float64:
+		return int64(v), v == float64(int64(v))
+	case uint64:
+		return int64(v), true
+	}
+	return 0, false
+}
+
+func text(o catalog.Opaque, key string) string {
+	s, _ := o[key].(string)
+	return s
+}
+
+// millis is a duration given in milliseconds: the first of the numbers that is set, else def.
+func millis(def time.Duration, values ...int64) time.Duration {
+	for _, v := range values {
+		if v > 0 {
+			return time.Duration(v) * time.Millisecond
+		}
+	}
+	return def
+}
+
+// table is an object of an opaque configuration.
+func table(o catalog.Opaque, key string) catalog.Opaque {
+	switch v := o[key].(type) {
+	case map[string]any:
+		return v
+	case catalog.Opaque:
+		return v
+	}
+	return nil
+}
+
+// escapes are Consul's keys that hold raw Envoy configuration.
+var escapes = []string{
+	"envoy_public_listener_json", "envoy_local_cluster_json", "envoy_listener_tracing_json", "envoy_listener_json", "envoy_cluster_json",
+	"envoy_bootstrap_json_tpl", "envoy_extra_static_clusters_json", "envoy_extra_static_listeners_json", "envoy_extra_stats_sinks_json",
+	"envoy_stats_config_json", "envoy_tracing_json",
+}
+
+func (r *renderer) warnEscapes(where string, o catalog.Opaque) {
+	for _, key := range escapes {
+		if _, ok := o[key]; ok {
+			r.warn("%s: %s is known but has no effect yet", where, key)
+		}
+	}
+}

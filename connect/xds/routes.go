@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package xds
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/chain"
+	proxyv1 "github.com/weftmesh/weft/proto/weft/proxy/v1"
+)
+
+// publicRoutes hands every request to the application that the intentions allow.
+func (r *renderer) publicRoutes() error {
+	rules, err := pack(&httprbacv3.RBACPerRoute{Rbac: &httprbacv3.RBAC{Rules: rbac(r.td, r.g.Rules, true, r.in.DefaultAllow)}})
+	if err != nil {
+		return err
+	}
+	meta, err := metadata(routeInfoKey, &proxyv1.RouteInfo{Source: "service " + r.g.Service.Name, Service: ref(r.g.Service, "")})
+	if err != nil {
+		return err
+	}
+	timeout := millis(0, int64(r.defaults().LocalRequestTimeoutMs), mustNumber(r.in.Proxy.Proxy.Config, "local_request_timeout_ms"))
+	return r.add(RouteType, PublicRoutes, &routev3.RouteConfiguration{
+		Name: PublicRoutes, ValidateClusters: wrapperspb.Bool(false),
+		VirtualHosts: []*routev3.VirtualHost{{
+			Name: PublicRoutes, Domains: []string{"*"},
+			Routes: []*routev3.Route{{
+				Match: everything(), Metadata: meta, TypedPerFilterConfig: map[string]*anypb.Any{rbacFilter: rules},
+				Action: &routev3.Route_Route{Route: &routev3.RouteAction{
+					ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: LocalCluster}, Timeout: durationpb.New(timeout),
+				}},
+			}},
+		}},
+	})
+}
+
+func everything() *routev3.RouteMatch {
+	return &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}}
+}
+
+// upstreamRoutes turns a chain into routes.
+func (r *renderer) upstreamRoutes(u *Upstream, name string, clusters map[string]string) error {
+	host := &routev3.VirtualHost{Name: u.Key.Name, Domains: []string{"*"}}
+	c := u.Chain
+	routes := []*chain.Route{{NextNode: c.StartNode, Source: "service " + u.Key.Name}}
+	if start := c.Nodes[c.StartNode]; start.Type == chain.TypeRouter {
+		routes = start.Routes
+	}
+	for _, route := range routes {
+		out, err := r.route(u, route, clusters)
+		if err != nil {
+			return err
+		}
+		host.Routes = append(host.Routes, out)
+	}
+	return r.add(RouteType, name, &routev3.RouteConfiguration{
+		Name: name, VirtualHosts: []*routev3.VirtualHost{host}, ValidateClusters: wrapperspb.Bool(false),
+	})
+}
+
+func (r *renderer) route(u *Upstream, from *chain.Route, clusters map[string]string) (*routev3.Route, error) {
+	action := &routev3.RouteAction{}
+	timeout, lb := r.lead(u.Chain, from.NextNode, clusters, action)
+	if u.Chain.Protocol == catalog.ProtocolGRPC {
+		timeout = 0 // streams have no end of their own; a call's deadline is the caller's
+	}
+	out := &routev3.Route{Match: everything(), Action: &routev3.Route_Route{Route: action}}
+	if def := from.Definition; def != nil {
+		if def.Match != nil && def.Match.HTTP != nil {
+			out.Match = routeMatch(def.Match.HTTP)
+		}
+		if d := def.Destination; d != nil {
+			if d.RequestTimeout > 0 {
+				timeout = d.RequestTimeout
+			}
+			destination(out, action, d)
+		}
+	}
+	action.Timeout = durationpb.New(timeout)
+	action.HashPolicy = hashPolicies(lb)
+	meta, err := metadata(routeInfoKey, &proxyv1.RouteInfo{Source: from.Source, Service: ref(u.Key, "")})
+	out.Metadata = meta
+	return out, err
+}
+
+// lead makes an action lead to a node of the chain, and says which request timeout and balancing hold there.
+func (r *renderer) lead(c *chain.Chain, node string, clusters map[string]string, action *routev3.RouteAction) (time.Duration, *catalog.LoadBalancer) {
+	n := c.Nodes[node]
+	if n.Type == chain.TypeResolver {
+		action.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: clusters[node]}
+		return n.Resolver.RequestTimeout, n.LoadBalancer
+	}
+	weighted := &routev3.WeightedCluster{}
+	var timeout time.Duration
+	for _, s := range n.Splits {
+		weight := uint32(s.Weight*100 + 0.5)
+		if weight == 0 {
+			continue
+		}
+		w := &routev3.WeightedCluster_ClusterWeight{Name: clusters[s.NextNode], Weight: wrapperspb.UInt32(weight)}
+		if s.Definition != nil {
+			w.RequestHeadersToAdd, w.RequestHeadersToRemove = edits(s.Definition.RequestHeaders)
+			w.ResponseHeadersToAdd, w.ResponseHeadersToRemove = edits(s.Definition.ResponseHeaders)
+		}
+		weighted.Clusters = append(weighted.Clusters, w)
+		timeout = max(timeout, c.Nodes[s.NextNode].Resolver.RequestTimeout)
+	}
+	action.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: weighted}
+	return timeout, n.LoadBalancer
+}
+
+func routeMatch(h *catalog.ServiceRouteHTTPMatch) *routev3.RouteMatch {
+	m := everything()
+	switch {
+	case h.PathExact != "":
+		m.PathSpecifier = &routev3.RouteMatch_Path{Path: h.PathExact}
+	case h.PathPrefix != "":
+		m.PathSpecifier = &routev3.RouteMatch_Prefix{Prefix: h.PathPrefix}
+	case h.PathRegex != "":
+		m.PathSpecifier = &routev3.RouteMatch_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: h.PathRegex}}
+	}
+	if h.CaseInsensitive {
+		m.CaseSensitive = wrapperspb.Bool(false)
+	}
+	for _, hm := range h.Header {
+		m.Headers = append(m.Headers, headerMatcher(headerForm{
+			name: hm.Name, present: hm.Present, exact: hm.Exact, prefix: hm.Prefix, suffix: hm.Suffix, regex: hm.Regex, invert: hm.Invert,
+		}))
+	}
+	if len(h.Methods) > 0 {
+		m.Headers = append(m.Headers, &routev3.HeaderMatcher{
+			Name: ":method", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: regex(strings.Join(h.Methods, "|"))},
+		})
+	}
+	for _, q := range h.QueryParam {
+		p := &routev3.QueryParameterMatcher{Name: q.Name}
+		switch {
+		case q.Exact != "":
+			p.QueryParameterMatchSpecifier = &routev3.QueryParameterMatcher_StringMatch{StringMatch: &matcherv3.StringMatcher{
+				MatchPattern: &matcherv3.StringMatcher_Exact{Exact: q.Exact},
+			}}
+		case q.Regex != "":
+			p.QueryParameterMatchSpecifier = &routev3.QueryParameterMatcher_StringMatch{StringMatch: regex(q.Regex)}
+		default:
+			p.QueryParameterMatchSpecifier = &routev3.QueryParameterMatcher_PresentMatch{PresentMatch: true}
+		}
+		m.QueryParameters = append(m.QueryParameters, p)
+	}
+	return m
+}
+
+// destination adds what a router's destination asks for.
+func destination(route *routev3.Route, a *routev3.RouteAction, d *catalog.ServiceRouteDestination) {
+	a.PrefixRewrite = d.PrefixRewrite
+	if d.IdleTimeout > 0 {
+		a.IdleTimeout = durationpb.New(d.IdleTimeout)
+	}
+	route.RequestHeadersToAdd, route.RequestHeadersToRemove = edits(d.RequestHeaders)
+	route.ResponseHeadersToAdd, route.ResponseHeadersToRemove = edits(d.ResponseHeaders)
+	var on []string
+	if d.RetryOnConnectFailure {
+		on = append(on, "connect-failure")
+	}
+	for _, o := range d.RetryOn {
+		if !slices.Contains(on, o) {
+			on = append(on, o)
+		}
+	}
+	if len(d.RetryOnStatusCodes) > 0 && !slices.Contains(on, "retriable-status-codes") {
+		on = append(on, "retriable-status-codes")
+	}
+	if len(on) == 0 && d.NumRetries == 0 {
+		return
+	}
+	if len(on) == 0 {
+		on = []string{"connect-failure", "refused-stream", "reset-before-request"}
+	}
+	a.RetryPolicy = &routev3.RetryPolicy{RetryOn: strings.Join(on, ","), RetriableStatusCodes: d.RetryOnStatusCodes}
+	if d.NumRetries > 0 {
+		a.RetryPolicy.NumRetries = wrapperspb.UInt32(d.NumRetries)
+	}
+}
+
+// edits are header changes: set replaces, add appends.
+func edits(m *catalog.HTTPHeaderModifiers) (add []*corev3.HeaderValueOption, remove []string) {
+	if m == nil {
+		return nil, nil
+	}
+	option := func(k, v string, action corev3.HeaderValueOption_HeaderAppendAction) {
+		add = append(add, &corev3.HeaderValueOption{Header: &corev3.HeaderValue{Key: k, Value: v}, AppendAction: action})
+	}
+	for _, k := range slices.Sorted(maps.Keys(m.Set)) {
+		option(k, m.Set[k], corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD)
+	}
+	for _, k := range slices.Sorted(maps.Keys(m.Add)) {
+		option(k, m.Add[k], corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD)
+	}
+	return add, m.Remove
+}
+
+func hashPolicies(lb *catalog.LoadBalancer) []*routev3.RouteAction_HashPolicy {
+	if lb == nil {
+		return nil
+	}
+	var out []*routev3.RouteAction_HashPolicy
+	for _, p := range lb.HashPolicies {
+		h := &routev3.RouteAction_HashPolicy{Terminal: p.Terminal}
+		switch {
+		case p.SourceIP:
+			h.PolicySpecifier = &routev3.RouteAction_HashPolicy_ConnectionProperties_{
+				ConnectionProperties: &routev3.RouteAction_HashPolicy_ConnectionProperties{SourceIp: true},
+			}
+		case p.Field == "header":
+			h.PolicySpecifier = &routev3.RouteAction_HashPolicy_Header_{Header: &routev3.RouteAction_HashPolicy_Header{HeaderName: p.FieldValue}}
+		case p.Field == "query_parameter":
+			h.PolicySpecifier = &routev3.RouteAction_HashPolicy_QueryParameter_{
+				QueryParameter: &routev3.RouteAction_HashPolicy_QueryParameter{Name: p.FieldValue},
+			}
+		case p.Field == "cookie":
+			cookie := &routev3.RouteAction_HashPolicy_Cookie{Name: p.FieldValue}
+			if c := p.CookieConfig; c != nil {
+				cookie.Path = c.Path
+				if c.Session {
+					cookie.Ttl = durationpb.New(0)
+				} else if c.TTL > 0 {
+					cookie.Ttl = durationpb.New(c.TTL)
+				}
+			}
+			h.PolicySpecifier = &routev3.RouteAction_HashPolicy_Cookie_{Cookie: cookie}
+		default:
+			continue
+		}
+		out = append(out, h)
+	}
+	return out
+}

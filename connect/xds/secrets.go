@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package xds
+
+import (
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/weftmesh/weft/connect/identity"
+)
+
+// The names of the two secrets of every proxy.
+const (
+	LeafSecret  = "leaf"
+	RootsSecret = "roots"
+)
+
+func inline(s string) *corev3.DataSource {
+	return &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: []byte(s)}}
+}
+
+// secrets renders the certificate and the roots.
+func (r *renderer) secrets() error {
+	if err := r.add(SecretType, LeafSecret, &tlsv3.Secret{Name: LeafSecret, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
+		CertificateChain: inline(r.in.Leaf.CertPEM), PrivateKey: inline(r.in.Leaf.KeyPEM),
+	}}}); err != nil {
+		return err
+	}
+	var roots strings.Builder
+	for _, root := range r.g.CA.Roots {
+		roots.WriteString(strings.TrimRight(root.RootCert, "\n") + "\n")
+	}
+	return r.add(SecretType, RootsSecret, &tlsv3.Secret{Name: RootsSecret, Type: &tlsv3.Secret_ValidationContext{
+		ValidationContext: &tlsv3.CertificateValidationContext{TrustedCa: inline(roots.String())},
+	}})
+}
+
+// ads is "ask the server that you have this from".
+func ads() *corev3.ConfigSource {
+	return &corev3.ConfigSource{
+		ResourceApiVersion: corev3.ApiVersion_V3, ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
+	}
+}
+
+func sds(name string) *tlsv3.SdsSecretConfig {
+	return &tlsv3.SdsSecretConfig{Name: name, SdsConfig: ads()}
+}
+
+// commonTLS is mutual TLS by our certificate and roots, with peers whose URI one of the matchers takes.
+func commonTLS(alpn []string, peers ...*matcherv3.StringMatcher) *tlsv3.CommonTlsContext {
+	validation := &tlsv3.CertificateValidationContext{}
+	for _, p := range peers {
+		validation.MatchTypedSubjectAltNames = append(validation.MatchTypedSubjectAltNames, &tlsv3.SubjectAltNameMatcher{
+			SanType: tlsv3.SubjectAltNameMatcher_URI, Matcher: p,
+		})
+	}
+	return &tlsv3.CommonTlsContext{
+		TlsParams: &tlsv3.TlsParameters{
+			TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_3, TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3,
+		},
+		AlpnProtocols:                  alpn,
+		TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{sds(LeafSecret)},
+		ValidationContextType: &tlsv3.CommonTlsContext_CombinedValidationContext{
+			CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
+				DefaultValidationContext: validation, ValidationContextSdsSecretConfig: sds(RootsSecret),
+			},
+		},
+	}
+}
+
+func transportSocket(m validated) (*corev3.TransportSocket, error) {
+	a, err := pack(m)
+	if err != nil {
+		return nil, err
+	}
+	return &corev3.TransportSocket{Name: "envoy.transport_sockets.tls", ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: a}}, nil
+}
+
+// downstreamTLS takes every service of the trust domain; who may do what is for the intentions.
+func (r *renderer) downstreamTLS(alpn []string) (*corev3.TransportSocket, error) {
+	return transportSocket(&tlsv3.DownstreamTlsContext{
+		RequireClientCertificate: wrapperspb.Bool(true),
+		CommonTlsContext: commonTLS(alpn, &matcherv3.StringMatcher{
+			MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: "spiffe://" + string(r.td) + "/"},
+		}),
+		// A resumed session would skip the check of who it is.
+		SessionTicketKeysType:            &tlsv3.DownstreamTlsContext_DisableStatelessSessionResumption{DisableStatelessSessionResumption: true},
+		DisableStatefulSessionResumption: true,
+	})
+}
+
+// upstreamTLS insists on one of the identities.
+func upstreamTLS(sni string, alpn []string, ids []identity.Service) (*corev3.TransportSocket, error) {
+	var peers []*matcherv3.StringMatcher
+	for _, id := range ids {
+		peers = append(peers, &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: id.String()}})
+	}
+	return transportSocket(&tlsv3.UpstreamTlsContext{Sni: sni, CommonTlsContext: commonTLS(alpn, peers...), MaxSessionKeys: wrapperspb.UInt32(0)})
+}

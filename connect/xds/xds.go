@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package xds renders the configuration of one proxy: a plain function from what the catalog says, the proxy's registration
+// and its certificate to Envoy's v3 resources. Envoy and weft's own proxy get the same. It reads through a transaction that
+// knows what it covers; what isn't covered, or isn't there yet, is "not ready" and never less strict. No network, no
+// clock, no goroutine.
+//
+// Two facts decide on the shape. HTTP authorisation stands in routes, so that a changed intention is a changed route
+// configuration, which touches no connection. TCP authorisation can only stand in the filter chain, and Envoy takes a
+// changed filter chain by draining the old one: its connections are closed after the drain time, the allowed ones too
+// (weft's own proxy cuts only those that are denied now). EnvoyArgs sets the drain time so that this takes less than a
+// second.
+package xds
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"sort"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/identity"
+)
+
+// ErrNotReady says that something that the proxy needs isn't there yet: it keeps what it has.
+var ErrNotReady = errors.New("not ready")
+
+// The type URLs of what is rendered.
+const (
+	prefix       = "type.googleapis.com/envoy."
+	ClusterType  = prefix + "config.cluster.v3.Cluster"
+	EndpointType = prefix + "config.endpoint.v3.ClusterLoadAssignment"
+	ListenerType = prefix + "config.listener.v3.Listener"
+	RouteType    = prefix + "config.route.v3.RouteConfiguration"
+	SecretType   = prefix + "extensions.transport_sockets.tls.v3.Secret"
+)
+
+// Types lists them in the order in which a proxy must be told of additions: what is referred to before what refers to it, except
+// that Envoy asks for endpoints, routes and secrets only once a cluster or listener has named them.
+var Types = []string{SecretType, ClusterType, EndpointType, ListenerType, RouteType}
+
+// Leaf is the proxy's certificate.
+type Leaf struct {
+	CertPEM string // with the intermediates
+	KeyPEM  string
+}
+
+// Abilities are what the proxy at the other end can do, by its own word.
+type Abilities struct {
+	// Weft says that it is weft's own proxy.
+	Weft bool
+	// Version of the proxy, as "1.40.0"; "" if it said none.
+	Version string
+}
+
+// Limits are what a proxy's listeners are held to.
+type Limits struct {
+	// Handshake bounds a TLS handshake, and Headers the wait for a request's head; 0 means 10 s.
+	Handshake, Headers time.Duration
+	// BufferBytes is how much is held for a connection whose other side is slow; 0 means 1 MiB.
+	BufferBytes uint32
+}
+
+// Input is all that a rendering depends on.
+type Input struct {
+	Txn   *catalog.Txn
+	Proxy *catalog.Service // its registration
+	// NodeAddress is where the host is reached, for what has no address of its own.
+	NodeAddress  string
+	Leaf         *Leaf
+	Abilities    Abilities
+	DefaultAllow bool // the answer where no intention speaks
+	Limits       Limits
+	Now          time.Time
+}
+
+// Output is a proxy's whole configuration.
+type Output struct {
+	// Resources, by type URL, sorted by name.
+	Resources map[string][]Resource
+	// Deadline is when to render again even if nothing changes; zero for never.
+	Deadline time.Time
+	// Warnings name what was asked for and has no effect.
+	Warnings []string
+	// Hash is over all resources.
+	Hash string
+}
+
+// Resource is one resource. Equal versions mean equal bytes.
+type Resource struct {
+	Name    string
+	Version string
+	Any     *anypb.Any
+}
+
+// Render makes a proxy's configuration. The same input gives the same bytes.
+func Render(in Input) (*Output, error) {
+	g, err := Gather(in.Txn, in.Proxy)
+	if err != nil {
+		return nil, err
+	}
+	if g.CA == nil || len(g.CA.Roots) == 0 {
+		return nil, fmt.Errorf("%w: there are no roots yet", ErrNotReady)
+	}
+	if in.Leaf == nil {
+		return nil, fmt.Errorf("%w: the certificate of %s isn't there yet", ErrNotReady, g.Service)
+	}
+	r := &renderer{in: in, g: g, out: &Output{Resources: map[string][]Resource{}}, td: identity.TrustDomain(g.CA.TrustDomain())}
+	for _, step := range []func() error{r.secrets, r.inbound, r.outbound} {
+		if err := step(); err != nil {
+			return nil, fmt.Errorf("proxy %s: %w", in.Proxy.ID, err)
+		}
+	}
+	return r.finish(), nil
+}
+
+// renderer is one rendering.
+type renderer struct {
+	in  Input
+	g   *Gathered
+	td  identity.TrustDomain
+	out *Output
+	has map[string]bool // type and name of what was added
+}
+
+// validated is what every generated message has.
+type validated interface {
+	proto.Message
+	ValidateAll() error
+}
+
+// add puts a resource out; one of the same name that is there already stays.
+func (r *renderer) add(typeURL, name string, m validated) error {
+	key := typeURL + "\x00" + name
+	if r.has[key] {
+		return nil
+	}
+	if err := m.ValidateAll(); err != nil {
+		return fmt.Errorf("%s %s can't be expressed: %w", typeURL, name, err)
+	}
+	a, err := pack(m)
+	if err != nil {
+		return err
+	}
+	if r.has == nil {
+		r.has = map[string]bool{}
+	}
+	r.has[key] = true
+	sum := sha256.Sum256(a.GetValue())
+	r.out.Resources[typeURL] = append(r.out.Resources[typeURL], Resource{Name: name, Version: hex.EncodeToString(sum[:12]), Any: a})
+	return nil
+}
+
+// pack makes an Any of the same bytes for the same content.
+func pack(m proto.Message) (*anypb.Any, error) {
+	a := &anypb.Any{}
+	return a, anypb.MarshalFrom(a, m, proto.MarshalOptions{Deterministic: true})
+}
+
+func (r *renderer) warn(format string, args ...any) {
+	r.out.Warnings = append(r.out.Warnings, fmt.Sprintf(format, args...))
+}
+
+// finish sorts what was made, and hashes it.
+func (r *renderer) finish() *Output {
+	sum := sha256.New()
+	for _, t := range Types {
+		all := r.out.Resources[t]
+		sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
+		for _, res := range all {
+			fmt.Fprintf(sum, "%s\x00%s\x00%s\x00", t, res.Name, res.Version)
+		}
+	}
+	r.out.Hash = hex.EncodeToString(sum.Sum(nil)[:12])
+	sort.Strings(r.out.Warnings)
+	return r.out
+}
