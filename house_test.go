@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// The rules of the house, as tests. ARCHITECTURE.md says why the arrows are as they are.
+
+const module = "github.com/weftmesh/weft"
+
+// arrows: what product code in a folder (and the folders in it) may import of ours, beside its own folder. The longest
+// matching folder counts; "..." is everything.
+var arrows = map[string][]string{
+	".":                 {"cli"},
+	"cli":               {"..."},
+	"cli/apiclient":     {},
+	"cli/demo":          {"cli/apiclient", "internal"},
+	"agent":             {"agent", "catalog", "ca", "connect/chain", "connect/identity", "connect/intention", "connect/xds", "internal", "proto"},
+	"server":            {"server", "catalog", "ca", "connect/chain", "connect/identity", "connect/intention", "connect/xds", "internal", "proto"},
+	"ca":                {"catalog", "connect/identity"},
+	"catalog":           {},
+	"connect/identity":  {},
+	"connect/chain":     {"catalog", "connect/identity", "proto"},
+	"connect/intention": {"catalog", "connect/identity", "proto"},
+	"connect/xds":       {"catalog", "connect/chain", "connect/identity", "connect/intention", "connect/xds", "proto"},
+	"connect/xds/ads":   {"catalog", "connect/xds", "internal", "proto"},
+	"connect/proxy":     {"connect/identity", "connect/proxy", "internal/listen", "internal/logs", "internal/memnet", "internal/run", "proto"},
+	"internal":          {"internal", "proto"},
+	"internal/api":      {"catalog", "ca", "internal", "proto"},
+	"internal/wire":     {"catalog", "proto"},
+	"proto":             {"proto"},
+	"e2e":               {"..."},
+}
+
+// guests: libraries that only these folders may import in product code, because what they are good for is decided there.
+var guests = map[string][]string{
+	"github.com/hashicorp/raft":              {"server"},
+	"github.com/hashicorp/raft-wal":          {"server"},
+	"github.com/hashicorp/go-hclog":          {"server", "internal/logs"},
+	"github.com/hashicorp/go-memdb":          {"catalog"},
+	"github.com/fxamacker/cbor":              {"catalog"},
+	"github.com/urfave/cli":                  {"cli"},
+	"github.com/envoyproxy/go-control-plane": {"connect/xds", "connect/proxy/intake"},
+	"github.com/hashicorp/hcl":               {"internal/decode"},
+	"sigs.k8s.io/yaml":                       {"internal/decode"},
+}
+
+// clockless are the folders whose code takes time and randomness as arguments and starts no goroutine.
+var clockless = []string{"catalog", "connect/chain", "connect/intention", "connect/xds"}
+
+const (
+	maxFileLines     = 800
+	maxFunctionLines = 100
+)
+
+// exceptions: a rule's name and a path (with ":function" for functions) → why it doesn't hold there.
+var exceptions = map[string]string{
+	"clockless connect/xds/ads":                 "the ADS server talks to proxies: it owns streams, deadlines and goroutines; what it sends is rendered without a clock",
+	"function server/server_test.go:TestRoutes": "one table of requests, each row a case, in the order in which they build on each other",
+}
+
+type sourceFile struct {
+	path, dir string
+	test      bool
+	generated bool
+	text      string
+	ast       *ast.File
+}
+
+func (f *sourceFile) imports() map[string]string { // path → name in the file
+	m := map[string]string{}
+	for _, spec := range f.ast.Imports {
+		p, _ := strconv.Unquote(spec.Path.Value)
+		name := path.Base(p)
+		if regexp.MustCompile(`^v\d+$`).MatchString(name) {
+			name = path.Base(path.Dir(p))
+		}
+		if spec.Name != nil {
+			name = spec.Name.Name
+		}
+		m[p] = name
+	}
+	return m
+}
+
+func TestHouse(t *testing.T) {
+	fset := token.NewFileSet()
+	files := parseHouse(t, fset)
+	h := &house{T: t, fset: fset, used: map[string]bool{}}
+	comments := map[string][]string{} // folder → files with a package comment
+	product := map[string]bool{}
+	for i := range files {
+		f := &files[i]
+		if !strings.HasPrefix(f.text, "// SPDX-License-Identifier: Apache-2.0\n") && !f.generated {
+			h.breaks("licence", f.path, "%s: the first line must be // SPDX-License-Identifier: Apache-2.0", f.path)
+		}
+		if !f.test {
+			product[f.dir] = true
+			if f.ast.Doc != nil {
+				comments[f.dir] = append(comments[f.dir], f.path)
+			}
+			h.arrows(f)
+		}
+		if f.generated {
+			continue
+		}
+		h.sizes(f)
+		if f.test {
+			h.sleeps(f)
+			continue
+		}
+		h.errorTexts(f)
+		if within(f.dir, clockless) {
+			h.clockless(f)
+		}
+	}
+	for dir := range product {
+		if strings.HasPrefix(dir, "proto") {
+			continue // generated
+		}
+		if got := comments[dir]; len(got) != 1 {
+			h.breaks("comment", dir, "%s: a package has one package comment (its job, what it doesn't do, who owns its goroutines), this one has %d: %v", dir, len(got), got)
+		}
+	}
+	for key := range exceptions {
+		if !h.used[key] {
+			t.Errorf("exception %q isn't needed any more: remove it", key)
+		}
+	}
+}
+
+func parseHouse(t *testing.T, fset *token.FileSet) []sourceFile {
+	t.Helper()
+	var files []sourceFile
+	err := filepath.WalkDir(".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if name := d.Name(); p != "." && (strings.HasPrefix(name, ".") || name == "testdata" || name == "bin") {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(p, ".go") {
+			return nil
+		}
+		text, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		f := sourceFile{
+			path: filepath.ToSlash(p), dir: filepath.ToSlash(filepath.Dir(p)), text: string(text),
+			test: strings.HasSuffix(p, "_test.go"), generated: strings.HasSuffix(p, ".pb.go"),
+		}
+		mode := parser.ParseComments | parser.SkipObjectResolution
+		if f.generated {
+			mode |= parser.ImportsOnly
+		}
+		if f.ast, err = parser.ParseFile(fset, p, text, mode); err != nil {
+			return err
+		}
+		files = append(files, f)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+type house struct {
+	*testing.T
+	fset *token.FileSet
+	used map[string]bool
+}
+
+// breaks reports a broken rule, unless there is an exception for the path or a folder above it.
+func (h *house) breaks(rule, at, format string, args ...any) {
+	h.Helper()
+	for p := at; p != "." && p != ""; p = path.Dir(p) {
+		if exceptions[rule+" "+p] != "" {
+			h.used[rule+" "+p] = true
+			return
+		}
+	}
+	h.Errorf(format, args...)
+}
+
+func (h *house) line(n ast.Node) int { return h.fset.Position(n.Pos()).Line }
+
+func within(dir string, folders []string) bool {
+	for _, f := range folders {
+		if f == "..." || dir == f || strings.HasPrefix(dir, f+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+func (h *house) arrows(f *sourceFile) {
+	rule := f.dir
+	for arrows[rule] == nil && rule != "." {
+		rule = path.Dir(rule)
+	}
+	if rule == "." && f.dir != "." {
+		h.breaks("arrow", f.path, "%s: the table of arrows doesn't know the folder %s", f.path, f.dir)
+		return
+	}
+	for imported := range f.imports() {
+		if imported == "testing" || strings.HasPrefix(imported, "testing/") {
+			h.breaks("testing", f.path, "%s: product code imports %s", f.path, imported)
+		}
+		for library, folders := range guests {
+			if (imported == library || strings.HasPrefix(imported, library+"/")) && !within(f.dir, folders) && !strings.HasPrefix(f.dir, "proto") {
+				h.breaks("guest", f.path, "%s imports %s, which only %v may", f.path, imported, folders)
+			}
+		}
+		ours, ok := strings.CutPrefix(imported, module+"/")
+		if !ok || ours == f.dir {
+			continue
+		}
+		if !within(ours, arrows[rule]) {
+			h.breaks("arrow", f.path, "%s imports %s: from %s arrows go only to %v", f.path, ours, rule, arrows[rule])
+		}
+	}
+}
+
+func (h *house) sizes(f *sourceFile) {
+	if n := strings.Count(f.text, "\n"); n > maxFileLines {
+		h.breaks("file", f.path, "%s: %d lines, at most %d", f.path, n, maxFileLines)
+	}
+	for _, d := range f.ast.Decls {
+		fn, ok := d.(*ast.FuncDecl)
+		if !ok {
+			continue
+		}
+		if n := h.fset.Position(fn.End()).Line - h.line(fn) + 1; n > maxFunctionLines {
+			h.breaks("function", f.path+":"+fn.Name.Name, "%s:%d: %s has %d lines, at most %d", f.path, h.line(fn), fn.Name.Name, n, maxFunctionLines)
+		}
+	}
+}
+
+// called gives the package's name and the function's of a call like time.Now().
+func called(e ast.Expr) (pkg, name string) {
+	sel, ok := e.(*ast.SelectorExpr)
+	if !ok {
+		return "", ""
+	}
+	if x, ok := sel.X.(*ast.Ident); ok {
+		return x.Name, sel.Sel.Name
+	}
+	return "", sel.Sel.Name
+}
+
+func (h *house) sleeps(f *sourceFile) {
+	imports := f.imports()
+	if _, bubble := imports["testing/synctest"]; bubble || imports["time"] == "" {
+		return
+	}
+	ast.Inspect(f.ast, func(n ast.Node) bool {
+		if call, ok := n.(*ast.CallExpr); ok {
+			if pkg, name := called(call.Fun); pkg == imports["time"] && name == "Sleep" {
+				h.breaks("sleep", f.path, "%s:%d: a test that sleeps, outside testing/synctest: wait for what should happen", f.path, h.line(n))
+			}
+		}
+		return true
+	})
+}
+
+func (h *house) clockless(f *sourceFile) {
+	imports := f.imports()
+	for _, random := range []string{"math/rand", "math/rand/v2", "crypto/rand"} {
+		if imports[random] != "" {
+			h.breaks("clockless", f.path, "%s imports %s: randomness is an argument here", f.path, random)
+		}
+	}
+	ast.Inspect(f.ast, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.GoStmt:
+			h.breaks("clockless", f.path, "%s:%d: a goroutine in a package that owns none", f.path, h.line(n))
+		case *ast.CallExpr:
+			pkg, name := called(n.Fun)
+			switch name {
+			case "Now", "Since", "Until", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick":
+				if pkg != "" && pkg == imports["time"] {
+					h.breaks("clockless", f.path, "%s:%d: time.%s: time is an argument here", f.path, h.line(n), name)
+				}
+			}
+		}
+		return true
+	})
+}
+
+// errorTexts finds error texts that are compared or searched.
+func (h *house) errorTexts(f *sourceFile) {
+	strs := f.imports()["strings"]
+	found := func(n ast.Node) {
+		h.breaks("errortext", f.path, "%s:%d: an error's text is compared: use errors.Is or errors.As", f.path, h.line(n))
+	}
+	ast.Inspect(f.ast, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.BinaryExpr:
+			if (n.Op == token.EQL || n.Op == token.NEQ) && (errorText(n.X) || errorText(n.Y)) {
+				found(n)
+			}
+		case *ast.SwitchStmt:
+			if n.Tag != nil && errorText(n.Tag) {
+				found(n)
+			}
+		case *ast.CallExpr:
+			pkg, name := called(n.Fun)
+			switch name {
+			case "Contains", "HasPrefix", "HasSuffix", "Index", "EqualFold", "Cut", "CutPrefix", "CutSuffix":
+				if pkg != "" && pkg == strs && len(n.Args) > 0 && errorText(n.Args[0]) {
+					found(n)
+				}
+			}
+		}
+		return true
+	})
+}
+
+func errorText(e ast.Expr) bool {
+	call, ok := e.(*ast.CallExpr)
+	if !ok || len(call.Args) > 0 {
+		return false
+	}
+	_, name := called(call.Fun)
+	return name == "Error"
+}
