@@ -285,14 +285,16 @@ func (m *Manager) sign(ctx context.Context, service catalog.Key, token string) (
 }
 
 // Troubled lists the services whose leaves should have been renewed and aren't, with the reason.
-func (m *Manager) Troubled() map[string]error {
+func (m *Manager) Troubled() map[catalog.Key]error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	out := map[string]error{}
+	out := map[catalog.Key]error{}
 	for _, t := range m.watchdog.Troubles(time.Now()) {
-		out[t.Key] = t.Cause
+		if s, ok := m.held[t.Key]; ok {
+			out[s.service] = t.Cause
+		}
 	}
-	return maps.Clone(out)
+	return out
 }
 
 // Services lists the services that have a slot, sorted.

@@ -6,8 +6,10 @@ import (
 	"encoding"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -349,4 +351,31 @@ func join(field, name string) string {
 		return field + name
 	}
 	return field + "." + name
+}
+
+// FromAny is a plain Go value as a node, the inverse of Any; values of other types become null.
+func FromAny(v any) *Node {
+	switch t := v.(type) {
+	case bool:
+		return &Node{Kind: Bool, Bool: t}
+	case string:
+		return &Node{Kind: String, Text: t}
+	case int64:
+		return &Node{Kind: Number, Text: strconv.FormatInt(t, 10)}
+	case float64:
+		return &Node{Kind: Number, Text: strconv.FormatFloat(t, 'g', -1, 64)}
+	case []any:
+		n := &Node{Kind: List}
+		for _, item := range t {
+			n.Items = append(n.Items, FromAny(item))
+		}
+		return n
+	case map[string]any:
+		n := &Node{Kind: Object}
+		for _, name := range slices.Sorted(maps.Keys(t)) {
+			n.Fields = append(n.Fields, &Field{Name: name, Value: FromAny(t[name])})
+		}
+		return n
+	}
+	return &Node{Kind: Null}
 }

@@ -117,3 +117,25 @@ func digest(b []byte) string {
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:8])
 }
+
+// Certificate is one of the proxy's own certificates.
+type Certificate struct {
+	Name, URI               string
+	ValidAfter, ValidBefore time.Time
+}
+
+// Certificates lists the proxy's own certificates.
+func (c *Client) Certificates() []Certificate {
+	var out []Certificate
+	for name, s := range *c.world.secrets.all.Load() {
+		if s.cert == nil {
+			continue
+		}
+		cert := Certificate{Name: name, ValidAfter: s.cert.Leaf.NotBefore, ValidBefore: s.cert.Leaf.NotAfter}
+		if s.own != nil {
+			cert.URI = s.own.String()
+		}
+		out = append(out, cert)
+	}
+	return out
+}

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package agent is the part of weft that runs on every host: it takes registrations, runs checks, brings the catalog in line with
+// them, follows the part of the catalog that this host needs, keeps certificates, and serves xDS to the host's proxies and
+// the HTTP API to its people. To it, the servers are an http.Handler to pass a request on to, and a gRPC connection.
+// Agent.Run owns all its goroutines.
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/weftmesh/weft/agent/check"
+	"github.com/weftmesh/weft/agent/config"
+	"github.com/weftmesh/weft/agent/hostproxy"
+	"github.com/weftmesh/weft/agent/leaf"
+	"github.com/weftmesh/weft/agent/local"
+	"github.com/weftmesh/weft/agent/proxies"
+	"github.com/weftmesh/weft/agent/replica"
+	"github.com/weftmesh/weft/agent/rest"
+	"github.com/weftmesh/weft/agent/sync"
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/xds/ads"
+	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/internal/listen"
+	"github.com/weftmesh/weft/internal/run"
+	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
+)
+
+// Config is what an Agent is made of.
+type Config struct {
+	Settings config.Config
+	NodeName string
+	NodeID   string
+	Address  string // the node's address, as others reach it
+	Version  string
+
+	Servers http.Handler             // answers what isn't the agent's own
+	Conn    grpc.ClientConnInterface // to a server
+	Door    *listen.Door
+	Metrics *prometheus.Registry
+	// StartHostProxy starts a host proxy that serves a control socket and outlives the agent; used with proxy.shared.
+	StartHostProxy func(ctx context.Context, socket string) error
+	Log            *slog.Logger
+}
+
+// Agent is one host's agent. Make it with New, and Run it.
+type Agent struct {
+	c        Config
+	state    *local.State
+	checks   *check.Runner
+	syncer   *sync.Syncer
+	replica  *replica.Replica
+	leaves   *leaf.Manager
+	proxies  *proxies.Manager
+	keeper   *hostproxy.Keeper
+	ads      *ads.Server
+	mux      *api.Mux
+	settings config.Config
+}
+
+// New makes an agent. It reads the files under data_dir and starts nothing.
+func New(c Config) (*Agent, error) {
+	a := &Agent{c: c, settings: c.Settings}
+	s := &a.settings
+	scope := catalog.Scope{}.Default(s.Datacenter)
+	node := catalog.Node{Scope: scope, ID: c.NodeID, Node: c.NodeName, Address: c.Address, Meta: s.NodeMeta, Owner: local.Owner}
+	journal := ""
+	if s.DataDir != "" {
+		journal = filepath.Join(s.DataDir, "agent", "registrations")
+	}
+	var err error
+	if a.state, err = local.New(local.Config{
+		Node: node, Journal: journal, SidecarMin: s.Ports.SidecarMinPort, SidecarMax: s.Ports.SidecarMaxPort, Log: c.Log.With("part", "local"),
+	}); err != nil {
+		return nil, err
+	}
+	if a.checks, err = check.New(check.Config{State: a.state, Log: c.Log.With("part", "check")}); err != nil {
+		return nil, err
+	}
+	if a.syncer, err = sync.New(sync.Config{
+		State: a.state, Client: weftv1.NewCatalogClient(c.Conn), Log: c.Log.With("part", "sync"), Outputs: s.CheckUpdateInterval,
+	}); err != nil {
+		return nil, err
+	}
+	return a, a.newMesh()
+}
+
+// newMesh makes what proxies need.
+func (a *Agent) newMesh() error {
+	c, s := a.c, &a.settings
+	store, err := catalog.New(catalog.Config{Datacenter: s.Datacenter, Replica: true})
+	if err != nil {
+		return err
+	}
+	feed := weftv1.NewFeedClient(c.Conn)
+	if a.replica, err = replica.New(replica.Config{Node: c.NodeName, Client: feed, Store: store, Log: c.Log.With("part", "replica")}); err != nil {
+		return err
+	}
+	if a.leaves, err = leaf.New(leaf.Config{
+		Node: c.NodeName, Client: weftv1.NewCAClient(c.Conn), Store: store, Rand: rand.Reader, Log: c.Log.With("part", "leaf"),
+	}); err != nil {
+		return err
+	}
+	key, err := a.proxyKey()
+	if err != nil {
+		return err
+	}
+	allow := s.DefaultIntentionPolicy != catalog.ActionDeny
+	if a.proxies, err = proxies.New(proxies.Config{
+		State: a.state, Store: store, Replica: a.replica, Leaves: a.leaves, Feed: feed, Key: key, ADSAddress: a.adsAddress(),
+		NodeAddress: c.Address, DefaultAllow: allow, Log: c.Log.With("part", "proxies"),
+	}); err != nil {
+		return err
+	}
+	if a.ads, err = ads.New(ads.Config{Source: a.proxies, Log: c.Log.With("part", "ads")}); err != nil {
+		return err
+	}
+	if s.Proxy.Shared {
+		socket := filepath.Join(a.runDir(), "proxy.sock")
+		if a.keeper, err = hostproxy.New(hostproxy.Config{
+			Socket: socket, ADSAddress: a.adsAddress(), Version: c.Version, State: a.state, Secret: a.proxies.Secret,
+			Start: func(ctx context.Context) error { return c.StartHostProxy(ctx, socket) }, Log: c.Log.With("part", "hostproxy"),
+		}); err != nil {
+			return err
+		}
+	}
+	if err := registerMetrics(c.Metrics, a.leaves); err != nil {
+		return err
+	}
+	a.mux, err = api.NewMux(api.MuxConfig{
+		Side: api.Agent, Resolver: api.Open{}, Datacenter: s.Datacenter, Pretty: s.Dev, Forward: c.Servers, Loopback: true,
+		Handlers: rest.Handlers(rest.Config{
+			State: a.state, Checks: a.checks, Leaves: a.leaves, Store: store, Proxies: a.proxies, Metrics: c.Metrics, NodeName: c.NodeName,
+			NodeID: c.NodeID, Version: c.Version, Server: s.Server || s.Dev, GRPCPort: s.Ports.GRPC, DefaultAll: allow,
+			Settings: map[string]any{"Datacenter": s.Datacenter, "NodeName": c.NodeName, "DevMode": s.Dev, "ServerMode": s.Server || s.Dev},
+		}),
+	})
+	return err
+}
+
+// runDir is where sockets go.
+func (a *Agent) runDir() string {
+	if a.settings.DataDir != "" {
+		return filepath.Join(a.settings.DataDir, "run")
+	}
+	return filepath.Join(os.TempDir(), fmt.Sprintf("weft-%d-%d", os.Getuid(), a.settings.Ports.HTTP))
+}
+
+// adsAddress is where this host's proxies find xDS.
+func (a *Agent) adsAddress() string {
+	s := &a.settings
+	addr := s.ClientAddr
+	if s.Addresses.GRPC != "" {
+		addr = s.Addresses.GRPC
+	}
+	if path, ok := strings.CutPrefix(addr, "unix://"); ok {
+		return "unix:" + path
+	}
+	return dialable(addr, s.Ports.GRPC)
+}
+
+// proxyKey is what secrets of proxies are derived from: kept in data_dir, so that proxies outlive the agent.
+func (a *Agent) proxyKey() ([]byte, error) {
+	key := make([]byte, 32)
+	if a.settings.DataDir == "" {
+		_, err := rand.Read(key)
+		return key, err
+	}
+	path := filepath.Join(a.settings.DataDir, "agent", "proxy.key")
+	old, err := os.ReadFile(path)
+	if err == nil && len(old) == len(key) {
+		return old, nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if _, err := io.ReadFull(rand.Reader, key); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	return key, os.WriteFile(path, key, 0o600)
+}
+
+// Run serves until ctx ends. Stopped in this order: the HTTP API and xDS, then what feeds them, then the journal.
+func (a *Agent) Run(ctx context.Context) error {
+	g := run.New(ctx)
+	g.GoOrdered("journal", a.state.Run)
+	if err := a.registerConfigured(); err != nil {
+		return errors.Join(err, g.Stop())
+	}
+	g.GoOrdered("sync", a.syncer.Run)
+	g.GoOrdered("replica", a.replica.Run)
+	g.GoOrdered("leaf", a.leaves.Run)
+	g.GoOrdered("proxies", a.proxies.Run)
+	g.GoOrdered("checks", a.checks.Run)
+	if a.keeper != nil {
+		g.GoOrdered("host proxy", a.keeper.Run)
+	}
+	if err := a.listen(g); err != nil {
+		return errors.Join(err, g.Stop())
+	}
+	return g.Wait()
+}
+
+// registerConfigured registers what the configuration files name: ordinary services first, proxies after them.
+func (a *Agent) registerConfigured() error {
+	var faults []error
+	for _, proxies := range []bool{false, true} {
+		for _, d := range a.settings.Services {
+			if (d.Kind != "") != proxies {
+				continue
+			}
+			warnings, err := a.state.Register(d, "", false)
+			if err != nil {
+				faults = append(faults, fmt.Errorf("service %q of the configuration: %w", d.Name, err))
+			}
+			for _, w := range warnings {
+				a.c.Log.Warn("configuration", "warning", w)
+			}
+		}
+	}
+	for _, d := range a.settings.Checks {
+		if err := a.state.RegisterCheck(d, ""); err != nil {
+			faults = append(faults, fmt.Errorf("check %q of the configuration: %w", d.Name, err))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// keepaliveEvery is how often a silent xDS stream is asked whether it is still there.
+const keepaliveEvery = 30 * time.Second
+
+func grpcOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveEvery, Timeout: keepaliveEvery / 2}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.MaxRecvMsgSize(16 << 20),
+	}
+}
+
+// registerMetrics adds this process's figures and the lives of its certificates.
+func registerMetrics(reg *prometheus.Registry, leaves *leaf.Manager) error {
+	return errors.Join(
+		reg.Register(collectors.NewGoCollector()),
+		reg.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})),
+		reg.Register(&leafCollector{leaves: leaves, desc: prometheus.NewDesc("weft_agent_leaf_expiry_seconds",
+			"Seconds until a service's leaf certificate ends.", []string{"service"}, nil)}),
+	)
+}
+
+type leafCollector struct {
+	leaves *leaf.Manager
+	desc   *prometheus.Desc
+}
+
+func (c *leafCollector) Describe(ch chan<- *prometheus.Desc) { ch <- c.desc }
+
+func (c *leafCollector) Collect(ch chan<- prometheus.Metric) {
+	for key, l := range c.leaves.All() {
+		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, time.Until(l.ValidBefore).Seconds(), key.Name)
+	}
+}

@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package proxies is what an agent's ADS serves: for each sidecar of this host it renders the newest configuration out of
+// the replica, the leaf and the registration, hands it to the streams of that proxy, and keeps what was acknowledged. A
+// proxy proves who it is by its secret. Rendering itself is connect/xds's; nothing here looks into a resource. Manager.Run
+// owns the goroutines, one for each open stream.
+package proxies
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/weftmesh/weft/agent/leaf"
+	"github.com/weftmesh/weft/agent/local"
+	"github.com/weftmesh/weft/agent/replica"
+	"github.com/weftmesh/weft/agent/rest"
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/xds"
+	"github.com/weftmesh/weft/connect/xds/ads"
+	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
+)
+
+// Config is what a Manager is made of.
+type Config struct {
+	State   *local.State
+	Store   *catalog.Store // the replica
+	Replica *replica.Replica
+	Leaves  *leaf.Manager
+	Feed    weftv1.FeedClient // takes the reports
+	// Key is what the proxies' secrets are derived from; it never leaves the agent.
+	Key          []byte
+	ADSAddress   string // as proxies of this host reach it
+	NodeAddress  string
+	DefaultAllow bool
+	Log          *slog.Logger
+}
+
+// Manager serves this host's proxies.
+type Manager struct {
+	c Config
+
+	mu       sync.Mutex // guards all below
+	sessions map[*session]struct{}
+	last     map[string]rest.ProxyStatus // by proxy, the newest
+	changed  chan struct{}               // something to report
+}
+
+// New makes a manager. It starts nothing.
+func New(c Config) (*Manager, error) {
+	if len(c.Key) < 16 {
+		return nil, errors.New("proxies: the key for secrets is too short")
+	}
+	return &Manager{c: c, sessions: map[*session]struct{}{}, last: map[string]rest.ProxyStatus{}, changed: make(chan struct{}, 1)}, nil
+}
+
+// Secret is what proves to ADS that its bearer is this proxy.
+func (m *Manager) Secret(proxyID string) string {
+	mac := hmac.New(sha256.New, m.c.Key)
+	mac.Write([]byte("weft proxy\x00" + proxyID))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// Access is how a registered proxy reaches ADS.
+func (m *Manager) Access(proxyID string) (rest.Access, error) {
+	wanted, _ := m.c.State.Wanted()
+	s, ok := wanted.Services[proxyID]
+	if !ok || s.Record.Kind != catalog.KindConnectProxy {
+		return rest.Access{}, fmt.Errorf("no proxy %q is registered on this agent: %w", proxyID, local.ErrUnknown)
+	}
+	return rest.Access{
+		ProxyID: proxyID, Service: s.Record.Proxy.DestinationServiceName, ADSAddress: m.c.ADSAddress, Secret: m.Secret(proxyID),
+		Config: s.Record.Proxy.Config,
+	}, nil
+}
+
+// Status lists every registered proxy.
+func (m *Manager) Status() []rest.ProxyStatus {
+	wanted, _ := m.c.State.Wanted()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []rest.ProxyStatus
+	for _, id := range slices.Sorted(maps.Keys(wanted.Services)) {
+		r := wanted.Services[id].Record
+		if r.Kind != catalog.KindConnectProxy {
+			continue
+		}
+		st := m.last[id]
+		st.ProxyID, st.Service = id, r.Proxy.DestinationServiceName
+		if st.NotReady == "" && !st.Connected {
+			st.NotReady = m.c.Replica.Refused(id)
+		}
+		all = append(all, st)
+	}
+	return all
+}
+
+// Run keeps the interests and leaves in line with the registered proxies, and reports what proxies have, until ctx ends.
+func (m *Manager) Run(ctx context.Context) error {
+	report := time.NewTicker(reportAtLeast)
+	defer report.Stop()
+	for {
+		wanted, changed := m.c.State.Wanted()
+		m.want(&wanted)
+		select {
+		case <-changed:
+		case <-m.changed:
+			m.report(ctx)
+		case <-report.C:
+			m.report(ctx)
+		case <-ctx.Done():
+			m.closeAll()
+			return nil
+		}
+	}
+}
+
+const (
+	reportAtLeast = 30 * time.Second
+	reportWithin  = 5 * time.Second
+)
+
+// want says what the registered proxies need of the catalog and of the CA.
+func (m *Manager) want(wanted *local.Wanted) {
+	interests := map[string]replica.Interest{}
+	leaves := map[catalog.Key]string{}
+	for id, s := range wanted.Services {
+		if s.Record.Kind != catalog.KindConnectProxy {
+			continue
+		}
+		interests[id] = replica.Interest{Token: s.Token, Proxy: s.Record}
+		leaves[s.Record.Scope.Name(s.Record.Proxy.DestinationServiceName)] = s.Token
+	}
+	m.c.Replica.SetInterests(interests)
+	m.c.Leaves.Keep(leaves)
+}
+
+func (m *Manager) report(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, reportWithin)
+	defer cancel()
+	node := m.c.State.Node()
+	p := m.c.Store.Position()
+	req := &weftv1.ReportRequest{Node: node.Node, Position: &weftv1.Position{Epoch: p.Epoch, Index: p.Index}}
+	for _, st := range m.Status() {
+		req.Proxies = append(req.Proxies, &weftv1.ProxyReport{
+			ProxyId: st.ProxyID, Service: st.Service, RenderedIndex: st.RenderedIndex, RenderedHash: st.RenderedHash,
+			AckedHash: st.AckedHash, Refusal: st.Refusal, Connected: st.Connected, Version: st.Version, Warnings: st.Warnings,
+		})
+	}
+	if _, err := m.c.Feed.Report(ctx, req); err != nil && ctx.Err() == nil {
+		m.c.Log.Debug("report on proxies wasn't taken", "error", err)
+	}
+}
+
+func (m *Manager) note(id string, change func(*rest.ProxyStatus)) {
+	m.mu.Lock()
+	st := m.last[id]
+	change(&st)
+	m.last[id] = st
+	m.mu.Unlock()
+	select {
+	case m.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Open authenticates a proxy and begins to render for it. node.id only says which secret must be shown.
+func (m *Manager) Open(ctx context.Context, c ads.Claim) (ads.Stream, error) {
+	id := c.NodeID
+	wanted, _ := m.c.State.Wanted()
+	svc, ok := wanted.Services[id]
+	if !hmac.Equal([]byte(c.Secret), []byte(m.Secret(id))) {
+		return nil, status.Errorf(codes.PermissionDenied,
+			"the proxy that calls itself %q doesn't prove it: it needs its bootstrap secret, which `weft connect envoy` and `weft connect proxy` bring", id)
+	}
+	if !ok || svc.Record.Kind != catalog.KindConnectProxy {
+		return nil, status.Errorf(codes.NotFound, "no proxy %q is registered on this agent", id)
+	}
+	s := &session{m: m, id: id, claim: c, changed: make(chan struct{}), done: make(chan struct{})}
+	ctx, s.cancel = context.WithCancel(ctx)
+	m.mu.Lock()
+	m.sessions[s] = struct{}{}
+	m.mu.Unlock()
+	m.note(id, func(st *rest.ProxyStatus) { st.Connected, st.Version = true, c.UserAgent })
+	go s.run(ctx) // ends with Close or with the stream
+	return s, nil
+}
+
+func (m *Manager) closeAll() {
+	m.mu.Lock()
+	open := slices.Collect(maps.Keys(m.sessions))
+	m.mu.Unlock()
+	for _, s := range open {
+		s.Close()
+	}
+}
+
+// session is one stream of one proxy.
+type session struct {
+	m      *Manager
+	id     string
+	claim  ads.Claim
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu      sync.Mutex // guards all below
+	output  *xds.Output
+	changed chan struct{}
+}
+
+// Output gives the newest rendering, nil while there is none, and a channel that is closed when there is a newer one.
+func (s *session) Output() (*xds.Output, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.output, s.changed
+}
+
+// Acked notes that the proxy has taken the output of this hash.
+func (s *session) Acked(_, hash string) {
+	s.m.note(s.id, func(st *rest.ProxyStatus) {
+		st.AckedHash = hash
+		if hash == st.RenderedHash {
+			st.Refusal = ""
+		}
+	})
+}
+
+// Refused notes that the proxy won't take what it was sent; it keeps what it had.
+func (s *session) Refused(typeURL, text string) {
+	s.m.c.Log.Error("a proxy refused its configuration", "proxy", s.id, "type", typeURL, "error", text)
+	s.m.note(s.id, func(st *rest.ProxyStatus) { st.Refusal = strings.TrimSpace(typeURL + ": " + text) })
+}
+
+// Close ends the session and waits until it has.
+func (s *session) Close() {
+	s.cancel()
+	<-s.done
+	s.m.mu.Lock()
+	delete(s.m.sessions, s)
+	other := false
+	for o := range s.m.sessions {
+		other = other || o.id == s.id
+	}
+	s.m.mu.Unlock()
+	if !other {
+		s.m.note(s.id, func(st *rest.ProxyStatus) { st.Connected = false })
+	}
+}
+
+// run renders at each change of anything that the last rendering read, until ctx ends.
+func (s *session) run(ctx context.Context) {
+	defer close(s.done)
+	for ctx.Err() == nil {
+		wanted, localChanged := s.m.c.State.Wanted()
+		leafChanged := s.m.c.Leaves.Changed()
+		txn := s.m.c.Store.Read().Record()
+		var wait time.Duration
+		svc, ok := wanted.Services[s.id]
+		if ok {
+			wait = s.render(txn, svc.Record)
+		} else {
+			s.publish(nil) // deregistered: the proxy keeps what it has until somebody stops it
+			wait = time.Hour
+		}
+		s.wait(ctx, txn, wait, localChanged, leafChanged)
+	}
+}
+
+func (s *session) wait(ctx context.Context, txn *catalog.Txn, d time.Duration, localChanged, leafChanged <-chan struct{}) {
+	wctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	catalogChanged := make(chan struct{})
+	go func() {
+		defer close(catalogChanged)
+		_ = s.m.c.Store.WaitChange(wctx, txn) // fails only with its context
+	}()
+	select {
+	case <-catalogChanged:
+	case <-localChanged:
+	case <-leafChanged:
+	case <-wctx.Done():
+	}
+	cancel()
+	<-catalogChanged
+}
+
+// unready is how soon what isn't ready is tried again, should nothing wake the session before.
+const unready = 5 * time.Second
+
+// render makes the newest output and says after which time to do so again if nothing changes.
+func (s *session) render(txn *catalog.Txn, proxy *catalog.Service) time.Duration {
+	now := time.Now()
+	in := xds.Input{
+		Txn: txn, Proxy: proxy, NodeAddress: s.m.c.NodeAddress, Abilities: s.claim.Abilities, DefaultAllow: s.m.c.DefaultAllow, Now: now,
+	}
+	l, err := s.m.c.Leaves.Current(proxy.Scope.Name(proxy.Proxy.DestinationServiceName))
+	if err == nil {
+		in.Leaf = &xds.Leaf{CertPEM: l.CertPEM, KeyPEM: l.PrivateKeyPEM}
+	}
+	out, rerr := xds.Render(in)
+	if err == nil {
+		err = rerr
+	}
+	if err != nil {
+		s.m.note(s.id, func(st *rest.ProxyStatus) { st.NotReady = err.Error() })
+		if !errors.Is(err, xds.ErrNotReady) && !errors.Is(err, catalog.ErrNotCovered) && !errors.Is(err, leaf.ErrNotReady) {
+			s.m.c.Log.Warn("a proxy can't be configured, it keeps what it has", "proxy", s.id, "error", err)
+		}
+		return unready
+	}
+	s.publish(out)
+	s.m.note(s.id, func(st *rest.ProxyStatus) {
+		st.NotReady, st.Warnings = "", out.Warnings
+		st.RenderedIndex, st.RenderedHash = txn.Index(), out.Hash
+	})
+	if out.Deadline.IsZero() {
+		return time.Hour
+	}
+	return max(time.Millisecond, out.Deadline.Sub(now))
+}
+
+func (s *session) publish(out *xds.Output) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if out == nil || (s.output != nil && s.output.Hash == out.Hash) {
+		return
+	}
+	s.output = out
+	close(s.changed)
+	s.changed = make(chan struct{})
+}

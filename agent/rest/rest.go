@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package rest answers the agent's part of the HTTP API, /v1/agent/…, from the local state, the replica and the leaves
+// of this host. Its handlers are bound to the table of internal/api; whatever isn't the agent's is another's. It owns no
+// goroutine.
+package rest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/weftmesh/weft/agent/check"
+	"github.com/weftmesh/weft/agent/leaf"
+	"github.com/weftmesh/weft/agent/local"
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/api"
+)
+
+// Config is what the handlers answer from.
+type Config struct {
+	State      *local.State
+	Checks     *check.Runner
+	Leaves     *leaf.Manager
+	Store      *catalog.Store // the replica
+	Proxies    Proxies
+	Metrics    prometheus.Gatherer
+	NodeName   string
+	NodeID     string
+	Version    string
+	Server     bool
+	GRPCPort   int
+	BindAddr   string
+	Settings   map[string]any // shown as DebugConfig; without secrets
+	DefaultAll bool           // the default for calls that no intention decides
+}
+
+// Proxies is what is known of this host's proxies.
+type Proxies interface {
+	// Access is how a registered proxy reaches ADS and proves who it is.
+	Access(proxyID string) (Access, error)
+	// Status lists every proxy of this host and what it has.
+	Status() []ProxyStatus
+}
+
+// Access is how a proxy reaches ADS.
+type Access struct {
+	ProxyID, Service string
+	// ADSAddress is host:port, or unix:/path.
+	ADSAddress string
+	// Secret proves to ADS that its bearer is this proxy.
+	Secret string
+	// Config is the registration's own proxy configuration.
+	Config catalog.Opaque `json:",omitempty"`
+}
+
+// ProxyStatus is what one proxy should have and has.
+type ProxyStatus struct {
+	ProxyID, Service string
+	Connected        bool
+	Version          string   `json:",omitempty"`
+	RenderedIndex    uint64   `json:",omitempty"`
+	RenderedHash     string   `json:",omitempty"`
+	AckedHash        string   `json:",omitempty"`
+	Refusal          string   `json:",omitempty"`
+	NotReady         string   `json:",omitempty"`
+	Warnings         []string `json:",omitempty"`
+}
+
+type handlers struct{ c Config }
+
+// Handlers are the agent's handlers, by route name.
+func Handlers(c Config) map[string]api.Handler {
+	h := &handlers{c}
+	return map[string]api.Handler{
+		"GET /v1/agent/self":                       h.self,
+		"GET /v1/agent/services":                   h.services,
+		"GET /v1/agent/service/{name}":             h.service,
+		"GET /v1/agent/checks":                     h.checks,
+		"GET /v1/agent/members":                    h.members,
+		"GET /v1/agent/metrics":                    h.metrics,
+		"GET /v1/agent/health/service/id/{name}":   h.healthByID,
+		"GET /v1/agent/health/service/name/{name}": h.healthByName,
+		"PUT /v1/agent/service/register":           h.register,
+		"PUT /v1/agent/service/deregister/{name}":  h.deregister,
+		"PUT /v1/agent/service/maintenance/{name}": h.maintainService,
+		"PUT /v1/agent/maintenance":                h.maintainNode,
+		"PUT /v1/agent/check/register":             h.registerCheck,
+		"PUT /v1/agent/check/deregister/{name}":    h.deregisterCheck,
+		"PUT /v1/agent/check/pass/{name}":          h.report(catalog.HealthPassing),
+		"PUT /v1/agent/check/warn/{name}":          h.report(catalog.HealthWarning),
+		"PUT /v1/agent/check/fail/{name}":          h.report(catalog.HealthCritical),
+		"PUT /v1/agent/check/update/{name}":        h.updateCheck,
+		"GET /v1/agent/connect/ca/roots":           h.roots,
+		"GET /v1/agent/connect/ca/leaf/{name}":     h.leaf,
+		"POST /v1/agent/connect/authorize":         h.authorize,
+		"GET /v1/agent/connect/proxy/{name}":       h.proxyAccess,
+		"GET /v1/agent/connect/proxies":            h.proxies,
+		"GET /v1/agent/connect/certificates":       h.certificates,
+	}
+}
+
+func (h *handlers) self(w http.ResponseWriter, _ *api.Request) error {
+	node := h.c.State.Node()
+	return api.WriteJSON(w, map[string]any{
+		"Config": map[string]any{
+			"Datacenter": node.Datacenter, "PrimaryDatacenter": node.Datacenter, "NodeName": node.Node, "NodeID": node.ID,
+			"Revision": "", "Server": h.c.Server, "Version": h.c.Version, "BuildDate": "1970-01-01T00:00:00Z",
+		},
+		"DebugConfig": h.c.Settings,
+		"Member":      h.member(),
+		"Meta":        node.Meta,
+		"xDS": map[string]any{
+			"SupportedProxies": map[string]any{"envoy": []string{"1.40.0"}},
+			"Port":             h.c.GRPCPort,
+			"Ports":            map[string]int{"Plaintext": h.c.GRPCPort, "TLS": -1},
+		},
+	})
+}
+
+// member is this agent as a member of a gossip pool of one.
+func (h *handlers) member() map[string]any {
+	node := h.c.State.Node()
+	role := "node"
+	if h.c.Server {
+		role = "consul"
+	}
+	return map[string]any{
+		"Name": node.Node, "Addr": node.Address, "Port": 8301, "Status": 1,
+		"Tags": map[string]string{"role": role, "dc": node.Datacenter, "id": node.ID, "build": h.c.Version},
+	}
+}
+
+func (h *handlers) members(w http.ResponseWriter, r *api.Request) error {
+	list, err := api.FilterList(r.Options.Filter, []map[string]any{h.member()})
+	if err != nil {
+		return err
+	}
+	return api.WriteJSON(w, list)
+}
+
+func (h *handlers) metrics(w http.ResponseWriter, r *api.Request) error {
+	promhttp.HandlerFor(h.c.Metrics, promhttp.HandlerOpts{}).ServeHTTP(w, r.Request)
+	return nil
+}
+
+// fault turns an error of the local state into what clients see.
+func fault(err error) error {
+	switch {
+	case errors.Is(err, local.ErrInvalid):
+		return &api.StatusError{Code: http.StatusBadRequest, Text: err.Error(), Err: err}
+	case errors.Is(err, local.ErrUnknown):
+		return &api.StatusError{Code: http.StatusNotFound, Text: err.Error(), Err: err}
+	}
+	return err
+}
+
+func flag(r *api.Request, name string) (bool, error) {
+	v := r.URL.Query().Get(name)
+	if v == "" {
+		return r.URL.Query().Has(name), nil
+	}
+	b, err := strconv.ParseBool(v)
+	if err != nil {
+		return false, &api.StatusError{Code: http.StatusBadRequest, Text: fmt.Sprintf("Invalid value for ?%s", name)}
+	}
+	return b, nil
+}
+
+func (h *handlers) register(w http.ResponseWriter, r *api.Request) error {
+	var d local.ServiceDefinition
+	if err := api.ReadJSON(r, &d); err != nil {
+		return err
+	}
+	keep, err := flag(r, "replace-existing-checks")
+	if err != nil {
+		return err
+	}
+	if err := r.Authorize(d.Name); err != nil {
+		return err
+	}
+	warnings, err := h.c.State.Register(d, api.TokenOf(r.Request), !keep)
+	if err != nil {
+		return fault(err)
+	}
+	for _, warning := range warnings {
+		w.Header().Add("X-Weft-Warning", warning)
+	}
+	return nil
+}
+
+// ownService authorises a write on the service that has this ID.
+func (h *handlers) ownService(r *api.Request, id string) error {
+	wanted, _ := h.c.State.Wanted()
+	if svc, ok := wanted.Services[id]; ok {
+		return r.Authorize(svc.Record.Service)
+	}
+	return r.Authorize("")
+}
+
+func (h *handlers) deregister(_ http.ResponseWriter, r *api.Request) error {
+	id := r.PathValue("name")
+	if err := h.ownService(r, id); err != nil {
+		return err
+	}
+	return fault(h.c.State.Deregister(id))
+}
+
+func (h *handlers) maintainService(_ http.ResponseWriter, r *api.Request) error {
+	if err := h.ownService(r, r.PathValue("name")); err != nil {
+		return err
+	}
+	return h.maintain(r, r.PathValue("name"))
+}
+
+func (h *handlers) maintainNode(_ http.ResponseWriter, r *api.Request) error {
+	return h.maintain(r, "")
+}
+
+func (h *handlers) maintain(r *api.Request, service string) error {
+	if !r.URL.Query().Has("enable") {
+		return &api.StatusError{Code: http.StatusBadRequest, Text: "Missing value for enable"}
+	}
+	on, err := flag(r, "enable")
+	if err != nil {
+		return err
+	}
+	return fault(h.c.State.SetMaintenance(service, on, r.URL.Query().Get("reason")))
+}
+
+func (h *handlers) registerCheck(_ http.ResponseWriter, r *api.Request) error {
+	var d local.CheckDefinition
+	if err := api.ReadJSON(r, &d); err != nil {
+		return err
+	}
+	if err := h.ownService(r, d.ServiceID); err != nil {
+		return err
+	}
+	return fault(h.c.State.RegisterCheck(d, api.TokenOf(r.Request)))
+}
+
+func (h *handlers) ownCheck(r *api.Request, id string) error {
+	wanted, _ := h.c.State.Wanted()
+	if c, ok := wanted.Checks[id]; ok {
+		return r.Authorize(c.Record.ServiceName)
+	}
+	return r.Authorize("")
+}
+
+func (h *handlers) deregisterCheck(_ http.ResponseWriter, r *api.Request) error {
+	if err := h.ownCheck(r, r.PathValue("name")); err != nil {
+		return err
+	}
+	return fault(h.c.State.DeregisterCheck(r.PathValue("name")))
+}
+
+func (h *handlers) report(status string) api.Handler {
+	return func(_ http.ResponseWriter, r *api.Request) error {
+		return h.setCheck(r, status, r.URL.Query().Get("note"))
+	}
+}
+
+func (h *handlers) updateCheck(_ http.ResponseWriter, r *api.Request) error {
+	var update struct{ Status, Output string }
+	if err := api.ReadJSON(r, &update); err != nil {
+		return err
+	}
+	return h.setCheck(r, update.Status, update.Output)
+}
+
+// setCheck takes a report; only TTL checks take them.
+func (h *handlers) setCheck(r *api.Request, status, output string) error {
+	id := r.PathValue("name")
+	if err := h.ownCheck(r, id); err != nil {
+		return err
+	}
+	wanted, _ := h.c.State.Wanted()
+	if c, ok := wanted.Checks[id]; ok && c.Definition.Type() != local.TypeTTL {
+		return &api.StatusError{Code: http.StatusBadRequest, Text: fmt.Sprintf("CheckID %q does not have associated TTL", id)}
+	}
+	if err := h.c.State.SetCheck(id, status, output); err != nil {
+		return fault(err)
+	}
+	h.c.Checks.Heartbeat(id)
+	return nil
+}
+
+// leafWait bounds how long a first certificate is waited for.
+const leafWait = 10 * time.Second
+
+func (h *handlers) leaf(w http.ResponseWriter, r *api.Request) error {
+	key := r.Options.Scope.Name(r.PathValue("name"))
+	ctx, cancel := context.WithTimeout(r.Context(), leafWait)
+	defer cancel()
+	l, err := h.c.Leaves.Get(ctx, key, api.TokenOf(r.Request))
+	if err != nil {
+		return &api.StatusError{Code: http.StatusServiceUnavailable, Text: err.Error(), Err: err}
+	}
+	if r.Options.Index != 0 && l.ModifyIndex <= r.Options.Index {
+		wait := r.Options.Wait
+		if wait == 0 {
+			wait = api.DefaultWait
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), min(wait, api.MaxWait))
+		defer cancel()
+		for serial := l.SerialNumber; l.SerialNumber == serial; {
+			changed := h.c.Leaves.Changed()
+			if now, err := h.c.Leaves.Current(key); err == nil {
+				l = now
+			}
+			if l.SerialNumber != serial {
+				break
+			}
+			select {
+			case <-changed:
+				continue
+			case <-ctx.Done():
+			}
+			break
+		}
+	}
+	api.Meta{Index: l.ModifyIndex, KnownLeader: true, Consistency: "leader"}.Write(w.Header(), r.Options)
+	return api.WriteJSON(w, l)
+}
+
+func (h *handlers) proxyAccess(w http.ResponseWriter, r *api.Request) error {
+	a, err := h.c.Proxies.Access(r.PathValue("name"))
+	if err != nil {
+		return fault(err)
+	}
+	if err := r.Authorize(a.Service); err != nil {
+		return err
+	}
+	return api.WriteJSON(w, a)
+}
+
+func (h *handlers) proxies(w http.ResponseWriter, r *api.Request) error {
+	visible := []ProxyStatus{}
+	for _, p := range h.c.Proxies.Status() {
+		if r.Visible(p.Service) {
+			visible = append(visible, p)
+		}
+	}
+	return api.WriteJSON(w, visible)
+}

@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rest
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weftmesh/weft/agent/local"
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/api"
+)
+
+// serviceView is a registered service in the agent API's form.
+type serviceView struct {
+	Kind              string `json:",omitempty"`
+	ID                string
+	Service           string
+	Tags              []string
+	Meta              map[string]string
+	Port              int
+	Ports             []catalog.ServicePort `json:",omitempty"`
+	Address           string
+	SocketPath        string                            `json:",omitempty"`
+	TaggedAddresses   map[string]catalog.ServiceAddress `json:",omitempty"`
+	Weights           catalog.Weights
+	EnableTagOverride bool
+	Proxy             *catalog.Proxy    `json:",omitempty"`
+	Connect           *catalog.Connect  `json:",omitempty"`
+	Locality          *catalog.Locality `json:",omitempty"`
+	ContentHash       string            `json:",omitempty"`
+	Datacenter        string
+}
+
+func viewService(s *catalog.Service) serviceView {
+	v := serviceView{
+		Kind: s.Kind, ID: s.ID, Service: s.Service, Tags: s.Tags, Meta: s.Meta, Port: s.Port, Ports: s.Ports, Address: s.Address,
+		SocketPath: s.SocketPath, TaggedAddresses: s.TaggedAddresses, Weights: s.Weights, EnableTagOverride: s.EnableTagOverride,
+		Proxy: s.Proxy, Connect: s.Connect, Locality: s.Locality, Datacenter: s.Datacenter,
+	}
+	if v.Tags == nil {
+		v.Tags = []string{}
+	}
+	if v.Meta == nil {
+		v.Meta = map[string]string{}
+	}
+	return v
+}
+
+// checkView is a check in the agent API's form.
+type checkView struct {
+	Node        string
+	CheckID     string
+	Name        string
+	Status      string
+	Notes       string
+	Output      string
+	ServiceID   string
+	ServiceName string
+	ServiceTags []string
+	Type        string
+	Interval    string
+	Timeout     string
+	ExposedPort int
+	Definition  struct{}
+	CreateIndex uint64
+	ModifyIndex uint64
+}
+
+func viewCheck(c *catalog.Check) checkView {
+	v := checkView{
+		Node: c.Node, CheckID: c.CheckID, Name: c.Name, Status: c.Status, Notes: c.Notes, Output: c.Output, ServiceID: c.ServiceID,
+		ServiceName: c.ServiceName, ServiceTags: c.ServiceTags, Type: c.Type, Interval: c.Interval, Timeout: c.Timeout,
+	}
+	if v.ServiceTags == nil {
+		v.ServiceTags = []string{}
+	}
+	return v
+}
+
+func (h *handlers) services(w http.ResponseWriter, r *api.Request) error {
+	wanted, _ := h.c.State.Wanted()
+	var list []serviceView
+	for _, s := range wanted.Services {
+		if r.Visible(s.Record.Service) {
+			list = append(list, viewService(s.Record))
+		}
+	}
+	list, err := api.FilterList(r.Options.Filter, list)
+	if err != nil {
+		return err
+	}
+	byID := make(map[string]serviceView, len(list))
+	for _, v := range list {
+		byID[v.ID] = v
+	}
+	return api.WriteJSON(w, byID)
+}
+
+// service answers with one service, and waits by hash: until its registration is another.
+func (h *handlers) service(w http.ResponseWriter, r *api.Request) error {
+	id := r.PathValue("name")
+	wait := r.Options.Wait
+	if wait == 0 {
+		wait = api.DefaultWait
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), min(wait, api.MaxWait))
+	defer cancel()
+	for {
+		wanted, changed := h.c.State.Wanted()
+		s, ok := wanted.Services[id]
+		if !ok {
+			return &api.StatusError{Code: http.StatusNotFound, Text: "unknown service ID: " + id, Err: local.ErrUnknown}
+		}
+		if err := r.Authorize(s.Record.Service); err != nil {
+			return err
+		}
+		v := viewService(s.Record)
+		hash, err := contentHash(s.Record)
+		if err != nil {
+			return err
+		}
+		v.ContentHash = hash
+		if r.Options.Hash != hash || ctx.Err() != nil {
+			w.Header().Set("X-Consul-ContentHash", hash)
+			return api.WriteJSON(w, v)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func contentHash(s *catalog.Service) (string, error) {
+	body, err := catalog.Canonical(s)
+	if err != nil {
+		return "", err
+	}
+	sum := fnv.New64a()
+	_, _ = sum.Write(body) // a hash takes everything
+	return fmt.Sprintf("%016x", sum.Sum64()), nil
+}
+
+func (h *handlers) checks(w http.ResponseWriter, r *api.Request) error {
+	wanted, _ := h.c.State.Wanted()
+	var list []checkView
+	for _, c := range wanted.Checks {
+		if r.Visible(c.Record.ServiceName) {
+			list = append(list, viewCheck(c.Record))
+		}
+	}
+	list, err := api.FilterList(r.Options.Filter, list)
+	if err != nil {
+		return err
+	}
+	byID := make(map[string]checkView, len(list))
+	for _, v := range list {
+		byID[v.CheckID] = v
+	}
+	return api.WriteJSON(w, byID)
+}
+
+// healthView is a service with its state, in the form of the agent's health endpoints.
+type healthView struct {
+	AggregatedStatus string
+	Service          serviceView
+	Checks           []checkView
+}
+
+func health(wanted *local.Wanted, s *local.Service) healthView {
+	v := healthView{AggregatedStatus: catalog.HealthPassing, Service: viewService(s.Record), Checks: []checkView{}}
+	for _, c := range append(wanted.ChecksOf(""), wanted.ChecksOf(s.Record.ID)...) {
+		v.Checks = append(v.Checks, viewCheck(c.Record))
+		switch {
+		case c.Record.Type == local.TypeMaintenance:
+			v.AggregatedStatus = "maintenance"
+		case v.AggregatedStatus == "maintenance":
+		case c.Record.Status == catalog.HealthCritical:
+			v.AggregatedStatus = catalog.HealthCritical
+		case c.Record.Status == catalog.HealthWarning && v.AggregatedStatus == catalog.HealthPassing:
+			v.AggregatedStatus = catalog.HealthWarning
+		}
+	}
+	return v
+}
+
+var severity = []string{catalog.HealthPassing, catalog.HealthWarning, catalog.HealthCritical, "maintenance"}
+
+func statusCode(status string) int {
+	switch status {
+	case catalog.HealthPassing:
+		return http.StatusOK
+	case catalog.HealthWarning:
+		return http.StatusTooManyRequests
+	}
+	return http.StatusServiceUnavailable
+}
+
+// answerHealth answers with the state as the status code, and in words or JSON.
+func answerHealth(w http.ResponseWriter, r *api.Request, status string, v any) error {
+	w.Header().Set("X-Consul-Reason", status)
+	if r.URL.Query().Get("format") == "text" || strings.HasPrefix(r.Header.Get("Accept"), "text/plain") {
+		w.Header().Set("Content-Type", "text/plain")
+		w.WriteHeader(statusCode(status))
+		_, _ = io.WriteString(w, status) // the client may be gone
+		return nil
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(statusCode(status))
+	return api.WriteJSON(w, v)
+}
+
+func (h *handlers) healthByID(w http.ResponseWriter, r *api.Request) error {
+	wanted, _ := h.c.State.Wanted()
+	s, ok := wanted.Services[r.PathValue("name")]
+	if !ok {
+		return &api.StatusError{Code: http.StatusNotFound, Text: fmt.Sprintf("ServiceId %s not found", r.PathValue("name")), Err: local.ErrUnknown}
+	}
+	if err := r.Authorize(s.Record.Service); err != nil {
+		return err
+	}
+	v := health(&wanted, s)
+	return answerHealth(w, r, v.AggregatedStatus, v)
+}
+
+func (h *handlers) healthByName(w http.ResponseWriter, r *api.Request) error {
+	wanted, _ := h.c.State.Wanted()
+	var all []healthView
+	worst := ""
+	for _, s := range wanted.Services {
+		if s.Record.Service != r.PathValue("name") {
+			continue
+		}
+		v := health(&wanted, s)
+		all = append(all, v)
+		if slices.Index(severity, v.AggregatedStatus) > slices.Index(severity, worst) {
+			worst = v.AggregatedStatus
+		}
+	}
+	if len(all) == 0 {
+		return &api.StatusError{Code: http.StatusNotFound, Text: fmt.Sprintf("ServiceName %s Not Found", r.PathValue("name")), Err: local.ErrUnknown}
+	}
+	slices.SortFunc(all, func(a, b healthView) int { return strings.Compare(a.Service.ID, b.Service.ID) })
+	return answerHealth(w, r, worst, all)
+}
+
+// CertificateView is one certificate of this host with its remaining life.
+type CertificateView struct {
+	Kind        string // "leaf" or "root"
+	Name        string // the service, or the root's name
+	URI         string `json:",omitempty"`
+	Serial      string
+	ValidAfter  time.Time
+	ValidBefore time.Time
+	// Left is the share of its life that remains, from 1 to 0.
+	Left  float64
+	Error string `json:",omitempty"` // why it can't be renewed
+}
+
+func left(after, before time.Time) float64 {
+	life := before.Sub(after)
+	if life <= 0 {
+		return 0
+	}
+	return max(0, min(1, float64(time.Until(before))/float64(life)))
+}
+
+func (h *handlers) certificates(w http.ResponseWriter, r *api.Request) error {
+	out := []CertificateView{}
+	state, err := h.c.Store.Read().CA()
+	if err != nil {
+		return err
+	}
+	if state != nil {
+		for _, root := range state.Roots {
+			out = append(out, CertificateView{
+				Kind: "root", Name: root.Name, Serial: root.ID, ValidAfter: root.NotBefore, ValidBefore: root.NotAfter,
+				Left: left(root.NotBefore, root.NotAfter),
+			})
+		}
+	}
+	troubled := h.c.Leaves.Troubled()
+	for key, l := range h.c.Leaves.All() {
+		v := CertificateView{
+			Kind: "leaf", Name: key.Name, URI: l.URI(), Serial: l.SerialNumber, ValidAfter: l.ValidAfter, ValidBefore: l.ValidBefore,
+			Left: left(l.ValidAfter, l.ValidBefore),
+		}
+		if cause := troubled[key]; cause != nil {
+			v.Error = cause.Error()
+		}
+		out = append(out, v)
+	}
+	slices.SortFunc(out, func(a, b CertificateView) int {
+		return strings.Compare(a.Kind+a.Name+a.Serial, b.Kind+b.Name+b.Serial)
+	})
+	return api.WriteJSON(w, out)
+}

@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	ucli "github.com/urfave/cli/v2"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/weftmesh/weft/agent"
+	"github.com/weftmesh/weft/agent/config"
+	"github.com/weftmesh/weft/agent/forward"
+	"github.com/weftmesh/weft/ca"
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/xds"
+	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/internal/decode"
+	"github.com/weftmesh/weft/internal/listen"
+	"github.com/weftmesh/weft/internal/logs"
+	"github.com/weftmesh/weft/internal/memnet"
+	"github.com/weftmesh/weft/internal/run"
+	"github.com/weftmesh/weft/server"
+)
+
+func agentFlags() []ucli.Flag {
+	return []ucli.Flag{
+		&ucli.BoolFlag{Name: "dev", Usage: "server and agent in one, nothing on disk, bound to this machine"},
+		&ucli.BoolFlag{Name: "server", Usage: "be a server too"},
+		&ucli.IntFlag{Name: "bootstrap-expect", Usage: "how many servers make a cluster"},
+		&ucli.StringSliceFlag{Name: "config-dir", Usage: "folder of configuration files (repeatable)"},
+		&ucli.StringSliceFlag{Name: "config-file", Usage: "configuration file (repeatable)"},
+		&ucli.StringFlag{Name: "data-dir", Usage: "where state is kept"},
+		&ucli.StringFlag{Name: "node", Usage: "this node's name, by default the host's"},
+		&ucli.StringFlag{Name: "node-id", Usage: "this node's UUID, by default one that is made and kept"},
+		&ucli.StringFlag{Name: "datacenter", Usage: "this node's datacenter (dc1)"},
+		&ucli.StringFlag{Name: "bind", Usage: "address for traffic between nodes"},
+		&ucli.StringFlag{Name: "advertise", Usage: "address that others reach this node by"},
+		&ucli.StringFlag{Name: "client", Usage: "address for the HTTP API and xDS (127.0.0.1)"},
+		&ucli.IntFlag{Name: "http-port", Usage: "port of the HTTP API (8500)"},
+		&ucli.IntFlag{Name: "grpc-port", Usage: "port of xDS (8502)"},
+		&ucli.IntFlag{Name: "sidecar-min-port", Usage: "first port of generated sidecars (21000)"},
+		&ucli.IntFlag{Name: "sidecar-max-port", Usage: "last port of generated sidecars (21255)"},
+		&ucli.StringFlag{Name: "log-level", Usage: "trace, debug, info, warn or error"},
+		&ucli.BoolFlag{Name: "log-json", Usage: "logs as JSON"},
+	}
+}
+
+func agentCommand(env Env) *ucli.Command {
+	return &ucli.Command{
+		Name: "agent", Usage: "run the agent of this host", Flags: agentFlags(),
+		Action: func(c *ucli.Context) error {
+			settings, warnings, err := settingsOf(c)
+			if err != nil {
+				return err
+			}
+			return runAgent(c.Context, env, settings, warnings)
+		},
+	}
+}
+
+func validateCommand(env Env) *ucli.Command {
+	return &ucli.Command{
+		Name: "validate", Usage: "check configuration files and folders", ArgsUsage: "FILE|FOLDER …",
+		Flags: []ucli.Flag{&ucli.BoolFlag{Name: "quiet", Usage: "print nothing when all is well"}},
+		Action: func(c *ucli.Context) error {
+			if !c.Args().Present() {
+				return usage("name at least one file or folder")
+			}
+			settings := config.Default()
+			warnings, err := settings.Load(c.Args().Slice()...)
+			if err == nil {
+				err = settings.Validate()
+			}
+			if err != nil {
+				return fmt.Errorf("Config validation failed: %w", err) //nolint:staticcheck // Consul's text
+			}
+			for _, w := range warnings {
+				fmt.Fprintln(env.Stderr, "Warning: "+w)
+			}
+			if !c.Bool("quiet") {
+				fmt.Fprintln(env.Stdout, "Configuration is valid!")
+			}
+			return nil
+		},
+	}
+}
+
+// settingsOf merges defaults, files and flags, in this order.
+func settingsOf(c *ucli.Context) (config.Config, []string, error) {
+	s := config.Default()
+	if c.Bool("dev") {
+		s.Dev, s.Server, s.BindAddr, s.AdvertiseAddr = true, true, "127.0.0.1", "127.0.0.1"
+	}
+	warnings, err := s.Load(append(c.StringSlice("config-file"), c.StringSlice("config-dir")...)...)
+	if err != nil {
+		return s, warnings, err
+	}
+	for name, to := range map[string]*string{
+		"data-dir": &s.DataDir, "node": &s.NodeName, "node-id": &s.NodeID, "datacenter": &s.Datacenter, "bind": &s.BindAddr,
+		"advertise": &s.AdvertiseAddr, "client": &s.ClientAddr, "log-level": &s.LogLevel,
+	} {
+		if c.IsSet(name) {
+			*to = c.String(name)
+		}
+	}
+	for name, to := range map[string]*int{
+		"http-port": &s.Ports.HTTP, "grpc-port": &s.Ports.GRPC, "sidecar-min-port": &s.Ports.SidecarMinPort,
+		"sidecar-max-port": &s.Ports.SidecarMaxPort, "bootstrap-expect": &s.BootstrapExpect,
+	} {
+		if c.IsSet(name) {
+			*to = c.Int(name)
+		}
+	}
+	for name, to := range map[string]*bool{"server": &s.Server, "log-json": &s.LogJSON} {
+		if c.IsSet(name) {
+			*to = c.Bool(name)
+		}
+	}
+	if s.Dev {
+		s.DataDir = ""
+	}
+	return s, warnings, s.Validate()
+}
+
+// runAgent wires a server and an agent together over an in-memory network, and runs both until ctx ends. The server is
+// there before the agent and goes after it.
+func runAgent(ctx context.Context, env Env, s config.Config, warnings []string) error {
+	log, err := newLog(env.Stdout, s.LogLevel, s.LogJSON)
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		log.Warn("configuration", "warning", w)
+	}
+	if s.NodeName == "" {
+		if s.NodeName, err = os.Hostname(); err != nil {
+			return err
+		}
+	}
+	if s.NodeID, err = nodeID(&s); err != nil {
+		return err
+	}
+	address := s.AdvertiseAddr
+	if address == "" {
+		address = s.BindAddr
+	}
+	if ip := net.ParseIP(address); ip == nil || ip.IsUnspecified() {
+		if address, err = privateAddress(); err != nil {
+			return err
+		}
+	}
+	metrics := prometheus.NewRegistry()
+	door, err := listen.New(listen.Config{Log: log.With("part", "listen"), Metrics: metrics})
+	if err != nil {
+		return err
+	}
+	network := memnet.New()
+	srv, err := newServer(s, address, log)
+	if err != nil {
+		return err
+	}
+	dial := func(ctx context.Context) (net.Conn, error) { return network.DialContext(ctx, serverHTTP) }
+	servers, err := forward.New(forward.Config{Dial: dial, Node: s.NodeName, Datacenter: s.Datacenter, Log: log.With("part", "forward")})
+	if err != nil {
+		return err
+	}
+	defer servers.Close()
+	conn, err := grpc.NewClient("passthrough:///server", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return network.DialContext(ctx, serverGRPC) }))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	a, err := agent.New(agent.Config{
+		Settings: s, NodeName: s.NodeName, NodeID: s.NodeID, Address: address, Version: Version, Servers: servers, Conn: conn, Door: door,
+		Metrics: metrics, Log: log, StartHostProxy: startHostProxy(s),
+	})
+	if err != nil {
+		return err
+	}
+	log.Info("weft agent", "version", Version, "node", s.NodeName, "datacenter", s.Datacenter, "dev", s.Dev)
+	g := run.New(ctx)
+	g.GoOrdered("server", srv.Run)
+	if err := serveInMemory(g, door, network, srv); err != nil {
+		return errors.Join(err, g.Stop())
+	}
+	g.GoOrdered("agent", a.Run)
+	return g.Wait()
+}
+
+// The names of the server's listeners on the in-memory network.
+const (
+	serverHTTP = "server-http"
+	serverGRPC = "server-grpc"
+)
+
+// maxMessage bounds what server and agent send each other at once: a host with very many services.
+const maxMessage = 64 << 20
+
+func serveInMemory(g *run.Group, door *listen.Door, network *memnet.Network, srv *server.Server) error {
+	unlimited := listen.Limits{MaxUnauthenticatedLoopback: -1}
+	httpSpec := listen.Spec{Name: serverHTTP, Address: serverHTTP, Limits: unlimited}
+	hl, err := door.MemStream(network, httpSpec)
+	if err != nil {
+		return err
+	}
+	web := door.HTTPServer(httpSpec, srv.Handler())
+	g.GoOrdered(serverHTTP, func(ctx context.Context) error {
+		defer context.AfterFunc(ctx, func() { _ = web.Close() })() // ends Serve below
+		if err := web.Serve(hl); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	gl, err := door.MemStream(network, listen.Spec{Name: serverGRPC, Address: serverGRPC, Limits: unlimited})
+	if err != nil {
+		return err
+	}
+	rpc := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage))
+	srv.RegisterGRPC(rpc)
+	g.GoOrdered(serverGRPC, func(ctx context.Context) error {
+		defer context.AfterFunc(ctx, rpc.Stop)()
+		return rpc.Serve(gl)
+	})
+	return nil
+}
+
+func newServer(s config.Config, address string, log *slog.Logger) (*server.Server, error) {
+	entries, err := bootstrapEntries(s)
+	if err != nil {
+		return nil, err
+	}
+	minLeaf := time.Hour
+	if t := s.Connect.CAConfig.LeafCertTTL; t != 0 && t < minLeaf {
+		minLeaf = t
+		log.Warn("configuration", "warning", "connect.ca_config.leaf_cert_ttl is below an hour: fine to watch renewals, not to run a mesh on")
+	}
+	return server.New(server.Config{
+		DataDir: s.DataDir, Datacenter: s.Datacenter, NodeName: s.NodeName, Address: fmt.Sprintf("%s:%d", address, s.Ports.Server),
+		CA: ca.Config{
+			LeafCertTTL: s.Connect.CAConfig.LeafCertTTL, IntermediateCertTTL: s.Connect.CAConfig.IntermediateCertTTL,
+			RootCertTTL: s.Connect.CAConfig.RootCertTTL, MinLeafCertTTL: minLeaf,
+		},
+		Closure:      func(t *catalog.Txn, p *catalog.Service) error { _, err := xds.Gather(t, p); return err },
+		DefaultAllow: s.DefaultIntentionPolicy != catalog.ActionDeny, Entries: entries, Rand: rand.Reader, Resolver: api.Open{}, Pretty: s.Dev,
+		Log: log,
+	})
+}
+
+// bootstrapEntries are the config entries of the configuration.
+func bootstrapEntries(s config.Config) ([]catalog.Entry, error) {
+	var out []catalog.Entry
+	for i, raw := range s.ConfigEntries.Bootstrap {
+		at := fmt.Sprintf("config_entries.bootstrap[%d]", i)
+		kind, _ := raw["kind"].(string)
+		if kind == "" {
+			kind, _ = raw["Kind"].(string)
+		}
+		e, err := catalog.NewEntry(kind)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", at, err)
+		}
+		doc := &decode.Document{File: at, Root: decode.FromAny(raw)}
+		doc.Root.Remove("kind")
+		if err := doc.Into(e); err != nil {
+			return nil, err
+		}
+		e.Head().Scope = e.Head().Scope.Default(s.Datacenter)
+		e.Normalize()
+		if err := e.Validate(); err != nil {
+			return nil, fmt.Errorf("%s: %w", at, err)
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+// nodeID is this node's UUID: given, or made once and kept in data_dir.
+func nodeID(s *config.Config) (string, error) {
+	if s.NodeID != "" {
+		return s.NodeID, nil
+	}
+	path := filepath.Join(s.DataDir, "node-id")
+	if s.DataDir != "" {
+		if data, err := os.ReadFile(path); err == nil {
+			return strings.TrimSpace(string(data)), nil
+		}
+	}
+	var b [16]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return "", err
+	}
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	h := hex.EncodeToString(b[:])
+	id := h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+	if s.DataDir == "" {
+		return id, nil
+	}
+	if err := os.MkdirAll(s.DataDir, 0o700); err != nil {
+		return "", err
+	}
+	return id, os.WriteFile(path, []byte(id+"\n"), 0o600)
+}
+
+// privateAddress is this machine's one private address; where there are several, it has to be said which.
+func privateAddress() (string, error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return "", err
+	}
+	var found []string
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && n.IP.IsPrivate() {
+			found = append(found, n.IP.String())
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return "127.0.0.1", nil
+	}
+	return "", fmt.Errorf("this machine has several private addresses (%s): say which others reach it by, with advertise_addr or -advertise",
+		strings.Join(found, ", "))
+}
+
+// startHostProxy starts a host proxy from the agent's own binary, in a session of its own, so that it outlives the agent.
+func startHostProxy(s config.Config) func(context.Context, string) error {
+	return func(_ context.Context, socket string) error {
+		binary := s.Proxy.Binary
+		if binary == "" {
+			var err error
+			if binary, err = os.Executable(); err != nil {
+				return err
+			}
+		}
+		logPath := strings.TrimSuffix(socket, ".sock") + ".log"
+		log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		defer log.Close()
+		cmd := exec.Command(binary, "connect", "proxy", "-shared", "-socket", socket)
+		cmd.Stdout, cmd.Stderr = log, log
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		if err := cmd.Start(); err != nil {
+			return fmt.Errorf("start the host proxy: %w", err)
+		}
+		go func() { _ = cmd.Wait() }() // reaps it, should it end before the agent
+		return nil
+	}
+}
+
+func newLog(w io.Writer, level string, json bool) (*slog.Logger, error) {
+	l, err := logs.ParseLevel(level)
+	if err != nil {
+		return nil, err
+	}
+	return logs.New(logs.Config{Writer: w, Level: l, JSON: json})
+}

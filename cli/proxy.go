@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/weftmesh/weft/agent/rest"
+	"github.com/weftmesh/weft/connect/proxy"
+	"github.com/weftmesh/weft/connect/proxy/host"
+	"github.com/weftmesh/weft/internal/listen"
+	"github.com/weftmesh/weft/internal/run"
+)
+
+// runProxy runs weft's own proxy for one service until ctx ends.
+func runProxy(ctx context.Context, env Env, a rest.Access, token, admin string, log *slog.Logger) error {
+	metrics := prometheus.NewRegistry()
+	door, err := listen.New(listen.Config{Log: log, Metrics: metrics})
+	if err != nil {
+		return err
+	}
+	p, err := proxy.New(proxy.Config{
+		ID: a.ProxyID, Service: a.Service, Version: Version, Address: a.ADSAddress, Secret: a.Secret, Token: token, Door: door,
+		Metrics: metrics, Process: true, Stdout: env.Stdout, Stderr: env.Stderr, Log: log.With("proxy", a.ProxyID),
+	})
+	if err != nil {
+		return err
+	}
+	g := run.New(ctx)
+	if err := serveAdmin(g, door, admin, func() prometheus.Gatherer { return metrics }, func() []*proxy.Proxy { return []*proxy.Proxy{p} }); err != nil {
+		return errors.Join(err, g.Stop())
+	}
+	g.GoOrdered("proxy", p.Run)
+	return g.Wait()
+}
+
+// member is one proxy of a host proxy, with figures of its own.
+type member struct {
+	*proxy.Proxy
+	metrics *prometheus.Registry
+}
+
+// members are the proxies that a host proxy is now.
+type members struct {
+	mu      sync.Mutex
+	process *prometheus.Registry
+	all     map[*member]struct{}
+}
+
+// Run runs the member, counted as long as it does.
+func (m *members) run(ctx context.Context, one *member) error {
+	m.mu.Lock()
+	m.all[one] = struct{}{}
+	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		delete(m.all, one)
+		m.mu.Unlock()
+	}()
+	return one.Proxy.Run(ctx)
+}
+
+func (m *members) gatherer() prometheus.Gatherer {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := prometheus.Gatherers{m.process}
+	for one := range m.all {
+		all = append(all, one.metrics)
+	}
+	return all
+}
+
+func (m *members) proxies() []*proxy.Proxy {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []*proxy.Proxy
+	for one := range m.all {
+		all = append(all, one.Proxy)
+	}
+	return all
+}
+
+// runner is a member as the host runs it.
+type runner struct {
+	of  *members
+	one *member
+}
+
+func (r runner) Run(ctx context.Context) error { return r.of.run(ctx, r.one) }
+func (r runner) Ready() bool                   { return r.one.Ready() }
+
+// runHostProxy is the sidecar of all services that an agent names on the control socket, until ctx ends.
+func runHostProxy(ctx context.Context, env Env, socket, admin string, log *slog.Logger) error {
+	m := &members{process: prometheus.NewRegistry(), all: map[*member]struct{}{}}
+	door, err := listen.New(listen.Config{Log: log, Metrics: m.process})
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(m.process.Register(collectors.NewGoCollector()),
+		m.process.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))); err != nil {
+		return err
+	}
+	h, err := host.New(host.Config{Socket: socket, Version: Version, Door: door, Log: log, New: func(c host.Member) (host.Runner, error) {
+		own := prometheus.NewRegistry()
+		p, err := proxy.New(proxy.Config{
+			ID: c.ProxyID, Service: c.Service, Version: Version, Address: c.ADSAddress, Secret: c.Secret, Token: c.Token, Door: door,
+			Metrics: own, Stdout: env.Stdout, Stderr: env.Stderr, Log: log.With("proxy", c.ProxyID),
+		})
+		return runner{m, &member{p, own}}, err
+	}})
+	if err != nil {
+		return err
+	}
+	g := run.New(ctx)
+	if err := serveAdmin(g, door, admin, m.gatherer, m.proxies); err != nil {
+		return errors.Join(err, g.Stop())
+	}
+	g.GoOrdered("host proxy", h.Run)
+	return g.Wait()
+}
+
+// serveAdmin serves the admin page, if it has an address.
+func serveAdmin(g *run.Group, door *listen.Door, address string, metrics func() prometheus.Gatherer, proxies func() []*proxy.Proxy) error {
+	if address == "" {
+		return nil
+	}
+	spec := listen.Spec{Name: "admin", Network: "tcp", Address: address}
+	l, err := door.Stream(g.Context(), spec)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		promhttp.HandlerFor(metrics(), promhttp.HandlerOpts{}).ServeHTTP(w, r)
+	})
+	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) {
+		for _, p := range proxies() {
+			if !p.Ready() {
+				http.Error(w, "not ready: "+p.ID()+" waits for its configuration", http.StatusServiceUnavailable)
+				return
+			}
+		}
+		_, _ = w.Write([]byte("ready\n")) // the client may be gone
+	})
+	mux.HandleFunc("GET /certs", func(w http.ResponseWriter, _ *http.Request) {
+		type view struct {
+			Proxy, Name, URI        string
+			ValidAfter, ValidBefore time.Time
+		}
+		all := []view{}
+		for _, p := range proxies() {
+			for _, c := range p.Certificates() {
+				all = append(all, view{p.ID(), c.Name, c.URI, c.ValidAfter, c.ValidBefore})
+			}
+		}
+		answer(w, all)
+	})
+	mux.HandleFunc("GET /config", func(w http.ResponseWriter, _ *http.Request) {
+		all := map[string]any{}
+		for _, p := range proxies() {
+			all[p.ID()] = p.Describe()
+		}
+		answer(w, all)
+	})
+	server := door.HTTPServer(spec, mux)
+	g.GoOrdered("admin", func(ctx context.Context) error {
+		defer context.AfterFunc(ctx, func() { _ = server.Close() })() // ends Serve below
+		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	return nil
+}
+
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(v) // the client may be gone
+}

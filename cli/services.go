@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"sort"
+	"strings"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/weftmesh/weft/agent/local"
+	"github.com/weftmesh/weft/cli/apiclient"
+)
+
+func servicesCommand(env Env) *ucli.Command {
+	return group("services", "register and deregister services of this host",
+		&ucli.Command{
+			Name: "register", Usage: "register a service from files, or from flags", ArgsUsage: "[FILE …]",
+			Flags: clientFlags(
+				&ucli.StringFlag{Name: "name", Usage: "the service's name (without a file)"},
+				&ucli.StringFlag{Name: "id", Usage: "the instance's ID, by default the name"},
+				&ucli.StringFlag{Name: "address", Usage: "where it is reached, by default the node's address"},
+				&ucli.IntFlag{Name: "port", Usage: "the port that it listens on"},
+				&ucli.StringFlag{Name: "socket", Usage: "the Unix socket that it listens on, instead of a port"},
+				&ucli.StringFlag{Name: "kind", Usage: "kind, as connect-proxy; empty for an ordinary service"},
+				&ucli.StringSliceFlag{Name: "tag", Usage: "a tag (repeatable)"},
+				&ucli.StringSliceFlag{Name: "meta", Usage: "key=value (repeatable)"},
+			),
+			Action: func(c *ucli.Context) error {
+				cl, err := client(c, env)
+				if err != nil {
+					return err
+				}
+				defs, err := definitions(c, env)
+				if err != nil {
+					return err
+				}
+				return registerServices(c.Context, env, cl, defs)
+			},
+		},
+		&ucli.Command{
+			Name: "deregister", Usage: "deregister services by ID, or those of files", ArgsUsage: "[FILE …]",
+			Flags: clientFlags(&ucli.StringFlag{Name: "id", Usage: "the instance's ID (without a file)"}),
+			Action: func(c *ucli.Context) error {
+				cl, err := client(c, env)
+				if err != nil {
+					return err
+				}
+				ids := []string{c.String("id")}
+				if c.String("id") == "" {
+					defs, err := definitions(c, env)
+					if err != nil {
+						return err
+					}
+					ids = nil
+					for _, d := range defs {
+						ids = append(ids, idOf(&d))
+					}
+				}
+				for _, id := range ids {
+					if _, err := cl.Do(c.Context, http.MethodPut, "/v1/agent/service/deregister/"+url.PathEscape(id), nil, nil, nil); err != nil {
+						return fmt.Errorf("deregister %q: %w", id, err)
+					}
+					fmt.Fprintf(env.Stdout, "Deregistered service: %s\n", id)
+				}
+				return nil
+			},
+		},
+	)
+}
+
+func idOf(d *local.ServiceDefinition) string {
+	if d.ID != "" {
+		return d.ID
+	}
+	return d.Name
+}
+
+// definitions are what the files, or the flags, name. Nothing is registered unless all files can be read.
+func definitions(c *ucli.Context, env Env) ([]local.ServiceDefinition, error) {
+	if c.NArg() == 0 {
+		if c.String("name") == "" {
+			return nil, usage("name the file to read, or give -name (deregister: -id)")
+		}
+		d := local.ServiceDefinition{
+			Name: c.String("name"), ID: c.String("id"), Address: c.String("address"), Port: c.Int("port"),
+			SocketPath: c.String("socket"), Kind: c.String("kind"), Tags: c.StringSlice("tag"),
+		}
+		for _, m := range c.StringSlice("meta") {
+			k, v, ok := strings.Cut(m, "=")
+			if !ok {
+				return nil, usage("-meta %q: want key=value", m)
+			}
+			if d.Meta == nil {
+				d.Meta = map[string]string{}
+			}
+			d.Meta[k] = v
+		}
+		return []local.ServiceDefinition{d}, nil
+	}
+	var all []local.ServiceDefinition
+	from := map[string]string{}
+	for _, path := range c.Args().Slice() {
+		doc, err := document(env, path)
+		if err != nil {
+			return nil, err
+		}
+		var file struct {
+			Services []local.ServiceDefinition `decode:"service"`
+		}
+		if err := doc.Into(&file); err != nil {
+			return nil, err
+		}
+		if len(file.Services) == 0 {
+			return nil, usage("%s: no service in it: want a service block, or a list of services", path)
+		}
+		for _, d := range file.Services {
+			if other, taken := from[idOf(&d)]; taken {
+				return nil, usage("%s: service %q has the same ID as one of %s; give one of them another id", path, idOf(&d), other)
+			}
+			from[idOf(&d)] = path
+		}
+		all = append(all, file.Services...)
+	}
+	return all, nil
+}
+
+// registerServices registers ordinary services before proxies. Where one is refused, those before it stay, and it says so.
+func registerServices(ctx context.Context, env Env, cl *apiclient.Client, defs []local.ServiceDefinition) error {
+	slices.SortStableFunc(defs, func(a, b local.ServiceDefinition) int { return strings.Compare(a.Kind, b.Kind) })
+	for i, d := range defs {
+		header, err := cl.Do(ctx, http.MethodPut, "/v1/agent/service/register", nil, d, nil)
+		if err != nil {
+			if i > 0 {
+				return fmt.Errorf("service %q was refused (the %d before it are registered): %w", idOf(&d), i, err)
+			}
+			return fmt.Errorf("service %q was refused: %w", idOf(&d), err)
+		}
+		for _, w := range header.Values("X-Weft-Warning") {
+			fmt.Fprintln(env.Stderr, "Warning: "+w)
+		}
+		fmt.Fprintf(env.Stdout, "Registered service: %s\n", d.Name)
+	}
+	return nil
+}
+
+func catalogCommand(env Env) *ucli.Command {
+	return group("catalog", "list what the mesh knows",
+		&ucli.Command{
+			Name: "services", Usage: "names of services", Flags: clientFlags(&ucli.BoolFlag{Name: "tags", Usage: "with their tags"}),
+			Action: func(c *ucli.Context) error {
+				cl, err := client(c, env)
+				if err != nil {
+					return err
+				}
+				var names map[string][]string
+				if _, err := cl.Do(c.Context, http.MethodGet, "/v1/catalog/services", nil, nil, &names); err != nil {
+					return err
+				}
+				sorted := make([]string, 0, len(names))
+				for n := range names {
+					sorted = append(sorted, n)
+				}
+				sort.Strings(sorted)
+				for _, n := range sorted {
+					if c.Bool("tags") {
+						n += "  " + strings.Join(names[n], ",")
+					}
+					fmt.Fprintln(env.Stdout, n)
+				}
+				return nil
+			},
+		},
+		&ucli.Command{
+			Name: "nodes", Usage: "nodes", Flags: clientFlags(),
+			Action: func(c *ucli.Context) error {
+				cl, err := client(c, env)
+				if err != nil {
+					return err
+				}
+				var nodes []struct{ Node, ID, Address, Datacenter string }
+				if _, err := cl.Do(c.Context, http.MethodGet, "/v1/catalog/nodes", nil, nil, &nodes); err != nil {
+					return err
+				}
+				var rows [][]string
+				for _, n := range nodes {
+					rows = append(rows, []string{n.Node, n.ID[:min(8, len(n.ID))], n.Address, n.Datacenter})
+				}
+				return table(env.Stdout, []string{"Node", "ID", "Address", "DC"}, rows)
+			},
+		},
+		&ucli.Command{
+			Name: "datacenters", Usage: "datacenters", Flags: clientFlags(),
+			Action: func(c *ucli.Context) error {
+				cl, err := client(c, env)
+				if err != nil {
+					return err
+				}
+				var names []string
+				if _, err := cl.Do(c.Context, http.MethodGet, "/v1/catalog/datacenters", nil, nil, &names); err != nil {
+					return err
+				}
+				for _, n := range names {
+					fmt.Fprintln(env.Stdout, n)
+				}
+				return nil
+			},
+		},
+	)
+}

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/connect/proxy/exchange"
+	"github.com/weftmesh/weft/connect/proxy/reason"
+)
+
+// connection is one accepted connection.
+type connection struct {
+	p        *Proxy
+	conn     net.Conn
+	listener string
+	peer     *config.Peer
+	draining atomic.Bool
+	denied   atomic.Bool
+	cut      context.CancelFunc
+}
+
+// serve serves one connection until it ends.
+func (p *Proxy) serve(ctx context.Context, conn net.Conn, name string) {
+	defer conn.Close()
+	l := p.listener(name)
+	if l == nil {
+		return
+	}
+	peer, alpn, err := peerOf(conn)
+	if err != nil {
+		p.c.Log.Debug("connection refused", "listener", name, "error", err)
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c := &connection{p: p, conn: conn, listener: name, peer: peer, cut: cancel}
+	if !p.enter(c, l) {
+		return
+	}
+	defer p.leave(c)
+	if !p.allowed(l, peer) {
+		c.deny()
+		return
+	}
+	if l.HTTP != nil {
+		if err := p.engine.ServeHTTP(ctx, conn, l, peer, alpn, c.draining.Load); err != nil && ctx.Err() == nil {
+			p.c.Log.Debug("connection ended", "listener", name, "error", err)
+		}
+		return
+	}
+	c.tunnel(ctx, l)
+}
+
+// enter counts a connection in; false if the listener has as many as it may.
+func (p *Proxy) enter(c *connection, l *config.Listener) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l.MaxConnections > 0 {
+		n := 0
+		for other := range p.conns {
+			if other.listener == l.Name {
+				n++
+			}
+		}
+		if n >= l.MaxConnections {
+			return false
+		}
+	}
+	p.conns[c] = struct{}{}
+	return true
+}
+
+func (p *Proxy) leave(c *connection) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.conns, c)
+}
+
+func (p *Proxy) allowed(l *config.Listener, peer *config.Peer) bool {
+	ok, _ := p.engine.Allowed(l.Authorize, peer, nil)
+	return ok
+}
+
+// recheck asks the policies again for every open connection, and cuts those that may not be there any more, and only those.
+func (p *Proxy) recheck(s *config.Snapshot) {
+	p.mu.Lock()
+	var denied []*connection
+	for c := range p.conns {
+		if l := s.Listeners[c.listener]; l != nil && len(l.Authorize) > 0 && !p.allowed(l, c.peer) {
+			denied = append(denied, c)
+		}
+	}
+	p.mu.Unlock()
+	for _, c := range denied {
+		c.deny()
+	}
+}
+
+// deny resets the connection.
+func (c *connection) deny() {
+	c.denied.Store(true)
+	c.p.engine.Denied(c.listenerDirection(), c.peer)
+	reset(c.conn)
+	c.cut()
+}
+
+func (c *connection) listenerDirection() config.Direction {
+	if l := c.p.listener(c.listener); l != nil {
+		return l.Direction
+	}
+	return config.Inbound
+}
+
+// reset closes a connection with RST where it can.
+func reset(conn net.Conn) {
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		if inner, ok := t.NetConn().(interface{ SetLinger(int) error }); ok {
+			_ = inner.SetLinger(0) // it closes all the same
+		}
+		_ = t.NetConn().Close() // beneath TLS: no close_notify that would look like an orderly end
+		return
+	}
+	if s, ok := conn.(interface{ SetLinger(int) error }); ok {
+		_ = s.SetLinger(0)
+	}
+	_ = conn.Close()
+}
+
+// drainListener lets the connections of a listener that is gone come to their end.
+func (p *Proxy) drainListener(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		if c.listener == name {
+			c.beginDrain()
+		}
+	}
+}
+
+// beginDrain asks the connection to end after what is in flight; a tunnel has no such point and goes on.
+func (c *connection) beginDrain() { c.draining.Store(true) }
+
+func (p *Proxy) closeAll() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		_ = c.conn.Close()
+	}
+}
+
+// tunnel carries bytes to and from a cluster.
+func (c *connection) tunnel(ctx context.Context, l *config.Listener) {
+	cluster := l.TCP.Cluster
+	if len(l.TCP.Weighted) > 0 {
+		cluster = pick(l.TCP.Weighted, rand.Uint64())
+	}
+	began := time.Now()
+	up, why, err := c.p.engine.Connect(ctx, cluster, c.peer)
+	if err != nil {
+		c.p.c.Log.Warn("no upstream connection", "listener", l.Name, "cluster", cluster, "reason", string(why), "error", err)
+		c.p.engine.LogTunnel(l, c.peer, cluster, "", began, 0, 0, why)
+		reset(c.conn)
+		return
+	}
+	defer up.Done()
+	in, out, clean := splice(ctx, c.conn, up, l.TCP.IdleTimeout)
+	if !clean {
+		reset(up.Conn)
+		reset(c.conn)
+	}
+	why = reason.None
+	if c.denied.Load() {
+		why = reason.RBACDenied
+	}
+	up.Count(in, out)
+	c.p.engine.LogTunnel(l, c.peer, cluster, up.Endpoint.Address, began, in, out, why)
+}
+
+// pick chooses by weight, with a random number.
+func pick(all []config.WeightedCluster, random uint64) string {
+	var sum uint64
+	for _, w := range all {
+		sum += uint64(w.Weight)
+	}
+	if sum == 0 {
+		return ""
+	}
+	n := random % sum
+	for _, w := range all {
+		if n < uint64(w.Weight) {
+			return w.Cluster
+		}
+		n -= uint64(w.Weight)
+	}
+	return all[len(all)-1].Cluster
+}
+
+// splice copies both ways until both have ended, one fails, ctx ends, or nothing moves for idle (0: no bound). Clean says
+// that both sides had ended in order.
+func splice(ctx context.Context, down net.Conn, up *exchange.Upstream, idle time.Duration) (in, out int64, clean bool) {
+	defer context.AfterFunc(ctx, func() { _ = down.SetDeadline(past); _ = up.Conn.SetDeadline(past) })()
+	watch := newIdle(idle, down, up.Conn)
+	defer watch.stop()
+	var wg sync.WaitGroup
+	var inErr, outErr error
+	wg.Go(func() { in, inErr = oneWay(up.Conn, down, watch) })
+	out, outErr = oneWay(down, up.Conn, watch)
+	wg.Wait()
+	return in, out, inErr == nil && outErr == nil
+}
+
+var past = time.Unix(1, 0)
+
+// bufferSize is how much is moved at once where the kernel can't move it by itself. 16 KiB is a TLS record.
+const bufferSize = 32 << 10
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
+
+// oneWay copies until the source's end and hands that on as a half close; after a failure the other way is ended too.
+func oneWay(dst, src net.Conn, watch *idleWatch) (n int64, err error) {
+	defer func() {
+		if err != nil {
+			_ = dst.SetDeadline(past)
+			_ = src.SetDeadline(past)
+			return
+		}
+		if w, ok := dst.(interface{ CloseWrite() error }); ok {
+			_ = w.CloseWrite() // the other side may be gone already
+		}
+	}()
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	for {
+		r, rerr := src.Read(*buf)
+		if r > 0 {
+			watch.touch()
+			w, werr := dst.Write((*buf)[:r])
+			n += int64(w)
+			if werr != nil {
+				return n, werr
+			}
+		}
+		if errors.Is(rerr, io.EOF) {
+			return n, nil
+		}
+		if rerr != nil {
+			return n, rerr
+		}
+	}
+}
+
+// idleWatch ends both connections when nothing moved for a time.
+type idleWatch struct {
+	d     time.Duration
+	timer *time.Timer
+	moved atomic.Bool
+}
+
+func newIdle(d time.Duration, conns ...net.Conn) *idleWatch {
+	w := &idleWatch{d: d}
+	if d == 0 {
+		return w
+	}
+	w.timer = time.AfterFunc(d, func() {
+		if w.moved.Swap(false) {
+			w.timer.Reset(d)
+			return
+		}
+		for _, c := range conns {
+			_ = c.SetDeadline(past)
+		}
+	})
+	return w
+}
+
+func (w *idleWatch) touch() {
+	if w.d != 0 {
+		w.moved.Store(true)
+	}
+}
+
+func (w *idleWatch) stop() {
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package proxy is weft's own sidecar: it does for one service what an xDS server tells it, TCP and HTTP, over mutual TLS.
+// It knows xDS and nothing else of weft. Configuration is swapped as a whole behind one pointer; a change touches only the
+// connections that it concerns. Proxy.Run owns the sockets and all goroutines: one that follows the server, one that accepts
+// for each listener, and those of connections.
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/weftmesh/weft/connect/identity"
+	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/connect/proxy/exchange"
+	"github.com/weftmesh/weft/connect/proxy/intake"
+	"github.com/weftmesh/weft/internal/listen"
+	"github.com/weftmesh/weft/internal/run"
+)
+
+// Config is what a Proxy is made of.
+type Config struct {
+	ID, Service string
+	Version     string
+	// Address of the xDS server: host:port, or unix:/path. Secret proves to it who the proxy is.
+	Address       string
+	Secret, Token string
+	Door          *listen.Door
+	// Metrics gets the proxy's own figures; nil for none. Process adds the figures of the process.
+	Metrics        *prometheus.Registry
+	Process        bool
+	Stdout, Stderr io.Writer // where access logs to these go
+	// Drain is how long open connections may go on when the proxy stops; 0 means 5 s.
+	Drain time.Duration
+	Log   *slog.Logger
+}
+
+// Proxy is one service's sidecar. Make it with New, and Run it.
+type Proxy struct {
+	c        Config
+	intake   *intake.Client
+	engine   *exchange.Engine
+	snapshot atomic.Pointer[config.Snapshot]
+	draining atomic.Bool
+	applied  chan struct{} // a new snapshot is there; capacity 1
+	ready    atomic.Bool   // a first configuration is in force
+
+	mu    sync.Mutex // guards what follows
+	conns map[*connection]struct{}
+}
+
+// New makes a proxy. It opens nothing.
+func New(c Config) (*Proxy, error) {
+	if c.Drain == 0 {
+		c.Drain = 5 * time.Second
+	}
+	p := &Proxy{c: c, applied: make(chan struct{}, 1), conns: map[*connection]struct{}{}}
+	metrics := exchange.NewMetrics(c.Service)
+	if c.Metrics != nil {
+		err := c.Metrics.Register(metrics)
+		if c.Process {
+			err = errors.Join(err, c.Metrics.Register(collectors.NewGoCollector()),
+				c.Metrics.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})))
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	if p.engine, err = exchange.New(exchange.Config{
+		Snapshot: p.snapshot.Load, Metrics: metrics, Logs: exchange.NewLogs(c.Stdout, c.Stderr), Service: c.Service, Log: c.Log,
+	}); err != nil {
+		return nil, err
+	}
+	p.intake, err = intake.New(intake.Config{
+		ID: c.ID, Service: c.Service, Version: c.Version, Address: c.Address, Secret: c.Secret, Token: c.Token, Apply: p.apply, Log: c.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if c.Metrics != nil {
+		err = c.Metrics.Register(&certificates{intake: p.intake, desc: prometheus.NewDesc("weft_proxy_certificate_expiry_seconds",
+			"Seconds until the proxy's certificate ends.", []string{"uri"}, prometheus.Labels{"proxy": c.ID})})
+	}
+	return p, err
+}
+
+// Ready says whether a first configuration is in force.
+func (p *Proxy) Ready() bool { return p.ready.Load() }
+
+// Snapshot is the configuration in force, nil before the first.
+func (p *Proxy) Snapshot() *config.Snapshot { return p.snapshot.Load() }
+
+// Certificates are the proxy's own certificates.
+func (p *Proxy) Certificates() []intake.Certificate { return p.intake.Certificates() }
+
+// apply puts a configuration in force: for requests at once, for sockets as soon as Run sees it.
+func (p *Proxy) apply(s *config.Snapshot) {
+	p.snapshot.Store(s)
+	p.engine.Follow(s)
+	p.recheck(s)
+	select {
+	case p.applied <- struct{}{}:
+	default:
+	}
+}
+
+// Run serves until ctx ends, then drains: sockets close at once, connections get their time.
+func (p *Proxy) Run(ctx context.Context) error {
+	// What serves connections outlives ctx by the time for draining.
+	work, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer end(nil)
+	g := run.New(ctx)
+	served := run.New(work)
+	served.Go("pools", p.engine.Run)
+	g.Go("configuration", p.intake.Run)
+	g.Go("listeners", func(ctx context.Context) error { return p.keepListeners(ctx, served) })
+	err := g.Wait()
+	p.draining.Store(true)
+	p.drain(ctx)
+	end(errors.New("the proxy has stopped"))
+	p.closeAll()
+	return errors.Join(err, served.Stop())
+}
+
+// drain waits until no connection is left, or the time for it is over.
+func (p *Proxy) drain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.c.Drain)
+	defer cancel()
+	p.mu.Lock()
+	for c := range p.conns {
+		c.beginDrain()
+	}
+	p.mu.Unlock()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		p.mu.Lock()
+		left := len(p.conns)
+		p.mu.Unlock()
+		if left == 0 {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// socket is an open listener.
+type socket struct {
+	l       net.Listener
+	network string
+	address string
+	stop    context.CancelFunc
+}
+
+// openRetry is how soon a socket that could not be opened is tried again.
+const openRetry = time.Second
+
+// keepListeners opens and closes sockets as the configuration says. One that can't be opened is tried again: its port may
+// be taken by a proxy that is about to stop.
+func (p *Proxy) keepListeners(ctx context.Context, served *run.Group) error {
+	open := map[string]*socket{}
+	defer func() {
+		for _, s := range open {
+			s.close()
+		}
+	}()
+	var retry <-chan time.Time
+	for {
+		select {
+		case <-p.applied:
+		case <-retry:
+		case <-ctx.Done():
+			return nil
+		}
+		retry = nil
+		s := p.snapshot.Load()
+		for name, sock := range open {
+			if l, ok := s.Listeners[name]; !ok || l.Network != sock.network || l.Address != sock.address {
+				sock.close()
+				delete(open, name)
+				p.drainListener(name)
+			}
+		}
+		complete := true
+		for name, l := range s.Listeners {
+			if open[name] != nil {
+				continue
+			}
+			sock, err := p.open(ctx, served, l)
+			if err != nil {
+				p.c.Log.Error("can't listen, trying again", "listener", name, "error", err)
+				complete, retry = false, time.After(openRetry)
+				continue
+			}
+			open[name] = sock
+		}
+		if complete {
+			p.ready.Store(true)
+		}
+	}
+}
+
+func (s *socket) close() {
+	s.stop()
+	_ = s.l.Close() // it is on its way out
+}
+
+// The proxy's caps: the application on this host may open many connections; other sidecars carry many requests on each.
+const maxPerIdentity = 20000
+
+func (p *Proxy) open(ctx context.Context, served *run.Group, l *config.Listener) (*socket, error) {
+	name := l.Name
+	spec := listen.Spec{
+		Name: p.c.ID + "/" + name, Network: l.Network, Address: l.Address, Mode: fs.FileMode(l.Mode),
+		Limits: listen.Limits{MaxUnauthenticatedLoopback: -1, MaxPerIdentity: maxPerIdentity},
+	}
+	if l.TLS != nil {
+		spec.TLS = func() *tls.Config {
+			if now := p.listener(name); now != nil && now.TLS != nil {
+				return now.TLS.Config
+			}
+			return nil
+		}
+		spec.Identity = func(s tls.ConnectionState) string {
+			if len(s.PeerCertificates) > 0 && len(s.PeerCertificates[0].URIs) == 1 {
+				return s.PeerCertificates[0].URIs[0].String()
+			}
+			return ""
+		}
+	}
+	inner, err := p.c.Door.Stream(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	sctx, stop := context.WithCancel(served.Context())
+	s := &socket{l: inner, network: l.Network, address: l.Address, stop: stop}
+	served.Go("listener "+name, func(context.Context) error {
+		p.accept(sctx, served, inner, name)
+		return nil
+	})
+	p.c.Log.Info("listening", "listener", name, "address", inner.Addr().String())
+	return s, nil
+}
+
+func (p *Proxy) listener(name string) *config.Listener {
+	if s := p.snapshot.Load(); s != nil {
+		return s.Listeners[name]
+	}
+	return nil
+}
+
+func (p *Proxy) accept(ctx context.Context, served *run.Group, l net.Listener, name string) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			if ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+				p.c.Log.Error("listener failed", "listener", name, "error", err)
+			}
+			return
+		}
+		served.Go("connection", func(ctx context.Context) error {
+			p.serve(ctx, conn, name)
+			return nil
+		})
+	}
+}
+
+// peerOf is who is at the other end.
+func peerOf(conn net.Conn) (*config.Peer, string, error) {
+	peer := &config.Peer{Remote: addrPort(conn.RemoteAddr()), Local: addrPort(conn.LocalAddr())}
+	tc, ok := conn.(*tls.Conn)
+	if !ok {
+		return peer, "", nil
+	}
+	state := tc.ConnectionState()
+	peer.TLS, peer.SNI = &state, state.ServerName
+	if len(state.PeerCertificates) > 0 {
+		id, err := identity.FromCertificate(state.PeerCertificates[0])
+		if err != nil {
+			return nil, "", fmt.Errorf("peer's certificate: %w", err)
+		}
+		peer.Identity, peer.URI = id, id.String()
+	}
+	return peer, state.NegotiatedProtocol, nil
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return t.AddrPort()
+	}
+	return netip.AddrPort{}
+}
+
+// certificates exports the life of the proxy's certificates.
+type certificates struct {
+	intake *intake.Client
+	desc   *prometheus.Desc
+}
+
+func (c *certificates) Describe(ch chan<- *prometheus.Desc) { ch <- c.desc }
+
+func (c *certificates) Collect(ch chan<- prometheus.Metric) {
+	for _, cert := range c.intake.Certificates() {
+		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, time.Until(cert.ValidBefore).Seconds(), cert.URI)
+	}
+}
