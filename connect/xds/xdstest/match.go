@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package xdstest
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+
+	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+
+	"github.com/weftmesh/weft/connect/intention"
+)
+
+// subject is what is matched.
+type subject struct {
+	peer string
+	req  intention.Request
+	http bool
+}
+
+// decide walks an allowing RBAC: the policy that matches, and whether there is one.
+func decide(r *rbacv3.RBAC, s subject) (string, bool, error) {
+	if r == nil {
+		return "", true, nil
+	}
+	if r.GetAction() != rbacv3.RBAC_ALLOW {
+		return "", false, fmt.Errorf("an RBAC that doesn't allow: %s", r.GetAction())
+	}
+	for name, p := range r.GetPolicies() {
+		who, err := anyOf(p.GetPrincipals(), s.principal)
+		if err != nil {
+			return "", false, err
+		}
+		what, err := anyOf(p.GetPermissions(), s.permission)
+		if err != nil {
+			return "", false, err
+		}
+		if who && what {
+			return name, true, nil
+		}
+	}
+	return "", false, nil
+}
+
+func anyOf[T any](list []T, match func(T) (bool, error)) (bool, error) {
+	for _, x := range list {
+		if ok, err := match(x); ok || err != nil {
+			return ok, err
+		}
+	}
+	return false, nil
+}
+
+func allOf[T any](list []T, match func(T) (bool, error)) (bool, error) {
+	for _, x := range list {
+		if ok, err := match(x); !ok || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func not(ok bool, err error) (bool, error) { return !ok, err }
+
+func (s subject) principal(p *rbacv3.Principal) (bool, error) {
+	switch v := p.GetIdentifier().(type) {
+	case *rbacv3.Principal_Any:
+		return v.Any, nil
+	case *rbacv3.Principal_AndIds:
+		return allOf(v.AndIds.GetIds(), s.principal)
+	case *rbacv3.Principal_OrIds:
+		return anyOf(v.OrIds.GetIds(), s.principal)
+	case *rbacv3.Principal_NotId:
+		return not(s.principal(v.NotId))
+	case *rbacv3.Principal_Authenticated_:
+		return text(v.Authenticated.GetPrincipalName(), s.peer)
+	}
+	return false, fmt.Errorf("a principal of type %T", p.GetIdentifier())
+}
+
+func (s subject) permission(p *rbacv3.Permission) (bool, error) {
+	switch v := p.GetRule().(type) {
+	case *rbacv3.Permission_Any:
+		return v.Any, nil
+	case *rbacv3.Permission_AndRules:
+		return allOf(v.AndRules.GetRules(), s.permission)
+	case *rbacv3.Permission_OrRules:
+		return anyOf(v.OrRules.GetRules(), s.permission)
+	case *rbacv3.Permission_NotRule:
+		return not(s.permission(v.NotRule))
+	}
+	if !s.http {
+		return false, fmt.Errorf("a permission of type %T on a connection", p.GetRule())
+	}
+	switch v := p.GetRule().(type) {
+	case *rbacv3.Permission_Header:
+		return s.header(v.Header)
+	case *rbacv3.Permission_UrlPath:
+		return text(v.UrlPath.GetPath(), s.path())
+	}
+	return false, fmt.Errorf("a permission of type %T", p.GetRule())
+}
+
+func (s subject) path() string {
+	path, _, _ := strings.Cut(s.req.Path, "?")
+	return path
+}
+
+func (s subject) header(m *routev3.HeaderMatcher) (bool, error) {
+	var value string
+	var present bool
+	if m.GetName() == ":method" {
+		value, present = s.req.Method, true
+	} else {
+		var values []string
+		values, present = s.req.Header[http.CanonicalHeaderKey(m.GetName())]
+		value = strings.Join(values, ",")
+	}
+	if _, ok := m.GetHeaderMatchSpecifier().(*routev3.HeaderMatcher_PresentMatch); ok {
+		return (present == m.GetPresentMatch()) != m.GetInvertMatch(), nil
+	}
+	if !present && !m.GetTreatMissingHeaderAsEmpty() {
+		return false, nil // inverted or not
+	}
+	ok, err := text(m.GetStringMatch(), value)
+	return ok != m.GetInvertMatch(), err
+}
+
+func (s subject) route(m *routev3.RouteMatch) (bool, error) {
+	path, fold := s.path(), func(x string) string { return x }
+	if c := m.GetCaseSensitive(); c != nil && !c.GetValue() {
+		fold = strings.ToLower
+	}
+	ok, err := false, error(nil)
+	switch v := m.GetPathSpecifier().(type) {
+	case *routev3.RouteMatch_Prefix:
+		ok = strings.HasPrefix(fold(path), fold(v.Prefix))
+	case *routev3.RouteMatch_Path:
+		ok = fold(path) == fold(v.Path)
+	case *routev3.RouteMatch_SafeRegex:
+		ok, err = full(v.SafeRegex.GetRegex(), path)
+	default:
+		err = fmt.Errorf("a route's path of type %T", v)
+	}
+	if !ok || err != nil {
+		return false, err
+	}
+	if ok, err := allOf(m.GetHeaders(), s.header); !ok || err != nil {
+		return false, err
+	}
+	_, raw, _ := strings.Cut(s.req.Path, "?")
+	query, err := url.ParseQuery(raw)
+	if err != nil {
+		return false, err
+	}
+	return allOf(m.GetQueryParameters(), func(q *routev3.QueryParameterMatcher) (bool, error) {
+		if !query.Has(q.GetName()) {
+			return false, nil
+		}
+		if _, ok := q.GetQueryParameterMatchSpecifier().(*routev3.QueryParameterMatcher_PresentMatch); ok {
+			return true, nil
+		}
+		return text(q.GetStringMatch(), query.Get(q.GetName()))
+	})
+}
+
+func text(m *matcherv3.StringMatcher, s string) (bool, error) {
+	fold := func(x string) string { return x }
+	if m.GetIgnoreCase() {
+		fold = strings.ToLower
+	}
+	switch v := m.GetMatchPattern().(type) {
+	case *matcherv3.StringMatcher_Exact:
+		return fold(s) == fold(v.Exact), nil
+	case *matcherv3.StringMatcher_Prefix:
+		return strings.HasPrefix(fold(s), fold(v.Prefix)), nil
+	case *matcherv3.StringMatcher_Suffix:
+		return strings.HasSuffix(fold(s), fold(v.Suffix)), nil
+	case *matcherv3.StringMatcher_Contains:
+		return strings.Contains(fold(s), fold(v.Contains)), nil
+	case *matcherv3.StringMatcher_SafeRegex:
+		return full(v.SafeRegex.GetRegex(), s)
+	}
+	return false, fmt.Errorf("a string match of type %T", m.GetMatchPattern())
+}
+
+func full(pattern, s string) (bool, error) {
+	re, err := regexp.Compile("^(?:" + pattern + ")$")
+	if err != nil {
+		return false, err
+	}
+	return re.MatchString(s), nil
+}
