@@ -26,6 +26,7 @@ type record struct {
 	Token       string             `json:",omitempty"`
 	DropService string             `json:",omitempty"`
 	DropCheck   string             `json:",omitempty"`
+	Of          string             `json:",omitempty"` // DropCheck's service: its registration may name the check
 }
 
 // journal is an append-only file of records, one JSON object with its CRC-32 a line. Appends that arrive while the
@@ -131,45 +132,65 @@ func parseLine(line []byte) (record, error) {
 	return r, json.Unmarshal(body, &r)
 }
 
-// compact keeps the last record of each service and check, and none of what was removed.
+// compact keeps the last record of each service and check, and none of what was removed or replaced since.
 func compact(all []record) []record {
-	last := map[string]int{}
+	last := map[string]int{}       // what a record is about → its place
+	home := map[string]string{}    // the same → the service that it goes with
+	about := map[string][]string{} // a service → what goes with it
+	note := func(key, service string, i int) {
+		last[key], home[key] = i, service
+		if service != "" {
+			about[service] = append(about[service], key)
+		}
+	}
+	forget := func(service string) {
+		for _, id := range []string{service, SidecarID(service)} {
+			for _, key := range about[id] {
+				if home[key] == id {
+					delete(last, key)
+				}
+			}
+			delete(about, id)
+		}
+	}
 	for i, r := range all {
 		switch {
 		case r.Service != nil:
-			last["s"+serviceID(r.Service)] = i
-			for _, c := range all[:i] {
-				if c.Check != nil && c.Check.ServiceID == serviceID(r.Service) {
-					delete(last, "c"+c.Check.ID)
-				}
-			}
+			forget(serviceID(r.Service))
+			note(r.key(), "", i)
 		case r.DropService != "":
+			forget(r.DropService)
 			delete(last, "s"+r.DropService)
-			for _, c := range all[:i] {
-				if c.Check != nil && c.Check.ServiceID == r.DropService {
-					delete(last, "c"+c.Check.ID)
-				}
-			}
 		case r.Check != nil:
-			last["c"+r.Check.ID] = i
+			delete(last, "d"+r.Check.ID)
+			note(r.key(), r.Check.ServiceID, i)
 		case r.DropCheck != "":
 			delete(last, "c"+r.DropCheck)
+			if r.Of != "" {
+				note(r.key(), r.Of, i)
+			}
 		}
 	}
 	var kept []record
 	for i, r := range all {
-		key := ""
-		switch {
-		case r.Service != nil:
-			key = "s" + serviceID(r.Service)
-		case r.Check != nil:
-			key = "c" + r.Check.ID
-		}
-		if at, ok := last[key]; ok && at == i {
+		if at, ok := last[r.key()]; ok && at == i {
 			kept = append(kept, r)
 		}
 	}
 	return kept
+}
+
+// key says what a record is about, "" for a removal that leaves nothing to remember.
+func (r *record) key() string {
+	switch {
+	case r.Service != nil:
+		return "s" + serviceID(r.Service)
+	case r.Check != nil:
+		return "c" + r.Check.ID
+	case r.DropCheck != "":
+		return "d" + r.DropCheck
+	}
+	return ""
 }
 
 func serviceID(d *ServiceDefinition) string {
@@ -204,8 +225,8 @@ func replaceFile(path string, data []byte) (*os.File, error) {
 	return f, nil
 }
 
-// append queues a record; the returned function waits until it is on disk. A nil journal keeps nothing.
-func (j *journal) append(r record) (done func() error) {
+// append queues records; the returned function waits until they are on disk. A nil journal keeps nothing.
+func (j *journal) append(records ...record) (done func() error) {
 	if j == nil {
 		return func() error { return nil }
 	}
@@ -215,9 +236,12 @@ func (j *journal) append(r record) (done func() error) {
 		err := j.failed
 		return func() error { return err }
 	}
-	buf, err := appendLine(j.pending, r)
-	if err != nil {
-		return func() error { return err }
+	buf := j.pending
+	for _, r := range records {
+		var err error
+		if buf, err = appendLine(buf, r); err != nil {
+			return func() error { return err }
+		}
 	}
 	j.pending = buf
 	c := make(chan error, 1)
@@ -309,6 +333,11 @@ func (s *State) replay(kept []record) error {
 			continue
 		}
 		s.checks[c.Record.CheckID] = c
+	}
+	for _, r := range kept {
+		if c, ok := s.checks[r.DropCheck]; ok && r.Of != "" && c.Record.ServiceID == r.Of {
+			delete(s.checks, r.DropCheck)
+		}
 	}
 	s.publishLocked()
 	return nil

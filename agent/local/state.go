@@ -95,9 +95,26 @@ func (s *State) Register(d ServiceDefinition, token string, keepChecks bool) (wa
 		s.removeLocked(old.Record.ID)
 	}
 	s.publishLocked()
-	done := s.journal.append(record{Service: &main.Definition, Token: main.Token})
+	done := s.journal.append(s.recordsLocked(main, sidecar)...)
 	s.mu.Unlock()
 	return warnings, done()
+}
+
+// recordsLocked is a registration for the journal: the definition, and the checks of before that stay without being in it.
+func (s *State) recordsLocked(main, sidecar *Service) []record {
+	records := []record{{Service: &main.Definition, Token: main.Token}}
+	for _, svc := range []*Service{main, sidecar} {
+		if svc == nil {
+			continue
+		}
+		for id, c := range s.checks {
+			named := slices.ContainsFunc(svc.Checks, func(own Check) bool { return own.Record.CheckID == id })
+			if c.Record.ServiceID == svc.Record.ID && !named && c.Definition.Type() != "" {
+				records = append(records, record{Check: &c.Definition, Token: c.Token})
+			}
+		}
+	}
+	return records
 }
 
 // destinationHereLocked refuses a proxy for a service that this agent doesn't have.
@@ -203,13 +220,14 @@ func (s *State) RegisterCheck(d CheckDefinition, token string) error {
 // DeregisterCheck removes a check.
 func (s *State) DeregisterCheck(id string) error {
 	s.mu.Lock()
-	if _, ok := s.checks[id]; !ok {
+	c, ok := s.checks[id]
+	if !ok {
 		s.mu.Unlock()
 		return unknownCheck(id)
 	}
 	delete(s.checks, id)
 	s.publishLocked()
-	done := s.journal.append(record{DropCheck: id})
+	done := s.journal.append(record{DropCheck: id, Of: c.Record.ServiceID})
 	s.mu.Unlock()
 	return done()
 }

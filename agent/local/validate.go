@@ -3,6 +3,7 @@
 package local
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -102,6 +103,7 @@ func (d *ServiceDefinition) validateMesh() error {
 }
 
 func validProxy(d *ServiceDefinition) error {
+	scope := catalog.Scope{Partition: d.Partition, Namespace: d.Namespace}.Default("")
 	binds := map[string]string{}
 	for i, u := range d.Proxy.Upstreams {
 		at := fmt.Sprintf("Proxy.Upstreams[%d] of service %q", i, d.ID)
@@ -110,8 +112,7 @@ func validProxy(d *ServiceDefinition) error {
 			return invalidf("%s: DestinationName is missing", at)
 		case u.DestinationType != "" && u.DestinationType != "service":
 			return invalidf("%s: DestinationType %q: want \"service\"", at, u.DestinationType)
-		case u.DestinationName == d.Proxy.DestinationServiceName && u.DestinationPeer == "" && u.Datacenter == "" &&
-			u.DestinationNamespace == d.Namespace && u.DestinationPartition == d.Partition:
+		case u.Key(scope).Fold() == scope.Name(d.Proxy.DestinationServiceName).Fold() && u.Datacenter == "":
 			return invalidf("%s: service %q can't be an upstream of itself", at, u.DestinationName)
 		case u.LocalBindPort == 0 && u.LocalBindSocketPath == "":
 			return invalidf("%s: LocalBindPort or LocalBindSocketPath is missing", at)
@@ -125,7 +126,10 @@ func validProxy(d *ServiceDefinition) error {
 				return invalidf("%s: LocalBindAddress %q isn't an IP address", at, u.LocalBindAddress)
 			}
 		}
-		bind := fmt.Sprintf("%s:%d%s", u.LocalBindAddress, u.LocalBindPort, u.LocalBindSocketPath)
+		bind := u.LocalBindSocketPath
+		if bind == "" {
+			bind = fmt.Sprintf("%s:%d", cmp.Or(u.LocalBindAddress, "127.0.0.1"), u.LocalBindPort)
+		}
 		if other, taken := binds[bind]; taken {
 			return invalidf("%s: listens at the same place as upstream %q", at, other)
 		}
