@@ -47,8 +47,7 @@ func Diff(wanted *local.Wanted, have *Host, outputs bool) []Item {
 	for _, id := range slices.Sorted(maps.Keys(have.Checks)) {
 		h := have.Checks[id]
 		_, keep := wanted.Checks[id]
-		_, service := wanted.Services[h.ServiceID]
-		if !keep && h.Owner == local.Owner && (h.ServiceID == "" || service) {
+		if !keep && h.Owner == local.Owner && !removed(wanted, have, h.ServiceID) {
 			items = append(items, Item{catalog.SyncItem{DeleteCheck: id}, "", "removal of check " + id})
 		}
 	}
@@ -58,6 +57,13 @@ func Diff(wanted *local.Wanted, have *Host, outputs bool) []Item {
 		}
 	}
 	return items
+}
+
+// removed says whether a service is one that the difference removes: its checks go with it.
+func removed(wanted *local.Wanted, have *Host, service string) bool {
+	h, ok := have.Services[service]
+	_, keep := wanted.Services[service]
+	return ok && !keep && h.Owner == local.Owner
 }
 
 // NodeDiffers says whether the node's own record has to be sent.
