@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// EnvoyArgs are what Envoy is started with besides its configuration: a listener that changes drains its old connections at
-// once and within a second, so that a denied TCP caller is cut within that.
+// EnvoyArgs are what Envoy is started with besides its configuration: a listener that changes closes its old connections
+// after a second, so that a denied TCP caller is cut by then; see the package comment.
 var EnvoyArgs = []string{"--drain-time-s", "1", "--drain-strategy", "immediate"}
 
 // BootstrapConfig is what Envoy has to know before it asks.

@@ -11,6 +11,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"github.com/hashicorp/go-bexpr"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -97,7 +98,7 @@ func (r *renderer) localCluster() error {
 	if err != nil {
 		return err
 	}
-	timeout := millis(connectTimeout, int64(r.defaults().LocalConnectTimeoutMs), mustNumber(p.Config, "local_connect_timeout_ms"))
+	timeout := millis(connectTimeout, r.setting("local_connect_timeout_ms", r.defaults().LocalConnectTimeoutMs))
 	return r.add(ClusterType, LocalCluster, &clusterv3.Cluster{
 		Name: LocalCluster, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		ConnectTimeout: durationpb.New(timeout), TypedExtensionProtocolOptions: options, Metadata: meta,
@@ -148,6 +149,9 @@ func (r *renderer) upstreamCluster(u *Upstream, resolver *chain.Resolver, lb *ca
 		}
 	}
 	name := target.Name
+	if u.Chain.CustomizationHash != "" {
+		name = u.Chain.CustomizationHash + "~" + name
+	}
 	var ids []identity.Service
 	for _, t := range targets {
 		ids = append(ids, r.serviceID(t))
@@ -174,8 +178,8 @@ func (r *renderer) upstreamCluster(u *Upstream, resolver *chain.Resolver, lb *ca
 		EdsClusterConfig: &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()}, ConnectTimeout: durationpb.New(orDefault(timeout, connectTimeout)),
 		TransportSocket: tls, TypedExtensionProtocolOptions: options, Metadata: meta, CircuitBreakers: breakers(conf.Limits),
 		OutlierDetection: outlier(conf.PassiveHealthCheck), CommonLbConfig: &clusterv3.Cluster_CommonLbConfig{
-			// Those that pass their checks are all that is sent: there is nothing to panic about.
-			HealthyPanicThreshold: nil, CloseConnectionsOnHostSetChange: false,
+			// Who was left out for failing stays out, however many they are.
+			HealthyPanicThreshold: &typev3.Percent{Value: 0},
 		},
 	}
 	if err := balance(c, lb); err != nil {
@@ -236,13 +240,29 @@ func registrationConfig(o catalog.Opaque) *catalog.UpstreamConfig {
 	}
 	if p := table(o, "passive_health_check"); p != nil {
 		c.PassiveHealthCheck = &catalog.PassiveHealthCheck{MaxFailures: uint32(mustNumber(p, "max_failures"))}
-		if d, err := time.ParseDuration(text(p, "interval")); err == nil {
-			c.PassiveHealthCheck.Interval = d
-		} else if ns, ok := number(p, "interval"); ok {
-			c.PassiveHealthCheck.Interval = time.Duration(ns)
+		c.PassiveHealthCheck.Interval, _ = span(p, "interval")
+		if d, ok := span(p, "base_ejection_time"); ok {
+			c.PassiveHealthCheck.BaseEjectionTime = &d
+		}
+		for key, to := range map[string]**uint32{
+			"enforcing_consecutive_5xx": &c.PassiveHealthCheck.EnforcingConsecutive5xx, "max_ejection_percent": &c.PassiveHealthCheck.MaxEjectionPercent,
+		} {
+			if n, ok := number(p, key); ok && n >= 0 && n <= 100 {
+				v := uint32(n)
+				*to = &v
+			}
 		}
 	}
 	return c
+}
+
+// span is a duration, as "5s" or in nanoseconds.
+func span(o catalog.Opaque, key string) (time.Duration, bool) {
+	if d, err := time.ParseDuration(text(o, key)); err == nil {
+		return d, true
+	}
+	ns, ok := number(o, key)
+	return time.Duration(ns), ok
 }
 
 func limit(o catalog.Opaque, key string) *int {

@@ -5,6 +5,7 @@ package xds
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/chain"
@@ -47,6 +48,9 @@ func Gather(t *catalog.Txn, proxy *catalog.Service) (*Gathered, error) {
 	errs = errors.Join(errs, err)
 	g.Protocol, _, err = chain.Protocol(t, g.Service)
 	errs = errors.Join(errs, err)
+	if own := strings.ToLower(text(proxy.Proxy.Config, "protocol")); own != "" {
+		g.Protocol = own // the registration's word wins
+	}
 	g.Defaults, err = catalog.EntryAs[*catalog.ServiceDefaults](t, catalog.KindServiceDefaults, g.Service)
 	errs = errors.Join(errs, err)
 	g.Global, err = catalog.EntryAs[*catalog.ProxyDefaults](t, catalog.KindProxyDefaults, g.Service.Scope.Name(catalog.ProxyDefaultsName))
@@ -56,16 +60,16 @@ func Gather(t *catalog.Txn, proxy *catalog.Service) (*Gathered, error) {
 	g.Rules, err = intention.Match(t, g.Service)
 	errs = errors.Join(errs, err)
 	for _, def := range proxy.Proxy.Upstreams {
-		u, err := gatherUpstream(t, proxy, def)
+		u, err := gatherUpstream(t, proxy, def, g.Defaults)
 		errs = errors.Join(errs, err)
 		g.Upstreams = append(g.Upstreams, u)
 	}
 	return g, errs
 }
 
-func gatherUpstream(t *catalog.Txn, proxy *catalog.Service, def catalog.Upstream) (*Upstream, error) {
+func gatherUpstream(t *catalog.Txn, proxy *catalog.Service, def catalog.Upstream, d *catalog.ServiceDefaults) (*Upstream, error) {
 	u := &Upstream{Definition: def, Key: def.Key(proxy.Scope), Instances: map[string][]*catalog.Instance{}}
-	u.Chain, u.Err = chain.Compile(t, u.Key, chain.Overrides{})
+	u.Chain, u.Err = chain.Compile(t, u.Key, chain.Overrides{Protocol: saidProtocol(u, d)})
 	if errors.Is(u.Err, catalog.ErrNotCovered) {
 		return u, u.Err
 	}
@@ -82,4 +86,24 @@ func gatherUpstream(t *catalog.Txn, proxy *catalog.Service, def catalog.Upstream
 		u.Instances[id] = instances
 	}
 	return u, errs
+}
+
+// saidProtocol is the protocol that the caller says an upstream has: in its registration, else in its service-defaults for that
+// upstream or for all. Mostly it says none, and the upstream's own holds.
+func saidProtocol(u *Upstream, d *catalog.ServiceDefaults) string {
+	said := ""
+	if d != nil && d.UpstreamConfig != nil {
+		if all := d.UpstreamConfig.Defaults; all != nil {
+			said = all.Protocol
+		}
+		for _, o := range d.UpstreamConfig.Overrides {
+			if o.Name == u.Key.Name && o.Peer == u.Key.Peer && o.Protocol != "" {
+				said = o.Protocol
+			}
+		}
+	}
+	if own := text(u.Definition.Config, "protocol"); own != "" {
+		said = own
+	}
+	return strings.ToLower(said)
 }

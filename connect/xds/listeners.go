@@ -49,10 +49,11 @@ func (r *renderer) inbound() error {
 	if len(r.in.Proxy.Proxy.Expose.Paths) > 0 || r.in.Proxy.Proxy.Expose.Checks {
 		r.warn("proxy %s: expose is known but has no effect yet", r.in.Proxy.ID)
 	}
+	r.warnTLS()
 	if err := r.localCluster(); err != nil {
 		return err
 	}
-	host := text(conf, "bind_address")
+	host := r.textSetting("bind_address", "")
 	if host == "" {
 		host = r.in.Proxy.Address
 	}
@@ -68,9 +69,9 @@ func (r *renderer) inbound() error {
 		return err
 	}
 	var filters []*listenerv3.Filter
-	if n := int64(r.defaults().MaxInboundConnections); n > 0 || mustNumber(conf, "max_inbound_connections") > 0 {
+	if n := r.setting("max_inbound_connections", r.defaults().MaxInboundConnections); n > 0 {
 		f, err := filter("envoy.filters.network.connection_limit", &limitv3.ConnectionLimit{
-			StatPrefix: "inbound", MaxConnections: wrapperspb.UInt64(uint64(max(n, mustNumber(conf, "max_inbound_connections")))),
+			StatPrefix: "inbound", MaxConnections: wrapperspb.UInt64(uint64(n)),
 		})
 		if err != nil {
 			return err
@@ -100,7 +101,7 @@ func (r *renderer) inboundFilters() ([]*listenerv3.Filter, error) {
 		}
 		tcp, err := filter("envoy.filters.network.tcp_proxy", &tcpv3.TcpProxy{
 			StatPrefix: "public_listener", ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: LocalCluster}, AccessLog: log,
-			IdleTimeout: durationpb.New(millis(0, mustNumber(r.in.Proxy.Proxy.Config, "local_idle_timeout_ms"))),
+			IdleTimeout: durationpb.New(millis(0, r.setting("local_idle_timeout_ms", 0))),
 		})
 		return []*listenerv3.Filter{auth, tcp}, err
 	}
@@ -168,8 +169,15 @@ func (r *renderer) listener(name string, addr *corev3.Address, way corev3.Traffi
 	if buffer == 0 {
 		buffer = defaultBuffer
 	}
+	var balance *listenerv3.Listener_ConnectionBalanceConfig
+	if way == corev3.TrafficDirection_INBOUND && r.textSetting("balance_inbound_connections", r.defaults().BalanceInboundConnections) == "exact_balance" {
+		balance = &listenerv3.Listener_ConnectionBalanceConfig{
+			BalanceType: &listenerv3.Listener_ConnectionBalanceConfig_ExactBalance_{ExactBalance: &listenerv3.Listener_ConnectionBalanceConfig_ExactBalance{}},
+		}
+	}
 	return r.add(ListenerType, name, &listenerv3.Listener{
-		Name: name, Address: addr, TrafficDirection: way, FilterChains: []*listenerv3.FilterChain{chain},
+		ConnectionBalanceConfig: balance,
+		Name:                    name, Address: addr, TrafficDirection: way, FilterChains: []*listenerv3.FilterChain{chain},
 		PerConnectionBufferLimitBytes: wrapperspb.UInt32(buffer),
 	})
 }

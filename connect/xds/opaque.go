@@ -36,6 +36,30 @@ func millis(def time.Duration, values ...int64) time.Duration {
 	return def
 }
 
+// setting is a number of the proxy's configuration: the registration's, else that of service-defaults, else that of
+// proxy-defaults; 0 if none says it.
+func (r *renderer) setting(key string, serviceDefaults int) int64 {
+	if n := mustNumber(r.in.Proxy.Proxy.Config, key); n > 0 {
+		return n
+	}
+	if serviceDefaults > 0 || r.g.Global == nil {
+		return int64(serviceDefaults)
+	}
+	return mustNumber(r.g.Global.Config, key)
+}
+
+// textSetting is setting for texts.
+func (r *renderer) textSetting(key, serviceDefaults string) string {
+	s := text(r.in.Proxy.Proxy.Config, key)
+	if s == "" {
+		s = serviceDefaults
+	}
+	if s == "" && r.g.Global != nil {
+		s = text(r.g.Global.Config, key)
+	}
+	return s
+}
+
 // table is an object of an opaque configuration.
 func table(o catalog.Opaque, key string) catalog.Opaque {
 	switch v := o[key].(type) {

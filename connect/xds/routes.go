@@ -31,7 +31,7 @@ func (r *renderer) publicRoutes() error {
 	if err != nil {
 		return err
 	}
-	timeout := millis(0, int64(r.defaults().LocalRequestTimeoutMs), mustNumber(r.in.Proxy.Proxy.Config, "local_request_timeout_ms"))
+	timeout := millis(0, r.setting("local_request_timeout_ms", r.defaults().LocalRequestTimeoutMs))
 	return r.add(RouteType, PublicRoutes, &routev3.RouteConfiguration{
 		Name: PublicRoutes, ValidateClusters: wrapperspb.Bool(false),
 		VirtualHosts: []*routev3.VirtualHost{{

@@ -10,6 +10,7 @@ import (
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/identity"
 )
 
@@ -91,6 +92,18 @@ func (r *renderer) downstreamTLS(alpn []string) (*corev3.TransportSocket, error)
 		SessionTicketKeysType:            &tlsv3.DownstreamTlsContext_DisableStatelessSessionResumption{DisableStatelessSessionResumption: true},
 		DisableStatefulSessionResumption: true,
 	})
+}
+
+// warnTLS says where the mesh entry asks for a version of TLS that isn't spoken.
+func (r *renderer) warnTLS() {
+	if r.g.Mesh == nil || r.g.Mesh.TLS == nil {
+		return
+	}
+	for where, v := range map[string]*catalog.TLSRange{"Incoming": r.g.Mesh.TLS.Incoming, "Outgoing": r.g.Mesh.TLS.Outgoing} {
+		if v != nil && (v.TLSMaxVersion != "" && v.TLSMaxVersion != "TLSv1_3" && v.TLSMaxVersion != "TLS_AUTO") {
+			r.warn("mesh: TLS.%s.TLSMaxVersion %s has no effect: sidecars speak TLS 1.3 to each other", where, v.TLSMaxVersion)
+		}
+	}
 }
 
 // upstreamTLS insists on one of the identities.

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package xds_test
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/intention"
+	"github.com/weftmesh/weft/connect/xds"
+	"github.com/weftmesh/weft/connect/xds/xdstest"
+)
+
+const domain = "." + xdstest.ClusterID + ".consul"
+
+func world(t *testing.T) *xdstest.World {
+	t.Helper()
+	w, err := xdstest.NewWorld(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func register(t *testing.T, w *xdstest.World, s xdstest.Sidecar) *catalog.Service {
+	t.Helper()
+	p, err := w.Register(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func write(t *testing.T, w *xdstest.World, entries ...catalog.Entry) {
+	t.Helper()
+	if err := w.Write(entries...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func render(t *testing.T, w *xdstest.World, proxy *catalog.Service) (*xds.Output, *xdstest.Proxy) {
+	t.Helper()
+	leaf, err := w.Leaf(proxy.Proxy.DestinationServiceName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := w.Render(proxy, leaf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := w.Render(proxy, leaf)
+	if err != nil || again.Hash != out.Hash || len(out.Hash) == 0 {
+		t.Fatalf("rendered twice: %q and %q, %v", out.Hash, again.Hash, err)
+	}
+	p, err := xdstest.Load(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out, p
+}
+
+func head(name string) catalog.EntryHead { return catalog.EntryHead{Name: name} }
+
+func web(upstreams ...string) xdstest.Sidecar {
+	s := xdstest.Sidecar{Service: "web", Port: 8080, PublicPort: 21000}
+	for i, u := range upstreams {
+		s.Upstreams = append(s.Upstreams, catalog.Upstream{DestinationName: u, LocalBindPort: 9000 + i})
+	}
+	return s
+}
+
+func TestNamesAndHealth(t *testing.T) {
+	w := world(t)
+	for _, i := range []struct{ node, address, status string }{
+		{"a", "10.0.0.1", "passing"}, {"b", "10.0.0.2", "warning"}, {"c", "10.0.0.3", "critical"},
+	} {
+		register(t, w, xdstest.Sidecar{Service: "db", Node: i.node, Address: i.address,
+			Port: 5432, PublicPort: 21001, Status: i.status})
+	}
+	_, p := render(t, w, register(t, w, web("db")))
+	cluster := "db.default.dc1.internal" + domain
+	for _, name := range []string{"public_listener:0.0.0.0:21000", "db:127.0.0.1:9000"} {
+		if p.Listeners[name] == nil {
+			t.Errorf("no listener %s", name)
+		}
+	}
+	if p.Clusters[cluster] == nil || p.Clusters[xds.LocalCluster] == nil || !p.Secrets[xds.LeafSecret] || !p.Secrets[xds.RootsSecret] {
+		t.Errorf("clusters %v, secrets %v", p.Clusters, p.Secrets)
+	}
+	if got, want := p.Addresses(cluster), [][]string{{"10.0.0.1:21001*1", "10.0.0.2:21001*1"}}; !reflect.DeepEqual(got, want) {
+		t.Errorf("endpoints %v, want %v", got, want)
+	}
+	a, err := p.Outbound("db", intention.Request{})
+	if err != nil || !reflect.DeepEqual(a.Clusters, map[string]uint32{cluster: 1}) {
+		t.Errorf("%+v, %v", a, err)
+	}
+}
+
+func TestRouting(t *testing.T) {
+	w := world(t)
+	write(t, w,
+		&catalog.ProxyDefaults{Config: catalog.Opaque{"protocol": "http"}},
+		&catalog.ServiceResolver{EntryHead: head("api"), DefaultSubset: "v1", Subsets: map[string]catalog.ServiceResolverSubset{
+			"v1": {Filter: `Service.Meta.version == "1"`}, "v2": {Filter: `"canary" in Service.Tags`, OnlyPassing: true},
+		}, Failover: map[string]catalog.ServiceResolverFailover{"v2": {ServiceSubset: "v1"}}},
+		&catalog.ServiceSplitter{EntryHead: head("api"), Splits: []catalog.ServiceSplit{{Weight: 90, ServiceSubset: "v1"}, {Weight: 10, ServiceSubset: "v2"}}},
+		&catalog.ServiceRouter{EntryHead: head("api"), Routes: []catalog.ServiceRoute{
+			{Match: &catalog.ServiceRouteMatch{HTTP: &catalog.ServiceRouteHTTPMatch{PathPrefix: "/admin", Methods: []string{"GET"}}},
+				Destination: &catalog.ServiceRouteDestination{Service: "ops", RequestTimeout: time.Second}},
+			{Match: &catalog.ServiceRouteMatch{HTTP: &catalog.ServiceRouteHTTPMatch{Header: []catalog.ServiceRouteHTTPMatchHeader{{Name: "x-canary", Present: true}}}},
+				Destination: &catalog.ServiceRouteDestination{ServiceSubset: "v2"}},
+		}})
+	register(t, w, xdstest.Sidecar{Service: "api", Node: "a", Address: "10.0.0.1", PublicPort: 21001, Meta: map[string]string{"version": "1"}})
+	register(t, w, xdstest.Sidecar{Service: "api", Node: "b", Address: "10.0.0.2", PublicPort: 21001, Tags: []string{"canary"}})
+	_, p := render(t, w, register(t, w, web("api")))
+	v1, v2, ops := "v1.api.default.dc1.internal"+domain, "v2.api.default.dc1.internal"+domain, "ops.default.dc1.internal"+domain
+	for _, c := range []struct {
+		req     intention.Request
+		want    map[string]uint32
+		timeout time.Duration
+	}{
+		{intention.Request{Method: "GET", Path: "/admin/x"}, map[string]uint32{ops: 1}, time.Second},
+		{intention.Request{Method: "PUT", Path: "/admin/x"}, map[string]uint32{v1: 9000, v2: 1000}, 15 * time.Second},
+		{intention.Request{Method: "GET", Path: "/", Header: http.Header{"X-Canary": {""}}}, map[string]uint32{v2: 1}, 15 * time.Second},
+	} {
+		a, err := p.Outbound("api", c.req)
+		if err != nil || !reflect.DeepEqual(a.Clusters, c.want) || a.Route.GetRoute().GetTimeout().AsDuration() != c.timeout {
+			t.Errorf("%+v: %+v, %v", c.req, a, err)
+		}
+	}
+	if got, want := p.Addresses(v2), [][]string{{"10.0.0.2:21001*1"}, {"10.0.0.1:21001*1"}}; !reflect.DeepEqual(got, want) {
+		t.Errorf("failover %v, want %v", got, want)
+	}
+}
+
+// A changed intention of an HTTP service changes routes alone: no listener, so that no connection is drained.
+func TestIntentionsOfHTTPChangeRoutesOnly(t *testing.T) {
+	w := world(t)
+	write(t, w, &catalog.ServiceDefaults{EntryHead: head("web"), Protocol: "grpc"})
+	proxy := register(t, w, web())
+	leaf, err := w.Leaf("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := w.Render(proxy, leaf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, w, &catalog.ServiceIntentions{EntryHead: head("web"), Sources: []catalog.SourceIntention{{Name: "x", Action: "allow"}}})
+	after, err := w.Render(proxy, leaf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var changed []string
+	for url, all := range after.Resources {
+		for i, r := range all {
+			if before.Resources[url][i].Version != r.Version {
+				changed = append(changed, url[strings.LastIndex(url, ".")+1:]+" "+r.Name)
+			}
+		}
+	}
+	if !slices.Equal(changed, []string{"RouteConfiguration public_listener"}) || before.Hash == after.Hash {
+		t.Errorf("changed: %v", changed)
+	}
+}
+
+func TestWhoseSettingHolds(t *testing.T) {
+	w := world(t)
+	write(t, w,
+		&catalog.ProxyDefaults{Config: catalog.Opaque{"local_connect_timeout_ms": int64(1000), "bind_address": "127.0.0.9"}},
+		&catalog.ServiceDefaults{EntryHead: head("web"), UpstreamConfig: &catalog.UpstreamDefaults{
+			Defaults:  &catalog.UpstreamConfig{ConnectTimeoutMs: 2000},
+			Overrides: []catalog.UpstreamConfig{{Name: "db", ConnectTimeoutMs: 3000}},
+		}})
+	s := web("db", "cache", "old")
+	s.Upstreams[2].Config = catalog.Opaque{"connect_timeout_ms": int64(4000), "protocol": "http", "envoy_cluster_json": "{}"}
+	out, p := render(t, w, register(t, w, s))
+	timeout := func(prefix string) (d time.Duration) {
+		for name, c := range p.Clusters {
+			if strings.Contains(name, prefix) {
+				d = c.GetConnectTimeout().AsDuration()
+			}
+		}
+		return d
+	}
+	for prefix, want := range map[string]time.Duration{"local_app": time.Second, "db.": 3 * time.Second, "cache.": 2 * time.Second, "~old.": 4 * time.Second} {
+		if got := timeout(prefix); got != want {
+			t.Errorf("%s: %s, want %s", prefix, got, want)
+		}
+	}
+	if p.Listeners["public_listener:127.0.0.9:21000"] == nil || p.Routes["old:127.0.0.1:9002"] == nil {
+		t.Errorf("listeners %v, routes %v", p.Listeners, p.Routes)
+	}
+	if len(out.Warnings) != 1 || !strings.Contains(out.Warnings[0], "envoy_cluster_json") {
+		t.Errorf("warnings %q", out.Warnings)
+	}
+	s.Config = catalog.Opaque{"local_connect_timeout_ms": int64(500)}
+	write(t, w, &catalog.ServiceDefaults{EntryHead: head("web"), LocalConnectTimeoutMs: 700})
+	if _, p = render(t, w, register(t, w, s)); timeout("local_app") != 500*time.Millisecond {
+		t.Errorf("the registration's timeout doesn't win: %s", timeout("local_app"))
+	}
+}
+
+func TestNotReady(t *testing.T) {
+	w := world(t)
+	proxy := register(t, w, web("db"))
+	if _, err := w.Render(proxy, nil); !errors.Is(err, xds.ErrNotReady) {
+		t.Errorf("without a certificate: %v", err)
+	}
+	leaf, err := w.Leaf("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	replica, err := catalog.New(catalog.Config{Datacenter: "dc1", Replica: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := xds.Input{Txn: replica.Read(), Proxy: proxy, Leaf: leaf, DefaultAllow: true, Now: time.Now()}
+	if out, err := xds.Render(in); !errors.Is(err, catalog.ErrNotCovered) || out != nil {
+		t.Errorf("in an empty replica: %v", err)
+	}
+	// What gathering recorded on a server is what a replica needs.
+	txn := w.Store.Read().Record()
+	if _, err := xds.Gather(txn, proxy); err != nil {
+		t.Fatal(err)
+	}
+	topics := txn.Topics()
+	var items []catalog.Item
+	for _, topic := range topics {
+		i, err := txn.Items(topic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		items = append(items, i...)
+	}
+	if err := replica.ApplyItems(catalog.Update{Position: w.Store.Position(), Items: items, Snapshot: topics, Covered: topics}); err != nil {
+		t.Fatal(err)
+	}
+	in.Txn, in.DefaultAllow = replica.Read(), false
+	there, err := xds.Render(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.Txn = w.Store.Read()
+	here, err := xds.Render(in)
+	if err != nil || here.Hash != there.Hash {
+		t.Errorf("a server and a replica render %q and %q, %v", here.Hash, there.Hash, err)
+	}
+}
+
+func TestBootstrap(t *testing.T) {
+	c := xds.BootstrapConfig{ProxyID: "web-1", Service: "web", ADSAddress: "unix:/run/x.sock", Secret: "s", AdminAddress: "127.0.0.1:19000"}
+	data, err := xds.Bootstrap(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b struct {
+		Node             struct{ ID, Cluster string }
+		DynamicResources struct {
+			ADSConfig struct {
+				APIType      string `json:"api_type"`
+				GRPCServices struct {
+					InitialMetadata []struct{ Key, Value string } `json:"initial_metadata"`
+				} `json:"grpc_services"`
+			} `json:"ads_config"`
+		} `json:"dynamic_resources"`
+	}
+	if err := json.Unmarshal(data, &b); err != nil {
+		t.Fatal(err)
+	}
+	md := b.DynamicResources.ADSConfig.GRPCServices.InitialMetadata
+	if b.Node.ID != "web-1" || b.Node.Cluster != "web" || b.DynamicResources.ADSConfig.APIType != "DELTA_GRPC" || len(md) != 1 || md[0].Key != "x-weft-proxy-secret" {
+		t.Errorf("%+v", b)
+	}
+	for _, bad := range []string{"", "nohost", "host:80", "127.0.0.1:99999"} {
+		c.ADSAddress = bad
+		if _, err := xds.Bootstrap(c); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
