@@ -118,10 +118,9 @@ func (r *Runner) follow(ctx context.Context, id string, c *running, spread float
 // service doesn't wait long to be seen), then an interval after each answer.
 func (r *Runner) followProbe(ctx context.Context, id string, d local.CheckDefinition, spread float64) {
 	probe := newProbe(d)
-	defer probe.close()
 	timer := time.NewTimer(time.Duration(spread * float64(min(d.Interval, firstWithin))))
 	defer timer.Stop()
-	reap := reaper{after: d.DeregisterCriticalServiceAfter}
+	reap := reaper{after: reapAfter(d)}
 	decide := thresholds{d: d, status: d.Status}
 	for {
 		select {
@@ -136,13 +135,25 @@ func (r *Runner) followProbe(ctx context.Context, id string, d local.CheckDefini
 		status = decide.next(status)
 		r.set(id, status, output)
 		if reap.due(status, time.Now()) {
-			r.log.Warn("service is deregistered: critical for too long", "service", d.ServiceID, "check", id)
-			if err := r.state.Deregister(d.ServiceID); err != nil {
-				r.log.Warn("service can't be deregistered", "service", d.ServiceID, "error", err)
-			}
-			return
+			r.deregister(id, d.ServiceID)
 		}
 		timer.Reset(d.Interval)
+	}
+}
+
+// reapAfter is for how long a check may be critical before its service is deregistered; 0 is for ever.
+func reapAfter(d local.CheckDefinition) time.Duration {
+	if d.ServiceID == "" {
+		return 0
+	}
+	return d.DeregisterCriticalServiceAfter
+}
+
+// deregister ends this check too, by way of the state.
+func (r *Runner) deregister(check, service string) {
+	r.log.Warn("service is deregistered: critical for too long", "service", service, "check", check)
+	if err := r.state.Deregister(service); err != nil {
+		r.log.Warn("service can't be deregistered", "service", service, "error", err)
 	}
 }
 
@@ -154,16 +165,32 @@ func (r *Runner) set(id, status, output string) {
 	}
 }
 
-// followTTL waits for reports; a time without one is critical.
+// followTTL waits for reports; a time without one is critical, and a service that is so for too long is deregistered.
 func (r *Runner) followTTL(ctx context.Context, id string, c *running) {
 	timer := time.NewTimer(c.definition.TTL)
 	defer timer.Stop()
+	reap := reaper{after: reapAfter(c.definition)}
+	tooLong := time.NewTimer(0)
+	tooLong.Stop()
+	look := func() { // at what was reported, or that nothing was
+		if status := r.status(id); reap.due(status, time.Now()) {
+			r.deregister(id, c.definition.ServiceID)
+		} else if !reap.since.IsZero() {
+			tooLong.Reset(time.Until(reap.since.Add(reap.after)))
+		} else {
+			tooLong.Stop()
+		}
+	}
+	defer tooLong.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-tooLong.C:
+			look()
 		case <-c.heartbeat:
 			timer.Reset(c.definition.TTL)
+			look()
 		case <-timer.C:
 			output := "TTL expired"
 			wanted, _ := r.state.Wanted()
@@ -171,8 +198,17 @@ func (r *Runner) followTTL(ctx context.Context, id string, c *running) {
 				output += " (last output before timeout follows): " + w.Record.Output
 			}
 			r.set(id, catalog.HealthCritical, output)
+			look()
 		}
 	}
+}
+
+func (r *Runner) status(id string) string {
+	wanted, _ := r.state.Wanted()
+	if c, ok := wanted.Checks[id]; ok {
+		return c.Record.Status
+	}
+	return ""
 }
 
 // followAlias repeats the worst status of the checks of another service of this host.
@@ -212,7 +248,7 @@ func aliased(w *local.Wanted, d local.CheckDefinition) (status, output string) {
 	return status, output
 }
 
-// thresholds turns single answers into a status: so many in a row are needed for a change.
+// thresholds turns single answers into a status: so many in a row are needed for a change. The first answer counts at once.
 type thresholds struct {
 	d                   local.CheckDefinition
 	status              string
@@ -223,7 +259,7 @@ func (t *thresholds) next(answer string) string {
 	if answer != catalog.HealthCritical {
 		t.failures = 0
 		t.successes++
-		if t.successes > t.d.SuccessBeforePassing || t.status == "" || t.status == answer {
+		if t.successes >= t.d.SuccessBeforePassing || t.status == "" || t.status == answer {
 			t.status = answer
 		}
 		return t.current()
@@ -231,9 +267,9 @@ func (t *thresholds) next(answer string) string {
 	t.successes = 0
 	t.failures++
 	switch {
-	case t.failures > t.d.FailuresBeforeCritical || t.d.FailuresBeforeCritical == 0:
+	case t.failures >= t.d.FailuresBeforeCritical || t.status == "":
 		t.status = catalog.HealthCritical
-	case t.failures > t.d.FailuresBeforeWarning && t.d.FailuresBeforeWarning > 0:
+	case t.failures >= t.d.FailuresBeforeWarning && t.d.FailuresBeforeWarning > 0:
 		t.status = catalog.HealthWarning
 	}
 	return t.current()

@@ -27,7 +27,6 @@ const defaultTimeout = 10 * time.Second
 // probe asks a service how it is.
 type probe interface {
 	ask(ctx context.Context) (status, output string)
-	close()
 }
 
 func newProbe(d local.CheckDefinition) probe {
@@ -48,8 +47,6 @@ type base struct {
 	d       local.CheckDefinition
 	timeout time.Duration
 }
-
-func (b *base) close() {}
 
 func (b *base) tls() *tls.Config {
 	return &tls.Config{
@@ -130,33 +127,24 @@ func (p *tcpProbe) ask(ctx context.Context) (status, output string) {
 	return catalog.HealthPassing, what + p.d.TCP + ": Success"
 }
 
-type grpcProbe struct {
-	base
-	conn *grpc.ClientConn
-}
-
-func (p *grpcProbe) close() {
-	if p.conn != nil {
-		_ = p.conn.Close() // nothing is in flight any more
-	}
-}
+// grpcProbe connects anew for each question: a kept connection would back off while the service is down, and so see it late
+// when it is back.
+type grpcProbe struct{ base }
 
 func (p *grpcProbe) ask(ctx context.Context) (status, output string) {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
 	target, service, _ := strings.Cut(p.d.GRPC, "/")
-	if p.conn == nil {
-		creds := insecure.NewCredentials()
-		if p.d.GRPCUseTLS {
-			creds = credentials.NewTLS(p.tls())
-		}
-		conn, err := grpc.NewClient("passthrough:///"+target, grpc.WithTransportCredentials(creds))
-		if err != nil {
-			return catalog.HealthCritical, err.Error()
-		}
-		p.conn = conn
+	creds := insecure.NewCredentials()
+	if p.d.GRPCUseTLS {
+		creds = credentials.NewTLS(p.tls())
 	}
-	resp, err := healthpb.NewHealthClient(p.conn).Check(ctx, &healthpb.HealthCheckRequest{Service: service}, grpc.WaitForReady(true))
+	conn, err := grpc.NewClient("passthrough:///"+target, grpc.WithTransportCredentials(creds))
+	if err != nil {
+		return catalog.HealthCritical, err.Error()
+	}
+	defer conn.Close()
+	resp, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{Service: service})
 	if err != nil {
 		return catalog.HealthCritical, err.Error()
 	}
