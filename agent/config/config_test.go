@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// folder writes files and gives their folder.
+func folder(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		p := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// Files are read in the order of their names; what is said later holds, lists grow, what isn't said stays.
+func TestMergeOrder(t *testing.T) {
+	dir := folder(t, map[string]string{
+		"10-base.hcl": `
+			datacenter = "dc1"
+			node = "first"
+			server = true
+			ports { http = 9500  grpc = 9502 }
+			service { name = "a" }
+			service { name = "b" }
+			check { name = "disk"  ttl = "1m" }
+			config_entries { bootstrap { kind = "proxy-defaults"  name = "global" } }`,
+		"20-more.json":   `{"Node": "second", "Ports": {"HTTP": 9600}, "Services": [{"Name": "c"}], "check_update_interval": "10s"}`,
+		"30-last.yaml":   "node: third\nconnect:\n  enabled: true\n  ca_config:\n    leaf_cert_ttl: 1h\n",
+		"README.md":      "not read",
+		"deep/40.hcl":    `node = "deeper folders aren't read"`,
+		"15-service.yml": "services: [{name: d, port: 80}]\n",
+	})
+	c := Default()
+	warnings, err := c.Load(dir)
+	if err != nil || len(warnings) != 0 {
+		t.Fatalf("%v, %v", warnings, err)
+	}
+	if c.NodeName != "third" || c.Ports.HTTP != 9600 || c.Ports.GRPC != 9502 || c.Ports.Server != 8300 || !c.Server {
+		t.Errorf("merged: %+v", c)
+	}
+	if c.CheckUpdateInterval != 10*time.Second || !c.Connect.Enabled || c.Connect.CAConfig.LeafCertTTL != time.Hour {
+		t.Errorf("merged: %+v", c)
+	}
+	var names []string
+	for _, s := range c.Services {
+		names = append(names, s.Name)
+	}
+	if got := strings.Join(names, ""); got != "abdc" {
+		t.Errorf("services %q, want abdc", got)
+	}
+	if len(c.Checks) != 1 || len(c.ConfigEntries.Bootstrap) != 1 {
+		t.Errorf("%d checks, %d entries", len(c.Checks), len(c.ConfigEntries.Bootstrap))
+	}
+	// A file that is named after a folder overrides it.
+	over := filepath.Join(folder(t, map[string]string{"x.hcl": `node = "named"`}), "x.hcl")
+	if _, err := c.Load(over); err != nil || c.NodeName != "named" {
+		t.Errorf("%q, %v", c.NodeName, err)
+	}
+}
+
+// A fault names file, line and key; all faults of all files are reported together.
+func TestFaults(t *testing.T) {
+	dir := folder(t, map[string]string{
+		"a.hcl":  "node = \"n\"\n\nnod_name = \"x\"\nports {\n  http = \"many\"\n}\n",
+		"b.json": "{\n \"service\": {\"name\": \"web\", \"prot\": 80}\n}",
+		"c.yaml": "check_update_interval: soon\n",
+		"d.hcl":  "node = \"a\"\nnode = \"b\"\n",
+		"e.hcl":  "service {\n  name = \"web\"",
+		"f.json": "{\"node\": \"\xff\"}",
+		"g.json": "[]",
+	})
+	c := Default()
+	_, err := c.Load(dir, filepath.Join(dir, "none.hcl"), filepath.Join(dir, "x.toml"))
+	if err == nil {
+		t.Fatal("taken")
+	}
+	at := func(file string) string { return filepath.Join(dir, file) }
+	for _, want := range []string{
+		at("a.hcl") + ":3: nod_name: unknown field", at("a.hcl") + ":5: ports.http: want a whole number",
+		at("b.json") + ":2: service[0].prot: unknown field", at("c.yaml") + `:1: check_update_interval: want a duration`,
+		`"node" at 2:1 was already set`, at("e.hcl") + ":", at("f.json") + ":1: invalid UTF-8", at("g.json") + ":", "none.hcl: no such file",
+		"x.toml: no such file",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("no %q in:\n%v", want, err)
+		}
+	}
+	odd := filepath.Join(folder(t, map[string]string{"x.toml": ""}), "x.toml")
+	if _, err := c.Load(odd); err == nil || !strings.Contains(err.Error(), ".hcl, .json, .yaml or .yml") {
+		t.Errorf("another format: %v", err)
+	}
+}
+
+// Consul's keys without effect are taken, each with a warning that says where it stands.
+func TestIneffectiveKeys(t *testing.T) {
+	dir := folder(t, map[string]string{
+		"a.hcl":  "retry_join = [\"10.0.0.1\"]\nui_config {\n  enabled = true\n}\nports {\n  dns = 8600\n  http = 9500\n}\nacl = {\n  enabled = true\n}\n",
+		"b.json": `{"EncryptVerifyIncoming": true, "addresses": {"dns": "127.0.0.1"}}`,
+	})
+	c := Default()
+	warnings, err := c.Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"a.hcl:1: retry_join is known but has no effect yet", "a.hcl:2: ui_config is known but has no effect yet",
+		"a.hcl:6: ports.dns is known but has no effect yet", "a.hcl:9: acl is known but has no effect yet",
+		"b.json:1: encrypt_verify_incoming is known but has no effect yet", "b.json:1: addresses.dns is known but has no effect yet",
+	}
+	for i, w := range warnings {
+		warnings[i] = strings.TrimPrefix(w, dir+"/")
+	}
+	slices.Sort(want)
+	slices.Sort(warnings)
+	if !slices.Equal(warnings, want) {
+		t.Errorf("warnings:\n%s\nwant\n%s", strings.Join(warnings, "\n"), strings.Join(want, "\n"))
+	}
+	if c.Ports.HTTP != 9500 {
+		t.Errorf("a key beside one without effect is lost: %d", c.Ports.HTTP)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	for name, c := range map[string]struct {
+		hcl, want string
+	}{
+		"good":         {"", ""},
+		"no listener":  {"ports { grpc = -1 }", ""},
+		"unix":         {`addresses { http = "unix:///run/weft.sock" }`, ""},
+		"datacenter":   {`datacenter = "DC 1"`, `datacenter: "DC 1": want lower-case`},
+		"port":         {"ports { http = 70000 }", "ports.http: 70000: want 1 to 65535"},
+		"range":        {"ports { sidecar_min_port = 30000 }", "ports.sidecar_max_port: 21255 is below sidecar_min_port 30000"},
+		"address":      {`bind_addr = "somewhere"`, `bind_addr: "somewhere" isn't an IP address`},
+		"policy":       {`default_intention_policy = "maybe"`, `want "allow" or "deny"`},
+		"two of an ID": {"service {\n name = \"web\"\n}\nservice {\n name = \"x\"\n id = \"web\"\n}", `service "web": two services`},
+		"expect":       {"bootstrap_expect = 3", "bootstrap_expect: 3"},
+		"client only":  {"server = false", "set server = true"},
+		"no directory": {`data_dir = ""`, "data_dir is missing"},
+	} {
+		conf := Default()
+		conf.Server, conf.DataDir = true, "/var/lib/weft"
+		if _, err := conf.Load(folder(t, map[string]string{"a.hcl": c.hcl})); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		switch err := conf.Validate(); {
+		case c.want == "" && err != nil:
+			t.Errorf("%s: %v", name, err)
+		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+// Ten thousand services in one file are read at once.
+func TestManyServices(t *testing.T) {
+	var b strings.Builder
+	for i := range 10_000 {
+		b.WriteString("service {\n name = \"s\"\n id = \"s" + strings.Repeat("x", i%7) + string(rune('a'+i%26)) + "\"\n port = 80\n}\n")
+	}
+	c := Default()
+	start := time.Now()
+	if _, err := c.Load(folder(t, map[string]string{"a.hcl": b.String()})); err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Services) != 10_000 || time.Since(start) > 10*time.Second {
+		t.Errorf("%d services in %v", len(c.Services), time.Since(start))
+	}
+}
