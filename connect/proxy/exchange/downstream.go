@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/connect/proxy/h1"
+	"github.com/weftmesh/weft/connect/proxy/h2"
+	"github.com/weftmesh/weft/connect/proxy/reason"
+	"github.com/weftmesh/weft/connect/proxy/stream"
+)
+
+// downstream is a connection that is served.
+type downstream struct {
+	engine   *Engine
+	conn     net.Conn
+	name     string        // of its listener
+	first    *listenerView // as it was when the connection came
+	peer     *config.Peer
+	source   string // who calls, for metrics and logs
+	edge     *Edge  // of an inbound connection, else nil
+	draining func() bool
+	idle     atomic.Bool
+	server   atomic.Pointer[h2.Server]
+
+	forwarded     sync.Once
+	forwardedText string
+
+	// An HTTP/1 connection has one context; it is hooked once and finds the exchange of the moment.
+	hooked  bool
+	mu      sync.Mutex // guards now
+	now     *exchange
+	multied bool
+}
+
+const (
+	defaultIdle       = time.Hour
+	defaultStreamIdle = 5 * time.Minute
+	preface           = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+)
+
+// ServeHTTP serves a downstream connection until it ends, and has closed it then. TLS has been done; alpn is what was
+// agreed. The listener's configuration is looked up by its name for every request, so that a change of routes or policies
+// holds for open connections too; a listener that is gone is served as it was. When draining gives true, the connection
+// ends after what is in flight. The end of ctx ends it at once. It gives nil where the connection ended in order.
+func (e *Engine) ServeHTTP(ctx context.Context, conn net.Conn, l *config.Listener, peer *config.Peer, alpn string, draining func() bool) error {
+	defer conn.Close()
+	if l == nil || l.HTTP == nil {
+		return fmt.Errorf("exchange: the listener has no HTTP configuration")
+	}
+	if peer == nil {
+		peer = &noPeer
+	}
+	if draining == nil {
+		draining = func() bool { return false }
+	}
+	d := &downstream{engine: e, conn: conn, name: l.Name, peer: peer, draining: draining, source: e.config.Service}
+	v := e.current()
+	if d.first = v.listeners[l.Name]; d.first == nil || d.first.config.HTTP == nil {
+		d.first = e.listener(&view{snapshot: v.snapshot, tables: map[*config.RouteTable]*routes{}}, l, noView)
+	}
+	if l.Direction == config.Inbound {
+		d.source = sourceName(peer)
+		d.edge = e.config.Metrics.Inbound(d.source)
+		d.edge.Connection(Connected)
+		defer d.edge.Closed()
+	}
+	e.downMu.Lock()
+	e.downs[d] = struct{}{}
+	e.downMu.Unlock()
+	defer func() {
+		e.downMu.Lock()
+		delete(e.downs, d)
+		e.downMu.Unlock()
+	}()
+	return d.run(ctx, l.HTTP, alpn)
+}
+
+// drain is called now and then.
+func (d *downstream) drain() {
+	if !d.draining() {
+		return
+	}
+	if s := d.server.Load(); s != nil {
+		s.Drain()
+	} else if d.idle.Load() {
+		h1.Wake(d.conn)
+	}
+}
+
+func (d *downstream) run(ctx context.Context, c *config.HTTP, alpn string) error {
+	var prefix []byte
+	codec := c.Codec
+	if codec == config.Auto {
+		switch alpn {
+		case "h2":
+			codec = config.HTTP2
+		case "http/1.1", "http/1.0":
+			codec = config.HTTP1
+		default:
+			var err error
+			if prefix, err = d.sniff(ctx, c); err != nil || len(prefix) == 0 {
+				return err
+			}
+			codec = config.HTTP1
+			if strings.HasPrefix(preface, string(prefix)) {
+				codec = config.HTTP2
+			}
+		}
+	}
+	limits := stream.Limits{HeadBytes: c.MaxHeadBytes, Streams: c.MaxStreams}
+	scheme := "http"
+	if d.peer.TLS != nil {
+		scheme = "https"
+	}
+	if codec == config.HTTP1 {
+		return h1.Serve(ctx, d.conn, h1.ServerConfig{
+			Limits: limits, Scheme: scheme, IdleTimeout: orDefault(c.IdleTimeout, defaultIdle), HeadTimeout: c.HeaderTimeout,
+			Draining: d.draining, OnState: func(s h1.ConnState) { d.idle.Store(s == h1.StateIdle) }, BadRequest: d.refuse, Prefix: prefix,
+		}, d.serve)
+	}
+	d.multied = true
+	s, err := h2.NewServer(d.conn, h2.ServerConfig{
+		Prefix: prefix, Limits: limits, IdleTimeout: orDefault(c.IdleTimeout, defaultIdle),
+	}, d.serve)
+	if err != nil {
+		return err
+	}
+	d.server.Store(s)
+	return s.Run(ctx)
+}
+
+func orDefault(d, def time.Duration) time.Duration {
+	if d == 0 {
+		return def
+	}
+	return d
+}
+
+// sniff reads until the bytes can't be HTTP/2's preface any more, or are all of it. It gives none where the client closed
+// before it had sent any, or stayed silent for too long.
+func (d *downstream) sniff(ctx context.Context, c *config.HTTP) ([]byte, error) {
+	stop := context.AfterFunc(ctx, func() { _ = d.conn.Close() })
+	defer stop()
+	var room [len(preface)]byte
+	n := 0
+	_ = d.conn.SetReadDeadline(time.Now().Add(orDefault(c.IdleTimeout, defaultIdle)))
+	d.idle.Store(true)
+	if d.draining() {
+		return nil, nil
+	}
+	for n < len(preface) && string(room[:n]) == preface[:n] {
+		m, err := d.conn.Read(room[n:])
+		d.idle.Store(false)
+		n += m
+		if err != nil && n == 0 {
+			if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) {
+				return nil, context.Cause(ctx)
+			}
+			return nil, err
+		}
+		if err != nil {
+			break // the codec says what is wrong
+		}
+		_ = d.conn.SetReadDeadline(time.Now().Add(orDefault(max(0, c.HeaderTimeout), 10*time.Second)))
+	}
+	_ = d.conn.SetReadDeadline(time.Time{})
+	return append([]byte(nil), room[:n]...), nil
+}
+
+// listener is the listener's view for a request.
+func (d *downstream) listener(v *view) *listenerView {
+	if lv := v.listeners[d.name]; lv != nil && lv.config.HTTP != nil {
+		return lv
+	}
+	return d.first
+}
+
+// refuse answers what the HTTP/1 codec didn't take.
+func (d *downstream) refuse(err error) (*stream.ResponseHead, []byte) {
+	code, status := reason.BadRequest, 400
+	var pe *h1.ProtocolError
+	if errors.As(err, &pe) {
+		status = pe.Status
+	}
+	if errors.Is(err, stream.ErrTooLarge) {
+		code = reason.HeaderTooLarge
+	}
+	h := &stream.ResponseHead{Status: status}
+	h.Fields.Add("Content-Type", plainText)
+	h.Fields.Add(reason.Header, string(code))
+	edge := d.edge
+	if edge == nil {
+		edge = d.engine.config.Metrics.Outbound("")
+	}
+	edge.ByProxy(code)
+	edge.request(plainHTTP, status, -1, 0)
+	if lv := d.listener(d.engine.current()); lv.log != nil {
+		d.engine.config.Logs.log(lv.log, &record{
+			began: time.Now(), direction: lv.config.Direction, source: d.source, protocol: "HTTP/1.1", status: status, reason: code,
+			remote: d.peer.Remote, local: d.peer.Local,
+		})
+	}
+	return h, []byte(err.Error() + "\n")
+}
+
+// certificate is x-forwarded-client-cert's element for the peer, "" without one.
+func (d *downstream) certificate() string {
+	d.forwarded.Do(func() {
+		if d.peer.TLS == nil || len(d.peer.TLS.PeerCertificates) == 0 {
+			return
+		}
+		cert := d.peer.TLS.PeerCertificates[0]
+		sum := sha256.Sum256(cert.Raw)
+		var b strings.Builder
+		b.WriteString("Hash=" + hex.EncodeToString(sum[:]) + `;Subject="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(cert.Subject.String()) + `"`)
+		for _, u := range cert.URIs {
+			b.WriteString(";URI=" + u.String())
+		}
+		for _, n := range cert.DNSNames {
+			b.WriteString(";DNS=" + n)
+		}
+		d.forwardedText = b.String()
+	})
+	return d.forwardedText
+}

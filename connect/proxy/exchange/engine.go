@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weftmesh/weft/connect/identity"
+	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/connect/proxy/reason"
+)
+
+// Config is what an Engine is made of.
+type Config struct {
+	// Snapshot gives the configuration in force, nil before the first. It is called for each request.
+	Snapshot func() *config.Snapshot
+	// Dial makes upstream connections; nil for a net.Dialer.
+	Dial    func(ctx context.Context, network, address string) (net.Conn, error)
+	Metrics *Metrics // nil for new ones that nobody sees
+	Logs    *Logs    // nil for no access logs
+	Service string   // whose proxy this is
+	Log     *slog.Logger
+}
+
+// Engine serves requests. Make it with New; Run must run while it serves.
+type Engine struct {
+	config Config
+	began  time.Time
+	view   atomic.Pointer[view]
+
+	mu     sync.Mutex // guards states and the making of views
+	states map[string]*clusterState
+
+	runMu   sync.Mutex // guards stopped against work
+	stopped bool
+	work    sync.WaitGroup
+	base    context.Context // of upstream HTTP/2 connections
+	cancel  context.CancelFunc
+
+	downMu sync.Mutex // guards downs
+	downs  map[*downstream]struct{}
+}
+
+// New makes an engine. It starts nothing.
+func New(c Config) (*Engine, error) {
+	if c.Snapshot == nil {
+		return nil, errors.New("exchange: an engine needs Snapshot, which gives the configuration in force")
+	}
+	if c.Dial == nil {
+		c.Dial = (&net.Dialer{}).DialContext
+	}
+	if c.Metrics == nil {
+		c.Metrics = NewMetrics(c.Service)
+	}
+	if c.Logs == nil {
+		c.Logs = NewLogs(nil, nil)
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	e := &Engine{config: c, began: time.Now(), states: map[string]*clusterState{}, downs: map[*downstream]struct{}{}}
+	e.base, e.cancel = context.WithCancel(context.Background())
+	e.view.Store(noView)
+	return e, nil
+}
+
+// now is the time since the engine was made, in nanoseconds, never 0.
+func (e *Engine) now() int64 { return int64(time.Since(e.began)) + 1 }
+
+// spawn runs f in a goroutine that Run's end ends; refused is called instead where it has ended.
+func (e *Engine) spawn(f func(context.Context), refused func()) {
+	e.runMu.Lock()
+	if e.stopped {
+		e.runMu.Unlock()
+		refused()
+		return
+	}
+	e.work.Add(1)
+	e.runMu.Unlock()
+	go func() {
+		defer e.work.Done()
+		f(e.base)
+	}()
+}
+
+const (
+	drainLook = 100 * time.Millisecond
+	poolLook  = 5 * time.Second
+)
+
+// Run keeps the pools, writes access logs, tells connections that drain, and lets the counts of ejections fall, until ctx
+// ends; then it closes every upstream connection of the pools and waits for their goroutines. It is called once.
+func (e *Engine) Run(ctx context.Context) error {
+	logs := make(chan struct{})
+	logCtx, endLogs := context.WithCancel(context.WithoutCancel(ctx))
+	defer endLogs()
+	go func() {
+		defer close(logs)
+		_ = e.config.Logs.Run(logCtx) // it gives no error
+	}()
+	tick := time.NewTicker(drainLook)
+	defer tick.Stop()
+	var pools time.Time
+	healed := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			e.stop()
+			endLogs()
+			<-logs
+			return nil
+		case now := <-tick.C:
+			e.Drain()
+			if now.Sub(pools) >= poolLook {
+				pools = now
+				e.prune(now.Add(-poolIdle))
+			}
+			if now.Sub(healed) >= defaultInterval {
+				healed = now
+				e.eachState(func(s *clusterState) { s.healed(e.now()) })
+			}
+		}
+	}
+}
+
+func (e *Engine) eachState(f func(*clusterState)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range e.states {
+		f(s)
+	}
+}
+
+func (e *Engine) prune(before time.Time) {
+	e.eachState(func(s *clusterState) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, h := range s.hosts {
+			h.prune(func(id string) bool { return s.valid(h, id) }, before)
+		}
+	})
+}
+
+func (e *Engine) stop() {
+	e.runMu.Lock()
+	e.stopped = true
+	e.runMu.Unlock()
+	e.cancel()
+	e.prune(time.Now().Add(time.Hour))
+	e.work.Wait()
+}
+
+// Drain looks at once which downstream connections are to end: idle ones are closed, HTTP/2 ones told to open no more
+// requests. Run does so ten times a second.
+func (e *Engine) Drain() {
+	e.downMu.Lock()
+	defer e.downMu.Unlock()
+	for d := range e.downs {
+		d.drain()
+	}
+}
+
+// Upstream is a connection to an endpoint, for plain TCP. Done must be called once, and closes it.
+type Upstream struct {
+	net.Conn
+	Endpoint *config.Endpoint
+	edge     *Edge
+	done     func()
+	once     sync.Once
+}
+
+// Count counts bytes carried to the endpoint and back.
+func (u *Upstream) Count(toDestination, toSource int64) { u.edge.Bytes(toDestination, toSource) }
+
+// Done closes the connection and counts its end. Calls after the first do nothing.
+func (u *Upstream) Done() {
+	u.once.Do(func() {
+		_ = u.Conn.Close() // it is over either way
+		u.done()
+	})
+}
+
+// Connect makes a connection to an endpoint of a cluster. An endpoint that can't be reached, or whose TLS fails, is
+// followed by another, up to three in all. The code says why there is none.
+func (e *Engine) Connect(ctx context.Context, clusterName string, peer *config.Peer) (*Upstream, reason.Code, error) {
+	v := e.current().clusters[clusterName]
+	if v == nil {
+		return nil, reason.NoCluster, errNoCluster
+	}
+	edge := v.edge
+	if v.config.Local {
+		edge = e.config.Metrics.Inbound(sourceName(peer))
+	}
+	up, code, err := v.connectRaw(ctx, edge)
+	if err != nil {
+		switch code {
+		case reason.UpstreamOverflow:
+			edge.Connection(Overflow)
+		case reason.UpstreamTLSFailure:
+			edge.Connection(TLSFailed)
+		case reason.NoHealthyUpstream:
+			edge.Connection(Refused)
+		default:
+			edge.Connection(ConnectFailed)
+		}
+		edge.ByProxy(code)
+		return nil, code, err
+	}
+	edge.Connection(Connected)
+	return up, reason.None, nil
+}
+
+var (
+	errNoCluster  = errors.New("the cluster isn't configured")
+	errNoEndpoint = errors.New("the cluster has no endpoint that can be used")
+)
+
+func (v *clusterView) connectRaw(ctx context.Context, edge *Edge) (*Upstream, reason.Code, error) {
+	if !enter(&v.state.connections, v.config.Limits.Connections) {
+		if !v.awaitSlot(ctx, func() bool { return false }) || !enter(&v.state.connections, v.config.Limits.Connections) {
+			return nil, reason.UpstreamOverflow, errLimit
+		}
+	}
+	c := choice{}
+	code, err := reason.NoHealthyUpstream, errNoEndpoint
+	for range 3 {
+		c.nowNano = v.state.engine.now()
+		ep := v.pick(&c)
+		if ep == nil || len(c.avoid) > 0 && c.avoids(ep) {
+			break
+		}
+		try, cancel := context.WithTimeout(ctx, v.connectTimeout())
+		var conn net.Conn
+		conn, code, err = v.connect(try, ep, raw)
+		cancel()
+		if err == nil {
+			v.report(ep, false)
+			ep.active.Add(1)
+			return &Upstream{Conn: conn, Endpoint: ep.config, edge: edge, done: func() {
+				ep.active.Add(-1)
+				v.state.connections.Add(-1)
+				v.state.wake()
+				edge.Closed()
+			}}, reason.None, nil
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		c.avoid = append(c.avoid, ep)
+	}
+	v.state.connections.Add(-1)
+	v.state.wake()
+	return nil, code, err
+}
+
+// sourceName is how metrics and logs call a peer.
+func sourceName(p *config.Peer) string {
+	if p == nil || p.Identity == nil {
+		return ""
+	}
+	switch id := p.Identity.(type) {
+	case identity.Service:
+		return id.Service
+	case identity.ServiceAccount:
+		return id.Name
+	}
+	return p.URI
+}
+
+// Denied counts a connection that policies refused or cut.
+func (e *Engine) Denied(d config.Direction, peer *config.Peer) {
+	edge := e.config.Metrics.Outbound("")
+	if d == config.Inbound {
+		edge = e.config.Metrics.Inbound(sourceName(peer))
+	}
+	edge.Connection(Refused)
+	edge.ByProxy(reason.RBACDenied)
+}
+
+// LogTunnel writes the access log of a plain TCP connection that is over.
+func (e *Engine) LogTunnel(l *config.Listener, peer *config.Peer, cluster, upstream string, began time.Time, in, out int64, why reason.Code) {
+	v := e.current()
+	lv := v.listeners[l.Name]
+	if lv == nil || lv.log == nil {
+		return
+	}
+	r := record{
+		began: began, took: time.Since(began), direction: l.Direction, reason: why, toUp: in, toDown: out,
+		upstream: upstream, cluster: cluster, source: e.config.Service, destination: e.config.Service,
+	}
+	if l.Direction == config.Inbound {
+		r.source = sourceName(peer)
+	} else if c := v.clusters[cluster]; c != nil {
+		r.destination = c.config.Service.Name
+	}
+	if peer != nil {
+		r.remote, r.local, r.sni, r.peerURI = peer.Remote, peer.Local, peer.SNI, peer.URI
+	}
+	e.config.Logs.log(lv.log, &r)
+}

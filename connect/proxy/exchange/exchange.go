@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/connect/proxy/h1"
+	"github.com/weftmesh/weft/connect/proxy/header"
+	"github.com/weftmesh/weft/connect/proxy/normalize"
+	"github.com/weftmesh/weft/connect/proxy/reason"
+	"github.com/weftmesh/weft/connect/proxy/stream"
+)
+
+// exchange is one request and its response. Its memory is used again.
+type exchange struct {
+	e    *Engine
+	d    *downstream
+	x    stream.ServerExchange
+	req  *stream.RequestHead
+	view *view
+	lv   *listenerView
+	http *config.HTTP
+
+	host     *config.VirtualHost
+	route    *config.Route
+	weighted *config.WeightedCluster
+	cluster  *clusterView
+
+	resp      stream.ResponseHead
+	answered  bool // the final head was handed to the codec
+	grpc      bool
+	grpcCode  int // -1: none seen
+	proto     protocol
+	rec       record
+	trailers  header.List // a copy, for the log
+	parent    context.Context
+	setCookie string
+
+	watch  watchdog
+	source source
+	room   scratch
+	avoid  [4]*endpoint
+}
+
+var exchanges = sync.Pool{New: func() any { return &exchange{} }}
+
+// serve is the codecs' handler.
+func (d *downstream) serve(x stream.ServerExchange) {
+	ex := exchanges.Get().(*exchange)
+	unhook := ex.begin(d, x)
+	ex.run()
+	ex.watch.end()
+	if unhook != nil {
+		unhook()
+	} else {
+		d.mu.Lock()
+		d.now = nil
+		d.mu.Unlock()
+	}
+	ex.finish()
+	if s := d.server.Load(); s != nil && d.draining() {
+		s.Drain()
+	}
+	ex.recycle()
+}
+
+func (ex *exchange) recycle() {
+	resp, trailers := ex.resp, ex.trailers
+	resp.Reset()
+	trailers.Reset()
+	ex.e, ex.d, ex.x, ex.req, ex.view, ex.lv, ex.http = nil, nil, nil, nil, nil, nil, nil
+	ex.host, ex.route, ex.weighted, ex.cluster, ex.parent = nil, nil, nil, nil, nil
+	ex.resp, ex.trailers, ex.rec = resp, trailers, record{}
+	ex.answered, ex.grpc, ex.setCookie = false, false, ""
+	ex.source.read, ex.source.ended = 0, false
+	if cap(ex.source.replay) > smallBuffer*8 {
+		ex.source.replay = nil
+	}
+	ex.avoid = [4]*endpoint{}
+	ex.room.drop()
+	exchanges.Put(ex)
+}
+
+// begin takes in the request as it came, and hooks the client's going away. An HTTP/2 stream's hook is taken off by what
+// is returned.
+func (ex *exchange) begin(d *downstream, x stream.ServerExchange) (unhook func() bool) {
+	e := d.engine
+	ex.e, ex.d, ex.x, ex.req = e, d, x, x.Request()
+	ex.view = e.current()
+	ex.lv = d.listener(ex.view)
+	ex.http = ex.lv.config.HTTP
+	ex.grpc, ex.grpcCode = isGRPC(ex.req), -1
+	switch {
+	case ex.grpc:
+		ex.proto = grpcProtocol
+	case ex.req.Proto == stream.HTTP2:
+		ex.proto = plainHTTP2
+	default:
+		ex.proto = plainHTTP
+	}
+	ex.rec = record{
+		began: time.Now(), direction: ex.lv.config.Direction, source: d.source, method: ex.req.Method, path: ex.req.Path,
+		authority: ex.req.Authority, protocol: ex.req.Proto.String(), remote: d.peer.Remote, local: d.peer.Local, sni: d.peer.SNI,
+		peerURI: d.peer.URI,
+	}
+	turn := ex.watch.begin(e, x)
+	ex.parent = x.Context()
+	if d.multied {
+		return context.AfterFunc(ex.parent, func() { ex.watch.killTurn(turn, reason.DownstreamReset) })
+	}
+	d.mu.Lock()
+	d.now = ex
+	d.mu.Unlock()
+	if !d.hooked {
+		d.hooked = true
+		context.AfterFunc(ex.parent, d.gone)
+	}
+	return nil
+}
+
+// gone is called when an HTTP/1 client went away.
+func (d *downstream) gone() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.now != nil {
+		d.now.watch.kill(reason.DownstreamReset)
+	}
+}
+
+// interrupt ends a ReadBody that waits for the client.
+func (ex *exchange) interrupt(finished bool) {
+	if !ex.d.multied {
+		_ = ex.d.conn.SetReadDeadline(time.Unix(1, 0)) // a connection that knows no deadline is closed by its end
+		return
+	}
+	code := stream.CodeCancel
+	if finished {
+		code = stream.CodeNone // RFC 9113 §8.1
+	}
+	ex.x.Reset(code)
+}
+
+// run does the request, whatever becomes of it.
+func (ex *exchange) run() {
+	if code := ex.prepare(); code != reason.None {
+		ex.fail(code)
+		return
+	}
+	if ex.answered {
+		return
+	}
+	switch r := ex.route; {
+	case r.Redirect != nil:
+		ex.redirect(r.Redirect)
+	case r.Direct != nil:
+		ex.rec.reason = reason.Direct
+		ex.reply(r.Direct.Status, r.Direct.Body, "")
+	case r.Forward != nil:
+		ex.forward(r.Forward)
+	default:
+		ex.fail(reason.NoRoute)
+	}
+}
+
+var escapedSlashes = [...]normalize.EscapedSlash{
+	config.KeepEscaped: normalize.Keep, config.RejectEscaped: normalize.Reject,
+	config.UnescapeRedirect: normalize.UnescapeRedirect, config.UnescapeForward: normalize.UnescapeForward,
+}
+
+// prepare brings the request to its normal form, finds its route, and asks whether it is allowed.
+func (ex *exchange) prepare() reason.Code {
+	req := ex.req
+	if code := ex.vet(); code != reason.None {
+		return code
+	}
+	if ex.http.Normalize {
+		o := normalize.Options{EscapedSlash: escapedSlashes[ex.http.EscapedSlashes], KeepSlashes: !ex.http.MergeSlashes}
+		path, redirect, err := o.Path(req.Path)
+		if err != nil {
+			return reason.BadPath
+		}
+		req.Path = path
+		if redirect {
+			ex.respondWith(307, "location", path)
+			return reason.None
+		}
+	}
+	authority := req.Authority
+	if authority != "" {
+		var err error
+		if authority, err = normalize.Authority(authority); err != nil {
+			return reason.BadRequest
+		}
+	}
+	ex.forwardedFields()
+	if ex.lv.routes != nil {
+		ex.host = ex.lv.routes.host(authority)
+	}
+	if ex.host == nil {
+		return reason.NoRoute
+	}
+	ex.route = route(ex.host, req)
+	if ok, _ := allowed(ex.lv.config.Authorize, ex.d.peer, req); !ok {
+		return reason.RBACDenied
+	}
+	if ex.http.Authorize {
+		policies := ex.host.Authorize
+		if ex.route != nil && len(ex.route.Authorize) > 0 {
+			policies = ex.route.Authorize
+		}
+		if ok, _ := allowed(policies, ex.d.peer, req); !ok {
+			return reason.RBACDenied
+		}
+	}
+	if ex.route == nil {
+		return reason.NoRoute
+	}
+	ex.rec.route = ex.route.Name
+	return reason.None
+}
+
+// vet refuses what is never passed on.
+func (ex *exchange) vet() reason.Code {
+	req := ex.req
+	switch {
+	case req.Method == "CONNECT":
+		return reason.UpgradeRefused
+	case header.EqualFold(req.Upgrade, "h2c"):
+		req.Upgrade = "" // a server may go on without it (RFC 9110 §7.8)
+	}
+	if ex.http.RejectUnderscores {
+		for i := range req.Fields.Len() {
+			name := req.Fields.At(i).Name
+			for k := range len(name) {
+				if name[k] == '_' {
+					return reason.BadRequest
+				}
+			}
+		}
+	}
+	return reason.None
+}
+
+// requestDone is called when the request has been sent on as a whole: its timeout begins.
+func (ex *exchange) requestDone() {
+	if f := ex.route.Forward; f.Timeout > 0 && ex.req.Upgrade == "" {
+		ex.watch.limit(0, f.Timeout, 0)
+	}
+}
+
+// forward sends the request to its cluster.
+func (ex *exchange) forward(f *config.Forward) {
+	if ex.req.Upgrade != "" && !(header.EqualFold(ex.req.Upgrade, "websocket") && (ex.http.Websocket || f.Upgrade)) {
+		ex.fail(reason.UpgradeRefused)
+		return
+	}
+	ex.weighted = choose(f.Clusters)
+	if ex.weighted != nil {
+		ex.rec.cluster = ex.weighted.Cluster
+		ex.cluster = ex.view.clusters[ex.weighted.Cluster]
+	}
+	if ex.cluster == nil {
+		ex.fail(reason.NoCluster)
+		return
+	}
+	state := ex.cluster.state
+	if !enter(&state.requests, ex.cluster.config.Limits.Requests) {
+		ex.fail(reason.UpstreamOverflow)
+		return
+	}
+	defer state.requests.Add(-1)
+	var c choice
+	c.avoid = ex.avoid[:0]
+	ex.hash(f, &c)
+	ex.rewrite(f)
+	ex.watch.limit(orDefault(f.IdleTimeout, orDefault(ex.http.StreamIdle, defaultStreamIdle)), 0, 0)
+	if ex.req.ExpectContinue && ex.d.multied {
+		_ = ex.x.WriteInformational(&stream.ResponseHead{Status: 100}) // a client that is gone is noticed below
+	}
+	ex.req.ExpectContinue = false // the codec answers it when the body is read
+	if ex.req.Upgrade != "" {
+		ex.req.Length = 0
+	}
+	ex.source.begin(ex, ex.x, ex.req.Length)
+	ex.tries(f, &c)
+}
+
+// choose draws a cluster by weight.
+func choose(all []config.WeightedCluster) *config.WeightedCluster {
+	switch len(all) {
+	case 0:
+		return nil
+	case 1:
+		return &all[0]
+	}
+	var sum uint64
+	for i := range all {
+		sum += uint64(all[i].Weight)
+	}
+	if sum == 0 {
+		return nil
+	}
+	n := randomUint64() % sum
+	for i := range all {
+		if w := uint64(all[i].Weight); n < w {
+			return &all[i]
+		} else {
+			n -= w
+		}
+	}
+	return nil
+}
+
+// failure is why a try has no response to pass on.
+type failure struct {
+	code    reason.Code
+	err     error
+	unsent  bool // the server certainly processed nothing
+	connect bool // no connection was made
+	final   bool // another try would be the same
+	status  int  // an answer that the policy may want again
+}
+
+// classify says what an error of a try means.
+func (ex *exchange) classify(err error) failure {
+	cause, late := ex.watch.state()
+	switch {
+	case cause != reason.None:
+		return failure{code: cause, err: err, final: true}
+	case late:
+		return failure{code: reason.UpstreamTimeout, err: err}
+	case errors.Is(err, stream.ErrNotSent):
+		return failure{code: reason.UpstreamReset, err: err, unsent: true, final: errors.Is(err, stream.ErrMalformed)}
+	case errors.Is(err, h1.ErrStale) && idempotent(ex.req.Method):
+		return failure{code: reason.UpstreamReset, err: err, unsent: true}
+	case errors.Is(err, stream.ErrMalformed), errors.Is(err, stream.ErrTooLarge):
+		return failure{code: reason.UpstreamProtocol, err: err}
+	}
+	return failure{code: reason.UpstreamReset, err: err}
+}
+
+func idempotent(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
+// finish counts and logs.
+func (ex *exchange) finish() {
+	r := &ex.rec
+	r.took = time.Since(r.began)
+	if r.status == 0 && r.reason == reason.None {
+		r.reason = reason.DownstreamReset
+	}
+	edge := ex.d.edge
+	if edge == nil {
+		if ex.cluster != nil {
+			edge = ex.cluster.edge
+		} else {
+			edge = ex.e.config.Metrics.Outbound("")
+		}
+	}
+	edge.request(ex.proto, r.status, ex.grpcCode, r.took)
+	if r.status != 101 {
+		r.toUp = ex.source.read
+	}
+	edge.Bytes(r.toUp, r.toDown)
+	if r.reason != reason.None {
+		edge.ByProxy(r.reason)
+	}
+	if ex.lv.log == nil {
+		return
+	}
+	r.destination = edge.key.destination
+	r.request, r.response, r.trailers = &ex.req.Fields, &ex.resp.Fields, &ex.trailers
+	ex.e.config.Logs.log(ex.lv.log, r)
+}
+
+// noteGRPC takes grpc-status from a head or trailers.
+func (ex *exchange) noteGRPC(l *header.List) {
+	if !ex.grpc || l == nil {
+		return
+	}
+	if v, ok := l.Get("grpc-status"); ok {
+		if n, err := strconv.Atoi(v); err == nil {
+			ex.grpcCode = n
+		}
+	}
+}

@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/connect/proxy/h1"
+	"github.com/weftmesh/weft/connect/proxy/h2"
+	"github.com/weftmesh/weft/connect/proxy/reason"
+	"github.com/weftmesh/weft/connect/proxy/stream"
+)
+
+// pool is the connections of one host.
+type pool struct {
+	mu      sync.Mutex
+	idle    []*single // HTTP/1, the last given back at the end
+	multi   []*multi  // HTTP/2
+	dialing *dialing  // an HTTP/2 connection in the making
+}
+
+// single is an HTTP/1 connection.
+type single struct {
+	client   *h1.Client
+	identity string
+	since    time.Time // idle since
+	uses     int
+}
+
+// multi is an HTTP/2 connection.
+type multi struct {
+	client   *h2.Client
+	identity string
+	uses     int // guarded by pool.mu
+}
+
+// dialing is an HTTP/2 connection that several may wait for.
+type dialing struct {
+	done     chan struct{}
+	identity string
+	code     reason.Code // set before done is closed, with err
+	err      error
+}
+
+const (
+	poolIdle       = 60 * time.Second
+	maxIdle        = 512 // of one host
+	defaultConnect = 5 * time.Second
+)
+
+// lease is an exchange on a connection of the pool. The zero lease is none.
+type lease struct {
+	stream.ClientExchange
+	endpoint *endpoint
+	single   *single
+}
+
+var errLimit = errors.New("the limit on connections or on those that wait for one is reached")
+
+// dialContext gives the context for the slow way of getting a connection.
+type dialContext func() context.Context
+
+// acquire opens an exchange on a connection to ep.
+func (v *clusterView) acquire(ctx dialContext, ep *endpoint, w wire) (lease, reason.Code, error) {
+	if w == http2 {
+		return v.acquireMulti(ctx, ep)
+	}
+	return v.acquireSingle(ctx, ep)
+}
+
+func (v *clusterView) acquireSingle(ctx dialContext, ep *endpoint) (lease, reason.Code, error) {
+	for {
+		if s := ep.take(v); s != nil {
+			return lease{s.client.Exchange(), ep, s}, reason.None, nil
+		}
+		if enter(&v.state.connections, v.config.Limits.Connections) {
+			break
+		}
+		if !v.awaitSlot(ctx(), func() bool { return ep.hasIdle() }) {
+			return lease{}, reason.UpstreamOverflow, errLimit
+		}
+	}
+	conn, code, err := v.dial(ctx(), ep, http1)
+	if err != nil {
+		v.closed(false)
+		return lease{}, code, err
+	}
+	s := &single{client: h1.NewClient(conn, h1.ClientConfig{}), identity: v.identity}
+	return lease{s.client.Exchange(), ep, s}, reason.None, nil
+}
+
+// awaitSlot waits for a connection, no longer than one may take to be made.
+func (v *clusterView) awaitSlot(ctx context.Context, idle func() bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, v.connectTimeout())
+	defer cancel()
+	return v.state.await(ctx, v.config.Limits.Pending, func() bool {
+		return idle() || v.state.connections.Load() < int64(v.config.Limits.Connections)
+	})
+}
+
+func (v *clusterView) connectTimeout() time.Duration {
+	if v.config.ConnectTimeout > 0 {
+		return v.config.ConnectTimeout
+	}
+	return defaultConnect
+}
+
+// take takes an idle connection that is alive.
+func (h *host) take(v *clusterView) *single {
+	for {
+		h.mu.Lock()
+		n := len(h.idle)
+		if n == 0 {
+			h.mu.Unlock()
+			return nil
+		}
+		s := h.idle[n-1]
+		h.idle[n-1] = nil
+		h.idle = h.idle[:n-1]
+		h.mu.Unlock()
+		if s.identity == v.identity && s.client.Alive() {
+			return s
+		}
+		_ = s.client.Close()
+		v.closed(true)
+	}
+}
+
+func (h *host) hasIdle() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.idle) > 0
+}
+
+// closed counts the end of a connection; made says that it was one.
+func (v *clusterView) closed(made bool) {
+	v.state.connections.Add(-1)
+	if made && !v.config.Local {
+		v.edge.Closed()
+	}
+	v.state.wake()
+}
+
+// release gives an exchange's connection back.
+func (v *clusterView) release(l lease) {
+	reusable := l.Close()
+	s := l.single
+	if s == nil {
+		return
+	}
+	s.uses++
+	if reusable && v.state.valid(l.endpoint.host, s.identity) && (v.config.MaxPerConn == 0 || s.uses < v.config.MaxPerConn) {
+		s.since = time.Now()
+		h := l.endpoint.host
+		h.mu.Lock()
+		if len(h.idle) < maxIdle {
+			h.idle = append(h.idle, s)
+			h.mu.Unlock()
+			if !v.state.valid(h, s.identity) { // it went while the connection was put back
+				h.prune(func(id string) bool { return v.state.valid(h, id) }, time.Time{})
+			}
+			v.state.wake()
+			return
+		}
+		h.mu.Unlock()
+	}
+	_ = s.client.Close()
+	v.closed(true)
+}
+
+// prune closes idle connections whose identity isn't good any more, or which are idle since before a time.
+func (h *host) prune(good func(identity string) bool, before time.Time) {
+	var ended []*single
+	h.mu.Lock()
+	kept := h.idle[:0]
+	for _, s := range h.idle {
+		if good(s.identity) && !s.since.Before(before) {
+			kept = append(kept, s)
+		} else {
+			ended = append(ended, s)
+		}
+	}
+	clear(h.idle[len(kept):])
+	h.idle = kept
+	for _, m := range h.multi {
+		if !good(m.identity) {
+			m.client.Drain()
+		}
+	}
+	h.mu.Unlock()
+	for _, s := range ended {
+		_ = s.client.Close()
+		h.cluster.connections.Add(-1)
+		if v := h.cluster.current.Load(); v != nil && !v.config.Local {
+			v.edge.Closed()
+		}
+	}
+}
+
+func (v *clusterView) acquireMulti(ctx dialContext, ep *endpoint) (lease, reason.Code, error) {
+	for range 8 {
+		m, full, d := ep.multiplexed(v)
+		if m == nil && d == nil {
+			if enter(&v.state.connections, v.config.Limits.Connections) {
+				d = v.start(ep)
+			} else if m = full; m == nil {
+				if !v.awaitSlot(ctx(), func() bool { return false }) {
+					return lease{}, reason.UpstreamOverflow, errLimit
+				}
+				continue
+			}
+		}
+		if m == nil {
+			wait := ctx()
+			select {
+			case <-d.done:
+			case <-wait.Done():
+				return lease{}, reason.UpstreamConnectFailure, context.Cause(wait)
+			}
+			if d.err != nil {
+				return lease{}, d.code, d.err
+			}
+			continue
+		}
+		open := context.Background()
+		if m == full || m.client.Available() == 0 {
+			open = ctx()
+		}
+		x, err := m.client.Open(open)
+		if err == nil {
+			return lease{x, ep, nil}, reason.None, nil
+		}
+		if cause := context.Cause(open); cause != nil {
+			return lease{}, reason.UpstreamOverflow, cause
+		}
+	}
+	return lease{}, reason.UpstreamReset, fmt.Errorf("%w: each HTTP/2 connection went away before it was used", stream.ErrNotSent)
+}
+
+// multiplexed finds a connection with a free stream; else a full one, and the one that is being made.
+func (h *host) multiplexed(v *clusterView) (free, full *multi, d *dialing) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, m := range h.multi {
+		switch {
+		case m.identity != v.identity || !m.client.Usable():
+		case v.config.MaxPerConn > 0 && m.uses >= v.config.MaxPerConn:
+			m.client.Drain()
+		case m.client.Available() > 0:
+			m.uses++
+			return m, nil, nil
+		default:
+			full = m
+		}
+	}
+	if h.dialing != nil && h.dialing.identity == v.identity {
+		return nil, full, h.dialing
+	}
+	return nil, full, nil
+}
+
+// start has a connection made, which all who want one wait for. A slot has been taken for it.
+func (v *clusterView) start(ep *endpoint) *dialing {
+	h := ep.host
+	d := &dialing{done: make(chan struct{}), identity: v.identity}
+	h.mu.Lock()
+	if other := h.dialing; other != nil && other.identity == v.identity {
+		h.mu.Unlock()
+		v.closed(false)
+		return other
+	}
+	h.dialing = d
+	h.mu.Unlock()
+	v.state.engine.spawn(func(ctx context.Context) { v.runMulti(ctx, ep, d) }, func() {
+		d.code, d.err = reason.Draining, errStopped
+		v.dialed(h, d, nil)
+		v.closed(false)
+	})
+	return d
+}
+
+var errStopped = errors.New("the proxy is stopping")
+
+func (v *clusterView) dialed(h *host, d *dialing, m *multi) {
+	h.mu.Lock()
+	if h.dialing == d {
+		h.dialing = nil
+	}
+	if m != nil {
+		h.multi = append(h.multi, m)
+	}
+	h.mu.Unlock()
+	close(d.done)
+}
+
+// runMulti makes a connection and reads it until it ends.
+func (v *clusterView) runMulti(ctx context.Context, ep *endpoint, d *dialing) {
+	conn, code, err := v.dial(ctx, ep, http2)
+	if err != nil {
+		d.code, d.err = code, err
+		v.dialed(ep.host, d, nil)
+		v.closed(false)
+		return
+	}
+	defer v.closed(true)
+	client, err := h2.NewClient(conn, h2.ClientConfig{PingEvery: 30 * time.Second})
+	if err != nil {
+		_ = conn.Close()
+		d.code, d.err = reason.UpstreamProtocol, err
+		v.dialed(ep.host, d, nil)
+		return
+	}
+	m := &multi{client: client, identity: v.identity}
+	v.dialed(ep.host, d, m)
+	if !v.state.valid(ep.host, v.identity) {
+		client.Drain()
+	}
+	if err := client.Run(ctx); err != nil && ctx.Err() == nil {
+		v.state.engine.config.Log.Debug("upstream connection ended", "cluster", v.config.Name, "endpoint", ep.config.Address, "error", err)
+	}
+	h := ep.host
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i, o := range h.multi {
+		if o == m {
+			h.multi = append(h.multi[:i:i], h.multi[i+1:]...)
+			break
+		}
+	}
+}
+
+// dial makes a connection, TLS included, counts it, and reports a failure to the outlier detection.
+func (v *clusterView) dial(ctx context.Context, ep *endpoint, w wire) (net.Conn, reason.Code, error) {
+	ctx, cancel := context.WithTimeout(ctx, v.connectTimeout())
+	defer cancel()
+	conn, code, err := v.connect(ctx, ep, w)
+	if v.config.Local {
+		return conn, code, err
+	}
+	switch code {
+	case reason.None:
+		v.edge.Connection(Connected)
+	case reason.UpstreamTLSFailure:
+		v.edge.Connection(TLSFailed)
+	default:
+		v.edge.Connection(ConnectFailed)
+	}
+	return conn, code, err
+}
+
+func (v *clusterView) connect(ctx context.Context, ep *endpoint, w wire) (net.Conn, reason.Code, error) {
+	conn, err := v.state.engine.config.Dial(ctx, ep.key.network, ep.key.address)
+	if err != nil {
+		v.report(ep, true)
+		return nil, reason.UpstreamConnectFailure, fmt.Errorf("connecting to %s: %w", ep.key.address, err)
+	}
+	if v.config.TLS == nil {
+		return conn, reason.None, nil
+	}
+	tc := tls.Client(conn, v.tls[w])
+	if err := tc.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		v.report(ep, true)
+		return nil, reason.UpstreamTLSFailure, fmt.Errorf("TLS with %s: %w", ep.key.address, err)
+	}
+	return tc, reason.None, nil
+}
+
+// upstreamWire is what is spoken with a cluster for a request that came in as p.
+func (v *clusterView) upstreamWire(p stream.Proto) wire {
+	switch {
+	case v.config.Codec == config.HTTP2, v.config.Codec == config.Auto && p == stream.HTTP2:
+		return http2
+	}
+	return http1
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"errors"
+	"io"
+	"sync"
+
+	"github.com/weftmesh/weft/connect/proxy/reason"
+	"github.com/weftmesh/weft/connect/proxy/stream"
+)
+
+// respond passes a response on.
+func (ex *exchange) respond(l lease) {
+	h := &ex.resp
+	ex.rec.status = h.Status
+	// The end is on the head where nothing follows: gRPC's trailers-only must leave so too.
+	end := h.Length == 0 && (!h.HasLength || h.Proto != stream.HTTP2) || ex.req.Method == "HEAD" || h.Status == 204 || h.Status == 304
+	ex.mutateResponse()
+	if !ex.watch.answering() {
+		ex.cut(l, errCut)
+		return
+	}
+	ex.answered = true
+	err := ex.x.WriteHead(h, end)
+	if err != nil {
+		ex.watch.kill(reason.DownstreamReset)
+		ex.cut(l, err)
+		return
+	}
+	if end {
+		if err = ex.x.Flush(); err == nil && l.isMulti() {
+			_, _ = l.ReadBody(ex.room.small[:]) // the end of the stream may come by itself; the response was passed on
+		}
+	} else {
+		err = ex.copyBack(l)
+	}
+	if err != nil {
+		ex.cut(l, err)
+		return
+	}
+	ex.source.stop(l.ClientExchange, true)
+}
+
+func (l lease) isMulti() bool { return l.single == nil }
+
+var errCut = errors.New("the exchange was ended")
+
+// cut ends both sides of an exchange whose response can't be finished.
+func (ex *exchange) cut(l lease, err error) {
+	cause, _ := ex.watch.state()
+	if cause == reason.None {
+		cause = reason.UpstreamReset
+	}
+	ex.rec.reason = cause
+	code := stream.CodeInternal
+	var re *stream.ResetError
+	switch {
+	case errors.As(err, &re):
+		code = re.Code
+	case cause != reason.UpstreamReset:
+		code = stream.CodeCancel
+	}
+	l.Reset(stream.CodeCancel)
+	if !ex.answered {
+		ex.source.stop(nil, false)
+		ex.fail(cause)
+		return
+	}
+	ex.x.Reset(code)
+	ex.source.stop(nil, false)
+	ex.e.config.Log.Debug("response cut", "cluster", ex.rec.cluster, "upstream", ex.rec.upstream, "reason", string(cause), "error", err)
+}
+
+// copyBack copies the response's body. What has come is flushed before a wait for more.
+func (ex *exchange) copyBack(l lease) error {
+	left := ex.resp.Length
+	if !ex.resp.HasLength {
+		left = -1
+	}
+	for {
+		buffered := l.Buffered()
+		if buffered == 0 && left != 0 {
+			if err := ex.x.Flush(); err != nil {
+				ex.watch.kill(reason.DownstreamReset)
+				return err
+			}
+		}
+		p := ex.room.get(buffered)
+		n, err := l.ReadBody(p)
+		if n > 0 {
+			ex.watch.touch()
+			ex.rec.toDown += int64(n)
+			if left > 0 {
+				left -= int64(n)
+			}
+			if err := ex.x.WriteBody(p[:n]); err != nil {
+				ex.watch.kill(reason.DownstreamReset)
+				return err
+			}
+		}
+		if err == io.EOF {
+			t := l.Trailers()
+			ex.noteGRPC(t)
+			if t != nil && ex.lv.log != nil {
+				ex.trailers.CopyFrom(t)
+			}
+			if err := ex.x.Finish(t); err != nil {
+				ex.watch.kill(reason.DownstreamReset)
+				return err
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		ex.room.settle(n, l.ClientExchange)
+	}
+}
+
+// tunnel carries raw bytes both ways after an upgrade, until both sides have ended or one breaks.
+func (ex *exchange) tunnel(l lease) {
+	ex.rec.status = 101
+	ex.mutateResponse()
+	if !ex.watch.answering() {
+		ex.cut(l, errCut)
+		return
+	}
+	ex.watch.limit(0, -1, -1)
+	ex.answered = true
+	err := ex.x.WriteHead(&ex.resp, false)
+	if err == nil {
+		err = ex.x.Flush()
+	}
+	if err != nil {
+		ex.cut(l, err)
+		return
+	}
+	var wg sync.WaitGroup
+	var up error
+	wg.Go(func() {
+		if up = ex.oneWay(&ex.source.room, &ex.rec.toUp, l.ClientExchange, ex.x); up != nil {
+			l.Reset(stream.CodeCancel)
+			ex.x.Reset(stream.CodeCancel)
+		}
+	})
+	down := ex.oneWay(&ex.room, &ex.rec.toDown, ex.x, l.ClientExchange)
+	if down != nil {
+		l.Reset(stream.CodeCancel)
+		ex.x.Reset(stream.CodeCancel)
+	}
+	wg.Wait()
+	if cause, _ := ex.watch.state(); cause != reason.None {
+		ex.rec.reason = cause
+	}
+	if up != nil || down != nil {
+		ex.e.config.Log.Debug("tunnel cut", "cluster", ex.rec.cluster, "error", errors.Join(up, down))
+	}
+}
+
+// writing is the writing side of both kinds of exchange.
+type writing interface {
+	WriteBody([]byte) error
+	Flush() error
+}
+
+// oneWay copies until the half close, and hands that on.
+func (ex *exchange) oneWay(room *scratch, count *int64, to writing, from stream.Body) error {
+	defer room.drop()
+	for {
+		p := room.get(from.Buffered())
+		n, err := from.ReadBody(p)
+		if n > 0 {
+			ex.watch.touch()
+			*count += int64(n)
+			if err := to.WriteBody(p[:n]); err != nil {
+				return err
+			}
+			if from.Buffered() == 0 {
+				if err := to.Flush(); err != nil {
+					return err
+				}
+			}
+		}
+		if err == io.EOF {
+			switch t := to.(type) {
+			case stream.ServerExchange:
+				return t.Finish(nil)
+			case stream.ClientExchange:
+				return t.Finish(nil)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		room.settle(n, from)
+	}
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/connect/proxy/h2"
+	"github.com/weftmesh/weft/connect/proxy/reason"
+	"github.com/weftmesh/weft/connect/proxy/stream"
+)
+
+// freeTries is how often a request that certainly wasn't processed is sent again without a policy.
+const freeTries = 2
+
+// tries sends the request until a response can be passed on, or nothing is left to try.
+func (ex *exchange) tries(f *config.Forward, c *choice) {
+	defer ex.source.room.drop()
+	free, byPolicy := 0, 0
+	for {
+		began := time.Now()
+		done, fail := ex.try(f, c, byPolicy)
+		if done {
+			return
+		}
+		switch {
+		case fail.final || !ex.source.replayable():
+		case wanted(f.Retry, fail) && ex.mayRetry(f.Retry, byPolicy) && ex.again(f.Retry, byPolicy):
+			byPolicy++
+			continue
+		case (fail.unsent || fail.connect && ex.elsewhere(c, began)) && free < freeTries:
+			free++
+			continue
+		}
+		ex.source.stop(nil, false)
+		if cause, _ := ex.watch.state(); cause != reason.None {
+			fail.code = cause
+		}
+		ex.e.config.Log.Debug("request failed", "cluster", ex.rec.cluster, "upstream", ex.rec.upstream, "reason", string(fail.code), "error", fail.err)
+		ex.fail(fail.code)
+		return
+	}
+}
+
+// wanted says whether the policy has such a failure tried again.
+func wanted(r *config.Retry, f failure) bool {
+	switch {
+	case r == nil:
+		return false
+	case f.status != 0:
+		return true // try asked for it
+	case f.connect:
+		return r.OnConnect || r.On5xx || r.OnGateway
+	case f.unsent:
+		return r.OnRefused || r.OnReset || r.On5xx
+	case f.code == reason.UpstreamTimeout:
+		return r.On5xx || r.OnGateway || r.OnReset || slices.Contains(r.OnStatus, 504)
+	case f.code == reason.UpstreamReset:
+		return r.OnReset || r.On5xx
+	}
+	return false
+}
+
+// mayRetry says whether one more retry by the policy is left, and the limit on retries isn't reached.
+func (ex *exchange) mayRetry(r *config.Retry, before int) bool {
+	limit := ex.cluster.config.Limits.Retries
+	return r != nil && before < r.Attempts && (limit <= 0 || ex.cluster.state.retries.Load() < int64(limit))
+}
+
+// elsewhere says whether a connection that could not be made is worth another try without a policy: there is an endpoint
+// that wasn't tried, or the failure came at once.
+func (ex *exchange) elsewhere(c *choice, began time.Time) bool {
+	return len(ex.cluster.endpoints) > len(c.avoid) || len(c.avoid) == 1 && time.Since(began) < time.Second/4
+}
+
+// wantsStatus says whether the policy has a response tried again.
+func (ex *exchange) wantsStatus(r *config.Retry, status int) bool {
+	switch {
+	case r == nil:
+		return false
+	case r.On5xx && status >= 500, r.OnGateway && status >= 502 && status <= 504, r.OnRetriable4 && status == 409:
+		return true
+	case slices.Contains(r.OnStatus, status):
+		return true
+	}
+	return len(r.OnGRPC) > 0 && ex.grpcCode >= 0 && slices.Contains(r.OnGRPC, ex.grpcCode)
+}
+
+// again waits before a retry. False: the exchange was ended.
+func (ex *exchange) again(r *config.Retry, before int) bool {
+	base := r.BackOff
+	if base <= 0 {
+		base = 25 * time.Millisecond
+	}
+	most := base << min(before, 10)
+	if r.MaxBackOff > 0 {
+		most = min(most, r.MaxBackOff)
+	}
+	ex.watch.newTry()
+	ctx := ex.watch.context(ex.parent)
+	wait := time.NewTimer(rand.N(most) + 1)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// try sends the request once. done: a response was passed on, wholly or as far as it came, or the client is gone.
+func (ex *exchange) try(f *config.Forward, c *choice, retry int) (done bool, _ failure) {
+	v := ex.cluster
+	c.nowNano = ex.e.now()
+	ep := v.pick(c)
+	if ep == nil {
+		return false, failure{code: reason.NoHealthyUpstream, err: errNoEndpoint, final: true}
+	}
+	if retry > 0 {
+		v.state.retries.Add(1)
+		defer v.state.retries.Add(-1)
+	}
+	ex.watch.newTry()
+	if f.Retry != nil && f.Retry.PerTry > 0 {
+		ex.watch.limit(0, 0, f.Retry.PerTry)
+	}
+	ex.rec.upstream = ep.config.Address
+	ep.active.Add(1)
+	defer ep.active.Add(-1)
+	l, code, err := v.acquire(ex.slowContext, ep, v.upstreamWire(ex.req.Proto))
+	if err != nil {
+		c.avoid = append(c.avoid, ep)
+		return false, ex.noConnection(code, err)
+	}
+	ex.watch.hold(l.ClientExchange)
+	done, fail := ex.over(f, v, l, retry)
+	ex.watch.hold(nil)
+	v.release(l)
+	if !done {
+		c.avoid = append(c.avoid, ep)
+	}
+	return done, fail
+}
+
+// slowContext is for getting a connection that isn't at hand.
+func (ex *exchange) slowContext() context.Context { return ex.watch.context(ex.parent) }
+
+func (ex *exchange) noConnection(code reason.Code, err error) failure {
+	fail := failure{code: code, err: err, connect: code != reason.UpstreamOverflow, final: code == reason.UpstreamOverflow || code == reason.Draining}
+	switch cause, late := ex.watch.state(); {
+	case cause != reason.None:
+		return failure{code: cause, err: err, final: true}
+	case late:
+		fail.code = reason.UpstreamTimeout
+	}
+	return fail
+}
+
+// over does one try over a connection.
+func (ex *exchange) over(f *config.Forward, v *clusterView, l lease, retry int) (done bool, _ failure) {
+	err := ex.send(l)
+	if err != nil && (errors.Is(err, stream.ErrNotSent) || errors.Is(err, errSpent)) {
+		fail := ex.classify(err)
+		if errors.Is(err, h2.ErrNoUpgrade) {
+			fail.code, fail.final = reason.UpgradeRefused, true
+		}
+		ex.source.detach()
+		return false, fail
+	}
+	// A server may have answered before it stopped reading: what it said counts.
+	for {
+		if err = l.ReadHead(&ex.resp); err != nil {
+			fail := ex.classify(err)
+			if !fail.final || fail.code == reason.UpstreamTimeout {
+				v.report(l.endpoint, !fail.unsent)
+			}
+			l.Reset(stream.CodeCancel)
+			ex.source.detach()
+			return false, fail
+		}
+		ex.watch.touch()
+		if ex.resp.Status >= 200 || ex.resp.Status == 101 {
+			break
+		}
+		if err := ex.x.WriteInformational(&ex.resp); err != nil {
+			ex.watch.kill(reason.DownstreamReset)
+		}
+	}
+	ex.noteGRPC(&ex.resp.Fields)
+	v.report(l.endpoint, ex.resp.Status >= 500 || failedGRPC(ex.grpcCode))
+	if ex.wantsStatus(f.Retry, ex.resp.Status) && ex.source.replayable() && ex.mayRetry(f.Retry, retry) {
+		l.Reset(stream.CodeCancel)
+		ex.source.detach()
+		ex.grpcCode = -1
+		return false, failure{code: reason.UpstreamReset, status: ex.resp.Status, unsent: false}
+	}
+	ex.source.committed()
+	if ex.resp.Status == 101 {
+		ex.tunnel(l)
+	} else {
+		ex.respond(l)
+	}
+	return true, failure{}
+}
+
+// failedGRPC says whether a status counts against the endpoint: DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+func failedGRPC(code int) bool { return code == 4 || code == 13 || code == 14 || code == 15 }
+
+// send hands the request to the connection.
+func (ex *exchange) send(l lease) error {
+	if ex.req.Upgrade == "" {
+		return ex.source.attach(l.ClientExchange, ex.req)
+	}
+	if err := l.WriteHead(ex.req, false); err != nil {
+		return err
+	}
+	return l.Flush()
+}
