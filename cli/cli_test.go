@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// fake is an agent that answers from a table and remembers what it was asked.
+type fake struct {
+	mu      sync.Mutex
+	answers map[string]string // "GET /path" → answer; one that begins with "!404 " is an error
+	asked   []string
+	tokens  []string
+}
+
+func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	body, _ := io.ReadAll(r.Body)
+	what := r.Method + " " + r.URL.EscapedPath()
+	line := what
+	if r.URL.RawQuery != "" {
+		line += "?" + r.URL.RawQuery
+	}
+	if len(body) > 0 {
+		line += " " + string(body)
+	}
+	f.asked = append(f.asked, line)
+	f.tokens = append(f.tokens, r.Header.Get("X-Consul-Token"))
+	answer, ok := f.answers[what]
+	if !ok {
+		answer = "!404 not here"
+	}
+	if code, text, failed := strings.Cut(strings.TrimPrefix(answer, "!"), " "); strings.HasPrefix(answer, "!") && failed {
+		var status int
+		_, _ = fmt.Sscan(code, &status)
+		http.Error(w, text, status)
+		return
+	}
+	w.Header().Set("X-Weft-Warning", "mind this")
+	_, _ = io.WriteString(w, answer)
+}
+
+type result struct {
+	code        int
+	out, errout string
+}
+
+// weft runs a command against a fake agent.
+func weft(t *testing.T, f *fake, stdin string, env map[string]string, args ...string) result {
+	t.Helper()
+	if f != nil {
+		s := httptest.NewServer(f)
+		defer s.Close()
+		if env == nil {
+			env = map[string]string{}
+		}
+		if env["WEFT_HTTP_ADDR"] == "" && env["CONSUL_HTTP_ADDR"] == "" {
+			env["WEFT_HTTP_ADDR"] = s.URL
+		}
+	}
+	var out, errout bytes.Buffer
+	code := Run(t.Context(), Env{
+		Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &errout, Getenv: func(k string) string { return env[k] },
+	}, append([]string{"weft"}, args...))
+	return result{code, out.String(), errout.String()}
+}
+
+func write(t *testing.T, name, text string) string {
+	t.Helper()
+	p := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(p, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+const webAllowed = `{"ID":"1","SourceName":"web","DestinationName":"api","Action":"allow","Precedence":9}`
+
+func TestCommands(t *testing.T) {
+	exact, intentions := "/v1/connect/intentions/exact", "/v1/connect/intentions"
+	good := write(t, "good.hcl", "service {\n name = \"web-proxy\"\n kind = \"connect-proxy\"\n}\nservice {\n name = \"web\"\n id = \"w1\"\n port = 80\n}\n")
+	for _, c := range []struct {
+		name    string
+		answers map[string]string
+		stdin   string
+		args    []string
+		code    int
+		out     string   // contained in the output
+		err     string   // contained in the error output
+		asked   []string // each contained in the request at its place
+	}{
+		{name: "version", args: []string{"version"}, out: "weft v"},
+		{name: "help", args: nil, out: "weft demo"},
+		{name: "unknown command", args: []string{"agnet"}, code: 127, err: `unknown command "agnet"`},
+		{name: "unknown command of a group", args: []string{"intention", "make"}, code: 127, err: `weft intention: unknown command "make"`},
+		{name: "group alone", args: []string{"intention"}, code: 1, out: "say who may call whom"},
+		{name: "unknown flag", args: []string{"intention", "list", "-frmat", "json"}, code: 1, err: "frmat"},
+		{name: "odd format", answers: map[string]string{"GET " + intentions: "[]"}, args: []string{"intention", "list", "-format", "xml"}, code: 1, err: "Unknown format: xml"},
+
+		{
+			name: "register, ordinary services first", answers: map[string]string{"PUT /v1/agent/service/register": ""}, args: []string{"services", "register", good},
+			out: "Registered service: web\nRegistered service: web-proxy\n", err: "Warning: mind this",
+			asked: []string{`"ID":"w1"`, `"Kind":"connect-proxy"`},
+		},
+		{
+			name: "register from flags", answers: map[string]string{"PUT /v1/agent/service/register": ""},
+			args:  []string{"services", "register", "-name", "web", "-port", "80", "-tag", "a", "-tag", "b", "-meta", "k=v=w"},
+			out:   "Registered service: web",
+			asked: []string{`{"Name":"web","Tags":["a","b"],"Meta":{"k":"v=w"},"Port":80}`},
+		},
+		{name: "register nothing", args: []string{"services", "register"}, code: 1, err: "name the file to read"},
+		{name: "register a bad meta", args: []string{"services", "register", "-name", "web", "-meta", "k"}, code: 1, err: "want key=value"},
+		{name: "register a missing file", args: []string{"services", "register", "/none.hcl"}, code: 1, err: "/none.hcl: no such file"},
+		{name: "register an unknown field", args: []string{"services", "register", write(t, "bad.hcl", "service {\n name = \"web\"\n prot = 80\n}\n")}, code: 1, err: "bad.hcl:3: "},
+		{name: "register a file without services", args: []string{"services", "register", write(t, "none.hcl", "")}, code: 1, err: "no service in it"},
+		{name: "register two of an ID", args: []string{"services", "register", good, write(t, "two.json", `{"service":{"name":"x","id":"w1"}}`)}, code: 1, err: `service "w1" has the same ID`},
+		{
+			name: "register, refused", answers: map[string]string{"PUT /v1/agent/service/register": "!400 Missing service name"},
+			args: []string{"services", "register", good}, code: 1, err: `service "w1" was refused: Unexpected response code: 400 (Missing service name)`,
+		},
+		{
+			name: "register from standard input", answers: map[string]string{"PUT /v1/agent/service/register": ""}, stdin: ` {"service": {"name": "web"}}`,
+			args: []string{"services", "register", "-"}, out: "Registered service: web", asked: []string{`{"Name":"web"}`},
+		},
+		{
+			name: "deregister", answers: map[string]string{"PUT /v1/agent/service/deregister/a%2Fb": ""}, args: []string{"services", "deregister", "-id", "a/b"},
+			out: "Deregistered service: a/b", asked: []string{"PUT /v1/agent/service/deregister/a%2Fb"},
+		},
+
+		{name: "catalog services", answers: map[string]string{"GET /v1/catalog/services": `{"web":["b","a"],"api":[]}`}, args: []string{"catalog", "services", "-tags"}, out: "api  \nweb  b,a\n"},
+		{
+			name: "catalog nodes", answers: map[string]string{"GET /v1/catalog/nodes": `[{"Node":"n1","ID":"0123456789","Address":"10.0.0.1","Datacenter":"dc1"}]`},
+			args: []string{"catalog", "nodes"}, out: "Node  ID        Address   DC\nn1    01234567  10.0.0.1  dc1\n",
+		},
+		{name: "catalog of a datacenter", answers: map[string]string{"GET /v1/catalog/services": "{}"}, args: []string{"catalog", "services", "-datacenter", "dc2"}, asked: []string{"?dc=dc2"}},
+
+		{
+			name: "create", answers: map[string]string{"POST " + intentions: `{"ID":"1"}`}, args: []string{"intention", "create", "-deny", "-description", "why", "web", "api"},
+			out: "Created: web => api (deny)", asked: []string{"GET " + exact + "?destination=api&source=web", `POST ` + intentions + ` {"SourceName":"web","DestinationName":"api","SourceType":"consul","Action":"deny","Description":"why"}`},
+		},
+		{
+			name: "create over another", answers: map[string]string{"GET " + exact: webAllowed}, args: []string{"intention", "create", "-deny", "web", "api"},
+			code: 1, err: `an intention from "web" to "api" stands already (allow): give -replace`, asked: []string{"GET "},
+		},
+		{
+			name: "replace", answers: map[string]string{"PUT " + exact: "true"}, args: []string{"intention", "create", "-deny", "-replace", "web", "api"},
+			out: "Created: web => api (deny)", asked: []string{"PUT " + exact},
+		},
+		{name: "both", args: []string{"intention", "create", "-allow", "-deny", "web", "api"}, code: 1, err: "exclude each other"},
+		{name: "create without names", args: []string{"intention", "create", "web"}, code: 1, err: "want a source and a destination"},
+		{name: "list", answers: map[string]string{"GET " + intentions: "[" + webAllowed + "]"}, args: []string{"intention", "list"}, out: "ID  Source  Action  Destination  Precedence\n1   web     allow   api          9\n"},
+		{name: "list as JSON", answers: map[string]string{"GET " + intentions: "[" + webAllowed + "]"}, args: []string{"intention", "list", "-format", "json"}, out: `"SourceName": "web"`},
+		{name: "get", answers: map[string]string{"GET " + exact: webAllowed}, args: []string{"intention", "get", "web", "api"}, out: "Source:       web\n"},
+		{name: "get none", args: []string{"intention", "get", "web", "api"}, code: 1, err: `no intention from "web" to "api"`},
+		{name: "check, allowed", answers: map[string]string{"GET /v1/connect/intentions/check": `{"Allowed":true}`}, args: []string{"intention", "check", "web", "api"}, out: "Allowed\n"},
+		{name: "check, denied", answers: map[string]string{"GET /v1/connect/intentions/check": `{"Allowed":false}`}, args: []string{"intention", "check", "web", "api"}, code: 1, out: "Denied\n"},
+		{name: "check, unknown", answers: map[string]string{"GET /v1/connect/intentions/check": "!500 boom"}, args: []string{"intention", "check", "web", "api"}, code: 2, err: "boom"},
+		{name: "delete", answers: map[string]string{"DELETE " + exact: "true"}, args: []string{"intention", "delete", "web", "api"}, out: "Intention deleted."},
+		{name: "match", answers: map[string]string{"GET /v1/connect/intentions/match": `{"api":[` + webAllowed + `]}`}, args: []string{"intention", "match", "-source", "api"}, out: "web", asked: []string{"by=source"}},
+
+		{
+			name: "config write", answers: map[string]string{"PUT /v1/config": "true"}, args: []string{"config", "write", write(t, "e.hcl", "Kind = \"service-defaults\"\nName = \"api\"\nProtocol = \"http\"\n")},
+			out: "Config entry written: service-defaults/api", asked: []string{`"Protocol":"http"`},
+		},
+		{name: "config write without a kind", args: []string{"config", "write", write(t, "e.hcl", "Name = \"api\"\n")}, code: 1, err: "kind is missing"},
+		{name: "config write, refused", answers: map[string]string{"PUT /v1/config": "!400 Invalid protocol"}, stdin: `{"kind":"service-defaults","name":"api"}`, args: []string{"config", "write", "-"}, code: 1, err: "the entry service-defaults/api was refused: Unexpected response code: 400 (Invalid protocol)"},
+		{name: "config write, too late", answers: map[string]string{"PUT /v1/config": "false"}, stdin: `{"kind":"service-defaults","name":"api"}`, args: []string{"config", "write", "-cas", "-modify-index", "7", "-"}, code: 1, err: "its ModifyIndex isn't 7", asked: []string{"?cas=7"}},
+		{name: "config read", answers: map[string]string{"GET /v1/config/service-defaults/api": `{"Kind":"service-defaults","A":"<&>"}`}, args: []string{"config", "read", "-kind", "service-defaults", "-name", "api"}, out: `"A": "<&>"`},
+		{name: "config read without a name", args: []string{"config", "read", "-kind", "service-defaults"}, code: 1, err: "name"},
+		{name: "config list", answers: map[string]string{"GET /v1/config/service-defaults": `[{"Name":"a"},{"Name":"b"}]`}, args: []string{"config", "list", "-kind", "service-defaults"}, out: "a\nb\n"},
+		{name: "config delete", answers: map[string]string{"DELETE /v1/config/service-defaults/api": "{}"}, args: []string{"config", "delete", "-kind", "service-defaults", "-name", "api"}, out: "Config entry deleted"},
+		{name: "config delete, too late", answers: map[string]string{"DELETE /v1/config/service-defaults/api": "false"}, args: []string{"config", "delete", "-cas", "-kind", "service-defaults", "-name", "api"}, code: 1, err: "was not deleted"},
+
+		{
+			name: "tls cert", answers: map[string]string{"GET /v1/agent/connect/certificates": `[{"Kind":"leaf","Name":"web","ValidBefore":"2001-01-01T00:00:00Z","Left":0.25,"Error":"no server"}]`},
+			args: []string{"tls", "cert"}, out: "25 %, can't be renewed: no server",
+		},
+		{name: "explain", args: []string{"explain", "rbac_denied"}, out: "What to do: "},
+		{name: "explain what isn't", args: []string{"explain", "nonsense"}, code: 1, err: `no reason is called "nonsense"`},
+
+		{name: "a sidecar for nobody", answers: map[string]string{"GET /v1/agent/services": "{}"}, args: []string{"connect", "proxy", "-sidecar-for", "web"}, code: 1, err: "No sidecar proxy registered for web: no service of this ID"},
+		{name: "a sidecar that isn't registered", answers: map[string]string{"GET /v1/agent/services": `{"web":{"ID":"web"}}`}, args: []string{"connect", "envoy", "-sidecar-for", "web"}, code: 1, err: "add `connect { sidecar_service {} }`"},
+		{
+			name: "two sidecars", args: []string{"connect", "envoy", "-sidecar-for", "web"}, code: 1, err: "More than one sidecar proxy registered for web",
+			answers: map[string]string{"GET /v1/agent/services": `{"p1":{"Proxy":{"DestinationServiceID":"web"}},"p2":{"Proxy":{"DestinationServiceName":"web"}}}`},
+		},
+		{name: "a proxy that isn't registered", args: []string{"connect", "proxy", "-proxy-id", "p"}, code: 1, err: `no proxy "p" is registered on this agent`},
+		{name: "no proxy named", args: []string{"connect", "envoy"}, code: 1, err: "One of -proxy-id or -sidecar-for is required"},
+		{name: "shared without a socket", args: []string{"connect", "proxy", "-shared"}, code: 1, err: "-shared needs -socket"},
+		{
+			name: "Envoy that isn't there", args: []string{"connect", "envoy", "-proxy-id", "p", "-envoy-binary", "/none/envoy"}, code: 1, err: "-envoy-binary",
+			answers: map[string]string{"GET /v1/agent/connect/proxy/p": `{"ProxyID":"p","Service":"web","ADSAddress":"127.0.0.1:8502"}`},
+		},
+		{
+			name: "Envoy that is too old", args: []string{"connect", "envoy", "-proxy-id", "p", "-envoy-binary", script(t, "envoy  version: abc/1.20.3/Clean/RELEASE/BoringSSL")}, code: 1, err: "is Envoy 1.20.3, and weft is tested with",
+			answers: map[string]string{"GET /v1/agent/connect/proxy/p": `{"ProxyID":"p","Service":"web","ADSAddress":"127.0.0.1:8502"}`},
+		},
+		{
+			name: "what isn't Envoy", args: []string{"connect", "envoy", "-proxy-id", "p", "-envoy-binary", script(t, "hello")}, code: 1, err: "is it Envoy?",
+			answers: map[string]string{"GET /v1/agent/connect/proxy/p": `{"ProxyID":"p","Service":"web","ADSAddress":"127.0.0.1:8502"}`},
+		},
+		{
+			name: "bootstrap", args: []string{"connect", "envoy", "-proxy-id", "p", "-bootstrap", "-admin-bind", "127.0.0.1:19001"}, out: "19001",
+			answers: map[string]string{"GET /v1/agent/connect/proxy/p": `{"ProxyID":"p","Service":"web","ADSAddress":"127.0.0.1:8502"}`},
+		},
+
+		{name: "validate", args: []string{"validate", write(t, "a.hcl", "server = true\ndata_dir = \"/x\"\n")}, out: "valid"},
+		{name: "validate what is wrong", args: []string{"validate", write(t, "a.hcl", "servr = true\n")}, code: 1, err: "a.hcl:1: servr: unknown field"},
+		{name: "an agent with a bad file", args: []string{"agent", "-dev", "-config-file", write(t, "a.hcl", "servr = true\n")}, code: 1, err: "a.hcl:1: servr: unknown field"},
+		{name: "an agent without a directory", args: []string{"agent", "-server"}, code: 1, err: "data_dir is missing"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := &fake{answers: c.answers}
+			got := weft(t, f, c.stdin, nil, c.args...)
+			if got.code != c.code || !strings.Contains(got.out, c.out) || !strings.Contains(got.errout, c.err) {
+				t.Errorf("weft %q:\nexit code %d, want %d\noutput:\n%s\nwant %q\nerrors:\n%s\nwant %q", c.args, got.code, c.code, got.out, c.out, got.errout, c.err)
+			}
+			if c.asked != nil && len(f.asked) != len(c.asked) {
+				t.Fatalf("asked %q, want %q", f.asked, c.asked)
+			}
+			for i, want := range c.asked {
+				if !strings.Contains(f.asked[i], want) {
+					t.Errorf("request %d: %s\nwant %s", i, f.asked[i], want)
+				}
+			}
+		})
+	}
+}
+
+// script is a program that prints one line.
+func script(t *testing.T, line string) string {
+	t.Helper()
+	p := write(t, "envoy", "#!/bin/sh\necho '"+line+"'\n")
+	if err := os.Chmod(p, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// Whom a command asks and as whom: flags before WEFT_* before CONSUL_*, a token file before a token.
+func TestAddressAndToken(t *testing.T) {
+	f := &fake{answers: map[string]string{"GET /v1/catalog/datacenters": `["dc1"]`}}
+	s := httptest.NewServer(f)
+	defer s.Close()
+	file := write(t, "token", "filed\n")
+	for _, c := range []struct {
+		env  map[string]string
+		args []string
+		want string
+	}{
+		{map[string]string{"WEFT_HTTP_ADDR": s.URL, "CONSUL_HTTP_ADDR": "127.0.0.1:1", "CONSUL_HTTP_TOKEN": "c"}, nil, "c"},
+		{map[string]string{"CONSUL_HTTP_ADDR": strings.TrimPrefix(s.URL, "http://"), "CONSUL_HTTP_TOKEN": "c", "WEFT_HTTP_TOKEN": "w"}, nil, "w"},
+		{map[string]string{"WEFT_HTTP_ADDR": "127.0.0.1:1", "WEFT_HTTP_TOKEN": "w"}, []string{"-http-addr", s.URL, "-token", "flag"}, "flag"},
+		{map[string]string{"WEFT_HTTP_ADDR": s.URL}, []string{"-token", "flag", "-token-file", file}, "filed"},
+	} {
+		got := weft(t, nil, "", c.env, append([]string{"catalog", "datacenters"}, c.args...)...)
+		if got.code != 0 || got.out != "dc1\n" || f.tokens[len(f.tokens)-1] != c.want {
+			t.Errorf("%v %v: %+v, token %q", c.env, c.args, got, f.tokens[len(f.tokens)-1])
+		}
+	}
+	for addr, want := range map[string]string{
+		"127.0.0.1:1": "no agent answers at http://127.0.0.1:1", "ftp://x": "want host:port", "unix:///none": "no agent answers",
+	} {
+		if got := weft(t, nil, "", nil, "catalog", "datacenters", "-http-addr", addr); got.code != 1 || !strings.Contains(got.errout, want) {
+			t.Errorf("%s: %+v", addr, got)
+		}
+	}
+	if got := weft(t, nil, "", nil, "catalog", "datacenters", "-token-file", "/none"); got.code != 1 || !strings.Contains(got.errout, "Error loading token file") {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestUnixSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: &fake{answers: map[string]string{"GET /v1/catalog/datacenters": `["dc1"]`}}}}
+	s.Start()
+	defer s.Close()
+	if got := weft(t, nil, "", nil, "catalog", "datacenters", "-http-addr", "unix://"+path); got.code != 0 || got.out != "dc1\n" {
+		t.Errorf("%+v", got)
+	}
+}
