@@ -122,7 +122,7 @@ func (a *Agent) newMesh() error {
 	}
 	allow := s.DefaultIntentionPolicy != catalog.ActionDeny
 	if a.proxies, err = proxies.New(proxies.Config{
-		State: a.state, Store: store, Replica: a.replica, Leaves: a.leaves, Feed: feed, Key: key, ADSAddress: a.adsAddress(),
+		State: a.state, Store: store, Replica: a.replica, Leaves: a.leaves, Feed: feed, Synced: a.syncer.Wait, Key: key, ADSAddress: a.adsAddress(),
 		NodeAddress: c.Address, DefaultAllow: allow, Log: c.Log.With("part", "proxies"),
 	}); err != nil {
 		return err

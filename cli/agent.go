@@ -202,9 +202,21 @@ func runAgent(ctx context.Context, env Env, s config.Config, warnings []string) 
 	if err := serveInMemory(g, door, network, srv); err != nil {
 		return errors.Join(err, g.Stop())
 	}
-	g.GoOrdered("agent", a.Run)
+	g.GoOrdered("agent", func(ctx context.Context) error {
+		patience := time.NewTimer(leaderPatience)
+		defer patience.Stop()
+		select { // what the agent asks for first needs a leader; without one it still answers what it can
+		case <-srv.Ready():
+		case <-patience.C:
+		case <-ctx.Done():
+		}
+		return a.Run(ctx)
+	})
 	return g.Wait()
 }
+
+// leaderPatience is how long the agent's start waits for a leader.
+const leaderPatience = time.Second
 
 // The names of the server's listeners on the in-memory network.
 const (

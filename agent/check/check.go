@@ -115,13 +115,15 @@ func (r *Runner) follow(ctx context.Context, id string, c *running, spread float
 }
 
 // followProbe asks again and again, the first time soon (a fraction of the interval, at most a second, so that a new
-// service doesn't wait long to be seen), then an interval after each answer.
+// service doesn't wait long to be seen), then an interval after each answer; until the first good answer, which follows a
+// registration within moments as a rule, soon again.
 func (r *Runner) followProbe(ctx context.Context, id string, d local.CheckDefinition, spread float64) {
 	probe := newProbe(d)
 	timer := time.NewTimer(time.Duration(spread * float64(min(d.Interval, firstWithin))))
 	defer timer.Stop()
 	reap := reaper{after: reapAfter(d)}
 	decide := thresholds{d: d, status: d.Status}
+	seen := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -137,7 +139,12 @@ func (r *Runner) followProbe(ctx context.Context, id string, d local.CheckDefini
 		if reap.due(status, time.Now()) {
 			r.deregister(id, d.ServiceID)
 		}
-		timer.Reset(d.Interval)
+		seen = seen || status != catalog.HealthCritical
+		if seen {
+			timer.Reset(d.Interval)
+		} else {
+			timer.Reset(min(d.Interval, againWithin))
+		}
 	}
 }
 
@@ -157,7 +164,11 @@ func (r *Runner) deregister(check, service string) {
 	}
 }
 
-const firstWithin = time.Second
+// How soon a check is asked first, and again until it has been good once.
+const (
+	firstWithin = time.Second
+	againWithin = 500 * time.Millisecond
+)
 
 func (r *Runner) set(id, status, output string) {
 	if err := r.state.SetCheck(id, status, output); err != nil {

@@ -30,6 +30,7 @@ import (
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/xds"
 	"github.com/weftmesh/weft/connect/xds/ads"
+	"github.com/weftmesh/weft/internal/run"
 	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
 )
 
@@ -40,6 +41,8 @@ type Config struct {
 	Replica *replica.Replica
 	Leaves  *leaf.Manager
 	Feed    weftv1.FeedClient // takes the reports
+	// Synced returns when the catalog has this version of the wanted state: before that no leaf is signed for what is new in it.
+	Synced func(ctx context.Context, version uint64) (index uint64, err error)
 	// Key is what the proxies' secrets are derived from; it never leaves the agent.
 	Key          []byte
 	ADSAddress   string // as proxies of this host reach it
@@ -109,6 +112,40 @@ func (m *Manager) Status() []rest.ProxyStatus {
 
 // Run keeps the interests and leaves in line with the registered proxies, and reports what proxies have, until ctx ends.
 func (m *Manager) Run(ctx context.Context) error {
+	g := run.New(ctx)
+	g.Go("leaves", m.keepLeaves)
+	g.Go("interests", m.keepInterests)
+	return g.Wait()
+}
+
+// keepLeaves names the leaves that are needed, each as soon as the catalog knows its service. Something in the wanted state that
+// the catalog refuses doesn't hold up the rest for long.
+func (m *Manager) keepLeaves(ctx context.Context) error {
+	for {
+		wanted, changed := m.c.State.Wanted()
+		sctx, cancel := context.WithTimeout(ctx, syncedWithin)
+		_, err := m.c.Synced(sctx, wanted.Version)
+		cancel()
+		if err != nil && ctx.Err() != nil {
+			return nil
+		}
+		leaves := map[catalog.Key]string{}
+		for _, s := range wanted.Services {
+			if s.Record.Kind == catalog.KindConnectProxy {
+				leaves[s.Record.Scope.Name(s.Record.Proxy.DestinationServiceName)] = s.Token
+			}
+		}
+		m.c.Leaves.Keep(leaves)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// keepInterests says what the proxies read of the catalog, and reports what they have.
+func (m *Manager) keepInterests(ctx context.Context) error {
 	report := time.NewTicker(reportAtLeast)
 	defer report.Stop()
 	for {
@@ -130,21 +167,19 @@ func (m *Manager) Run(ctx context.Context) error {
 const (
 	reportAtLeast = 30 * time.Second
 	reportWithin  = 5 * time.Second
+	syncedWithin  = time.Second
 )
 
-// want says what the registered proxies need of the catalog and of the CA.
+// want says what the registered proxies need of the catalog.
 func (m *Manager) want(wanted *local.Wanted) {
 	interests := map[string]replica.Interest{}
-	leaves := map[catalog.Key]string{}
 	for id, s := range wanted.Services {
 		if s.Record.Kind != catalog.KindConnectProxy {
 			continue
 		}
 		interests[id] = replica.Interest{Token: s.Token, Proxy: s.Record}
-		leaves[s.Record.Scope.Name(s.Record.Proxy.DestinationServiceName)] = s.Token
 	}
 	m.c.Replica.SetInterests(interests)
-	m.c.Leaves.Keep(leaves)
 }
 
 func (m *Manager) report(ctx context.Context) {

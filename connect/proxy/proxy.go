@@ -54,7 +54,6 @@ type Proxy struct {
 	intake   *intake.Client
 	engine   *exchange.Engine
 	snapshot atomic.Pointer[config.Snapshot]
-	draining atomic.Bool
 	applied  chan struct{} // a new snapshot is there; capacity 1
 	ready    atomic.Bool   // a first configuration is in force
 
@@ -129,7 +128,6 @@ func (p *Proxy) Run(ctx context.Context) error {
 	g.Go("configuration", p.intake.Run)
 	g.Go("listeners", func(ctx context.Context) error { return p.keepListeners(ctx, served) })
 	err := g.Wait()
-	p.draining.Store(true)
 	p.drain(ctx)
 	end(errors.New("the proxy has stopped"))
 	p.closeAll()
@@ -145,6 +143,7 @@ func (p *Proxy) drain(ctx context.Context) {
 		c.beginDrain()
 	}
 	p.mu.Unlock()
+	p.engine.Drain()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {

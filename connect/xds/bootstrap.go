@@ -11,8 +11,8 @@ import (
 )
 
 // EnvoyArgs are what Envoy is started with besides its configuration: a listener that changes closes its old connections
-// after a second, so that a denied TCP caller is cut by then; see the package comment.
-var EnvoyArgs = []string{"--drain-time-s", "1", "--drain-strategy", "immediate"}
+// at once, so that a denied TCP caller is cut well within a second; see the package comment.
+var EnvoyArgs = []string{"--drain-time-s", "0", "--drain-strategy", "immediate"}
 
 // BootstrapConfig is what Envoy has to know before it asks.
 type BootstrapConfig struct {

@@ -9,8 +9,8 @@
 // configuration, which touches no connection. TCP authorisation can only stand in the filter chain, and Envoy takes a
 // changed filter chain by draining the old one: its connections are closed after the drain time, the allowed ones too
 // (weft's own proxy cuts only those that are denied now). Measured with Envoy 1.40: they are closed exactly --drain-time-s
-// after the change, 600 s if nothing is said, whatever --drain-strategy is; 0 closes them at once. EnvoyArgs says one second,
-// which leaves HTTP connections of a listener that goes the time to finish what is under way.
+// after the change, 600 s if nothing is said, whatever --drain-strategy is; 0 closes them at once. EnvoyArgs says 0: a denied
+// caller must be gone within a second, and an HTTP listener changes only with its service's protocol or limits.
 package xds
 
 import (
