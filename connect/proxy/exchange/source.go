@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weftmesh/weft/connect/proxy/header"
@@ -24,10 +25,11 @@ type source struct {
 	done chan struct{}
 	room scratch
 
-	mu       sync.Mutex // held also while a piece is written to a try
+	keeping atomic.Bool // replay holds all that was read, and is still wanted
+
+	mu       sync.Mutex // held also while a piece is written to a try, so not to be taken where a response is awaited
 	to       stream.ClientExchange
 	replay   []byte
-	keeping  bool // replay holds all that was read
 	read     int64
 	ended    bool
 	trailers *header.List
@@ -38,7 +40,8 @@ type source struct {
 // begin takes a request. A body that is small and wholly there already is read at once, so that it needs no goroutine.
 func (s *source) begin(ex *exchange, x stream.ServerExchange, size int64) {
 	s.ex, s.x, s.size = ex, x, size
-	s.to, s.replay, s.keeping, s.read, s.ended, s.trailers, s.running, s.told = nil, s.replay[:0], true, 0, size == 0, nil, false, false
+	s.keeping.Store(true)
+	s.to, s.replay, s.read, s.ended, s.trailers, s.running, s.told = nil, s.replay[:0], 0, size == 0, nil, false, false
 	if s.done == nil {
 		s.done = make(chan struct{}, 1)
 	}
@@ -63,11 +66,7 @@ func (s *source) begin(ex *exchange, x stream.ServerExchange, size int64) {
 }
 
 // replayable says whether the request can be sent once more.
-func (s *source) replayable() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.keeping
-}
+func (s *source) replayable() bool { return s.keeping.Load() }
 
 var errSpent = errors.New("the request's body can't be sent again")
 
@@ -75,7 +74,7 @@ var errSpent = errors.New("the request's body can't be sent again")
 func (s *source) attach(y stream.ClientExchange, h *stream.RequestHead) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.keeping {
+	if !s.keeping.Load() {
 		return errSpent
 	}
 	empty := s.ended && s.read == 0 && s.trailers == nil
@@ -110,14 +109,7 @@ func (s *source) detach() {
 }
 
 // committed forgets what was kept: the response has begun.
-func (s *source) committed() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.keeping = false
-	if cap(s.replay) > smallBuffer*8 {
-		s.replay = nil
-	}
-}
+func (s *source) committed() { s.keeping.Store(false) }
 
 func (s *source) pump() {
 	defer func() { s.done <- struct{}{} }()
@@ -145,12 +137,15 @@ func (s *source) pass(p []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.read += int64(len(p))
-	if s.keeping {
+	if s.keeping.Load() {
 		if len(s.replay)+len(p) <= maxReplay {
 			s.replay = append(s.replay, p...)
 		} else {
-			s.keeping, s.replay = false, nil
+			s.keeping.Store(false)
 		}
+	}
+	if !s.keeping.Load() && cap(s.replay) > smallBuffer*8 {
+		s.replay = nil
 	}
 	if s.to != nil {
 		err := s.to.WriteBody(p)
@@ -161,7 +156,7 @@ func (s *source) pass(p []byte) bool {
 			s.to = nil
 		}
 	}
-	return s.to != nil || s.keeping
+	return s.to != nil || s.keeping.Load()
 }
 
 // over ends the body.
