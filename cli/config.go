@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/internal/decode"
 )
 
@@ -57,6 +60,9 @@ func configWrite(c *ucli.Context, env Env) error {
 			return usage("%s: %s is missing: an entry begins with kind = \"service-defaults\" and name = \"web\", say", doc.File, f.name)
 		}
 		*f.into = n.Text
+	}
+	if kinds := catalog.EntryKinds(); !slices.Contains(kinds, head.Kind) {
+		return usage("%s: there is no config entry of kind %q: want one of %s", doc.File, head.Kind, strings.Join(kinds, ", "))
 	}
 	cl, err := client(c, env)
 	if err != nil {

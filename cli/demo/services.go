@@ -142,7 +142,7 @@ var pageTemplate = template.Must(template.New("page").Parse(`<!doctype html>
 <h1>web → api → db</h1>
 {{if .Err}}<p class="no"><strong>api didn't answer: {{.Status}}</strong></p><pre>{{.Err}}</pre>
 {{if .Reason}}<p>The proxy's reason: <code>{{.Reason}}</code> — <code>weft explain {{.Reason}}</code></p>{{end}}
-{{else}}<p class="ok">api <strong>{{.Version}}</strong> answered: visit number <strong>{{.Visits}}</strong>.</p>{{end}}
+{{else}}<p class="ok">api <strong>{{.Version}}</strong> answered: visit number <strong>{{.Visits.Visits}}</strong>.</p>{{end}}
 <p>This page asks <code>{{.Upstream}}</code>, where web's sidecar listens for api. It comes anew each second.</p>
 </body></html>
 `))
