@@ -5,7 +5,7 @@ package exchange
 import (
 	"math/bits"
 	"slices"
-	"strconv"
+	"strings"
 
 	"github.com/weftmesh/weft/connect/proxy/config"
 )
@@ -37,16 +37,20 @@ type point struct {
 }
 
 const (
-	pointsPerEndpoint = 160 // of average weight
-	maxPoints         = 1 << 18
+	pointsPerWeight = 160
+	maxPoints       = 1 << 18
 )
 
 func makeRing(eps []*endpoint) *ring {
-	total := totalWeight(eps)
-	size := min(max(1024, pointsPerEndpoint*len(eps)), maxPoints)
+	// An endpoint's points depend on its own weight alone, so that another that comes or goes moves nothing of its; only
+	// a ring that would be too large is thinned out, by halves.
+	shift := 0
+	for total := totalWeight(eps) * pointsPerWeight; total>>shift > maxPoints; {
+		shift++
+	}
 	r := &ring{}
 	for i, e := range eps {
-		n := max(1, int(uint64(size)*uint64(weight(e.config))/total))
+		n := max(1, int(uint64(weight(e.config))*pointsPerWeight>>shift))
 		seed := hashString(e.config.Network + "|" + e.config.Address)
 		for k := range n {
 			r.points = append(r.points, point{mix(seed + uint64(k)*0x9e3779b97f4a7c15), uint32(i)})
@@ -83,14 +87,19 @@ const maglevSize = 65537
 
 // makeMaglev fills a lookup table as Eisenbud et al. (NSDI 2016, §3.4) do, each endpoint taking turns by its weight.
 func makeMaglev(eps []*endpoint) []uint32 {
-	type turn struct{ offset, skip, next, credit uint64 }
+	type turn struct {
+		offset, skip, next, credit uint64
+		who                        uint32
+	}
 	most := uint64(0)
 	turns := make([]turn, len(eps))
 	for i, e := range eps {
 		name := e.config.Network + "|" + e.config.Address
-		turns[i] = turn{offset: hashString(name) % maglevSize, skip: hashString(name+"#"+strconv.Itoa(1))%(maglevSize-1) + 1}
+		turns[i] = turn{offset: hashString(name) % maglevSize, skip: hashString(name+"#")%(maglevSize-1) + 1, who: uint32(i)}
 		most = max(most, uint64(weight(e.config)))
 	}
+	// Turns in the order of names: every proxy fills the same table, in whatever order it was told.
+	slices.SortFunc(turns, func(a, b turn) int { return strings.Compare(eps[a.who].config.Address, eps[b.who].config.Address) })
 	const free = ^uint32(0)
 	table := make([]uint32, maglevSize)
 	for i := range table {
@@ -99,7 +108,7 @@ func makeMaglev(eps []*endpoint) []uint32 {
 	for filled := 0; filled < maglevSize; {
 		for i := range turns {
 			t := &turns[i]
-			if t.credit += uint64(weight(eps[i].config)); t.credit < most {
+			if t.credit += uint64(weight(eps[t.who].config)); t.credit < most {
 				continue
 			}
 			t.credit -= most
@@ -107,7 +116,7 @@ func makeMaglev(eps []*endpoint) []uint32 {
 				slot := (t.offset + t.next*t.skip) % maglevSize
 				t.next++
 				if table[slot] == free {
-					table[slot] = uint32(i)
+					table[slot] = t.who
 					break
 				}
 			}
