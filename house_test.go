@@ -346,3 +346,77 @@ func errorText(e ast.Expr) bool {
 	_, name := called(call.Fun)
 	return name == "Error"
 }
+
+// ARCHITECTURE.md is the truth: each step of its spine is a function that exists, and each library that go.mod requires
+// directly has its reason there.
+func TestArchitecture(t *testing.T) {
+	page, err := os.ReadFile("ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	steps := regexp.MustCompile("(?m)^\\| \\d+ \\| `([^`]+)` \\| `([^`]+)` \\|").FindAllStringSubmatch(string(page), -1)
+	if len(steps) < 10 {
+		t.Errorf("%d steps in the spine", len(steps))
+	}
+	for _, step := range steps {
+		f, err := parser.ParseFile(token.NewFileSet(), step[1], nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if !declares(f, step[2]) {
+			t.Errorf("ARCHITECTURE.md names %s in %s, which isn't there", step[2], step[1])
+		}
+	}
+	mod, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	uses := map[string]bool{} // module that go.mod requires directly → some file imports it
+	for _, line := range strings.Split(string(mod), "\n") {
+		fields := strings.Fields(strings.TrimPrefix(strings.TrimSpace(line), "require "))
+		if len(fields) == 2 && strings.HasPrefix(fields[1], "v") {
+			uses[fields[0]] = false
+		}
+	}
+	files := parseHouse(t, token.NewFileSet())
+	for i := range files {
+		for imported := range files[i].imports() {
+			for ; imported != "."; imported = path.Dir(imported) {
+				if _, ok := uses[imported]; ok {
+					uses[imported] = true
+					break
+				}
+			}
+		}
+	}
+	for library, used := range uses {
+		if used && !strings.Contains(string(page), "| `"+library+"` |") {
+			t.Errorf("go.mod requires %s: ARCHITECTURE.md doesn't say why", library)
+		}
+	}
+}
+
+// declares says whether a file has this function, or method as Type.method.
+func declares(f *ast.File, name string) bool {
+	for _, d := range f.Decls {
+		fn, ok := d.(*ast.FuncDecl)
+		if !ok {
+			continue
+		}
+		full := fn.Name.Name
+		if fn.Recv != nil {
+			recv := fn.Recv.List[0].Type
+			if star, ok := recv.(*ast.StarExpr); ok {
+				recv = star.X
+			}
+			if id, ok := recv.(*ast.Ident); ok {
+				full = id.Name + "." + full
+			}
+		}
+		if full == name {
+			return true
+		}
+	}
+	return false
+}
