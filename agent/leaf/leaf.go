@@ -218,7 +218,7 @@ func (m *Manager) plan(txn *catalog.Txn, now time.Time) (renew []string, wait ti
 	}
 	leaves := make(map[string]ca.Leaf, len(m.held))
 	for id, s := range m.held {
-		if !s.kept && now.Sub(s.asked) > idle && !s.asked.IsZero() {
+		if !s.kept && now.Sub(s.asked) > idle { // one that nobody ever asked for goes at once
 			delete(m.held, id)
 			continue
 		}

@@ -3,7 +3,8 @@
 // Package local is what this host wants the catalog to say: the services that were registered here, their checks and
 // the checks' last results. It owns the forms in which people write a registration (agent API, files), the generated
 // sidecars, and the journal that keeps registrations over a restart. It runs no check and talks to no server: agent/check
-// feeds it results, agent/sync reads what is wanted. It owns one goroutine, the journal's, started by State.Run.
+// feeds it results, agent/sync reads what is wanted. It owns two goroutines, which write the journal and what checks said,
+// started by State.Run.
 package local
 
 import (

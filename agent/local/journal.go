@@ -27,6 +27,14 @@ type record struct {
 	DropService string             `json:",omitempty"`
 	DropCheck   string             `json:",omitempty"`
 	Of          string             `json:",omitempty"` // DropCheck's service: its registration may name the check
+	Maintenance *maintenance       `json:",omitempty"`
+}
+
+// maintenance is a service, or with "" the node, taken out of service or back in.
+type maintenance struct {
+	Of     string `json:",omitempty"`
+	On     bool
+	Reason string `json:",omitempty"`
 }
 
 // journal is an append-only file of records, one JSON object with its CRC-32 a line. Appends that arrive while the
@@ -161,6 +169,8 @@ func compact(all []record) []record {
 		case r.DropService != "":
 			forget(r.DropService)
 			delete(last, "s"+r.DropService)
+			delete(last, "m"+r.DropService)
+			delete(last, "m"+SidecarID(r.DropService))
 		case r.Check != nil:
 			delete(last, "d"+r.Check.ID)
 			note(r.key(), r.Check.ServiceID, i)
@@ -169,6 +179,10 @@ func compact(all []record) []record {
 			if r.Of != "" {
 				note(r.key(), r.Of, i)
 			}
+		case r.Maintenance != nil && r.Maintenance.On:
+			note(r.key(), "", i)
+		case r.Maintenance != nil:
+			delete(last, r.key())
 		}
 	}
 	var kept []record
@@ -189,6 +203,8 @@ func (r *record) key() string {
 		return "c" + r.Check.ID
 	case r.DropCheck != "":
 		return "d" + r.DropCheck
+	case r.Maintenance != nil:
+		return "m" + r.Maintenance.Of
 	}
 	return ""
 }
@@ -299,6 +315,7 @@ func (j *journal) flush() {
 func (s *State) replay(kept []record) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.recalled = s.recall()
 	for _, proxies := range []bool{false, true} {
 		for _, r := range kept {
 			if r.Service == nil || (r.Service.Kind != "") != proxies {
@@ -338,6 +355,16 @@ func (s *State) replay(kept []record) error {
 		if c, ok := s.checks[r.DropCheck]; ok && r.Of != "" && c.Record.ServiceID == r.Of {
 			delete(s.checks, r.DropCheck)
 		}
+	}
+	for _, r := range kept {
+		if m := r.Maintenance; m != nil {
+			if err := s.maintainLocked(m.Of, m.On, m.Reason); err != nil {
+				s.log.Warn("maintenance from the journal is of nothing that is here", "service", m.Of, "error", err)
+			}
+		}
+	}
+	for id, c := range s.checks {
+		s.checks[id] = s.recalledLocked(c)
 	}
 	s.publishLocked()
 	return nil

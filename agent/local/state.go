@@ -3,7 +3,6 @@
 package local
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -37,7 +36,8 @@ type State struct {
 	services map[string]*Service
 	checks   map[string]*Check // those of services too
 	version  uint64
-	changed  chan struct{} // closed and made anew at each change
+	changed  chan struct{}     // closed and made anew at each change
+	recalled map[string]string // check → its status when the agent last ran
 }
 
 // New makes a state and reads what its journal holds. It starts nothing.
@@ -61,15 +61,6 @@ func New(c Config) (*State, error) {
 	}
 	s.journal = j
 	return s, s.replay(kept)
-}
-
-// Run writes the journal until ctx ends.
-func (s *State) Run(ctx context.Context) error {
-	if s.journal == nil {
-		<-ctx.Done()
-		return nil
-	}
-	return s.journal.run(ctx)
 }
 
 // Node is this host's record.
@@ -141,6 +132,8 @@ func (s *State) replaceLocked(svc *Service, keepChecks bool) {
 			r := *c.Record
 			r.Status, r.Output = old.Record.Status, old.Record.Output
 			c.Record = &r
+		} else if !ok {
+			c = s.recalledLocked(c)
 		}
 		s.checks[c.Record.CheckID] = c
 	}
@@ -268,7 +261,17 @@ func maintenanceID(service string) string { return "_service_maintenance:" + ser
 // SetMaintenance takes a service (or with "" the node) out of service, or back in.
 func (s *State) SetMaintenance(service string, on bool, reason string) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	if err := s.maintainLocked(service, on, reason); err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	s.publishLocked()
+	done := s.journal.append(record{Maintenance: &maintenance{Of: service, On: on, Reason: reason}})
+	s.mu.Unlock()
+	return done()
+}
+
+func (s *State) maintainLocked(service string, on bool, reason string) error {
 	r := &catalog.Check{
 		Scope: s.node.Scope, Node: s.node.Node, CheckID: NodeMaintenance, Name: "Node Maintenance Mode", Type: TypeMaintenance,
 		Status: catalog.HealthCritical, Notes: reason, Owner: Owner,
@@ -289,7 +292,6 @@ func (s *State) SetMaintenance(service string, on bool, reason string) error {
 	} else {
 		delete(s.checks, r.CheckID)
 	}
-	s.publishLocked()
 	return nil
 }
 
