@@ -35,6 +35,8 @@ func page() (status int, body string, err error) {
 // TestDemo runs the demo and its three things to try, and looks at what is left of it.
 func TestDemo(t *testing.T) {
 	enabled(t)
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
 	log := filepath.Join(t.TempDir(), "demo.log")
 	p, err := start("demo", log, binary(), "demo", "--port-offset", fmt.Sprint(offset))
 	if err != nil {
@@ -87,7 +89,7 @@ func TestDemo(t *testing.T) {
 	}
 	do(string(splitter), "config", "write", addr, "-")
 	until(t, 5*time.Second, func() error { return wantPage("v2") })
-	demoEnds(t, p)
+	demoEnds(t, p, temp)
 }
 
 func wantPage(text string) error {
@@ -99,7 +101,7 @@ func wantPage(text string) error {
 }
 
 // demoEnds stops the demo as Ctrl-C does: nothing of it may be left.
-func demoEnds(t *testing.T, p *process) {
+func demoEnds(t *testing.T, p *process, temp string) {
 	t.Helper()
 	mine, err := processesOf(binary())
 	if err != nil {
@@ -132,8 +134,8 @@ func demoEnds(t *testing.T, p *process) {
 			t.Errorf("somebody still listens on port %d", port+offset)
 		}
 	}
-	if files, err := filepath.Glob("/tmp/weft-demo-*"); err == nil && len(files) > 0 {
-		t.Errorf("files are left: %v", files)
+	if files, err := filepath.Glob(filepath.Join(temp, "*")); err != nil || len(files) > 0 {
+		t.Errorf("files are left: %v %v", files, err)
 	}
 }
 

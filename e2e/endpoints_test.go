@@ -96,11 +96,12 @@ func endpointKilled(t *testing.T, w *World) {
 	until(t, 5*time.Second, func() error { return p.settled(p.web) })
 	l := load(t, "http://"+p.addr+"/slow", 100)
 	used(t, b2, 20)
+	begin := time.Now()
 	if two.sidecar != nil {
 		two.sidecar.kill()
 	}
 	b2.stop()
-	killed := time.Now()
+	end := time.Now()
 	unused(t, l, b2)
 	l.more(100)
 	b2.mu.Lock()
@@ -111,7 +112,7 @@ func endpointKilled(t *testing.T, w *World) {
 	b2.mu.Unlock()
 	lost := map[string]bool{}
 	err := l.agree(func(id string, r result) bool {
-		there := reached[id] || r.begun.Before(killed) && r.ended.After(killed)
+		there := reached[id] || r.begun.Before(end) && r.ended.After(begin)
 		if there && r.err != nil {
 			lost[id] = true
 		}
