@@ -211,7 +211,7 @@ func (ex *exchange) prepare() reason.Code {
 	}
 	if ex.http.Authorize {
 		policies := ex.host.Authorize
-		if ex.route != nil && len(ex.route.Authorize) > 0 {
+		if ex.route != nil && ex.route.Authorize != nil {
 			policies = ex.route.Authorize
 		}
 		if ok, _ := allowed(policies, ex.d.peer, req); !ok {

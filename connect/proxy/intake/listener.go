@@ -12,6 +12,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	filelogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	streamlogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
+	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	limitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/connection_limit/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	netrbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
@@ -38,6 +39,9 @@ const (
 )
 
 func (w *world) compileListener(m *listenerv3.Listener) (*listener, error) {
+	if err := only(m, listenerFields); err != nil {
+		return nil, err
+	}
 	l := &config.Listener{Name: m.GetName()}
 	if m.GetTrafficDirection() == corev3.TrafficDirection_INBOUND {
 		l.Direction = config.Inbound
@@ -64,13 +68,16 @@ func (w *world) compileListener(m *listenerv3.Listener) (*listener, error) {
 	}
 	out := &listener{config: l}
 	chain := chains[0]
+	if err := only(chain, chainFields); err != nil {
+		return nil, fmt.Errorf("filter_chains[0]: %w", err)
+	}
+	if err := only(chain.GetFilterChainMatch(), matchFields); err != nil {
+		return nil, fmt.Errorf("filter_chains[0].filter_chain_match: %w", err)
+	}
 	if ts := chain.GetTransportSocket(); ts != nil {
 		if l.TLS, out.secrets, err = w.serverTLS(ts); err != nil {
 			return nil, err
 		}
-	}
-	if len(chain.GetFilterChainMatch().GetApplicationProtocols())+len(chain.GetFilterChainMatch().GetServerNames()) > 0 {
-		return nil, errors.New("filter_chain_match: not known to this proxy")
 	}
 	for _, f := range chain.GetFilters() {
 		if err := compileFilter(l, f); err != nil {
@@ -120,6 +127,9 @@ func compileTCP(l *config.Listener, a *anypb.Any) error {
 	if err != nil {
 		return err
 	}
+	if err := only(m, tcpFields); err != nil {
+		return err
+	}
 	t := &config.TCP{Cluster: m.GetCluster()}
 	for _, c := range m.GetWeightedClusters().GetClusters() {
 		t.Weighted = append(t.Weighted, config.WeightedCluster{Cluster: c.GetName(), Weight: c.GetWeight()})
@@ -139,6 +149,12 @@ func compileHTTP(l *config.Listener, a *anypb.Any) error {
 	m, err := read[*hcmv3.HttpConnectionManager](a)
 	if err != nil {
 		return err
+	}
+	if err := only(m, hcmFields); err != nil {
+		return err
+	}
+	if m.GetCommonHttpProtocolOptions().GetHeadersWithUnderscoresAction() == corev3.HttpProtocolOptions_DROP_HEADER {
+		return errors.New("headers_with_underscores_action DROP_HEADER: not known to this proxy; use REJECT_REQUEST")
 	}
 	h := &config.HTTP{
 		ServerName: m.GetServerName(), Normalize: m.GetNormalizePath().GetValue(), MergeSlashes: m.GetMergeSlashes(),
@@ -196,6 +212,13 @@ func compileHTTPFilters(h *config.HTTP, filters []*hcmv3.HttpFilter) error {
 		switch url := f.GetTypedConfig().GetTypeUrl(); url {
 		case routerURL, grpcStatsURL:
 		case httpRBACURL:
+			m, err := read[*httprbacv3.RBAC](f.GetTypedConfig())
+			if err != nil {
+				return fmt.Errorf("http filter %s: %w", f.GetName(), err)
+			}
+			if err := only(m, ""); err != nil {
+				return fmt.Errorf("http filter %s: rules are read from routes only: %w", f.GetName(), err)
+			}
 			h.Authorize = true
 		default:
 			return fmt.Errorf("http filter %s (%s) isn't known to this proxy", f.GetName(), url)

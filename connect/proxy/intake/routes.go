@@ -30,6 +30,9 @@ func compileRoutes(m *routev3.RouteConfiguration) (*config.RouteTable, error) {
 		return nil, err
 	}
 	for i, v := range m.GetVirtualHosts() {
+		if err := only(v, vhostFields); err != nil {
+			return nil, fmt.Errorf("virtual_hosts[%d]: %w", i, err)
+		}
 		h := &config.VirtualHost{Name: v.GetName(), Domains: v.GetDomains(), Request: mutations(v.GetRequestHeadersToAdd(), v.GetRequestHeadersToRemove()), Response: mutations(v.GetResponseHeadersToAdd(), v.GetResponseHeadersToRemove())}
 		if h.Authorize, err = compilePerRoute(v.GetTypedPerFilterConfig()); err != nil {
 			return nil, fmt.Errorf("virtual_hosts[%d]: %w", i, err)
@@ -51,7 +54,10 @@ func compileRoutes(m *routev3.RouteConfiguration) (*config.RouteTable, error) {
 
 // compilePerRoute reads what a route overrides of filters: only authorisation is known.
 func compilePerRoute(all map[string]*anypb.Any) ([]*config.Policies, error) {
-	var out []*config.Policies
+	if len(all) == 0 {
+		return nil, nil
+	}
+	out := []*config.Policies{} // not nil: it stands in place of what is further out, even if it checks nothing
 	for name, a := range all {
 		if a.GetTypeUrl() != rbacPerRouteURL {
 			return nil, fmt.Errorf("typed_per_filter_config %s (%s) isn't known to this proxy", name, a.GetTypeUrl())
@@ -73,6 +79,9 @@ func compilePerRoute(all map[string]*anypb.Any) ([]*config.Policies, error) {
 }
 
 func compileRoute(m *routev3.Route) (*config.Route, error) {
+	if err := only(m, routeFields); err != nil {
+		return nil, err
+	}
 	r := &config.Route{
 		Name: m.GetName(), Request: mutations(m.GetRequestHeadersToAdd(), m.GetRequestHeadersToRemove()),
 		Response: mutations(m.GetResponseHeadersToAdd(), m.GetResponseHeadersToRemove()),
@@ -117,6 +126,9 @@ func compileRoute(m *routev3.Route) (*config.Route, error) {
 }
 
 func compileMatch(m *routev3.RouteMatch) (config.Match, error) {
+	if err := only(m, pathFields); err != nil {
+		return config.Match{}, err
+	}
 	out := config.Match{CaseFold: m.GetCaseSensitive() != nil && !m.GetCaseSensitive().GetValue(), GRPC: m.GetGrpc() != nil}
 	switch p := m.GetPathSpecifier().(type) {
 	case *routev3.RouteMatch_Prefix:

@@ -98,6 +98,9 @@ func compileCert(m *tlsv3.TlsCertificate) (*secret, error) {
 }
 
 func compileRoots(m *tlsv3.CertificateValidationContext) (*secret, error) {
+	if err := only(m, validateFields); err != nil {
+		return nil, err
+	}
 	pem, err := bytesOf(m.GetTrustedCa())
 	if err != nil {
 		return nil, fmt.Errorf("trusted_ca: %w", err)

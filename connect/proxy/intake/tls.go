@@ -52,6 +52,9 @@ func (t *trust) identity() string {
 
 // compileContext reads the part of a TLS context that both sides share.
 func (w *world) compileContext(m *tlsv3.CommonTlsContext, use identity.Use) (*trust, []string, error) {
+	if err := only(m, commonFields); err != nil {
+		return nil, nil, fmt.Errorf("common_tls_context: %w", err)
+	}
 	t := &trust{s: w.secrets, use: use}
 	switch {
 	case len(m.GetTlsCertificateSdsSecretConfigs()) == 1:
@@ -66,6 +69,9 @@ func (w *world) compileContext(m *tlsv3.CommonTlsContext, use identity.Use) (*tr
 		t.roots = v.ValidationContextSdsSecretConfig.GetName()
 	case *tlsv3.CommonTlsContext_CombinedValidationContext:
 		t.roots = v.CombinedValidationContext.GetValidationContextSdsSecretConfig().GetName()
+		if err := only(v.CombinedValidationContext.GetDefaultValidationContext(), "match_typed_subject_alt_names"); err != nil {
+			return nil, nil, fmt.Errorf("default_validation_context: %w", err)
+		}
 		sans, err := compileSANs(v.CombinedValidationContext.GetDefaultValidationContext())
 		if err != nil {
 			return nil, nil, err
@@ -137,6 +143,9 @@ func (w *world) serverTLS(ts *corev3.TransportSocket) (*config.ServerTLS, []stri
 	if err != nil {
 		return nil, nil, fmt.Errorf("transport_socket: %w", err)
 	}
+	if err := only(m, serverFields); err != nil {
+		return nil, nil, fmt.Errorf("transport_socket: %w", err)
+	}
 	t, alpn, err := w.compileContext(m.GetCommonTlsContext(), identity.AsClient)
 	if err != nil {
 		return nil, nil, fmt.Errorf("transport_socket: %w", err)
@@ -161,6 +170,9 @@ func (w *world) serverTLS(ts *corev3.TransportSocket) (*config.ServerTLS, []stri
 func (w *world) clientTLS(ts *corev3.TransportSocket) (*config.ClientTLS, *trust, error) {
 	m, err := read[*tlsv3.UpstreamTlsContext](ts.GetTypedConfig())
 	if err != nil {
+		return nil, nil, fmt.Errorf("transport_socket: %w", err)
+	}
+	if err := only(m, clientFields); err != nil {
 		return nil, nil, fmt.Errorf("transport_socket: %w", err)
 	}
 	t, alpn, err := w.compileContext(m.GetCommonTlsContext(), identity.AsServer)

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intake
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// only refuses a message in which a field is set that this proxy doesn't know: leaving it out could be less strict than what
+// was asked for. The fields that are read, and those that mean nothing to this proxy and protect nothing (names of
+// statistics, buffer sizes), are listed where the message is read.
+func only(m proto.Message, fields string) error {
+	known := map[protoreflect.Name]bool{}
+	for f := range strings.FieldsSeq(fields) {
+		known[protoreflect.Name(f)] = true
+	}
+	var faults []error
+	m.ProtoReflect().Range(func(fd protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
+		if !known[fd.Name()] {
+			faults = append(faults, fmt.Errorf("%s: not known to this proxy", fd.Name()))
+		}
+		return true
+	})
+	return errors.Join(faults...)
+}
+
+// The fields of each message that are read here, or that change nothing that this proxy does.
+const (
+	listenerFields = "name address traffic_direction use_original_dst listener_filters filter_chains default_filter_chain " +
+		"per_connection_buffer_limit_bytes stat_prefix metadata enable_reuse_port bind_to_port drain_type connection_balance_config"
+	chainFields = "name filters transport_socket transport_socket_connect_timeout filter_chain_match metadata"
+	matchFields = ""
+	hcmFields   = "codec_type stat_prefix rds route_config http_filters add_user_agent tracing common_http_protocol_options " +
+		"http_protocol_options http2_protocol_options server_name server_header_transformation max_request_headers_kb stream_idle_timeout " +
+		"request_headers_timeout drain_timeout delayed_close_timeout access_log use_remote_address xff_num_trusted_hops skip_xff_append via " +
+		"generate_request_id preserve_external_request_id always_set_request_id_in_response forward_client_cert_details " +
+		"set_current_client_cert_details upgrade_configs normalize_path merge_slashes path_with_escaped_slashes_action"
+	tcpFields      = "stat_prefix cluster weighted_clusters idle_timeout access_log tunneling_config max_connect_attempts metadata_match"
+	vhostFields    = "name domains routes request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove typed_per_filter_config metadata"
+	routeFields    = "name match route redirect direct_response metadata request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove typed_per_filter_config stat_prefix"
+	pathFields     = "prefix path path_separated_prefix safe_regex case_sensitive headers query_parameters grpc runtime_fraction"
+	commonFields   = "tls_params alpn_protocols tls_certificates tls_certificate_sds_secret_configs validation_context_sds_secret_config combined_validation_context"
+	validateFields = "trusted_ca match_typed_subject_alt_names"
+	serverFields   = "common_tls_context require_client_certificate disable_stateless_session_resumption disable_stateful_session_resumption"
+	clientFields   = "common_tls_context sni max_session_keys allow_renegotiation"
+)
