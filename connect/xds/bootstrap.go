@@ -75,7 +75,7 @@ func Bootstrap(c BootstrapConfig) ([]byte, error) {
 		},
 		"stats_config": object{"stats_tags": statsTags(c.Service), "use_all_default_tags": true},
 		"layered_runtime": object{"layers": []object{{"name": "base", "static_layer": object{
-			"re2.max_program_size.error_level": 1048576, "envoy.reloadable_features.no_extension_lookup_by_name": true,
+			"re2.max_program_size.error_level": 1048576,
 		}}}},
 	}, "", "  ")
 }

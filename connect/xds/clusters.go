@@ -109,11 +109,12 @@ func (r *renderer) localCluster() error {
 	})
 }
 
-// unlimited lifts Envoy's own bounds of 1024, which nobody asked for.
+// unlimited lifts the bounds that Envoy sets by itself, which nobody asked for: 1024 connections and requests, and 3 retries at a
+// time, with which a killed endpoint loses most of what was to be retried.
 func unlimited() *clusterv3.CircuitBreakers {
 	n := wrapperspb.UInt32(1 << 30)
 	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
-		MaxConnections: n, MaxPendingRequests: n, MaxRequests: n,
+		MaxConnections: n, MaxPendingRequests: n, MaxRequests: n, MaxRetries: n,
 	}}}
 }
 
