@@ -156,15 +156,15 @@ func (v *clusterView) release(l lease) {
 		return
 	}
 	s.uses++
-	if reusable && v.state.valid(l.endpoint.host, s.identity) && (v.config.MaxPerConn == 0 || s.uses < v.config.MaxPerConn) {
+	if reusable && v.state.engine.base.Err() == nil && v.state.valid(l.endpoint.host, s.identity) && (v.config.MaxPerConn == 0 || s.uses < v.config.MaxPerConn) {
 		s.since = time.Now()
 		h := l.endpoint.host
 		h.mu.Lock()
 		if len(h.idle) < maxIdle {
 			h.idle = append(h.idle, s)
 			h.mu.Unlock()
-			if !v.state.valid(h, s.identity) { // it went while the connection was put back
-				h.prune(func(id string) bool { return v.state.valid(h, id) }, time.Time{})
+			if !v.state.valid(h, s.identity) || v.state.engine.base.Err() != nil { // it went while the connection was put back
+				h.prune(func(id string) bool { return v.state.engine.base.Err() == nil && v.state.valid(h, id) }, time.Time{})
 			}
 			v.state.wake()
 			return

@@ -21,7 +21,7 @@ type rig struct {
 	snapshot atomic.Pointer[config.Snapshot]
 	metrics  *Metrics
 	addr     string
-	peer     *config.Peer
+	peer     atomic.Pointer[config.Peer]
 	draining atomic.Bool
 	listener net.Listener
 }
@@ -29,7 +29,7 @@ type rig struct {
 // newRig serves until the test ends. change may alter the configuration first.
 func newRig(t testing.TB, change func(*config.Snapshot), upstreams ...string) *rig {
 	t.Helper()
-	r := &rig{t: t, metrics: NewMetrics("web"), peer: &config.Peer{}}
+	r := &rig{t: t, metrics: NewMetrics("web")}
 	s := &config.Snapshot{Listeners: map[string]*config.Listener{}, Clusters: map[string]*config.Cluster{}, Routes: map[string]*config.RouteTable{}}
 	c := &config.Cluster{Name: "api", Service: config.ServiceRef{Name: "api"}, ConnectTimeout: time.Second}
 	for _, u := range upstreams {
@@ -63,7 +63,7 @@ func newRig(t testing.TB, change func(*config.Snapshot), upstreams ...string) *r
 				return
 			}
 			wg.Go(func() {
-				_ = r.e.ServeHTTP(ctx, conn, r.snapshot.Load().Listeners["l"], r.peer, "", r.draining.Load)
+				_ = r.e.ServeHTTP(ctx, conn, r.snapshot.Load().Listeners["l"], r.peer.Load(), "", r.draining.Load)
 			})
 		}
 	})
