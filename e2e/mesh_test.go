@@ -25,6 +25,12 @@ type pair struct {
 // newPair makes web and api with a protocol, and waits until a call is answered.
 func newPair(t *testing.T, w *World, protocol string) *pair {
 	t.Helper()
+	return newMixed(t, w, protocol, w.Kind, w.Kind)
+}
+
+// newMixed is newPair with a kind of sidecar for each of the two.
+func newMixed(t *testing.T, w *World, protocol string, webKind, apiKind Kind) *pair {
+	t.Helper()
 	var b *Backend
 	switch protocol {
 	case "tcp":
@@ -37,8 +43,11 @@ func newPair(t *testing.T, w *World, protocol string) *pair {
 	p := &pair{Mesh: w.mesh(t), backend: b}
 	p.protocol("api", protocol)
 	p.intend("allow", "web", "api")
+	p.kind = apiKind
 	p.api = p.instance("api", "api", b.Port)
+	p.kind = webKind
 	p.web = p.instance("web", "web", mustPort(t), "api")
+	p.kind = w.Kind
 	p.addr = p.web.Up["api"]
 	until(t, 15*time.Second, func() error { return call(protocol, p.addr) })
 	return p

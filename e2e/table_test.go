@@ -50,6 +50,21 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// TestMixed: Envoy calls weft's own proxy, and the other way round, in every protocol; denied calls too.
+func TestMixed(t *testing.T) {
+	enabled(t)
+	w := mustWorld(t, Builtin, "deny")
+	for _, way := range [][2]Kind{{Envoy, Builtin}, {Builtin, Envoy}} {
+		for _, protocol := range []string{"tcp", "http", "http2", "grpc"} {
+			t.Run(string(way[0])+" to "+string(way[1])+" over "+protocol, func(t *testing.T) {
+				p := newMixed(t, w, protocol, way[0], way[1])
+				p.intend("deny", "web", "api")
+				until(t, effect+slack, func() error { return isDenied(protocol, p.addr) })
+			})
+		}
+	}
+}
+
 // TestRowsAreWhole checks the table itself: each behaviour of the list has a row, each row a name of its own and something to
 // run, and a difference stands only where it has a reason. TestTable runs each row on each kind; there is no way to leave one
 // out.

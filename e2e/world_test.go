@@ -197,6 +197,7 @@ type Mesh struct {
 	t      *testing.T
 	w      *World
 	prefix string
+	kind   Kind // of the sidecars that are started from now on
 }
 
 // mesh begins a row's part of the world.
@@ -217,7 +218,7 @@ func (w *World) mesh(t *testing.T) *Mesh {
 			}
 		}
 	})
-	return &Mesh{t: t, w: w, prefix: slug[:min(len(slug), 36)]}
+	return &Mesh{t: t, w: w, prefix: slug[:min(len(slug), 36)], kind: w.Kind}
 }
 
 // name is a service's name in this row.
@@ -329,10 +330,15 @@ func (m *Mesh) deregister(i *Instance) {
 // sidecar runs an instance's sidecar.
 func (m *Mesh) sidecar(i *Instance) {
 	m.t.Helper()
-	if m.w.Kind != Host {
-		i.sidecar = m.runSidecar(m.w.Kind, i)
+	if m.kind != Host {
+		i.sidecar = m.runSidecar(m.kind, i)
 	}
 	until(m.t, 15*time.Second, func() error { return m.settled(i) })
+	if m.kind == Envoy { // the program is what the row's name says
+		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", i.sidecar.cmd.Process.Pid)); err != nil || !strings.Contains(filepath.Base(exe), "envoy") {
+			m.t.Fatalf("the sidecar of %s runs %q (%v), want Envoy", i.ID, exe, err)
+		}
+	}
 }
 
 func (m *Mesh) runSidecar(kind Kind, i *Instance) *process {
