@@ -219,29 +219,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// registerConfigured registers what the configuration files name: ordinary services first, proxies after them.
+// registerConfigured registers what the configuration files name.
 func (a *Agent) registerConfigured() error {
-	var faults []error
-	for _, proxies := range []bool{false, true} {
-		for _, d := range a.settings.Services {
-			if (d.Kind != "") != proxies {
-				continue
-			}
-			warnings, err := a.state.Register(d, "", false)
-			if err != nil {
-				faults = append(faults, fmt.Errorf("service %q of the configuration: %w", d.Name, err))
-			}
-			for _, w := range warnings {
-				a.c.Log.Warn("configuration", "warning", w)
-			}
-		}
+	warnings, err := a.state.Configure(a.settings.Services, a.settings.Checks)
+	for _, w := range warnings {
+		a.c.Log.Warn("configuration", "warning", w)
 	}
-	for _, d := range a.settings.Checks {
-		if err := a.state.RegisterCheck(d, ""); err != nil {
-			faults = append(faults, fmt.Errorf("check %q of the configuration: %w", d.Name, err))
-		}
-	}
-	return errors.Join(faults...)
+	return err
 }
 
 // keepaliveEvery is how often a silent xDS stream is asked whether it is still there.

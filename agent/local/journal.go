@@ -28,6 +28,7 @@ type record struct {
 	DropCheck   string             `json:",omitempty"`
 	Of          string             `json:",omitempty"` // DropCheck's service: its registration may name the check
 	Maintenance *maintenance       `json:",omitempty"`
+	Configured  bool               `json:",omitempty"` // by a file of the configuration: goes when that doesn't name it any more
 }
 
 // maintenance is a service, or with "" the node, taken out of service or back in.
@@ -330,6 +331,7 @@ func (s *State) replay(kept []record) error {
 			if sidecar != nil {
 				s.replaceLocked(sidecar, false)
 			}
+			s.markLocked(r)
 		}
 	}
 	for _, r := range kept {
@@ -350,6 +352,7 @@ func (s *State) replay(kept []record) error {
 			continue
 		}
 		s.checks[c.Record.CheckID] = c
+		s.markLocked(r)
 	}
 	for _, r := range kept {
 		if c, ok := s.checks[r.DropCheck]; ok && r.Of != "" && c.Record.ServiceID == r.Of {

@@ -38,6 +38,8 @@ type State struct {
 	version  uint64
 	changed  chan struct{}     // closed and made anew at each change
 	recalled map[string]string // check → its status when the agent last ran
+	// configured are the services and checks that files of the configuration named (keys as those of the journal's records).
+	configured map[string]bool
 }
 
 // New makes a state and reads what its journal holds. It starts nothing.
@@ -51,6 +53,7 @@ func New(c Config) (*State, error) {
 	s := &State{
 		node: c.Node, sidecarMin: c.SidecarMin, sidecarMax: c.SidecarMax, log: c.Log,
 		services: map[string]*Service{}, checks: map[string]*Check{}, changed: make(chan struct{}),
+		configured: map[string]bool{},
 	}
 	if c.Journal == "" {
 		return s, nil
@@ -71,13 +74,26 @@ func (s *State) Node() catalog.Node { return s.node }
 // Warnings name what was taken without effect.
 func (s *State) Register(d ServiceDefinition, token string, keepChecks bool) (warnings []string, err error) {
 	s.mu.Lock()
-	main, sidecar, warnings, err := s.build(d, token)
+	main, sidecar, warnings, err := s.registerLocked(d, token, keepChecks)
+	if err != nil {
+		s.mu.Unlock()
+		return nil, err
+	}
+	delete(s.configured, "s"+main.Record.ID)
+	s.publishLocked()
+	done := s.journal.append(s.recordsLocked(main, sidecar)...)
+	s.mu.Unlock()
+	return warnings, done()
+}
+
+// registerLocked puts what a definition means in place of what had its ID, or changes nothing.
+func (s *State) registerLocked(d ServiceDefinition, token string, keepChecks bool) (main, sidecar *Service, warnings []string, err error) {
+	main, sidecar, warnings, err = s.build(d, token)
 	if err == nil {
 		err = s.destinationHereLocked(main)
 	}
 	if err != nil {
-		s.mu.Unlock()
-		return nil, err
+		return nil, nil, nil, err
 	}
 	s.replaceLocked(main, keepChecks)
 	if sidecar != nil {
@@ -85,10 +101,7 @@ func (s *State) Register(d ServiceDefinition, token string, keepChecks bool) (wa
 	} else if old, ok := s.services[SidecarID(main.Record.ID)]; ok && old.Parent == main.Record.ID {
 		s.removeLocked(old.Record.ID)
 	}
-	s.publishLocked()
-	done := s.journal.append(s.recordsLocked(main, sidecar)...)
-	s.mu.Unlock()
-	return warnings, done()
+	return main, sidecar, warnings, nil
 }
 
 // recordsLocked is a registration for the journal: the definition, and the checks of before that stay without being in it.
@@ -168,6 +181,7 @@ func (s *State) Deregister(id string) error {
 	if side, ok := s.services[SidecarID(id)]; ok && side.Parent == id {
 		s.removeLocked(SidecarID(id))
 	}
+	delete(s.configured, "s"+id)
 	s.publishLocked()
 	done := s.journal.append(record{DropService: id})
 	s.mu.Unlock()
@@ -186,24 +200,12 @@ func (s *State) removeLocked(id string) {
 // RegisterCheck takes a check, of the node or of the service that it names.
 func (s *State) RegisterCheck(d CheckDefinition, token string) error {
 	s.mu.Lock()
-	var service *catalog.Service
-	if d.ServiceID != "" {
-		svc, ok := s.services[d.ServiceID]
-		if !ok {
-			s.mu.Unlock()
-			return fmt.Errorf("ServiceID %q does not exist: %w", d.ServiceID, ErrUnknown)
-		}
-		service = svc.Record
-	}
-	c, err := s.buildCheck(d, service, token)
+	c, err := s.checkLocked(d, token)
 	if err != nil {
 		s.mu.Unlock()
 		return err
 	}
-	if old, ok := s.checks[c.Record.CheckID]; ok && d.Status == "" {
-		c.Record.Status, c.Record.Output = old.Record.Status, old.Record.Output
-	}
-	s.checks[c.Record.CheckID] = c
+	delete(s.configured, "c"+c.Record.CheckID)
 	s.publishLocked()
 	done := s.journal.append(record{Check: &c.Definition, Token: c.Token})
 	s.mu.Unlock()
@@ -219,6 +221,7 @@ func (s *State) DeregisterCheck(id string) error {
 		return unknownCheck(id)
 	}
 	delete(s.checks, id)
+	delete(s.configured, "c"+id)
 	s.publishLocked()
 	done := s.journal.append(record{DropCheck: id, Of: c.Record.ServiceID})
 	s.mu.Unlock()
