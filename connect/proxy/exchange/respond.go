@@ -23,6 +23,9 @@ func (ex *exchange) respond(l lease) {
 		return
 	}
 	ex.answered = true
+	if end && !l.isMulti() {
+		ex.upstreamDone()
+	}
 	err := ex.x.WriteHead(h, end)
 	if err != nil {
 		ex.watch.kill(reason.DownstreamReset)
@@ -40,7 +43,16 @@ func (ex *exchange) respond(l lease) {
 		ex.cut(l, err)
 		return
 	}
+	ex.watch.end() // nothing that comes now may touch what was answered
 	ex.source.stop(l.ClientExchange, true)
+}
+
+// upstreamDone is called when the whole response has been read: a client that goes away as soon as it has it doesn't cost
+// the upstream's connection.
+func (ex *exchange) upstreamDone() {
+	if ex.source.idle() {
+		ex.watch.hold(nil)
+	}
 }
 
 func (l lease) isMulti() bool { return l.single == nil }
@@ -106,6 +118,7 @@ func (ex *exchange) copyBack(l lease) error {
 			if t != nil && ex.lv.log != nil {
 				ex.trailers.CopyFrom(t)
 			}
+			ex.upstreamDone()
 			if err := ex.x.Finish(t); err != nil {
 				ex.watch.kill(reason.DownstreamReset)
 				return err

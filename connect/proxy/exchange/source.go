@@ -189,17 +189,24 @@ func (s *source) tellDone() {
 // grace is how long a request's body may still go on after its response has ended.
 const grace = 20 * time.Millisecond
 
+// idle says whether the whole request has been passed on, or nobody passes it on any more.
+func (s *source) idle() bool {
+	if s.running {
+		select {
+		case <-s.done:
+			s.running = false
+		default:
+		}
+	}
+	return !s.running
+}
+
 // stop ends the pump: regularly where the body ends by itself in a moment; else y and the reading are cut.
 func (s *source) stop(y stream.ClientExchange, finished bool) {
-	if !s.running {
+	if s.idle() {
 		return
 	}
 	s.running = false
-	select {
-	case <-s.done:
-		return
-	default:
-	}
 	if finished {
 		wait := time.NewTimer(grace)
 		defer wait.Stop()
