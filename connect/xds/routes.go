@@ -76,6 +76,7 @@ func (r *renderer) route(u *Upstream, from *chain.Route, clusters map[string]str
 	if u.Chain.Protocol == catalog.ProtocolGRPC {
 		timeout = 0 // streams have no end of their own; a call's deadline is the caller's
 	}
+	action.RetryPolicy = safeRetries()
 	out := &routev3.Route{Match: everything(), Action: &routev3.Route_Route{Route: action}}
 	if def := from.Definition; def != nil {
 		if def.Match != nil && def.Match.HTTP != nil {
@@ -181,16 +182,18 @@ func destination(route *routev3.Route, a *routev3.RouteAction, d *catalog.Servic
 	if len(d.RetryOnStatusCodes) > 0 && !slices.Contains(on, "retriable-status-codes") {
 		on = append(on, "retriable-status-codes")
 	}
-	if len(on) == 0 && d.NumRetries == 0 {
-		return
+	if len(on) > 0 {
+		a.RetryPolicy = &routev3.RetryPolicy{RetryOn: strings.Join(on, ","), RetriableStatusCodes: d.RetryOnStatusCodes}
 	}
-	if len(on) == 0 {
-		on = []string{"connect-failure", "refused-stream", "reset-before-request"}
-	}
-	a.RetryPolicy = &routev3.RetryPolicy{RetryOn: strings.Join(on, ","), RetriableStatusCodes: d.RetryOnStatusCodes}
 	if d.NumRetries > 0 {
 		a.RetryPolicy.NumRetries = wrapperspb.UInt32(d.NumRetries)
 	}
+}
+
+// safeRetries sends again, to another instance, what certainly wasn't processed: no connection was made, or the request hadn't
+// left. Weft's own proxy does so by itself.
+func safeRetries() *routev3.RetryPolicy {
+	return &routev3.RetryPolicy{RetryOn: "connect-failure,refused-stream,reset-before-request", NumRetries: wrapperspb.UInt32(2)}
 }
 
 // edits are header changes: set replaces, add appends.
