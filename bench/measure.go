@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// flips denies and allows web → api in turn, and measures from the write's beginning until new calls see it.
+func (m *mesh) flips(ctx context.Context, n int) error {
+	var denied, allowed []time.Duration
+	for i := range n {
+		action, want := "deny", false
+		if i%2 == 1 {
+			action, want = "allow", true
+		}
+		begin := time.Now()
+		if err := m.put(ctx, "/v1/connect/intentions/exact?source=web&destination=api", object{"Action": action}); err != nil {
+			return err
+		}
+		if err := until(ctx, 5*time.Second, func() error {
+			if got := m.call(ctx) == nil; got != want {
+				return fmt.Errorf("%s isn't in force", action)
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		if want {
+			allowed = append(allowed, time.Since(begin))
+		} else {
+			denied = append(denied, time.Since(begin))
+		}
+	}
+	summary(m.kind+" "+m.protocol+" deny → refused", denied)
+	summary(m.kind+" "+m.protocol+" allow → served", allowed)
+	return nil
+}
+
+// registrations measures from a registration's beginning until web's proxy was told and has taken it: its agent says that the
+// hash of the newest rendering, another than before, is acknowledged.
+func (m *mesh) registrations(ctx context.Context, n int) error {
+	var took []time.Duration
+	for i := range n {
+		before, err := m.acked(ctx)
+		if err != nil {
+			return err
+		}
+		b := *m.backends[0]
+		b.id = "api-r" + strconv.Itoa(i)
+		begin := time.Now()
+		if err := m.put(ctx, "/v1/agent/service/register", m.registration(&b)); err != nil {
+			return err
+		}
+		if err := until(ctx, 10*time.Second, func() error {
+			now, err := m.acked(ctx)
+			if err == nil && now == before {
+				err = errors.New("web's proxy hasn't got it")
+			}
+			return err
+		}); err != nil {
+			return err
+		}
+		took = append(took, time.Since(begin))
+		if err := m.put(ctx, "/v1/agent/service/deregister/"+b.id, nil); err != nil {
+			return err
+		}
+		if err := until(ctx, 10*time.Second, func() error {
+			now, err := m.acked(ctx)
+			if err == nil && now != before {
+				err = errors.New("the removal hasn't arrived")
+			}
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	summary(m.kind+" registration → endpoint list", took)
+	return nil
+}
+
+// acked is the hash that web's proxy has, once it is that of the newest rendering.
+func (m *mesh) acked(ctx context.Context) (string, error) {
+	var all []struct{ ProxyID, RenderedHash, AckedHash string }
+	if _, err := m.api.Do(ctx, http.MethodGet, "/v1/agent/connect/proxies", nil, nil, &all); err != nil {
+		return "", err
+	}
+	for _, p := range all {
+		if p.ProxyID == "web-sidecar-proxy" && p.AckedHash != "" && p.AckedHash == p.RenderedHash {
+			return p.AckedHash, nil
+		}
+	}
+	return "", errors.New("web's proxy isn't up to date")
+}
+
+// memory shows what the processes take, idle and with 64 busy connections.
+func (m *mesh) memory(ctx context.Context) error {
+	show := func(when string) error {
+		procs := map[string]int{"agent": m.agent.Process.Pid}
+		for id, c := range m.sidecars {
+			procs["sidecar of "+id] = c.Process.Pid
+		}
+		if pid, err := m.hostProxy(); err == nil {
+			procs["host proxy"] = pid
+		}
+		for name, pid := range procs {
+			anonymous, pss, err := usage(pid)
+			if err != nil {
+				return err
+			}
+			fmt.Printf("%-8s %-20s %-8s anonymous %5.1f MB  PSS %5.1f MB\n", m.kind, name, when, anonymous, pss)
+		}
+		return nil
+	}
+	if err := wait(ctx, 5*time.Second); err != nil {
+		return err
+	}
+	if err := show("idle"); err != nil {
+		return err
+	}
+	lctx, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	for range 64 {
+		wg.Go(func() {
+			client := &http.Client{Transport: &http.Transport{}}
+			for lctx.Err() == nil {
+				if req, err := http.NewRequestWithContext(lctx, http.MethodGet, m.url(), nil); err == nil {
+					if resp, err := client.Do(req); err == nil {
+						_, _ = io.Copy(io.Discard, resp.Body)
+						_ = resp.Body.Close()
+					}
+				}
+			}
+		})
+	}
+	err := wait(ctx, 8*time.Second)
+	if err == nil {
+		err = show("busy 64")
+	}
+	stop()
+	wg.Wait()
+	if m.kind == "host" && err == nil {
+		err = m.more(ctx)
+	}
+	return err
+}
+
+// more shows what further services cost the host proxy.
+func (m *mesh) more(ctx context.Context) error {
+	pid, err := m.hostProxy()
+	if err != nil {
+		return err
+	}
+	before, pssBefore, err := usage(pid)
+	if err != nil {
+		return err
+	}
+	const further = 50
+	for i := range further {
+		if err := m.put(ctx, "/v1/agent/service/register", object{
+			"Name": "more-" + strconv.Itoa(i), "Port": 1, "Address": "127.0.0.1", "Connect": object{"SidecarService": object{}},
+		}); err != nil {
+			return err
+		}
+	}
+	if err := wait(ctx, 10*time.Second); err != nil {
+		return err
+	}
+	after, pss, err := usage(pid)
+	fmt.Printf("%-8s each of %d further services: anonymous %.2f MB  PSS %.2f MB\n", m.kind, further, (after-before)/further, (pss-pssBefore)/further)
+	return err
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (m *mesh) hostProxy() (int, error) {
+	matches, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range matches {
+		if data, err := os.ReadFile(path); err == nil && strings.Contains(string(data), "-shared\x00-socket\x00"+m.dir) {
+			return strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		}
+	}
+	return 0, errors.New("no host proxy")
+}
+
+// usage reads a process's anonymous memory and its proportional share, in MB.
+func usage(pid int) (anonymous, pss float64, err error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	for line := range strings.SplitSeq(string(data), "\n") {
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			continue
+		}
+		kb, _ := strconv.ParseFloat(f[1], 64)
+		switch f[0] {
+		case "Anonymous:":
+			anonymous = kb / 1000
+		case "Pss:":
+			pss = kb / 1000
+		}
+	}
+	return anonymous, pss, nil
+}
+
+// The disturbances of the soak.
+const (
+	rotations = 50
+	restarts  = 20
+	changes   = 100
+	workers   = 32
+)
+
+// soak sends n requests, each once, while the CA's root rotates (every leaf with it), the agent is killed and started again, and
+// instances come and go; then it compares what was answered with what the backends saw.
+func (m *mesh) soak(ctx context.Context, n int) error {
+	if err := m.addBackend(ctx, "api-2"); err != nil {
+		return err
+	}
+	var sent, failed atomic.Int64
+	var firstFailure atomic.Value
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	begin := time.Now()
+	for w := range workers {
+		wg.Go(func() {
+			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4}, Timeout: 30 * time.Second}
+			for {
+				i := sent.Add(1)
+				if i > int64(n) {
+					return
+				}
+				if err := once(ctx, client, m.url(), strconv.Itoa(w)+"-"+strconv.FormatInt(i, 10)); err != nil {
+					failed.Add(1)
+					firstFailure.CompareAndSwap(nil, fmt.Sprintf("after %v: %v", time.Since(begin).Round(time.Millisecond), err))
+				}
+			}
+		})
+	}
+	go func() { wg.Wait(); close(done) }()
+	counts, err := m.disturb(ctx, done)
+	<-done
+	took := time.Since(begin)
+	lost, doubled := 0, 0
+	total := 0
+	m.seen.Range(func(_, v any) bool {
+		total++
+		if v.(*atomic.Int32).Load() > 1 {
+			doubled++
+		}
+		return true
+	})
+	lost = n - total
+	fmt.Printf("%-8s soak: %d requests in %v (%.0f/s), %s: %d answered with an error, %d never reached a backend, %d reached it twice\n",
+		m.kind, n, took.Round(time.Second), float64(n)/took.Seconds(), counts, failed.Load(), lost, doubled)
+	if f := firstFailure.Load(); f != nil {
+		fmt.Println("first failure:", f)
+	}
+	return err
+}
+
+func once(ctx context.Context, client *http.Client, url, id string) error {
+	// A POST: neither the client nor a proxy may send it again.
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(id))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("x-bench-id", id)
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s (%s)", resp.Status, resp.Header.Get("x-weft-reason"))
+	}
+	return nil
+}
+
+// disturb changes things in turn until the load is done, but at most as often as planned.
+func (m *mesh) disturb(ctx context.Context, done <-chan struct{}) (string, error) {
+	var rotated, restarted, changed int
+	out := func() string {
+		return fmt.Sprintf("%d rotations, %d agent restarts (kill -9), %d endpoint changes", rotated, restarted, changed)
+	}
+	registered := true
+	for rotated < rotations || restarted < restarts || changed < changes {
+		select {
+		case <-done:
+			return out(), nil
+		case <-time.After(300 * time.Millisecond):
+		}
+		if changed < changes {
+			path, body := "/v1/agent/service/deregister/api-2", any(nil)
+			if !registered {
+				path, body = "/v1/agent/service/register", m.registration(m.backends[1])
+			}
+			if err := m.put(ctx, path, body); err != nil {
+				return out(), fmt.Errorf("endpoint change %d: %w", changed, err)
+			}
+			registered = !registered
+			changed++
+		}
+		if rotated < rotations {
+			if err := m.put(ctx, "/v1/connect/ca/configuration", object{"Provider": "consul", "Config": object{"Rotate": true}}); err != nil {
+				return out(), fmt.Errorf("rotation %d: %w", rotated, err)
+			}
+			rotated++
+		}
+		if changed%5 == 0 && restarted < restarts {
+			_ = m.agent.Process.Signal(syscall.SIGKILL)
+			_ = m.agent.Wait() // killed
+			if err := m.startAgent(ctx); err != nil {
+				return out(), fmt.Errorf("restart %d: %w", restarted, err)
+			}
+			restarted++
+		}
+	}
+	return out(), nil
+}
