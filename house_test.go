@@ -42,6 +42,7 @@ var arrows = map[string][]string{
 	"internal/wire":     {"catalog", "proto"},
 	"proto":             {"proto"},
 	"e2e":               {"..."},
+	"bench":             {"cli/apiclient"},
 }
 
 // guests: libraries that only these folders may import in product code, because what they are good for is decided there.

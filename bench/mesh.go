@@ -150,8 +150,10 @@ func (m *mesh) startSidecar(_ context.Context, id string) error {
 		if err != nil {
 			return err
 		}
-		args = []string{"connect", "envoy", "-http-addr", "127.0.0.1:" + strconv.Itoa(m.http), "-sidecar-for", id, "-envoy-binary", m.envoy,
-			"-admin-bind", "127.0.0.1:" + strconv.Itoa(port), "--", "--concurrency", "1"}
+		args = []string{
+			"connect", "envoy", "-http-addr", "127.0.0.1:" + strconv.Itoa(m.http), "-sidecar-for", id, "-envoy-binary", m.envoy,
+			"-admin-bind", "127.0.0.1:" + strconv.Itoa(port), "--", "--concurrency", "1",
+		}
 	}
 	c := m.command(id, args...)
 	m.sidecars[id] = c

@@ -134,8 +134,11 @@ func TestCheckCSR(t *testing.T) {
 		err  error
 		text string
 	}{
-		"other datacenter": {identity.Service{TrustDomain: web.TrustDomain, Datacenter: "a", Service: "web"}, ca.ErrOtherDatacenter,
-			"SPIFFE ID in CSR from a different datacenter: a, we are dc1"},
+		"other datacenter": {
+			identity.Service{TrustDomain: web.TrustDomain, Datacenter: "a", Service: "web"},
+			ca.ErrOtherDatacenter,
+			"SPIFFE ID in CSR from a different datacenter: a, we are dc1",
+		},
 		"other domain": {identity.Service{TrustDomain: "y.consul", Datacenter: "dc1", Service: "web"}, ca.ErrOtherTrustDomain, "y.consul"},
 		"the CA":       {identity.Signing{TrustDomain: web.TrustDomain}, ca.ErrCSR, "certificate authority"},
 		"agent":        {identity.Agent{TrustDomain: web.TrustDomain, Datacenter: "dc1", Node: "n"}, nil, ""},

@@ -48,8 +48,10 @@ func web(node string, port int) Register {
 		Node: Node{Node: node, Address: "10.0.0.1"},
 		Services: []Service{
 			{ID: "web1", Service: "web", Port: port, Tags: []string{"v1"}},
-			{ID: "web1-sidecar-proxy", Service: "web-sidecar-proxy", Kind: KindConnectProxy, Port: 21000,
-				Proxy: &Proxy{DestinationServiceName: "web", Config: Opaque{"a": uint64(3), "b": map[string]any{"c": 1.5}}}},
+			{
+				ID: "web1-sidecar-proxy", Service: "web-sidecar-proxy", Kind: KindConnectProxy, Port: 21000,
+				Proxy: &Proxy{DestinationServiceName: "web", Config: Opaque{"a": uint64(3), "b": map[string]any{"c": 1.5}}},
+			},
 		},
 		Checks: []Check{{CheckID: "c1", ServiceID: "web1", Status: HealthPassing}, {CheckID: SerfHealth, Status: HealthPassing}},
 	}
@@ -582,8 +584,10 @@ func BenchmarkApplyRegister(b *testing.B) {
 	var batch [][]byte
 	for i := range 1000 {
 		for port := range 2 { // each write changes something
-			batch = append(batch, mustEncode(b, Register{Node: Node{Node: fmt.Sprint("n", i), Address: "10.0.0.1"},
-				Services: []Service{{ID: "web1", Service: "web", Port: 80 + port}}}))
+			batch = append(batch, mustEncode(b, Register{
+				Node:     Node{Node: fmt.Sprint("n", i), Address: "10.0.0.1"},
+				Services: []Service{{ID: "web1", Service: "web", Port: 80 + port}},
+			}))
 		}
 	}
 	b.ReportAllocs()

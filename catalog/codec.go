@@ -249,6 +249,8 @@ func NewEntry(kind string) (Entry, error) {
 
 // EntryKinds lists the kinds that NewEntry knows, in a fixed order.
 func EntryKinds() []string {
-	return []string{KindServiceDefaults, KindProxyDefaults, KindServiceIntentions, KindServiceRouter,
-		KindServiceSplitter, KindServiceResolver, KindMesh}
+	return []string{
+		KindServiceDefaults, KindProxyDefaults, KindServiceIntentions, KindServiceRouter,
+		KindServiceSplitter, KindServiceResolver, KindMesh,
+	}
 }

@@ -12,8 +12,10 @@ import (
 
 // retryOn are the conditions that a route may retry on, by Envoy's names.
 func retryOn() []string {
-	return []string{"5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "envoy-ratelimited",
-		"retriable-4xx", "refused-stream", "cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"}
+	return []string{
+		"5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "envoy-ratelimited",
+		"retriable-4xx", "refused-stream", "cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable",
+	}
 }
 
 // Validate checks each route's match and destination.

@@ -19,29 +19,43 @@ func TestValidate(t *testing.T) {
 		{&ServiceDefaults{EntryHead: head, Protocol: "HTTP"}, ""},
 		{&ServiceDefaults{EntryHead: head, Protocol: "udp"}, `Protocol "udp" is none of tcp, http, http2, grpc`},
 		{&ServiceDefaults{EntryHead: EntryHead{Name: "*"}}, `Name must be the name of a service, not the wildcard "*"`},
-		{&ServiceDefaults{EntryHead: head, UpstreamConfig: &UpstreamDefaults{Defaults: &UpstreamConfig{Limits: &UpstreamLimits{MaxConnections: &minus}}}},
-			"UpstreamConfig.Defaults.Limits.MaxConnections must not be negative, got -1"},
+		{
+			&ServiceDefaults{EntryHead: head, UpstreamConfig: &UpstreamDefaults{Defaults: &UpstreamConfig{Limits: &UpstreamLimits{MaxConnections: &minus}}}},
+			"UpstreamConfig.Defaults.Limits.MaxConnections must not be negative, got -1",
+		},
 		{&ProxyDefaults{}, ""},
 		{&ProxyDefaults{EntryHead: head}, `invalid name ("web"), only "global" is supported`},
-		{&Mesh{EntryHead: head, TLS: &MeshTLS{Incoming: &TLSRange{TLSMinVersion: "TLSv1_9"}}},
-			`TLS.Incoming.TLSMinVersion "TLSv1_9" is none of TLS_AUTO, TLSv1_0, TLSv1_1, TLSv1_2, TLSv1_3`},
+		{
+			&Mesh{EntryHead: head, TLS: &MeshTLS{Incoming: &TLSRange{TLSMinVersion: "TLSv1_9"}}},
+			`TLS.Incoming.TLSMinVersion "TLSv1_9" is none of TLS_AUTO, TLSv1_0, TLSv1_1, TLSv1_2, TLSv1_3`,
+		},
 		{&ServiceSplitter{EntryHead: head, Splits: []ServiceSplit{{Weight: 33.333}, {Weight: 33.333, ServiceSubset: "a"}, {Weight: 33.34, ServiceSubset: "b"}}}, ""},
 		{&ServiceSplitter{EntryHead: head, Splits: []ServiceSplit{{Weight: 90}}}, "the sum of all split weights must be 100, not 90.000000"},
-		{&ServiceSplitter{EntryHead: head, Splits: []ServiceSplit{{Weight: 50}, {Weight: 50, Service: "web"}}},
-			`Splits[1]: split destination occurs more than once: service="web", subset=""`},
-		{&ServiceRouter{EntryHead: head, Routes: []ServiceRoute{{Match: &ServiceRouteMatch{HTTP: &ServiceRouteHTTPMatch{PathExact: "x"}}}}},
-			`Routes[0].Match.HTTP.PathExact doesn't start with '/': "x"`},
-		{&ServiceRouter{EntryHead: head, Routes: []ServiceRoute{{Match: &ServiceRouteMatch{HTTP: &ServiceRouteHTTPMatch{Methods: []string{"get", "GET"}}}}}},
-			`Routes[0].Match.HTTP.Methods contains "GET" more than once`},
+		{
+			&ServiceSplitter{EntryHead: head, Splits: []ServiceSplit{{Weight: 50}, {Weight: 50, Service: "web"}}},
+			`Splits[1]: split destination occurs more than once: service="web", subset=""`,
+		},
+		{
+			&ServiceRouter{EntryHead: head, Routes: []ServiceRoute{{Match: &ServiceRouteMatch{HTTP: &ServiceRouteHTTPMatch{PathExact: "x"}}}}},
+			`Routes[0].Match.HTTP.PathExact doesn't start with '/': "x"`,
+		},
+		{
+			&ServiceRouter{EntryHead: head, Routes: []ServiceRoute{{Match: &ServiceRouteMatch{HTTP: &ServiceRouteHTTPMatch{Methods: []string{"get", "GET"}}}}}},
+			`Routes[0].Match.HTTP.Methods contains "GET" more than once`,
+		},
 		{&ServiceResolver{EntryHead: head, DefaultSubset: "v1"}, `DefaultSubset "v1" is not a valid subset`},
 		{&ServiceResolver{EntryHead: head, Subsets: map[string]ServiceResolverSubset{"v1": {Filter: "Service.Meta.version == v1"}}, DefaultSubset: "v1"}, ""},
-		{&ServiceResolver{EntryHead: head, LoadBalancer: &LoadBalancer{Policy: "random", HashPolicies: []HashPolicy{{SourceIP: true}}}},
-			`HashPolicies specified for non-hash-based Policy: "random"`},
+		{
+			&ServiceResolver{EntryHead: head, LoadBalancer: &LoadBalancer{Policy: "random", HashPolicies: []HashPolicy{{SourceIP: true}}}},
+			`HashPolicies specified for non-hash-based Policy: "random"`,
+		},
 		{&ServiceIntentions{EntryHead: head}, "at least one source is required"},
 		{&ServiceIntentions{EntryHead: head, Sources: []SourceIntention{{Name: "a", Action: "maybe"}}}, `Sources[0].Action "maybe" is none of allow, deny`},
 		{&ServiceIntentions{EntryHead: head, Sources: []SourceIntention{{Name: "a", Action: "allow"}, {Name: "a", Action: "deny"}}}, `Sources[1] defines "a" more than once`},
-		{&ServiceIntentions{EntryHead: EntryHead{Name: "*"}, Sources: []SourceIntention{{Name: "a", Permissions: []IntentionPermission{{Action: "allow"}}}}},
-			"Sources[0].Permissions cannot be specified on intentions with wildcarded destinations"},
+		{
+			&ServiceIntentions{EntryHead: EntryHead{Name: "*"}, Sources: []SourceIntention{{Name: "a", Permissions: []IntentionPermission{{Action: "allow"}}}}},
+			"Sources[0].Permissions cannot be specified on intentions with wildcarded destinations",
+		},
 	} {
 		c.entry.Normalize()
 		err := c.entry.Validate()

@@ -189,8 +189,12 @@ func intentionGet(env Env) *ucli.Command {
 				}
 			}
 			for _, l := range [][2]string{
-				{"Source", in.SourceName}, {"Destination", in.DestinationName}, {"Action", in.effect()},
-				{"ID", in.ID}, {"Precedence", strconv.Itoa(in.Precedence)}, {"Description", in.Description},
+				{"Source", in.SourceName},
+				{"Destination", in.DestinationName},
+				{"Action", in.effect()},
+				{"ID", in.ID},
+				{"Precedence", strconv.Itoa(in.Precedence)},
+				{"Description", in.Description},
 			} {
 				if l[1] != "" {
 					fmt.Fprintf(env.Stdout, "%-13s %s\n", l[0]+":", l[1])

@@ -250,8 +250,12 @@ func TestReaper(t *testing.T) {
 		at     time.Duration
 		want   bool
 	}{
-		{catalog.HealthCritical, 0, false}, {catalog.HealthCritical, 59 * time.Second, false}, {catalog.HealthCritical, time.Minute, true},
-		{catalog.HealthPassing, 61 * time.Second, false}, {catalog.HealthCritical, 62 * time.Second, false}, {catalog.HealthCritical, 122 * time.Second, true},
+		{catalog.HealthCritical, 0, false},
+		{catalog.HealthCritical, 59 * time.Second, false},
+		{catalog.HealthCritical, time.Minute, true},
+		{catalog.HealthPassing, 61 * time.Second, false},
+		{catalog.HealthCritical, 62 * time.Second, false},
+		{catalog.HealthCritical, 122 * time.Second, true},
 	} {
 		if got := r.due(c.status, now.Add(c.at)); got != c.want {
 			t.Errorf("%d: %v", i, got)

@@ -186,8 +186,11 @@ func (c *Config) Validate() error {
 		key  string
 		port int
 	}{
-		{"http", c.Ports.HTTP}, {"grpc", c.Ports.GRPC}, {"server", c.Ports.Server},
-		{"sidecar_min_port", c.Ports.SidecarMinPort}, {"sidecar_max_port", c.Ports.SidecarMaxPort},
+		{"http", c.Ports.HTTP},
+		{"grpc", c.Ports.GRPC},
+		{"server", c.Ports.Server},
+		{"sidecar_min_port", c.Ports.SidecarMinPort},
+		{"sidecar_max_port", c.Ports.SidecarMaxPort},
 	} {
 		if p.port < -1 || p.port > 65535 {
 			fault("ports.%s: %d: want 1 to 65535, or -1 for no listener", p.key, p.port)
@@ -197,8 +200,11 @@ func (c *Config) Validate() error {
 		fault("ports.sidecar_max_port: %d is below sidecar_min_port %d", c.Ports.SidecarMaxPort, c.Ports.SidecarMinPort)
 	}
 	for _, a := range []struct{ key, addr string }{
-		{"bind_addr", c.BindAddr}, {"advertise_addr", c.AdvertiseAddr}, {"client_addr", c.ClientAddr},
-		{"addresses.http", c.Addresses.HTTP}, {"addresses.grpc", c.Addresses.GRPC},
+		{"bind_addr", c.BindAddr},
+		{"advertise_addr", c.AdvertiseAddr},
+		{"client_addr", c.ClientAddr},
+		{"addresses.http", c.Addresses.HTTP},
+		{"addresses.grpc", c.Addresses.GRPC},
 	} {
 		if a.addr == "" || (strings.HasPrefix(a.addr, "unix://") && strings.HasPrefix(a.key, "addresses.")) {
 			continue

@@ -108,7 +108,10 @@ func (d *CheckDefinition) Type() string {
 		given bool
 		name  string
 	}{
-		{d.GRPC != "", TypeGRPC}, {d.HTTP != "", TypeHTTP}, {d.TTL != 0, TypeTTL}, {d.TCP != "", TypeTCP},
+		{d.GRPC != "", TypeGRPC},
+		{d.HTTP != "", TypeHTTP},
+		{d.TTL != 0, TypeTTL},
+		{d.TCP != "", TypeTCP},
 		{d.AliasService != "" || d.AliasNode != "", TypeAlias},
 	} {
 		if m.given {

@@ -14,9 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"google.golang.org/grpc"
-
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
 
 	"github.com/weftmesh/weft/agent/local"
 	"github.com/weftmesh/weft/catalog"

@@ -59,13 +59,16 @@ func TestDefaultChain(t *testing.T) {
 
 func TestRouteSplitSubsetFailover(t *testing.T) {
 	c, err := Compile(view(t, http("api"), http("other"),
-		&catalog.ServiceResolver{EntryHead: head("api"), DefaultSubset: "v1",
+		&catalog.ServiceResolver{
+			EntryHead: head("api"), DefaultSubset: "v1",
 			Subsets:  map[string]catalog.ServiceResolverSubset{"v1": {Filter: `Service.Meta.version == "1"`}, "v2": {}},
-			Failover: map[string]catalog.ServiceResolverFailover{"*": {Service: "other"}}},
+			Failover: map[string]catalog.ServiceResolverFailover{"*": {Service: "other"}},
+		},
 		&catalog.ServiceSplitter{EntryHead: head("api"), Splits: []catalog.ServiceSplit{{Weight: 90, ServiceSubset: "v1"}, {Weight: 10, ServiceSubset: "v2"}}},
 		&catalog.ServiceRouter{EntryHead: head("api"), Routes: []catalog.ServiceRoute{{
 			Match:       &catalog.ServiceRouteMatch{HTTP: &catalog.ServiceRouteHTTPMatch{PathPrefix: "/o"}},
-			Destination: &catalog.ServiceRouteDestination{Service: "other"}}}}),
+			Destination: &catalog.ServiceRouteDestination{Service: "other"},
+		}}}),
 		api(), Overrides{})
 	if err != nil {
 		t.Fatal(err)

@@ -36,7 +36,8 @@ func TestPrecedence(t *testing.T) {
 		rules("api", catalog.SourceIntention{Name: "*", Action: "allow"}, catalog.SourceIntention{Name: "web", Action: "deny"}),
 		rules("l7", catalog.SourceIntention{Name: "web", Permissions: []catalog.IntentionPermission{
 			{Action: "deny", HTTP: &catalog.IntentionHTTPPermission{PathPrefix: "/admin"}},
-			{Action: "allow", HTTP: &catalog.IntentionHTTPPermission{PathPrefix: "/", Methods: []string{"GET"}}}}}))
+			{Action: "allow", HTTP: &catalog.IntentionHTTPPermission{PathPrefix: "/", Methods: []string{"GET"}}},
+		}}))
 	for _, test := range []struct {
 		src, dst string
 		want     bool
@@ -57,8 +58,10 @@ func TestPrecedence(t *testing.T) {
 		def  bool
 		want bool
 	}{
-		{Request{Method: "GET", Path: "/x?y=/admin"}, false, true}, {Request{Method: "GET", Path: "/admin/x"}, true, false},
-		{Request{Method: "PUT", Path: "/x"}, false, false}, {Request{Method: "PUT", Path: "/x"}, true, true},
+		{Request{Method: "GET", Path: "/x?y=/admin"}, false, true},
+		{Request{Method: "GET", Path: "/admin/x"}, true, false},
+		{Request{Method: "PUT", Path: "/x"}, false, false},
+		{Request{Method: "PUT", Path: "/x"}, true, true},
 	} {
 		d, err := DecideRequest(txn, identity.Service{Service: "web"}, catalog.Scope{}.Name("l7"), test.req, test.def)
 		if err != nil || d.Allowed != test.want {

@@ -81,8 +81,10 @@ func TestNamesAndHealth(t *testing.T) {
 	for _, i := range []struct{ node, address, status string }{
 		{"a", "10.0.0.1", "passing"}, {"b", "10.0.0.2", "warning"}, {"c", "10.0.0.3", "critical"},
 	} {
-		register(t, w, xdstest.Sidecar{Service: "db", Node: i.node, Address: i.address,
-			Port: 5432, PublicPort: 21001, Status: i.status})
+		register(t, w, xdstest.Sidecar{
+			Service: "db", Node: i.node, Address: i.address,
+			Port: 5432, PublicPort: 21001, Status: i.status,
+		})
 	}
 	_, p := render(t, w, register(t, w, web("db")))
 	cluster := "db.default.dc1.internal" + domain
@@ -112,10 +114,14 @@ func TestRouting(t *testing.T) {
 		}, Failover: map[string]catalog.ServiceResolverFailover{"v2": {ServiceSubset: "v1"}}},
 		&catalog.ServiceSplitter{EntryHead: head("api"), Splits: []catalog.ServiceSplit{{Weight: 90, ServiceSubset: "v1"}, {Weight: 10, ServiceSubset: "v2"}}},
 		&catalog.ServiceRouter{EntryHead: head("api"), Routes: []catalog.ServiceRoute{
-			{Match: &catalog.ServiceRouteMatch{HTTP: &catalog.ServiceRouteHTTPMatch{PathPrefix: "/admin", Methods: []string{"GET"}}},
-				Destination: &catalog.ServiceRouteDestination{Service: "ops", RequestTimeout: time.Second}},
-			{Match: &catalog.ServiceRouteMatch{HTTP: &catalog.ServiceRouteHTTPMatch{Header: []catalog.ServiceRouteHTTPMatchHeader{{Name: "x-canary", Present: true}}}},
-				Destination: &catalog.ServiceRouteDestination{ServiceSubset: "v2"}},
+			{
+				Match:       &catalog.ServiceRouteMatch{HTTP: &catalog.ServiceRouteHTTPMatch{PathPrefix: "/admin", Methods: []string{"GET"}}},
+				Destination: &catalog.ServiceRouteDestination{Service: "ops", RequestTimeout: time.Second},
+			},
+			{
+				Match:       &catalog.ServiceRouteMatch{HTTP: &catalog.ServiceRouteHTTPMatch{Header: []catalog.ServiceRouteHTTPMatchHeader{{Name: "x-canary", Present: true}}}},
+				Destination: &catalog.ServiceRouteDestination{ServiceSubset: "v2"},
+			},
 		}})
 	register(t, w, xdstest.Sidecar{Service: "api", Node: "a", Address: "10.0.0.1", PublicPort: 21001, Meta: map[string]string{"version": "1"}})
 	register(t, w, xdstest.Sidecar{Service: "api", Node: "b", Address: "10.0.0.2", PublicPort: 21001, Tags: []string{"canary"}})

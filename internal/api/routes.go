@@ -7,7 +7,6 @@ import "net/http"
 // The permissions that routes need.
 var (
 	agentRead      = Permission{"agent", Read}
-	agentWrite     = Permission{"agent", Write}
 	serviceRead    = Permission{"service", Read}
 	serviceWrite   = Permission{"service", Write}
 	nodeRead       = Permission{"node", Read}

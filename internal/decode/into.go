@@ -23,9 +23,7 @@ type Decoder interface {
 // maxErrors is how many faults of one document are reported together.
 const maxErrors = 20
 
-var (
-	timeType = reflect.TypeFor[time.Time]()
-)
+var timeType = reflect.TypeFor[time.Time]()
 
 // Into decodes the document into dst, a pointer to a struct. All faults are found, up to 20, and joined; each is an *Error.
 // Nothing is promised about dst after an error. A field's names are its Go name and those in its tag

@@ -90,7 +90,8 @@ func TestHangingUpstreams(t *testing.T) {
 			l.HTTP = &h
 			s.Listeners["l"] = &l
 			s.Routes["routes"] = &config.RouteTable{Hosts: []*config.VirtualHost{{Domains: []string{"*"}, Routes: []*config.Route{
-				{Match: config.Match{Prefix: "/"}, Forward: &config.Forward{Clusters: []config.WeightedCluster{{Cluster: "api", Weight: 1}}}}}}}}
+				{Match: config.Match{Prefix: "/"}, Forward: &config.Forward{Clusters: []config.WeightedCluster{{Cluster: "api", Weight: 1}}}},
+			}}}}
 		})
 		resp, _ = get(t, c, r.url("/"))
 		wantReason(t, resp, 504, reason.StreamIdleTimeout)

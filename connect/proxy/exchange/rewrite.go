@@ -111,7 +111,7 @@ func (ex *exchange) rewrite(f *config.Forward) {
 	req := ex.req
 	if f.PrefixTo != "" || f.RegexFrom != nil {
 		path, query := splitPath(req.Path)
-		changed := path
+		var changed string
 		if f.PrefixTo != "" {
 			changed = f.PrefixTo + path[min(len(path), matchedLength(&ex.route.Match, path)):]
 		} else {

@@ -291,8 +291,10 @@ func compileRetry(m *routev3.RetryPolicy) (*config.Retry, error) {
 	if r.MaxBackOff == 0 {
 		r.MaxBackOff = 10 * r.BackOff
 	}
-	codes := []string{"ok", "cancelled", "unknown", "invalid-argument", "deadline-exceeded", "not-found", "already-exists", "permission-denied",
-		"resource-exhausted", "failed-precondition", "aborted", "out-of-range", "unimplemented", "internal", "unavailable"}
+	codes := []string{
+		"ok", "cancelled", "unknown", "invalid-argument", "deadline-exceeded", "not-found", "already-exists", "permission-denied",
+		"resource-exhausted", "failed-precondition", "aborted", "out-of-range", "unimplemented", "internal", "unavailable",
+	}
 	for on := range strings.SplitSeq(m.GetRetryOn(), ",") {
 		switch on = strings.TrimSpace(on); on {
 		case "":

@@ -53,7 +53,8 @@ func (s *secrets) change(f func(map[string]*secret)) {
 }
 
 func (s *secrets) put(name string, v *secret) { s.change(func(m map[string]*secret) { m[name] = v }) }
-func (s *secrets) forget(name string)         { s.change(func(m map[string]*secret) { delete(m, name) }) }
+
+func (s *secrets) forget(name string) { s.change(func(m map[string]*secret) { delete(m, name) }) }
 
 func compileSecret(m *tlsv3.Secret) (*secret, error) {
 	switch t := m.GetType().(type) {

@@ -190,8 +190,12 @@ func (l Limits) WithDefaults() Limits {
 		v   *int
 		def int
 	}{
-		{&l.HeadBytes, 64 << 10}, {&l.Fields, 200}, {&l.Streams, 250},
-		{&l.StreamWindow, 256 << 10}, {&l.ConnWindow, 1 << 20}, {&l.ChunkExtension, 4 << 10},
+		{&l.HeadBytes, 64 << 10},
+		{&l.Fields, 200},
+		{&l.Streams, 250},
+		{&l.StreamWindow, 256 << 10},
+		{&l.ConnWindow, 1 << 20},
+		{&l.ChunkExtension, 4 << 10},
 	} {
 		if *d.v <= 0 {
 			*d.v = d.def

@@ -316,6 +316,28 @@ func TestEnvoyTCP(t *testing.T) {
 }
 
 // Two Envoys, HTTP: rules by request, split, rewrite, and a change without a lost connection.
+// everyKind is an entry of each kind that bears on api.
+func everyKind(rules *catalog.ServiceIntentions) []catalog.Entry {
+	return []catalog.Entry{
+		&catalog.ServiceDefaults{EntryHead: catalog.EntryHead{Name: "api"}, Protocol: "http"}, rules,
+		&catalog.ProxyDefaults{AccessLogs: &catalog.AccessLogs{Enabled: true}},
+		&catalog.ServiceResolver{
+			EntryHead: catalog.EntryHead{Name: "api"}, Subsets: map[string]catalog.ServiceResolverSubset{
+				"v1": {Filter: `Service.Meta.v == "1"`, OnlyPassing: true}, "v2": {Filter: `Service.Meta.v == "2"`},
+			}, Failover: map[string]catalog.ServiceResolverFailover{"v2": {ServiceSubset: "v1"}},
+			LoadBalancer: &catalog.LoadBalancer{Policy: "ring_hash", HashPolicies: []catalog.HashPolicy{{Field: "header", FieldValue: "x-user"}, {Field: "cookie", FieldValue: "c", CookieConfig: &catalog.CookieConfig{Session: true}}}},
+		},
+		&catalog.ServiceSplitter{EntryHead: catalog.EntryHead{Name: "api"}, Splits: []catalog.ServiceSplit{{Weight: 50, ServiceSubset: "v1"}, {Weight: 50, ServiceSubset: "v2"}}},
+		&catalog.ServiceRouter{EntryHead: catalog.EntryHead{Name: "api"}, Routes: []catalog.ServiceRoute{{
+			Match: &catalog.ServiceRouteMatch{HTTP: &catalog.ServiceRouteHTTPMatch{PathPrefix: "/old", QueryParam: []catalog.ServiceRouteHTTPMatchQueryParam{{Name: "q", Present: true}}}},
+			Destination: &catalog.ServiceRouteDestination{
+				PrefixRewrite: "/ok", NumRetries: 2, RetryOn: []string{"5xx"}, RetryOnStatusCodes: []uint32{503},
+				RequestHeaders: &catalog.HTTPHeaderModifiers{Set: map[string]string{"x-set": "1"}, Add: map[string]string{"x-add": "2"}, Remove: []string{"x-gone"}},
+			},
+		}}},
+	}
+}
+
 func TestEnvoyHTTP(t *testing.T) {
 	m := newMesh(t)
 	up := port(t)
@@ -332,31 +354,22 @@ func TestEnvoyHTTP(t *testing.T) {
 	t.Cleanup(func() { _ = app.Close(); <-done })
 	api := m.add(xdstest.Sidecar{Service: "api", Port: l.Addr().(*net.TCPAddr).Port, PublicPort: port(t), Meta: map[string]string{"v": "1"}, Status: "passing"})
 	web := m.add(xdstest.Sidecar{Service: "web", Port: 1, PublicPort: port(t), Upstreams: []catalog.Upstream{{
-		DestinationName: "api", LocalBindPort: up, Config: catalog.Opaque{"connect_timeout_ms": int64(900), "limits": map[string]any{"max_connections": int64(10)},
-			"passive_health_check": map[string]any{"interval": "5s", "max_failures": int64(3)}},
+		DestinationName: "api", LocalBindPort: up, Config: catalog.Opaque{
+			"connect_timeout_ms": int64(900), "limits": map[string]any{"max_connections": int64(10)},
+			"passive_health_check": map[string]any{"interval": "5s", "max_failures": int64(3)},
+		},
 	}}})
 	rules := func(action string) *catalog.ServiceIntentions {
-		return &catalog.ServiceIntentions{EntryHead: catalog.EntryHead{Name: "api"}, Sources: []catalog.SourceIntention{{Name: "web",
+		return &catalog.ServiceIntentions{EntryHead: catalog.EntryHead{Name: "api"}, Sources: []catalog.SourceIntention{{
+			Name: "web",
 			Permissions: []catalog.IntentionPermission{
 				{Action: "deny", HTTP: &catalog.IntentionHTTPPermission{PathPrefix: "/admin"}},
 				{Action: "allow", HTTP: &catalog.IntentionHTTPPermission{Header: []catalog.IntentionHTTPHeader{{Name: "x-inv", Exact: "v", Invert: true}}, PathPrefix: "/inv"}},
 				{Action: action, HTTP: &catalog.IntentionHTTPPermission{PathPrefix: "/ok", Methods: []string{"GET"}}},
-			}}}}
+			},
+		}}}
 	}
-	m.publish(
-		&catalog.ServiceDefaults{EntryHead: catalog.EntryHead{Name: "api"}, Protocol: "http"}, rules("allow"),
-		&catalog.ProxyDefaults{AccessLogs: &catalog.AccessLogs{Enabled: true}},
-		&catalog.ServiceResolver{EntryHead: catalog.EntryHead{Name: "api"}, Subsets: map[string]catalog.ServiceResolverSubset{
-			"v1": {Filter: `Service.Meta.v == "1"`, OnlyPassing: true}, "v2": {Filter: `Service.Meta.v == "2"`},
-		}, Failover: map[string]catalog.ServiceResolverFailover{"v2": {ServiceSubset: "v1"}},
-			LoadBalancer: &catalog.LoadBalancer{Policy: "ring_hash", HashPolicies: []catalog.HashPolicy{{Field: "header", FieldValue: "x-user"}, {Field: "cookie", FieldValue: "c", CookieConfig: &catalog.CookieConfig{Session: true}}}}},
-		&catalog.ServiceSplitter{EntryHead: catalog.EntryHead{Name: "api"}, Splits: []catalog.ServiceSplit{{Weight: 50, ServiceSubset: "v1"}, {Weight: 50, ServiceSubset: "v2"}}},
-		&catalog.ServiceRouter{EntryHead: catalog.EntryHead{Name: "api"}, Routes: []catalog.ServiceRoute{{
-			Match: &catalog.ServiceRouteMatch{HTTP: &catalog.ServiceRouteHTTPMatch{PathPrefix: "/old", QueryParam: []catalog.ServiceRouteHTTPMatchQueryParam{{Name: "q", Present: true}}}},
-			Destination: &catalog.ServiceRouteDestination{PrefixRewrite: "/ok", NumRetries: 2, RetryOn: []string{"5xx"}, RetryOnStatusCodes: []uint32{503},
-				RequestHeaders: &catalog.HTTPHeaderModifiers{Set: map[string]string{"x-set": "1"}, Add: map[string]string{"x-add": "2"}, Remove: []string{"x-gone"}}},
-		}}},
-	)
+	m.publish(everyKind(rules("allow"))...)
 	m.start(api)
 	m.start(web)
 	m.settled()
