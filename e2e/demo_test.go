@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// offset moves the demo's ports away from those of a weft that runs here.
-const offset = 20000
+// offset moves the demo's ports away from those of a weft that runs here, and not to where outgoing connections have theirs.
+const offset = 9000
 
 // page gets web's page.
 func page() (status int, body string, err error) {
@@ -45,6 +45,16 @@ func TestDemo(t *testing.T) {
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the demo said:\n%s", tail(log, 30))
+			if logs, err := filepath.Glob(filepath.Join(temp, "*", "agent.log")); err == nil && len(logs) > 0 {
+				t.Logf("end of its agent's log:\n%s", tail(logs[0], 60))
+			}
+			for _, url := range []string{loopback(8500+offset) + "/v1/health/connect/api", loopback(8500+offset) + "/v1/agent/checks", loopback(8500+offset) + "/v1/agent/connect/proxies", loopback(19001+offset) + "/config"} {
+				if resp, err := http.Get("http://" + url); err == nil {
+					body, _ := io.ReadAll(resp.Body)
+					_ = resp.Body.Close()
+					t.Logf("%s:\n%s", url, body)
+				}
+			}
 		}
 		_ = p.stop(10 * time.Second) // it has ended, unless the test failed
 	})

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -154,13 +156,21 @@ func weft(env []string, stdin string, args ...string) (stdout, stderr string, er
 	return out.String(), errs.String(), err
 }
 
-// freePort is a port of loopback on which nobody listens now.
+// lastPort is the last port that was given out. Ports from the range that the kernel takes for outgoing connections would do
+// until one of these has the same number.
+var lastPort atomic.Int32
+
+const firstPort, portsEnd = 10240, 28000
+
+// freePort is a port of loopback on which nobody listens now, and that no other test gets.
 func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	lastPort.CompareAndSwap(0, firstPort+rand.Int32N((portsEnd-firstPort)/2))
+	for port := int(lastPort.Add(1)); port < portsEnd; port = int(lastPort.Add(1)) {
+		if l, err := net.Listen("tcp", loopback(port)); err == nil {
+			return port, l.Close()
+		}
 	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close()
+	return 0, errors.New("no port is free")
 }
 
 func mustPort(t *testing.T) int {
