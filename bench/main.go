@@ -22,16 +22,20 @@ func main() {
 	weft := flag.String("weft", "bin/weft", "the weft binary")
 	envoy := flag.String("envoy", ".cache/envoy/1.40.0/bin/envoy", "the Envoy binary")
 	n := flag.Int("n", 1000, "flips, registrations or requests")
+	var d disturbances
+	flag.IntVar(&d.rotations, "rotations", 50, "of the CA's root, and with it of every leaf, during the soak")
+	flag.IntVar(&d.restarts, "restarts", 20, "of the agent, by kill -9, during the soak")
+	flag.IntVar(&d.changes, "changes", 100, "of endpoints during the soak")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := measure(ctx, *what, *kind, *protocol, *weft, *envoy, *n); err != nil {
+	if err := measure(ctx, *what, *kind, *protocol, *weft, *envoy, *n, d); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func measure(ctx context.Context, what, kind, protocol, weft, envoy string, n int) error {
+func measure(ctx context.Context, what, kind, protocol, weft, envoy string, n int, d disturbances) error {
 	m, err := newMesh(ctx, kind, protocol, weft, envoy)
 	if err != nil {
 		return err
@@ -45,7 +49,7 @@ func measure(ctx context.Context, what, kind, protocol, weft, envoy string, n in
 	case "memory":
 		return m.memory(ctx)
 	case "soak":
-		return m.soak(ctx, n)
+		return m.soak(ctx, n, d)
 	}
 	return fmt.Errorf("-what %q: want flips, registration, memory or soak", what)
 }

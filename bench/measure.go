@@ -224,22 +224,20 @@ func usage(pid int) (anonymous, pss float64, err error) {
 	return anonymous, pss, nil
 }
 
-// The disturbances of the soak.
-const (
-	rotations = 50
-	restarts  = 20
-	changes   = 100
-	workers   = 32
-)
+// disturbances are what happens during the soak, at the most.
+type disturbances struct{ rotations, restarts, changes int }
+
+// workers send the soak's requests, one at a time each.
+const workers = 32
 
 // soak sends n requests, each once, while the CA's root rotates (every leaf with it), the agent is killed and started again, and
 // instances come and go; then it compares what was answered with what the backends saw.
-func (m *mesh) soak(ctx context.Context, n int) error {
+func (m *mesh) soak(ctx context.Context, n int, d disturbances) error {
 	if err := m.addBackend(ctx, "api-2"); err != nil {
 		return err
 	}
 	var sent, failed atomic.Int64
-	var firstFailure atomic.Value
+	var failures sync.Map // text → *failure
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	begin := time.Now()
@@ -253,13 +251,14 @@ func (m *mesh) soak(ctx context.Context, n int) error {
 				}
 				if err := once(ctx, client, m.url(), strconv.Itoa(w)+"-"+strconv.FormatInt(i, 10)); err != nil {
 					failed.Add(1)
-					firstFailure.CompareAndSwap(nil, fmt.Sprintf("after %v: %v", time.Since(begin).Round(time.Millisecond), err))
+					f, _ := failures.LoadOrStore(err.Error(), &failure{})
+					f.(*failure).note(time.Since(begin))
 				}
 			}
 		})
 	}
 	go func() { wg.Wait(); close(done) }()
-	counts, err := m.disturb(ctx, done)
+	counts, err := m.disturb(ctx, done, d)
 	<-done
 	took := time.Since(begin)
 	lost, doubled := 0, 0
@@ -274,10 +273,29 @@ func (m *mesh) soak(ctx context.Context, n int) error {
 	lost = n - total
 	fmt.Printf("%-8s soak: %d requests in %v (%.0f/s), %s: %d answered with an error, %d never reached a backend, %d reached it twice\n",
 		m.kind, n, took.Round(time.Second), float64(n)/took.Seconds(), counts, failed.Load(), lost, doubled)
-	if f := firstFailure.Load(); f != nil {
-		fmt.Println("first failure:", f)
-	}
+	failures.Range(func(text, f any) bool {
+		sort := f.(*failure)
+		fmt.Printf("  %d × %v, from %v to %v\n", sort.n, text, sort.first.Round(time.Millisecond), sort.last.Round(time.Millisecond))
+		return true
+	})
 	return err
+}
+
+// failure is one sort of failed request.
+type failure struct {
+	mu          sync.Mutex
+	n           int
+	first, last time.Duration // since the beginning
+}
+
+func (f *failure) note(at time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.n == 0 {
+		f.first = at
+	}
+	f.n++
+	f.last = at
 }
 
 func once(ctx context.Context, client *http.Client, url, id string) error {
@@ -302,19 +320,19 @@ func once(ctx context.Context, client *http.Client, url, id string) error {
 }
 
 // disturb changes things in turn until the load is done, but at most as often as planned.
-func (m *mesh) disturb(ctx context.Context, done <-chan struct{}) (string, error) {
+func (m *mesh) disturb(ctx context.Context, done <-chan struct{}, d disturbances) (string, error) {
 	var rotated, restarted, changed int
 	out := func() string {
 		return fmt.Sprintf("%d rotations, %d agent restarts (kill -9), %d endpoint changes", rotated, restarted, changed)
 	}
 	registered := true
-	for rotated < rotations || restarted < restarts || changed < changes {
+	for step := 1; rotated < d.rotations || restarted < d.restarts || changed < d.changes; step++ {
 		select {
 		case <-done:
 			return out(), nil
 		case <-time.After(300 * time.Millisecond):
 		}
-		if changed < changes {
+		if changed < d.changes {
 			path, body := "/v1/agent/service/deregister/api-2", any(nil)
 			if !registered {
 				path, body = "/v1/agent/service/register", m.registration(m.backends[1])
@@ -325,13 +343,13 @@ func (m *mesh) disturb(ctx context.Context, done <-chan struct{}) (string, error
 			registered = !registered
 			changed++
 		}
-		if rotated < rotations {
+		if rotated < d.rotations {
 			if err := m.put(ctx, "/v1/connect/ca/configuration", object{"Provider": "consul", "Config": object{"Rotate": true}}); err != nil {
 				return out(), fmt.Errorf("rotation %d: %w", rotated, err)
 			}
 			rotated++
 		}
-		if changed%5 == 0 && restarted < restarts {
+		if step%5 == 0 && restarted < d.restarts {
 			_ = m.agent.Process.Signal(syscall.SIGKILL)
 			_ = m.agent.Wait() // killed
 			if err := m.startAgent(ctx); err != nil {

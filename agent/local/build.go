@@ -226,14 +226,21 @@ func (s *State) sidecarOf(d *ServiceDefinition) (*ServiceDefinition, error) {
 // SidecarID is the ID of a service's generated sidecar.
 func SidecarID(serviceID string) string { return serviceID + "-sidecar-proxy" }
 
-// sidecarPort is the lowest free port of the sidecars' range; a sidecar that is registered again keeps its own.
+// sidecarPort is the lowest free port of the sidecars' range; a sidecar that is registered again keeps its own, also over a
+// restart.
 func (s *State) sidecarPort(id string) (int, error) {
 	if old, ok := s.services[id]; ok && old.Record.Port >= s.sidecarMin && old.Record.Port <= s.sidecarMax {
 		return old.Record.Port, nil
 	}
+	if port, ok := s.ports[id]; ok {
+		return port, nil
+	}
 	taken := map[int]bool{}
 	for _, svc := range s.services {
 		taken[svc.Record.Port] = true
+	}
+	for _, port := range s.ports {
+		taken[port] = true
 	}
 	for port := s.sidecarMin; port <= s.sidecarMax; port++ {
 		if !taken[port] {
@@ -241,4 +248,12 @@ func (s *State) sidecarPort(id string) (int, error) {
 		}
 	}
 	return 0, fmt.Errorf("no port provided for sidecar_service and none left in the configured range [%d, %d]", s.sidecarMin, s.sidecarMax)
+}
+
+// portOf is the port of a generated sidecar, 0 for none.
+func portOf(sidecar *Service) int {
+	if sidecar == nil {
+		return 0
+	}
+	return sidecar.Record.Port
 }

@@ -30,13 +30,13 @@ func (s *State) Configure(services []ServiceDefinition, checks []CheckDefinition
 			if (d.Kind != "") != proxies {
 				continue
 			}
-			main, _, w, err := s.registerLocked(d, "", false)
+			main, sidecar, w, err := s.registerLocked(d, "", false)
 			if err != nil {
 				faults = append(faults, fmt.Errorf("service %q of the configuration: %w", serviceID(&d), err))
 				continue
 			}
 			warnings = append(warnings, w...)
-			take(record{Service: &main.Definition, Token: main.Token})
+			take(record{Service: &main.Definition, Token: main.Token, SidecarPort: portOf(sidecar)})
 		}
 	}
 	for _, d := range checks {

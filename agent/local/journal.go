@@ -24,6 +24,7 @@ type record struct {
 	Service     *ServiceDefinition `json:",omitempty"`
 	Check       *CheckDefinition   `json:",omitempty"`
 	Token       string             `json:",omitempty"`
+	SidecarPort int                `json:",omitempty"` // of the generated sidecar: others know it, so it stays over a restart
 	DropService string             `json:",omitempty"`
 	DropCheck   string             `json:",omitempty"`
 	Of          string             `json:",omitempty"` // DropCheck's service: its registration may name the check
@@ -317,6 +318,13 @@ func (s *State) replay(kept []record) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.recalled = s.recall()
+	s.ports = map[string]int{}
+	defer func() { s.ports = nil }()
+	for _, r := range kept {
+		if r.Service != nil && r.SidecarPort > 0 {
+			s.ports[SidecarID(serviceID(r.Service))] = r.SidecarPort
+		}
+	}
 	for _, proxies := range []bool{false, true} {
 		for _, r := range kept {
 			if r.Service == nil || (r.Service.Kind != "") != proxies {

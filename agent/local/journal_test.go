@@ -203,3 +203,29 @@ func TestRegisterAfterTheEnd(t *testing.T) {
 		t.Error("taken")
 	}
 }
+
+// TestSidecarPortsOutlastARestart frees a port before the restart: the sidecars that stay must not move into the gap.
+func TestSidecarPortsOutlastARestart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "registrations")
+	mesh := func(name string) ServiceDefinition {
+		return ServiceDefinition{Name: name, Port: 80, Connect: &ConnectDefinition{SidecarService: &ServiceDefinition{}}}
+	}
+	port := func(s *State, name string) int {
+		w, _ := s.Wanted()
+		return w.Services[SidecarID(name)].Record.Port
+	}
+	live(t, path, func(s *State) {
+		for _, name := range []string{"a", "b", "c"} {
+			register(t, s, mesh(name))
+		}
+		if err := s.Deregister("a"); err != nil {
+			t.Fatal(err)
+		}
+	})
+	live(t, path, func(s *State) {
+		register(t, s, mesh("d"))
+		if b, c, d := port(s, "b"), port(s, "c"), port(s, "d"); b != 21001 || c != 21002 || d != 21000 {
+			t.Errorf("ports b %d, c %d, d %d; want 21001, 21002, 21000", b, c, d)
+		}
+	})
+}

@@ -32,7 +32,8 @@ type State struct {
 	log                    *slog.Logger
 	journal                *journal
 
-	mu       sync.Mutex // guards all below
+	mu       sync.Mutex     // guards all below
+	ports    map[string]int // of generated sidecars, as the journal has them; only while it is read
 	services map[string]*Service
 	checks   map[string]*Check // those of services too
 	version  uint64
@@ -106,7 +107,7 @@ func (s *State) registerLocked(d ServiceDefinition, token string, keepChecks boo
 
 // recordsLocked is a registration for the journal: the definition, and the checks of before that stay without being in it.
 func (s *State) recordsLocked(main, sidecar *Service) []record {
-	records := []record{{Service: &main.Definition, Token: main.Token}}
+	records := []record{{Service: &main.Definition, Token: main.Token, SidecarPort: portOf(sidecar)}}
 	for _, svc := range []*Service{main, sidecar} {
 		if svc == nil {
 			continue

@@ -220,8 +220,9 @@ func (m *Manager) Open(ctx context.Context, c ads.Claim) (ads.Stream, error) {
 		return nil, status.Errorf(codes.PermissionDenied,
 			"the proxy that calls itself %q doesn't prove it: it needs its bootstrap secret, which `weft connect envoy` and `weft connect proxy` bring", id)
 	}
-	if !ok || svc.Record.Kind != catalog.KindConnectProxy {
-		return nil, status.Errorf(codes.NotFound, "no proxy %q is registered on this agent", id)
+	// One that isn't registered, or not yet again, waits on its stream, and has its configuration with the registration.
+	if ok && svc.Record.Kind != catalog.KindConnectProxy {
+		return nil, status.Errorf(codes.NotFound, "%q is registered on this agent as a service, not as a proxy", id)
 	}
 	s := &session{m: m, id: id, claim: c, changed: make(chan struct{}), done: make(chan struct{})}
 	ctx, s.cancel = context.WithCancel(ctx)

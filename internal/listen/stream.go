@@ -229,9 +229,26 @@ func (l *Listener) handshakeFailed(c *Conn, err error) {
 		if c.SetWriteDeadline(time.Now().Add(rejectTime)) == nil {
 			io.WriteString(c, plainHTTPAnswer) //nolint:errcheck // a courtesy
 		}
+	} else if reason == reasonHandshake {
+		c.letAlertArrive()
 	}
 	c.Close() //nolint:errcheck // nothing can be done about it
 }
+
+// letAlertArrive gives the peer a moment to read why it was refused. A peer whose certificate is refused has sent its first
+// request already (TLS 1.3); closing with that unread would be a reset, which takes the alert with it.
+func (c *Conn) letAlertArrive() {
+	if c.SetDeadline(time.Now().Add(alertTime)) != nil || c.CloseWrite() != nil {
+		return
+	}
+	io.Copy(io.Discard, io.LimitReader(c.Conn, alertBytes)) //nolint:errcheck // whatever ends it, the connection is closed next
+}
+
+// How long, and for how much of what the peer has sent, a refused connection is kept so that the alert arrives.
+const (
+	alertTime  = 200 * time.Millisecond
+	alertBytes = 64 << 10
+)
 
 func (l *Listener) identity(s tls.ConnectionState) string {
 	if l.spec.Identity != nil {

@@ -4,6 +4,7 @@ package exchange
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"strconv"
 	"sync"
@@ -335,14 +336,45 @@ func (ex *exchange) classify(err error) failure {
 		return failure{code: cause, err: err, final: true}
 	case late:
 		return failure{code: reason.UpstreamTimeout, err: err}
+	case strangers(err):
+		return failure{code: reason.UpstreamTLSFailure, err: err, unsent: true}
 	case errors.Is(err, stream.ErrNotSent):
 		return failure{code: reason.UpstreamReset, err: err, unsent: true, final: errors.Is(err, stream.ErrMalformed)}
 	case errors.Is(err, h1.ErrStale) && idempotent(ex.req.Method):
 		return failure{code: reason.UpstreamReset, err: err, unsent: true}
 	case errors.Is(err, stream.ErrMalformed), errors.Is(err, stream.ErrTooLarge):
 		return failure{code: reason.UpstreamProtocol, err: err}
+	case ex.grpc && ex.deadlinePassed():
+		return failure{code: reason.UpstreamTimeout, err: err, final: true} // the server ended it for that, before the client did
 	}
 	return failure{code: reason.UpstreamReset, err: err}
+}
+
+// deadlinePassed says whether the time that a gRPC call gave itself (the grpc-timeout header) is over.
+func (ex *exchange) deadlinePassed() bool {
+	v, ok := ex.req.Fields.Get("grpc-timeout")
+	if !ok || len(v) < 2 {
+		return false
+	}
+	n, err := strconv.ParseInt(v[:len(v)-1], 10, 32)
+	unit, known := map[byte]time.Duration{
+		'H': time.Hour, 'M': time.Minute, 'S': time.Second, 'm': time.Millisecond, 'u': time.Microsecond, 'n': time.Nanosecond,
+	}[v[len(v)-1]]
+	return err == nil && known && time.Since(ex.rec.began) >= time.Duration(n)*unit
+}
+
+// strangers says whether the other side refused our certificate. In TLS 1.3 that arrives after the handshake and the request
+// have been sent (RFC 8446 §4.4.2.4): the server has read neither.
+func strangers(err error) bool {
+	var alert tls.AlertError
+	if !errors.As(err, &alert) {
+		return false
+	}
+	switch alert {
+	case 42, 43, 44, 45, 46, 48, 49, 116: // bad, unsupported, revoked, expired, unknown, unknown CA, access denied, required
+		return true
+	}
+	return false
 }
 
 func idempotent(method string) bool {
