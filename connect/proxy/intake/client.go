@@ -59,8 +59,9 @@ type Config struct {
 
 // Client follows one xDS server.
 type Client struct {
-	c     Config
-	world *world
+	c        Config
+	world    *world
+	answered bool // the stream has brought something; used by one goroutine after the other
 }
 
 // New makes a client. It connects in Run.
@@ -89,12 +90,12 @@ func (c *Client) Run(ctx context.Context) error {
 	defer conn.Close()
 	retry := retryFirst
 	for ctx.Err() == nil {
-		began := time.Now()
+		c.answered = false
 		err := c.follow(ctx, conn)
 		if ctx.Err() != nil {
 			break
 		}
-		if time.Since(began) > retryLast {
+		if c.answered { // it was a server that knows us: it comes back soon
 			retry = retryFirst
 		}
 		c.c.Log.Warn("configuration stream ended, going on with what there is", "error", err, "retry_in", retry)
@@ -159,6 +160,7 @@ func (c *Client) follow(ctx context.Context, conn *grpc.ClientConn) error {
 			if err != nil {
 				return err
 			}
+			c.answered = true
 			if err := c.take(stream, subscribed, resp); err != nil {
 				return err
 			}
