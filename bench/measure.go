@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -103,6 +104,28 @@ func (m *mesh) acked(ctx context.Context) (string, error) {
 		}
 	}
 	return "", errors.New("web's proxy isn't up to date")
+}
+
+// ready says whether a proxy has its newest configuration and listens.
+func (m *mesh) ready(ctx context.Context, id string) error {
+	var all []struct{ ProxyID, RenderedHash, AckedHash string }
+	if _, err := m.api.Do(ctx, http.MethodGet, "/v1/agent/connect/proxies", nil, nil, &all); err != nil {
+		return err
+	}
+	for _, p := range all {
+		if p.ProxyID == id && p.AckedHash != "" && p.AckedHash == p.RenderedHash {
+			var s struct{ Port int }
+			if _, err := m.api.Do(ctx, http.MethodGet, "/v1/agent/service/"+id, nil, nil, &s); err != nil {
+				return err
+			}
+			conn, err := net.DialTimeout("tcp", "127.0.0.1:"+strconv.Itoa(s.Port), time.Second)
+			if err != nil {
+				return err
+			}
+			return conn.Close()
+		}
+	}
+	return fmt.Errorf("%s isn't up to date", id)
 }
 
 // memory shows what the processes take, idle and with 64 busy connections.
@@ -234,6 +257,10 @@ const workers = 32
 // instances come and go; then it compares what was answered with what the backends saw.
 func (m *mesh) soak(ctx context.Context, n int, d disturbances) error {
 	if err := m.addBackend(ctx, "api-2"); err != nil {
+		return err
+	}
+	// Its registration has no check of the sidecar, so that endpoints change at once; the sidecar has to be there first.
+	if err := until(ctx, 20*time.Second, func() error { return m.ready(ctx, "api-2-sidecar-proxy") }); err != nil {
 		return err
 	}
 	var sent, failed atomic.Int64
