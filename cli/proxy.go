@@ -90,6 +90,9 @@ func (m *members) proxies() []*proxy.Proxy {
 	return all
 }
 
+// memberGrace is how long a member that is removed goes on: its callers' proxies hear of it at about the same time.
+const memberGrace = time.Second
+
 // runner is a member as the host runs it.
 type runner struct {
 	of  *members
@@ -114,7 +117,7 @@ func runHostProxy(ctx context.Context, env Env, socket, admin string, log *slog.
 		own := prometheus.NewRegistry()
 		p, err := proxy.New(proxy.Config{
 			ID: c.ProxyID, Service: c.Service, Version: Version, Address: c.ADSAddress, Secret: c.Secret, Token: c.Token, Door: door,
-			Metrics: own, Stdout: env.Stdout, Stderr: env.Stderr, Log: log.With("proxy", c.ProxyID),
+			Metrics: own, Grace: memberGrace, Stdout: env.Stdout, Stderr: env.Stderr, Log: log.With("proxy", c.ProxyID),
 		})
 		return runner{m, &member{p, own}}, err
 	}})

@@ -45,6 +45,9 @@ type Config struct {
 	Stdout, Stderr io.Writer // where access logs to these go
 	// Drain is how long open connections may go on when the proxy stops; 0 means 5 s.
 	Drain time.Duration
+	// Grace is how long the proxy goes on as before when it is told to stop, so that callers hear that its service is gone
+	// before connections close under them; 0 for none.
+	Grace time.Duration
 	Log   *slog.Logger
 }
 
@@ -122,7 +125,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 	// What serves connections outlives ctx by the time for draining.
 	work, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(nil)
-	g := run.New(ctx)
+	live, stop := context.WithCancel(work)
+	defer stop()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(p.c.Grace, stop) })()
+	g := run.New(live)
 	served := run.New(work)
 	served.Go("pools", p.engine.Run)
 	g.Go("configuration", p.intake.Run)
