@@ -217,14 +217,15 @@ func TestTLSUpstreamsAndIdentityChange(t *testing.T) {
 				t.Fatal(resp.Status)
 			}
 		}
+		// How many there are for one identity isn't certain: the client may have its answer, and ask again, before the connection
+		// is back in its pool.
+		before := opened[Connected].Load()
 		r.put(with("two", roots))
-		for range 3 {
-			if resp, _ := get(t, c, r.url("/")); resp.StatusCode != 200 {
-				t.Fatal(resp.Status)
-			}
+		if resp, _ := get(t, c, r.url("/")); resp.StatusCode != 200 {
+			t.Fatal(resp.Status)
 		}
-		if n := opened[Connected].Load(); n != 2 {
-			t.Errorf("%d connections for two identities", n)
+		if n := opened[Connected].Load(); before < 1 || n != before+1 {
+			t.Errorf("%d connections before the identity changed, %d after one more request", before, n)
 		}
 		r.put(with("three", x509.NewCertPool()))
 		resp, _ := get(t, c, r.url("/"))
