@@ -5,7 +5,6 @@ package cli
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -36,6 +35,7 @@ import (
 	"github.com/weftmesh/weft/internal/logs"
 	"github.com/weftmesh/weft/internal/memnet"
 	"github.com/weftmesh/weft/internal/run"
+	"github.com/weftmesh/weft/internal/uuid"
 	"github.com/weftmesh/weft/server"
 )
 
@@ -316,13 +316,10 @@ func nodeID(s *config.Config) (string, error) {
 			return strings.TrimSpace(string(data)), nil
 		}
 	}
-	var b [16]byte
-	if _, err := rand.Read(b[:]); err != nil {
+	id, err := uuid.New(rand.Reader)
+	if err != nil {
 		return "", err
 	}
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	h := hex.EncodeToString(b[:])
-	id := h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 	if s.DataDir == "" {
 		return id, nil
 	}

@@ -4,14 +4,13 @@ package server
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/internal/run"
+	"github.com/weftmesh/weft/internal/uuid"
 )
 
 // errDeposed is the cause with which a leader's context ends when another leads.
@@ -90,7 +89,7 @@ func (s *Server) takeOffice(ctx context.Context) error {
 		return err
 	}
 	if state == nil || state.ClusterID == "" {
-		id, err := uuid(s.c.Rand)
+		id, err := uuid.New(s.c.Rand)
 		if err != nil {
 			return err
 		}
@@ -105,15 +104,4 @@ func (s *Server) takeOffice(ctx context.Context) error {
 		}
 	}
 	return s.ca.open(ctx)
-}
-
-// uuid makes a random UUID (RFC 9562, version 4).
-func uuid(r io.Reader) (string, error) {
-	var b [16]byte
-	if _, err := io.ReadFull(r, b[:]); err != nil {
-		return "", err
-	}
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	h := hex.EncodeToString(b[:])
-	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:], nil
 }

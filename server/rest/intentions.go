@@ -14,6 +14,7 @@ import (
 	"github.com/weftmesh/weft/connect/identity"
 	"github.com/weftmesh/weft/connect/intention"
 	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/internal/uuid"
 )
 
 // intentionView is one rule in the form of the intentions API.
@@ -174,7 +175,7 @@ func (h *handlers) createIntention(w http.ResponseWriter, r *api.Request) error 
 		return err
 	}
 	rule := b.rule(name(r.Options.Scope, b.SourceName))
-	id, err := h.uuid()
+	id, err := uuid.New(h.c.Rand)
 	if err != nil {
 		return err
 	}
@@ -353,14 +354,4 @@ func (h *handlers) checkIntention(w http.ResponseWriter, r *api.Request) error {
 		}
 		return map[string]bool{"Allowed": d.Allowed}, nil
 	})
-}
-
-// uuid makes a random UUID (RFC 9562, version 4).
-func (h *handlers) uuid() (string, error) {
-	var b [16]byte
-	if _, err := h.c.Rand.Read(b[:]); err != nil {
-		return "", err
-	}
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:]), nil
 }
