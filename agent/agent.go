@@ -145,8 +145,8 @@ func (a *Agent) newMesh() error {
 	a.mux, err = api.NewMux(api.MuxConfig{
 		Side: api.Agent, Resolver: api.Open{}, Datacenter: s.Datacenter, Pretty: s.Dev, Forward: c.Servers, Loopback: true,
 		Handlers: rest.Handlers(rest.Config{
-			State: a.state, Checks: a.checks, Leaves: a.leaves, Store: store, Proxies: a.proxies, Metrics: c.Metrics, NodeName: c.NodeName,
-			NodeID: c.NodeID, Version: c.Version, Server: s.Server || s.Dev, GRPCPort: s.Ports.GRPC, DefaultAll: allow,
+			State: a.state, Checks: a.checks, Leaves: a.leaves, Store: store, Proxies: a.proxies, Metrics: c.Metrics,
+			Version: c.Version, Server: s.Server || s.Dev, GRPCPort: s.Ports.GRPC, DefaultAll: allow,
 			Settings: map[string]any{"Datacenter": s.Datacenter, "NodeName": c.NodeName, "DevMode": s.Dev, "ServerMode": s.Server || s.Dev},
 		}),
 	})

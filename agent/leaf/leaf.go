@@ -11,9 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
@@ -295,15 +293,4 @@ func (m *Manager) Troubled() map[catalog.Key]error {
 		}
 	}
 	return out
-}
-
-// Services lists the services that have a slot, sorted.
-func (m *Manager) Services() []catalog.Key {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var all []catalog.Key
-	for _, id := range slices.Sorted(maps.Keys(m.held)) {
-		all = append(all, m.held[id].service)
-	}
-	return all
 }

@@ -31,12 +31,9 @@ type Config struct {
 	Store      *catalog.Store // the replica
 	Proxies    Proxies
 	Metrics    prometheus.Gatherer
-	NodeName   string
-	NodeID     string
 	Version    string
 	Server     bool
 	GRPCPort   int
-	BindAddr   string
 	Settings   map[string]any // shown as DebugConfig; without secrets
 	DefaultAll bool           // the default for calls that no intention decides
 }
