@@ -61,6 +61,9 @@ var guests = map[string][]string{
 // clockless are the folders whose code takes time and randomness as arguments and starts no goroutine.
 var clockless = []string{"catalog", "connect/chain", "connect/intention", "connect/xds"}
 
+// clocked are the folders whose code is handed its clock: it calls no time.Now of its own. Timers it has.
+var clocked = []string{"server"}
+
 const (
 	maxFileLines     = 800
 	maxFunctionLines = 100
@@ -127,6 +130,9 @@ func TestHouse(t *testing.T) {
 		h.errorTexts(f)
 		if within(f.dir, clockless) {
 			h.clockless(f)
+		}
+		if within(f.dir, clocked) {
+			h.clocked(f)
 		}
 	}
 	for dir := range product {
@@ -303,6 +309,21 @@ func (h *house) clockless(f *sourceFile) {
 			case "Now", "Since", "Until", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick":
 				if pkg != "" && pkg == imports["time"] {
 					h.breaks("clockless", f.path, "%s:%d: time.%s: time is an argument here", f.path, h.line(n), name)
+				}
+			}
+		}
+		return true
+	})
+}
+
+func (h *house) clocked(f *sourceFile) {
+	clock := f.imports()["time"]
+	ast.Inspect(f.ast, func(n ast.Node) bool {
+		if call, ok := n.(*ast.CallExpr); ok && clock != "" {
+			switch pkg, name := called(call.Fun); name {
+			case "Now", "Since", "Until":
+				if pkg == clock {
+					h.breaks("clocked", f.path, "%s:%d: time.%s: the clock is handed in here (Config.Now)", f.path, h.line(n), name)
 				}
 			}
 		}

@@ -65,7 +65,7 @@ func (a *authority) open(ctx context.Context) error {
 
 // advanceLocked does what time demands, and says when to look again.
 func (a *authority) advanceLocked(ctx context.Context) (time.Time, error) {
-	next, actions, wake, err := ca.Advance(ctx, a.state, a.provider, time.Now())
+	next, actions, wake, err := ca.Advance(ctx, a.state, a.provider, a.s.c.Now())
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -124,7 +124,7 @@ func (a *authority) keep(ctx context.Context) error {
 			a.s.c.Log.Error("certificate authority", "error", err)
 			wait = caRetry
 		case !wake.IsZero():
-			wait = max(time.Second, min(wait, time.Until(wake)))
+			wait = max(time.Second, min(wait, wake.Sub(a.s.c.Now())))
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -162,7 +162,7 @@ func (a *authority) Reconfigure(ctx context.Context, c ca.Config, rotate, force 
 		if err := fresh.Configure(next.Setup()); err != nil {
 			return err
 		}
-		if next, err = ca.Rotate(ctx, next, a.provider, fresh, time.Now(), force); err != nil {
+		if next, err = ca.Rotate(ctx, next, a.provider, fresh, a.s.c.Now(), force); err != nil {
 			return err
 		}
 	}
@@ -203,12 +203,12 @@ func (a *authority) Sign(ctx context.Context, req *weftv1.SignRequest) (*weftv1.
 		return nil, api.GRPC(err)
 	}
 	a.mu.Lock()
-	limited := a.limiter.Allow(time.Now()) // only requests that would be granted count
+	limited := a.limiter.Allow(a.s.c.Now()) // only requests that would be granted count
 	a.mu.Unlock()
 	if limited != nil {
 		return nil, api.GRPC(limited)
 	}
-	issued, err := provider.Sign(ctx, csr, time.Now())
+	issued, err := provider.Sign(ctx, csr, a.s.c.Now())
 	if err != nil {
 		return nil, api.GRPC(err)
 	}

@@ -48,7 +48,9 @@ type Config struct {
 	// proxies are refused, and only those in topics served.
 	Closure func(*catalog.Txn, *catalog.Service) error
 	// Rand is where keys and identifiers come from, safe for concurrent use; nil is the system's source.
-	Rand     io.Reader
+	Rand io.Reader
+	// Now is the clock: certificates, reports and positions are dated by it; nil is the system's.
+	Now      func() time.Time
 	Resolver api.Resolver // nil: ACLs are off
 	Pretty   bool         // answers are indented
 	Log      *slog.Logger // nil: nothing is logged
@@ -82,6 +84,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Rand == nil {
 		c.Rand = rand.Reader
 	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	if c.Resolver == nil {
 		c.Resolver = api.Open{}
 	}
@@ -97,19 +102,21 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	store, err := catalog.New(catalog.Config{Datacenter: c.Datacenter, Epoch: uint64(time.Now().UnixNano())})
+	store, err := catalog.New(catalog.Config{Datacenter: c.Datacenter, Epoch: uint64(c.Now().UnixNano())})
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{c: c, store: store, fatal: make(chan error, 1), ready: make(chan struct{})}
 	s.ca = newAuthority(s)
-	if s.feed, err = feed.New(feed.Config{Store: store, Resolver: c.Resolver, Closure: c.Closure, Log: c.Log.With("part", "feed")}); err != nil {
+	if s.feed, err = feed.New(feed.Config{
+		Store: store, Resolver: c.Resolver, Closure: c.Closure, Now: c.Now, Log: c.Log.With("part", "feed"),
+	}); err != nil {
 		return nil, err
 	}
 	s.mux, err = api.NewMux(api.MuxConfig{
 		Side: api.Server, Resolver: c.Resolver, Datacenter: c.Datacenter, Pretty: c.Pretty, DefaultACLPolicy: "allow", // ACLs are off
 		Handlers: rest.Handlers(rest.Config{
-			Cluster: s, Store: store, CA: s.ca, Proxies: s.feed, DefaultAllow: c.DefaultAllow, Rand: c.Rand,
+			Cluster: s, Store: store, CA: s.ca, Proxies: s.feed, DefaultAllow: c.DefaultAllow, Rand: c.Rand, Now: c.Now,
 		}),
 	})
 	if err != nil {

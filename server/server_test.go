@@ -34,7 +34,13 @@ type running struct {
 // start runs a server until the test ends or stop is called, and waits until it leads.
 func start(t *testing.T, dir string) *running {
 	t.Helper()
-	s, err := New(Config{DataDir: dir, Datacenter: "dc1", NodeName: "s1", Closure: readsUpstreams})
+	return startWith(t, Config{DataDir: dir})
+}
+
+func startWith(t *testing.T, c Config) *running {
+	t.Helper()
+	c.Datacenter, c.NodeName, c.Closure = "dc1", "s1", readsUpstreams
+	s, err := New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,6 +199,15 @@ func TestRotation(t *testing.T) {
 	if len(after.Roots) != 2 || after.ActiveRootID == before.ActiveRootID {
 		t.Errorf("%d roots, active %s, was %s", len(after.Roots), after.ActiveRootID, before.ActiveRootID)
 	}
+}
+
+// The clock that is handed in dates certificates and what is written.
+func TestClockIsHandedIn(t *testing.T) {
+	at := time.Date(2041, 5, 6, 7, 8, 9, 0, time.UTC)
+	r := startWith(t, Config{Now: func() time.Time { return at }})
+	r.do("GET", "/v1/connect/ca/roots", "", 200, `"NotBefore":"2041-05-06T`)
+	r.do("POST", "/v1/connect/intentions", `{"SourceName":"web","DestinationName":"db","Action":"allow"}`, 200, `{"ID":"`)
+	r.do("GET", "/v1/connect/intentions", "", 200, `"CreatedAt":"2041-05-06T07:08:09Z"`)
 }
 
 func TestBlocking(t *testing.T) {

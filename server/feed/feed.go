@@ -33,7 +33,9 @@ type Config struct {
 	Resolver api.Resolver
 	// Closure reads, on a recording transaction, all that configuring a proxy reads.
 	Closure func(*catalog.Txn, *catalog.Service) error
-	Log     *slog.Logger
+	// Now is the clock; nil is the system's.
+	Now func() time.Time
+	Log *slog.Logger
 	// MaxInterests bounds what one stream may ask for; 0 means 4096.
 	MaxInterests int
 }
@@ -60,6 +62,9 @@ func New(c Config) (*Server, error) {
 	if c.MaxInterests == 0 {
 		c.MaxInterests = 4096
 	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	return &Server{c: c, reports: map[string]Report{}}, nil
 }
 
@@ -71,7 +76,7 @@ func (s *Server) Report(ctx context.Context, req *weftv1.ReportRequest) (*weftv1
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.reports[req.GetNode()] = Report{
-		Node: req.GetNode(), Position: wire.PositionFrom(req.GetPosition()), At: time.Now(), Proxies: req.GetProxies(),
+		Node: req.GetNode(), Position: wire.PositionFrom(req.GetPosition()), At: s.c.Now(), Proxies: req.GetProxies(),
 	}
 	return &weftv1.ReportResponse{}, nil
 }

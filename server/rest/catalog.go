@@ -365,7 +365,7 @@ func (h *handlers) healthState(w http.ResponseWriter, r *api.Request) error {
 }
 
 // now is the time that goes into commands.
-func now() *time.Time {
-	t := time.Now().UTC().Round(0)
+func (h *handlers) now() *time.Time {
+	t := h.c.Now().UTC().Round(0)
 	return &t
 }

@@ -179,7 +179,7 @@ func (h *handlers) createIntention(w http.ResponseWriter, r *api.Request) error 
 	if err != nil {
 		return err
 	}
-	rule.LegacyID, rule.LegacyMeta, rule.LegacyCreateTime, rule.LegacyUpdateTime = id, b.Meta, now(), now()
+	rule.LegacyID, rule.LegacyMeta, rule.LegacyCreateTime, rule.LegacyUpdateTime = id, b.Meta, h.now(), h.now()
 	if rule.LegacyMeta == nil {
 		rule.LegacyMeta = map[string]string{}
 	}
@@ -285,7 +285,7 @@ func (h *handlers) updateIntention(w http.ResponseWriter, r *api.Request) error 
 		return err
 	}
 	rule := b.rule(name(r.Options.Scope, b.SourceName))
-	rule.LegacyID, rule.LegacyMeta, rule.LegacyCreateTime, rule.LegacyUpdateTime = v.ID, b.Meta, v.CreatedAt, now()
+	rule.LegacyID, rule.LegacyMeta, rule.LegacyCreateTime, rule.LegacyUpdateTime = v.ID, b.Meta, v.CreatedAt, h.now()
 	if rule.LegacyMeta == nil {
 		rule.LegacyMeta = map[string]string{}
 	}

@@ -9,6 +9,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/weftmesh/weft/ca"
 	"github.com/weftmesh/weft/catalog"
@@ -41,7 +42,8 @@ type Config struct {
 	CA           Authority
 	Proxies      *feed.Server
 	DefaultAllow bool
-	Rand         io.Reader // of identifiers
+	Rand         io.Reader        // of identifiers
+	Now          func() time.Time // dates what is written
 }
 
 type handlers struct{ c Config }
