@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plane
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+)
+
+// ServerTLS is the configuration for the next connection that comes in (listen.Spec.TLS).
+func (p *Plane) ServerTLS() *tls.Config {
+	m := p.current()
+	c := &tls.Config{
+		MinVersion: tls.VersionTLS13, NextProtos: []string{Raft, GRPC, HTTP}, SessionTicketsDisabled: true, Time: p.c.Now,
+		ClientAuth: tls.RequestClientCert,
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			return p.verifyIncoming(m, cs)
+		},
+	}
+	if m.cert != nil {
+		c.Certificates = []tls.Certificate{*m.cert}
+	}
+	return c
+}
+
+func (p *Plane) verifyIncoming(m *material, cs tls.ConnectionState) error {
+	if cs.NegotiatedProtocol == "" {
+		return fmt.Errorf("%w: it doesn't say by ALPN what it wants to speak", ErrRefused)
+	}
+	if !p.Verified() {
+		return nil
+	}
+	peer, err := m.verify(p, cs.PeerCertificates)
+	if err != nil {
+		return err
+	}
+	if cs.NegotiatedProtocol != Raft || p.mode == Files && !p.c.Files.VerifyServerHostname {
+		return nil
+	}
+	if !peer.Server || peer.Datacenter != p.c.Datacenter {
+		return fmt.Errorf("%w: %s isn't a server of %s, and only those may replicate", ErrRefused, peer.Subject, p.c.Datacenter)
+	}
+	return nil
+}
+
+// Dial connects to a server of a datacenter ("" is this node's) and speaks a protocol of the port. The connection's
+// handshake is done; what the server makes of this node's certificate shows with the first read.
+func (p *Plane) Dial(ctx context.Context, address, datacenter, protocol string) (net.Conn, error) {
+	if datacenter == "" {
+		datacenter = p.c.Datacenter
+	}
+	raw, err := p.c.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	m := p.current()
+	c := &tls.Config{
+		MinVersion: tls.VersionTLS13, NextProtos: []string{protocol}, SessionTicketsDisabled: true, Time: p.c.Now,
+		ServerName:         serverName(datacenter, p.c.Domain),
+		InsecureSkipVerify: true, // VerifyConnection does it, by the rules of where identities come from
+		VerifyConnection:   func(cs tls.ConnectionState) error { return p.verifyOutgoing(m, cs, datacenter, protocol) },
+	}
+	if m.cert != nil {
+		c.Certificates = []tls.Certificate{*m.cert}
+	}
+	conn := tls.Client(raw, c)
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close() //nolint:errcheck // the handshake's error is what counts
+		return nil, fmt.Errorf("connect to the server at %s: %w", address, err)
+	}
+	return conn, nil
+}
+
+func (p *Plane) verifyOutgoing(m *material, cs tls.ConnectionState, datacenter, protocol string) error {
+	if cs.NegotiatedProtocol != protocol {
+		return fmt.Errorf("%w: it doesn't speak %s: is it a weft server?", ErrRefused, protocol)
+	}
+	f := p.c.Files
+	if p.mode == Open || p.mode == Files && !f.VerifyOutgoing && !f.VerifyServerHostname {
+		return nil
+	}
+	peer, err := m.verify(p, cs.PeerCertificates)
+	if err != nil {
+		return err
+	}
+	if p.mode == Files && !f.VerifyServerHostname {
+		return nil
+	}
+	if !peer.Server || peer.Datacenter != datacenter {
+		return fmt.Errorf("%w: %s isn't a server of %s", ErrRefused, peer.Subject, datacenter)
+	}
+	return nil
+}
