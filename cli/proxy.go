@@ -90,8 +90,9 @@ func (m *members) proxies() []*proxy.Proxy {
 	return all
 }
 
-// memberGrace is how long a member that is removed goes on: its callers' proxies hear of it at about the same time.
-const memberGrace = time.Second
+// memberLinger is how long an idle connection of a removed member waits for its caller: longer than for a proxy that is told
+// to stop, as nobody waits for a member.
+const memberLinger = 4 * time.Second
 
 // runner is a member as the host runs it.
 type runner struct {
@@ -117,7 +118,7 @@ func runHostProxy(ctx context.Context, env Env, socket, admin string, log *slog.
 		own := prometheus.NewRegistry()
 		p, err := proxy.New(proxy.Config{
 			ID: c.ProxyID, Service: c.Service, Version: Version, Address: c.ADSAddress, Secret: c.Secret, Token: c.Token, Door: door,
-			Metrics: own, Grace: memberGrace, Stdout: env.Stdout, Stderr: env.Stderr, Log: log.With("proxy", c.ProxyID),
+			Metrics: own, Linger: memberLinger, Stdout: env.Stdout, Stderr: env.Stderr, Log: log.With("proxy", c.ProxyID),
 		})
 		return runner{m, &member{p, own}}, err
 	}})

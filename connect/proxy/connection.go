@@ -23,17 +23,19 @@ type connection struct {
 	conn     net.Conn
 	listener string
 	peer     *config.Peer
-	draining atomic.Bool
+	leaving  atomic.Int64 // since when, in Unix nanoseconds; 0: it stays
 	denied   atomic.Bool
 	cut      context.CancelFunc
 }
 
-// serve serves one connection until it ends.
-func (p *Proxy) serve(ctx context.Context, conn net.Conn, name string) {
+// serve serves one connection until it ends. One that comes when its listener is gone (it was accepted, or its handshake was
+// under way) is served as the listener was last, and leaves.
+func (p *Proxy) serve(ctx context.Context, conn net.Conn, name string, last *config.Listener) {
 	defer conn.Close()
 	l := p.listener(name)
-	if l == nil {
-		return
+	gone := l == nil
+	if gone {
+		l = last
 	}
 	peer, alpn, err := peerOf(conn)
 	if err != nil {
@@ -47,12 +49,15 @@ func (p *Proxy) serve(ctx context.Context, conn net.Conn, name string) {
 		return
 	}
 	defer p.leave(c)
+	if gone {
+		c.beginDrain()
+	}
 	if !p.allowed(l, peer) {
 		c.deny()
 		return
 	}
 	if l.HTTP != nil {
-		if err := p.engine.ServeHTTP(ctx, conn, l, peer, alpn, c.draining.Load); err != nil && ctx.Err() == nil {
+		if err := p.engine.ServeHTTP(ctx, conn, l, peer, alpn, c.drain); err != nil && ctx.Err() == nil {
 			p.c.Log.Debug("connection ended", "listener", name, "error", err)
 		}
 		return
@@ -76,6 +81,9 @@ func (p *Proxy) enter(c *connection, l *config.Listener) bool {
 		}
 	}
 	p.conns[c] = struct{}{}
+	if p.stopping {
+		c.beginDrain()
+	}
 	return true
 }
 
@@ -147,7 +155,18 @@ func (p *Proxy) drainListener(name string) {
 }
 
 // beginDrain asks the connection to end after what is in flight; a tunnel has no such point and goes on.
-func (c *connection) beginDrain() { c.draining.Store(true) }
+func (c *connection) beginDrain() { c.leaving.CompareAndSwap(0, time.Now().UnixNano()) }
+
+// drain is how far the connection is on its way out.
+func (c *connection) drain() exchange.Drain {
+	switch since := c.leaving.Load(); {
+	case since == 0:
+		return exchange.Serving
+	case time.Now().UnixNano()-since < int64(c.p.c.Linger):
+		return exchange.Leaving
+	}
+	return exchange.Closing
+}
 
 func (p *Proxy) closeAll() {
 	p.mu.Lock()

@@ -45,10 +45,10 @@ type Config struct {
 	Stdout, Stderr io.Writer // where access logs to these go
 	// Drain is how long open connections may go on when the proxy stops; 0 means 5 s.
 	Drain time.Duration
-	// Grace is how long the proxy goes on as before when it is told to stop, so that callers hear that its service is gone
-	// before connections close under them; 0 for none.
-	Grace time.Duration
-	Log   *slog.Logger
+	// Linger is how long an idle connection of a listener that is gone waits for its client to close it, or to use it a last
+	// time; 0 means 1 s.
+	Linger time.Duration
+	Log    *slog.Logger
 }
 
 // Proxy is one service's sidecar. Make it with New, and Run it.
@@ -60,14 +60,19 @@ type Proxy struct {
 	applied  chan struct{} // a new snapshot is there; capacity 1
 	ready    atomic.Bool   // a first configuration is in force
 
-	mu    sync.Mutex // guards what follows
-	conns map[*connection]struct{}
+	mu        sync.Mutex // guards what follows
+	conns     map[*connection]struct{}
+	stopping  bool // connections that still come are to leave
+	finishing int  // listeners that are closed and have handshakes under way
 }
 
 // New makes a proxy. It opens nothing.
 func New(c Config) (*Proxy, error) {
 	if c.Drain == 0 {
 		c.Drain = 5 * time.Second
+	}
+	if c.Linger == 0 {
+		c.Linger = time.Second
 	}
 	p := &Proxy{c: c, applied: make(chan struct{}, 1), conns: map[*connection]struct{}{}}
 	metrics := exchange.NewMetrics(c.Service)
@@ -120,15 +125,13 @@ func (p *Proxy) apply(s *config.Snapshot) {
 	}
 }
 
-// Run serves until ctx ends, then drains: sockets close at once, connections get their time.
+// Run serves until ctx ends, then drains: sockets close at once, connections get their time. Nothing that a client has sent is
+// lost in it, where the client listens to what it is told (Connection: close, GOAWAY).
 func (p *Proxy) Run(ctx context.Context) error {
 	// What serves connections outlives ctx by the time for draining.
 	work, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(nil)
-	live, stop := context.WithCancel(work)
-	defer stop()
-	defer context.AfterFunc(ctx, func() { time.AfterFunc(p.c.Grace, stop) })()
-	g := run.New(live)
+	g := run.New(ctx)
 	served := run.New(work)
 	served.Go("pools", p.engine.Run)
 	g.Go("configuration", p.intake.Run)
@@ -145,6 +148,7 @@ func (p *Proxy) drain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.c.Drain)
 	defer cancel()
 	p.mu.Lock()
+	p.stopping = true
 	for c := range p.conns {
 		c.beginDrain()
 	}
@@ -154,7 +158,7 @@ func (p *Proxy) drain(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		p.mu.Lock()
-		left := len(p.conns)
+		left := len(p.conns) + p.finishing
 		p.mu.Unlock()
 		if left == 0 {
 			return
@@ -172,6 +176,7 @@ type socket struct {
 	l       net.Listener
 	network string
 	address string
+	last    *atomic.Pointer[config.Listener] // its configuration, also when the listener is gone
 	stop    context.CancelFunc
 }
 
@@ -184,7 +189,7 @@ func (p *Proxy) keepListeners(ctx context.Context, served *run.Group) error {
 	open := map[string]*socket{}
 	defer func() {
 		for _, s := range open {
-			s.close()
+			p.close(s, served)
 		}
 	}()
 	var retry <-chan time.Time
@@ -199,14 +204,15 @@ func (p *Proxy) keepListeners(ctx context.Context, served *run.Group) error {
 		s := p.snapshot.Load()
 		for name, sock := range open {
 			if l, ok := s.Listeners[name]; !ok || l.Network != sock.network || l.Address != sock.address {
-				sock.close()
+				p.close(sock, served)
 				delete(open, name)
 				p.drainListener(name)
 			}
 		}
 		complete := true
 		for name, l := range s.Listeners {
-			if open[name] != nil {
+			if sock := open[name]; sock != nil {
+				sock.last.Store(l)
 				continue
 			}
 			sock, err := p.open(ctx, served, l)
@@ -223,9 +229,32 @@ func (p *Proxy) keepListeners(ctx context.Context, served *run.Group) error {
 	}
 }
 
-func (s *socket) close() {
-	s.stop()
-	_ = s.l.Close() // it is on its way out
+// handshakes is how long those under way may take when their listener closes.
+const handshakes = 2 * time.Second
+
+// close closes a socket at once. Handshakes under way end by themselves, and their connections are served.
+func (p *Proxy) close(s *socket, served *run.Group) {
+	l, ok := s.l.(interface {
+		Shut() error
+		Finish(time.Duration) error
+	})
+	if !ok {
+		s.stop()
+		_ = s.l.Close() // it is on its way out
+		return
+	}
+	_ = l.Shut() // as above
+	p.mu.Lock()
+	p.finishing++
+	p.mu.Unlock()
+	served.Go("closing listener", func(context.Context) error {
+		_ = l.Finish(handshakes) // as above
+		s.stop()
+		p.mu.Lock()
+		p.finishing--
+		p.mu.Unlock()
+		return nil
+	})
 }
 
 // The proxy's caps: the application on this host may open many connections; other sidecars carry many requests on each.
@@ -256,9 +285,10 @@ func (p *Proxy) open(ctx context.Context, served *run.Group, l *config.Listener)
 		return nil, err
 	}
 	sctx, stop := context.WithCancel(served.Context())
-	s := &socket{l: inner, network: l.Network, address: l.Address, stop: stop}
+	s := &socket{l: inner, network: l.Network, address: l.Address, last: &atomic.Pointer[config.Listener]{}, stop: stop}
+	s.last.Store(l)
 	served.Go("listener "+name, func(context.Context) error {
-		p.accept(sctx, served, inner, name)
+		p.accept(sctx, served, s, name)
 		return nil
 	})
 	p.c.Log.Info("listening", "listener", name, "address", inner.Addr().String())
@@ -272,9 +302,9 @@ func (p *Proxy) listener(name string) *config.Listener {
 	return nil
 }
 
-func (p *Proxy) accept(ctx context.Context, served *run.Group, l net.Listener, name string) {
+func (p *Proxy) accept(ctx context.Context, served *run.Group, s *socket, name string) {
 	for {
-		conn, err := l.Accept()
+		conn, err := s.l.Accept()
 		if err != nil {
 			if ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
 				p.c.Log.Error("listener failed", "listener", name, "error", err)
@@ -282,7 +312,7 @@ func (p *Proxy) accept(ctx context.Context, served *run.Group, l net.Listener, n
 			return
 		}
 		served.Go("connection", func(ctx context.Context) error {
-			p.serve(ctx, conn, name)
+			p.serve(ctx, conn, name, s.last.Load())
 			return nil
 		})
 	}

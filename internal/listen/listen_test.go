@@ -183,6 +183,64 @@ func TestTLSCountsIdentitiesAndEndsSlowHandshakes(t *testing.T) {
 	})
 }
 
+// A peer that has done its part of the handshake when the socket is closed is served; one that dawdles is cut in time.
+func TestFinishLosesNoHandshake(t *testing.T) {
+	cert, pool := certificate(t, "spiffe://td/svc/web")
+	synctest.Test(t, func(t *testing.T) {
+		d, n := newDoor(t), memnet.New()
+		cfg := &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert}
+		spec := Spec{Name: "tls", Address: "tls", TLS: func() *tls.Config { return cfg }}
+		inner, err := d.MemStream(n, spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := inner.(*Listener)
+		raw, err := n.DialContext(t.Context(), "tls")
+		if err != nil {
+			t.Fatal(err)
+		}
+		slow, err := n.DialContext(t.Context(), "tls")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := tls.Client(raw, &tls.Config{ServerName: "server", RootCAs: pool, Certificates: []tls.Certificate{cert}})
+		if _, err := io.WriteString(c, "hi"); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := l.Shut(); err != nil {
+			t.Fatal(err)
+		}
+		again, err := d.MemStream(n, spec) // name and address are free
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		finished := make(chan error, 1)
+		go func() { finished <- l.Finish(time.Second) }()
+		conn, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got [2]byte
+		if _, err := io.ReadFull(conn, got[:]); err != nil || string(got[:]) != "hi" {
+			t.Fatalf("%q, %v", got, err)
+		}
+		if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+			t.Fatal(err)
+		}
+		if err := <-finished; err != nil || time.Since(start) != time.Second {
+			t.Fatal(err, time.Since(start))
+		}
+		if _, err := slow.Read(make([]byte, 1)); err == nil {
+			t.Fatal("a handshake outlives its listener")
+		}
+		for _, x := range []io.Closer{conn, raw, again} {
+			_ = x.Close()
+		}
+	})
+}
+
 func TestHTTPBodyLimitAndReject(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, n := newDoor(t), memnet.New()

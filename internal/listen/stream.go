@@ -37,7 +37,7 @@ type Listener struct {
 	rejects chan struct{} // one token per answer under way
 	work    sync.WaitGroup
 	closing sync.Mutex
-	closed  bool
+	shut    bool
 }
 
 // start takes over the opened socket; with TLS it starts to accept.
@@ -82,15 +82,38 @@ func (l *Listener) Accept() (net.Conn, error) {
 func (l *Listener) Close() error {
 	l.closing.Lock()
 	defer l.closing.Unlock()
-	if l.closed {
+	l.cancel()
+	err := l.shutLocked()
+	l.work.Wait()
+	return err
+}
+
+// Shut closes the socket and gives the listener's name back, and nothing else: handshakes under way go on, and Accept gives
+// their connections. A peer whose handshake is done on its side may have sent a request already, which Close would lose.
+// Finish or Close must follow.
+func (l *Listener) Shut() error {
+	l.closing.Lock()
+	defer l.closing.Unlock()
+	return l.shutLocked()
+}
+
+func (l *Listener) shutLocked() error {
+	if l.shut {
 		return nil
 	}
-	l.closed = true
-	l.cancel()
+	l.shut = true
 	err := l.inner.Close()
-	l.work.Wait()
 	l.door.release(l.spec.Name)
 	return err
+}
+
+// Finish is Close, once the handshakes under way have ended, but at most so long after. Accept must be called until it fails.
+func (l *Listener) Finish(within time.Duration) error {
+	err := l.Shut()
+	late := time.AfterFunc(within, l.cancel)
+	defer late.Stop()
+	l.work.Wait()
+	return errors.Join(err, l.Close())
 }
 
 // next accepts until a connection is within its address's cap.

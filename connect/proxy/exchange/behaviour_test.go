@@ -388,7 +388,7 @@ func TestDrainEndsConnections(t *testing.T) {
 		r := newRig(t, nil, upstream(t, echo))
 		c := client(t, version)
 		_, _ = get(t, c, r.url("/"))
-		r.draining.Store(true)
+		r.drain.Store(uint32(Closing))
 		deadline := time.After(5 * time.Second)
 		for left := 1; left > 0; {
 			r.e.downMu.Lock()

@@ -25,16 +25,16 @@ import (
 
 // downstream is a connection that is served.
 type downstream struct {
-	engine   *Engine
-	conn     net.Conn
-	name     string        // of its listener
-	first    *listenerView // as it was when the connection came
-	peer     *config.Peer
-	source   string // who calls, for metrics and logs
-	edge     *Edge  // of an inbound connection, else nil
-	draining func() bool
-	idle     atomic.Bool
-	server   atomic.Pointer[h2.Server]
+	engine *Engine
+	conn   net.Conn
+	name   string        // of its listener
+	first  *listenerView // as it was when the connection came
+	peer   *config.Peer
+	source string // who calls, for metrics and logs
+	edge   *Edge  // of an inbound connection, else nil
+	drains func() Drain
+	idle   atomic.Bool
+	server atomic.Pointer[h2.Server]
 
 	forwarded     sync.Once
 	forwardedText string
@@ -46,6 +46,17 @@ type downstream struct {
 	multied bool
 }
 
+// Drain is how far a connection is on its way out.
+type Drain uint8
+
+// A connection leaves before it closes, so that a client which is about to use an idle connection gets its answer and learns
+// from that, or from GOAWAY, that it was the last; what crosses a close is lost.
+const (
+	Serving Drain = iota
+	Leaving       // HTTP/1: the next response is the last; HTTP/2: no more streams
+	Closing       // connections without a request are closed too
+)
+
 const (
 	defaultIdle       = time.Hour
 	defaultStreamIdle = 5 * time.Minute
@@ -54,9 +65,9 @@ const (
 
 // ServeHTTP serves a downstream connection until it ends, and has closed it then. TLS has been done; alpn is what was
 // agreed. The listener's configuration is looked up by its name for every request, so that a change of routes or policies
-// holds for open connections too; a listener that is gone is served as it was. When draining gives true, the connection
-// ends after what is in flight. The end of ctx ends it at once. It gives nil where the connection ended in order.
-func (e *Engine) ServeHTTP(ctx context.Context, conn net.Conn, l *config.Listener, peer *config.Peer, alpn string, draining func() bool) error {
+// holds for open connections too; a listener that is gone is served as it was. What drains gives (nil: always Serving) ends
+// the connection in order. The end of ctx ends it at once. It gives nil where the connection ended in order.
+func (e *Engine) ServeHTTP(ctx context.Context, conn net.Conn, l *config.Listener, peer *config.Peer, alpn string, drains func() Drain) error {
 	defer conn.Close()
 	if l == nil || l.HTTP == nil {
 		return fmt.Errorf("exchange: the listener has no HTTP configuration")
@@ -64,10 +75,10 @@ func (e *Engine) ServeHTTP(ctx context.Context, conn net.Conn, l *config.Listene
 	if peer == nil {
 		peer = &noPeer
 	}
-	if draining == nil {
-		draining = func() bool { return false }
+	if drains == nil {
+		drains = func() Drain { return Serving }
 	}
-	d := &downstream{engine: e, conn: conn, name: l.Name, peer: peer, draining: draining, source: e.config.Service}
+	d := &downstream{engine: e, conn: conn, name: l.Name, peer: peer, drains: drains, source: e.config.Service}
 	v := e.current()
 	if d.first = v.listeners[l.Name]; d.first == nil || d.first.config.HTTP == nil {
 		d.first = e.listener(&view{snapshot: v.snapshot, tables: map[*config.RouteTable]*routes{}}, l, noView)
@@ -89,14 +100,17 @@ func (e *Engine) ServeHTTP(ctx context.Context, conn net.Conn, l *config.Listene
 	return d.run(ctx, l.HTTP, alpn)
 }
 
+func (d *downstream) leaving() bool { return d.drains() != Serving }
+func (d *downstream) closing() bool { return d.drains() == Closing }
+
 // drain is called now and then.
 func (d *downstream) drain() {
-	if !d.draining() {
+	if !d.leaving() {
 		return
 	}
 	if s := d.server.Load(); s != nil {
 		s.Drain()
-	} else if d.idle.Load() {
+	} else if d.closing() && d.idle.Load() {
 		h1.Wake(d.conn)
 	}
 }
@@ -129,7 +143,7 @@ func (d *downstream) run(ctx context.Context, c *config.HTTP, alpn string) error
 	if codec == config.HTTP1 {
 		return h1.Serve(ctx, d.conn, h1.ServerConfig{
 			Limits: limits, Scheme: scheme, IdleTimeout: orDefault(c.IdleTimeout, defaultIdle), HeadTimeout: c.HeaderTimeout,
-			Draining: d.draining, OnState: func(s h1.ConnState) { d.idle.Store(s == h1.StateIdle) }, BadRequest: d.refuse, Prefix: prefix,
+			Draining: d.leaving, Closing: d.closing, OnState: func(s h1.ConnState) { d.idle.Store(s == h1.StateIdle) }, BadRequest: d.refuse, Prefix: prefix,
 		}, d.serve)
 	}
 	d.multied = true
@@ -159,7 +173,7 @@ func (d *downstream) sniff(ctx context.Context, c *config.HTTP) ([]byte, error) 
 	n := 0
 	_ = d.conn.SetReadDeadline(time.Now().Add(orDefault(c.IdleTimeout, defaultIdle)))
 	d.idle.Store(true)
-	if d.draining() {
+	if d.closing() {
 		return nil, nil
 	}
 	for n < len(preface) && string(room[:n]) == preface[:n] {

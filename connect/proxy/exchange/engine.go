@@ -156,8 +156,8 @@ func (e *Engine) stop() {
 	e.work.Wait()
 }
 
-// Drain looks at once which downstream connections are to end: idle ones are closed, HTTP/2 ones told to open no more
-// requests. Run does so ten times a second.
+// Drain looks at once which downstream connections are to end: HTTP/2 ones are told to open no more requests, and those of
+// HTTP/1 that are idle and Closing are closed. Run does so ten times a second.
 func (e *Engine) Drain() {
 	e.downMu.Lock()
 	defer e.downMu.Unlock()

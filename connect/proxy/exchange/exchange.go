@@ -65,7 +65,7 @@ func (d *downstream) serve(x stream.ServerExchange) {
 		d.mu.Unlock()
 	}
 	ex.finish()
-	if s := d.server.Load(); s != nil && d.draining() {
+	if s := d.server.Load(); s != nil && d.leaving() {
 		s.Drain()
 	}
 	ex.recycle()

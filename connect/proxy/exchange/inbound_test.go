@@ -3,6 +3,7 @@
 package exchange
 
 import (
+	"bufio"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -80,6 +81,40 @@ func TestClientThatReadsNothingIsCut(t *testing.T) {
 	}
 }
 
+// A client whose request crosses the beginning of a drain gets its answer, and is told that it is the last on this connection.
+func TestAnIdleConnectionServesOnceMoreWhileItLeaves(t *testing.T) {
+	r := newRig(t, nil, upstream(t, echo))
+	for _, before := range []int{0, 1} { // requests
+		r.drain.Store(uint32(Serving))
+		conn, err := net.Dial("tcp", r.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		in := bufio.NewReader(conn)
+		for i := range before + 1 {
+			if i == before {
+				r.drain.Store(uint32(Leaving))
+				for range 3 {
+					r.e.Drain()
+				}
+			}
+			_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
+			resp, err := http.ReadResponse(in, nil)
+			if err != nil {
+				t.Fatal(before, i, err)
+			}
+			if _ = body(t, resp); resp.StatusCode != 200 || resp.Close != (i == before) {
+				t.Error(before, i, resp.Status, resp.Close)
+			}
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := in.ReadByte(); err != io.EOF {
+			t.Error(err)
+		}
+	}
+}
+
 func TestSilentConnectionsEndWithADrain(t *testing.T) {
 	r := newRig(t, nil)
 	conn, err := net.Dial("tcp", r.addr)
@@ -87,7 +122,7 @@ func TestSilentConnectionsEndWithADrain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	r.draining.Store(true)
+	r.drain.Store(uint32(Closing))
 	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
 		t.Error(err)

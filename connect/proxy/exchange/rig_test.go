@@ -22,7 +22,7 @@ type rig struct {
 	metrics  *Metrics
 	addr     string
 	peer     atomic.Pointer[config.Peer]
-	draining atomic.Bool
+	drain    atomic.Uint32
 	listener net.Listener
 }
 
@@ -63,7 +63,7 @@ func newRig(t testing.TB, change func(*config.Snapshot), upstreams ...string) *r
 				return
 			}
 			wg.Go(func() {
-				_ = r.e.ServeHTTP(ctx, conn, r.snapshot.Load().Listeners["l"], r.peer.Load(), "", r.draining.Load)
+				_ = r.e.ServeHTTP(ctx, conn, r.snapshot.Load().Listeners["l"], r.peer.Load(), "", func() Drain { return Drain(r.drain.Load()) })
 			})
 		}
 	})

@@ -67,8 +67,8 @@ func truncated(where string) error { return fmt.Errorf("%w: in %s", stream.ErrTr
 // past is a deadline that ends a read which is under way, or the next one, at once.
 var past = time.Unix(1, 0)
 
-// Wake ends the wait of a connection that Serve reported as StateIdle, so that it looks at Draining again. Set what
-// Draining reports first. A request whose first bytes arrive at the same moment is served.
+// Wake ends the wait of a connection that Serve reported as StateIdle, so that it looks at Closing again. Set what
+// Closing reports first. A request whose first bytes arrive at the same moment is served.
 func Wake(conn net.Conn) { _ = conn.SetReadDeadline(past) }
 
 // abort closes a connection so that its peer can tell the end from a regular one: TCP sends a reset, TLS no close_notify.

@@ -33,8 +33,12 @@ type ServerConfig struct {
 	// MaxRequestsPerConn closes the connection after so many requests; 0: never.
 	MaxRequestsPerConn int
 	// Draining, where it is set and gives true, makes the next response the connection's last. It is asked at each
-	// response head and before each idle wait.
+	// response head.
 	Draining func() bool
+	// Closing, where it is set and gives true, ends a connection that waits for a request. It is asked before each such
+	// wait, and when Wake was called. Until then an idle connection stays: its client may be about to send, and what
+	// crosses a close is lost. By default it is Draining.
+	Closing func() bool
 	// OnState is called with each change of state, on Serve's goroutine or the one that writes an upgrade's head.
 	OnState func(ConnState)
 	// BadRequest makes the answer to what the codec refuses (a *ProtocolError). The head's length is set by the codec.
@@ -62,6 +66,9 @@ func (c ServerConfig) withDefaults() ServerConfig {
 	}
 	if c.HeadTimeout == 0 {
 		c.HeadTimeout = 10 * time.Second
+	}
+	if c.Closing == nil {
+		c.Closing = c.Draining
 	}
 	if c.BadRequest == nil {
 		c.BadRequest = plainRefusal
@@ -148,7 +155,7 @@ func (s *serverConn) await() error {
 		}
 		_ = s.conn.SetReadDeadline(deadline)
 		// Asked after the deadline is set, so that Wake can't fall between the two.
-		if s.draining() {
+		if s.config.Closing != nil && s.config.Closing() {
 			return errDone
 		}
 		if err := s.rd.wait(); err != nil {

@@ -114,11 +114,13 @@ func TestOnlyWhatChangedIsTouched(t *testing.T) {
 			{[]Member{{ProxyID: "b", Secret: "1"}, {ProxyID: "a", Secret: "1"}}, nil},
 			{[]Member{{ProxyID: "a", Secret: "1"}}, []string{"end b 1"}},
 			{[]Member{{ProxyID: "a", Secret: "2"}}, []string{"end a 1", "start a 2"}},
+			{[]Member{{ProxyID: "b", Secret: "2"}}, []string{"end a 2", "start b 2"}},
 		}
 		for i, s := range steps {
 			if _, err := h.configure(uint64(i), s.want); err != nil {
 				t.Fatal(err)
 			}
+			time.Sleep(grace) // of the bubble
 			synctest.Wait()
 			got := map[string]bool{}
 			for _, n := range f.take() {
@@ -131,6 +133,34 @@ func TestOnlyWhatChangedIsTouched(t *testing.T) {
 			if d := cmp.Diff(want, got); d != "" {
 				t.Errorf("step %d (-want +got):\n%s", i, d)
 			}
+		}
+	})
+}
+
+// An instance that is registered again soon, as at each restart of a service, meets the proxy that it had.
+func TestAMemberThatComesBackWasNeverAway(t *testing.T) {
+	f := newFakes()
+	bubble(t, f, func(t *testing.T, h *Host) {
+		a := []Member{{ProxyID: "a", Secret: "1"}}
+		for i := range 10 {
+			for _, want := range [][]Member{a, nil} {
+				list, err := h.configure(uint64(i), want)
+				if err != nil || len(list) != len(want) {
+					t.Fatal(list, err)
+				}
+				time.Sleep(grace / 2) // of the bubble
+			}
+		}
+		if d := cmp.Diff([]string{"start a 1"}, f.take()); d != "" {
+			t.Errorf("(-want +got):\n%s", d)
+		}
+		time.Sleep(grace) // of the bubble
+		synctest.Wait()
+		if d := cmp.Diff([]string{"end a 1"}, f.take()); d != "" {
+			t.Errorf("after its grace (-want +got):\n%s", d)
+		}
+		if list, _ := h.Members(); len(list) != 0 {
+			t.Error(list)
 		}
 	})
 }

@@ -18,11 +18,16 @@ const (
 	restartMax   = 10 * time.Second
 )
 
+// grace is how long a member that isn't wanted any more goes on as before. Its callers hear at about the same time as the
+// host proxy that its service is gone; and one that comes back within it, as when a service is restarted, was never away.
+const grace = 2 * time.Second
+
 // member is one running proxy.
 type member struct {
 	what    Member
 	started time.Time
 	stop    context.CancelFunc
+	going   *time.Timer // stops it; nil: it is wanted. Guarded by Host.mu.
 
 	mu     sync.Mutex // guards what follows
 	runner Runner
@@ -93,7 +98,8 @@ func (h *Host) once(ctx context.Context, m *member) (err error) {
 	return runner.Run(ctx)
 }
 
-// configure makes the members those of the list: what is equal stays untouched, what is gone or changed is drained.
+// configure makes the members those of the list: what is equal stays untouched, what is changed is drained, and so is what is
+// gone, after a grace.
 func (h *Host) configure(generation uint64, want []Member) ([]Status, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -105,10 +111,19 @@ func (h *Host) configure(generation uint64, want []Member) ([]Status, error) {
 		wanted[w.ProxyID] = w
 	}
 	for id, m := range h.members {
-		if w, ok := wanted[id]; !ok || w != m.what {
-			h.c.Log.Info("draining a proxy", "proxy", m.what, "changed", ok)
+		w, ok := wanted[id]
+		switch {
+		case ok && w == m.what && m.going == nil:
+		case ok && w == m.what && m.going.Stop():
+			h.c.Log.Info("a proxy is wanted again", "proxy", m.what)
+			m.going = nil
+		case ok:
+			h.c.Log.Info("draining a proxy", "proxy", m.what, "changed", w != m.what)
 			m.stop()
 			delete(h.members, id)
+		case m.going == nil:
+			h.c.Log.Info("a proxy isn't wanted any more", "proxy", m.what)
+			m.going = time.AfterFunc(grace, func() { h.remove(id, m) })
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(wanted)) {
@@ -118,6 +133,17 @@ func (h *Host) configure(generation uint64, want []Member) ([]Status, error) {
 	}
 	h.generation = generation
 	return h.statusLocked(), nil
+}
+
+// remove drains a member whose grace is over.
+func (h *Host) remove(id string, m *member) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.members[id] == m {
+		h.c.Log.Info("draining a proxy", "proxy", m.what, "changed", false)
+		m.stop()
+		delete(h.members, id)
+	}
 }
 
 func (h *Host) startLocked(w Member) {
@@ -135,7 +161,9 @@ func (h *Host) startLocked(w Member) {
 func (h *Host) statusLocked() []Status {
 	out := make([]Status, 0, len(h.members))
 	for _, id := range slices.Sorted(maps.Keys(h.members)) {
-		out = append(out, h.members[id].status())
+		if m := h.members[id]; m.going == nil {
+			out = append(out, m.status())
+		}
 	}
 	return out
 }
