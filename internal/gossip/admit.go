@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gossip
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/hashicorp/memberlist"
+	"github.com/hashicorp/serf/serf"
+)
+
+// Why a node can't be in the pool together with this one.
+var (
+	ErrDatacenter = errors.New("it is of another datacenter")
+	ErrSegment    = errors.New("it is of another network segment")
+	ErrNotServer  = errors.New("it isn't a server")
+	ErrForeign    = errors.New("it isn't an agent of this kind")
+	ErrNameTaken  = errors.New("its name is another node's")
+	ErrIDTaken    = errors.New("its ID is another node's")
+)
+
+// RefuseError says which node can't be in the pool, and why. It wraps one of the reasons above.
+type RefuseError struct {
+	Name, Address string
+	Reason        error
+	Detail        string // what to compare, and the remedy
+}
+
+func (e *RefuseError) Error() string {
+	return fmt.Sprintf("member %s at %s is refused: %v: %s", e.Name, e.Address, e.Reason, e.Detail)
+}
+
+func (e *RefuseError) Unwrap() error { return e.Reason }
+
+// known is what the last event said of a member.
+type known struct {
+	id      string
+	address string // with port
+	there   bool   // alive or leaving
+}
+
+// learn remembers what an event said, for admit.
+func (p *Pool) learn(kind serf.EventType, m *serf.Member) {
+	member := memberOf(m)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old, was := p.known[member.Name]
+	if was && p.names[old.id] == member.Name {
+		delete(p.names, old.id)
+	}
+	k := known{id: member.ID, address: addressOf(m.Addr, m.Port)}
+	level := p.log.Info
+	switch kind {
+	case serf.EventMemberJoin, serf.EventMemberUpdate:
+		k.there = true
+		p.names[k.id] = member.Name
+		delete(p.refused, member.Name)
+		if kind == serf.EventMemberUpdate {
+			level = p.log.Debug
+		}
+	case serf.EventMemberReap:
+		delete(p.known, member.Name)
+	case serf.EventMemberLeave, serf.EventMemberFailed, serf.EventUser, serf.EventQuery:
+	}
+	if kind != serf.EventMemberReap {
+		p.known[member.Name] = k
+	}
+	p.metrics.events.WithLabelValues(kind.String()).Inc()
+	there := 0
+	for _, k := range p.known {
+		if k.there {
+			there++
+		}
+	}
+	p.metrics.members.Set(float64(there))
+	level(changeText(kind), "pool", p.kind(), "member", member.Name, "address", k.address, "id", member.ID)
+}
+
+func changeText(kind serf.EventType) string {
+	switch kind {
+	case serf.EventMemberJoin:
+		return "member joined"
+	case serf.EventMemberLeave:
+		return "member left"
+	case serf.EventMemberFailed:
+		return "member failed"
+	case serf.EventMemberReap:
+		return "member forgotten"
+	case serf.EventMemberUpdate, serf.EventUser, serf.EventQuery:
+	}
+	return "member changed"
+}
+
+func addressOf(ip net.IP, port uint16) string {
+	addr, _ := netip.AddrFromSlice(ip)
+	return netip.AddrPortFrom(addr.Unmap(), port).String()
+}
+
+// NotifyAlive is memberlist's question whether a node may be a member. It holds its lock meanwhile.
+func (p *Pool) NotifyAlive(n *memberlist.Node) error { return p.refuse(p.admit(n, true)) }
+
+// NotifyMerge is memberlist's question whether two pools may become one: this one and that of a node that joins, or that this
+// one joins.
+func (p *Pool) NotifyMerge(nodes []*memberlist.Node) error {
+	for _, n := range nodes {
+		if n.State == memberlist.StateLeft {
+			continue
+		}
+		if err := p.refuse(p.admit(n, n.State != memberlist.StateDead)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refuse remembers the refusal for who asked to join.
+func (p *Pool) refuse(err error) error {
+	var refused *RefuseError
+	if errors.As(err, &refused) {
+		p.mu.Lock()
+		if len(p.refused) < maxRefused {
+			p.refused[refused.Name] = refused
+		}
+		p.mu.Unlock()
+		p.metrics.refused.WithLabelValues(reasonMember).Inc()
+	}
+	return err
+}
+
+// maxRefused bounds how many refusals are kept: their names are the sender's.
+const maxRefused = 64
+
+// admit decides whether a node may be in the pool. Of a dead one, name and ID may be those of another.
+func (p *Pool) admit(n *memberlist.Node, alive bool) error {
+	address := addressOf(n.Addr, n.Port)
+	no := func(reason error, format string, args ...any) error {
+		return &RefuseError{Name: printable(n.Name), Address: address, Reason: reason, Detail: fmt.Sprintf(format, args...)}
+	}
+	if len(n.Addr) != net.IPv4len && len(n.Addr) != net.IPv6len {
+		return no(ErrForeign, "its address has %d bytes", len(n.Addr))
+	}
+	if err := checkName(n.Name); err != nil {
+		return no(ErrForeign, "%v", err)
+	}
+	if len(n.Meta) > memberlist.MetaMaxSize {
+		return no(ErrForeign, "%d bytes of tags", len(n.Meta))
+	}
+	tags, err := decodeTags(n.Meta)
+	if err != nil {
+		return no(ErrForeign, "its tags can't be read: %v", err)
+	}
+	m := Member{Name: n.Name}
+	m.fromTags(tags)
+	if err := p.belongs(&m, no); err != nil {
+		return err
+	}
+	if !alive {
+		return nil
+	}
+	return p.unique(&m, address, no)
+}
+
+type refusal func(reason error, format string, args ...any) error
+
+// belongs checks that a node is of the kind that this pool is for.
+func (p *Pool) belongs(m *Member, no refusal) error {
+	self := &p.c.Self
+	if role := m.Tags[tagRole]; role != roleServer && role != roleClient {
+		return no(ErrForeign, "its role is %q", printable(role))
+	}
+	if m.ID == "" || m.Datacenter == "" {
+		return no(ErrForeign, "it tells no ID or no datacenter")
+	}
+	if p.c.WAN {
+		if !m.Server {
+			return no(ErrNotServer, "only servers are in the WAN pool; a client joins the servers of its own datacenter")
+		}
+		if !strings.HasSuffix(m.Name, "."+m.Datacenter) {
+			return no(ErrForeign, "in the WAN a member's name ends with its datacenter, %q", printable(m.Datacenter))
+		}
+		return nil
+	}
+	if m.Datacenter != self.Datacenter {
+		return no(ErrDatacenter, "%q, this node is of %q: servers of different datacenters join each other with retry_join_wan or join -wan",
+			printable(m.Datacenter), self.Datacenter)
+	}
+	if m.Segment != self.Segment && (!m.Server || !self.Server) {
+		return no(ErrSegment, "%q, this node is of %q", printable(m.Segment), self.Segment)
+	}
+	return nil
+}
+
+// unique checks that nobody else is there under a node's name or ID. An own address is the same machine, begun anew.
+func (p *Pool) unique(m *Member, address string, no refusal) error {
+	self := &p.c.Self
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	own := netip.AddrPortFrom(p.c.Advertise.Addr(), uint16(p.port)).String()
+	if m.Name == self.memberName(p.c.WAN) {
+		if m.ID != self.ID && address != own {
+			return no(ErrNameTaken, "this node, at %s, is called so with ID %s, that one has %s: give one of them another name with node or -node",
+				own, self.ID, printable(m.ID))
+		}
+		return nil
+	}
+	if m.ID == self.ID && address != own {
+		return no(ErrIDTaken, "this node, %s at %s, has ID %s too: delete the file node-id in data_dir of one of them, or give it another node_id",
+			self.Name, own, self.ID)
+	}
+	if k, ok := p.known[m.Name]; ok && k.there && k.id != m.ID && k.address != address {
+		return no(ErrNameTaken, "a node at %s is called so with ID %s, that one has %s: give one of them another name with node or -node",
+			k.address, k.id, printable(m.ID))
+	}
+	if name := p.names[m.ID]; name != "" && name != m.Name && p.known[name].address != address {
+		return no(ErrIDTaken, "%s at %s has ID %s too: delete the file node-id in data_dir of one of them, or give it another node_id",
+			name, p.known[name].address, printable(m.ID))
+	}
+	return nil
+}
+
+// printable bounds what a stranger says of itself to what a log can hold.
+func printable(s string) string {
+	const most = 64
+	s = strings.ToValidUTF8(s, "?")
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return '?'
+		}
+		return r
+	}, s)
+}
