@@ -53,7 +53,7 @@ func (u *unit) setEntry(e Entry, cas *uint64) (any, error) {
 	}
 	head.Hash = hash
 	u.stamp(&head.Indexes, created)
-	slot.new = &entryRow{entry: e, key: slot.key}
+	slot.new = newEntryRow(e, slot.key)
 	return true, nil
 }
 

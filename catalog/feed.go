@@ -3,7 +3,9 @@
 package catalog
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"sort"
 	"sync"
 )
@@ -103,6 +105,7 @@ type change struct {
 	id     string
 	index  uint64
 	record *record
+	seq    uint64 // the window's order
 }
 
 func (c *change) item() Item {
@@ -121,14 +124,22 @@ type window struct {
 	bytes int
 	floor uint64
 	last  uint64 // the index that the window reaches to
+	seq   uint64
 	list  []*change
+	by    map[Topic][]*change // the same, by topic
 }
 
 func (w *window) add(changes []*change, index uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.by == nil {
+		w.by = map[Topic][]*change{}
+	}
 	for _, c := range changes {
 		w.bytes += c.record.size()
+		w.seq++
+		c.seq = w.seq
+		w.by[c.topic] = append(w.by[c.topic], c)
 	}
 	w.list = append(w.list, changes...)
 	w.last = max(w.last, index)
@@ -137,6 +148,11 @@ func (w *window) add(changes []*change, index uint64) {
 		at := w.list[drop].index
 		for drop < len(w.list) && w.list[drop].index == at { // a whole index goes at once
 			w.bytes -= w.list[drop].record.size()
+			if of := w.by[w.list[drop].topic]; len(of) > 1 {
+				w.by[w.list[drop].topic] = of[1:]
+			} else {
+				delete(w.by, w.list[drop].topic)
+			}
 			drop++
 		}
 		w.floor = at
@@ -149,7 +165,27 @@ func (w *window) reset(at Position) {
 	defer w.mu.Unlock()
 	index := at.Index
 	w.epoch = at.Epoch
-	w.list, w.bytes, w.floor, w.last = nil, 0, index, index
+	w.list, w.by, w.bytes, w.floor, w.last = nil, nil, 0, index, index
+}
+
+// of gives the changes of some topics above after and not above until, in order; ok is false if some are no longer there.
+func (w *window) of(topics map[Topic]bool, pos Position, until uint64) (list []*change, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if pos.Epoch != w.epoch || pos.Index < w.floor {
+		return nil, false
+	}
+	for t := range topics {
+		all := w.by[t]
+		if len(all) == 0 || all[len(all)-1].index <= pos.Index {
+			continue
+		}
+		lo := sort.Search(len(all), func(i int) bool { return all[i].index > pos.Index })
+		hi := sort.Search(len(all), func(i int) bool { return all[i].index > until })
+		list = append(list, all[lo:max(lo, hi)]...)
+	}
+	slices.SortFunc(list, func(a, b *change) int { return cmp.Compare(a.seq, b.seq) })
+	return list, true
 }
 
 // from gives the changes above after and not above until; ok is false if some are no longer there.
@@ -198,6 +234,41 @@ func (t *Txn) Changes(after Position, topics func(Topic) bool, maxBytes int) (it
 	return items, now, true
 }
 
+// ChangesOf is Changes for a subscriber who holds these topics (in the form of the constructors), at the cost of their own
+// changes alone. Where the window no longer reaches back to the position, renew names the topics that have changed since: those
+// have to be sent whole; the others are as they were. ok is false if the position is of another epoch or not yet reached.
+func (t *Txn) ChangesOf(topics map[Topic]bool, after Position, maxBytes int) (items []Item, renew []Topic, upTo Position, ok bool) {
+	now := t.Position()
+	if after.Epoch != now.Epoch || after.Index > now.Index {
+		return nil, nil, now, false
+	}
+	list, retained := t.store.window.of(topics, after, now.Index)
+	if !retained {
+		for topic := range topics {
+			if t.topicIndex(topic) > after.Index {
+				renew = append(renew, topic)
+			}
+		}
+		return nil, renew, now, true
+	}
+	items, upTo = cut(list, now, maxBytes)
+	return items, nil, upTo, true
+}
+
+// cut encodes changes until there are enough, at the end of an index, and says up to where.
+func cut(list []*change, now Position, maxBytes int) (items []Item, upTo Position) {
+	bytes := 0
+	for i, c := range list {
+		if maxBytes > 0 && bytes >= maxBytes && c.index != list[i-1].index {
+			return items, Position{now.Epoch, list[i-1].index}
+		}
+		item := c.item()
+		bytes += len(item.Record) + len(item.ID)
+		items = append(items, item)
+	}
+	return items, now
+}
+
 // Items gives a topic's content now: first an item that carries the topic's index, then the things in it.
 func (t *Txn) Items(topic Topic) ([]Item, error) {
 	topic, err := topic.canonical(t.dc)
@@ -209,12 +280,12 @@ func (t *Txn) Items(topic Topic) ([]Item, error) {
 	}
 	items := []Item{{Topic: topic, Index: t.topicIndex(topic)}}
 	add := func(id string, index uint64, rec *record) {
-		items = append(items, (&change{topic, id, index, rec}).item())
+		items = append(items, (&change{topic: topic, id: id, index: index, record: rec}).item())
 	}
 	scope := scopeString(topic.Key.Scope)
-	instance := func(r *instanceRow) { add("s"+r.key, r.last, &record{instance: &r.Instance}) }
+	instance := func(r *instanceRow) { add("s"+r.key, r.last, &r.feed) }
 	node := func(n *Node) { add("n"+nodeString(n.Scope, n.Node), n.ModifyIndex, &record{node: n}) }
-	entry := func(r *entryRow) { add("e"+r.key, r.entry.Head().ModifyIndex, &record{entry: r.entry}) }
+	entry := func(r *entryRow) { add("e"+r.key, r.entry.Head().ModifyIndex, &r.feed) }
 	switch topic.Kind {
 	case TopicNodes:
 		each(t.db, tableNodes, "id_prefix", scope, node)

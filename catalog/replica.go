@@ -99,7 +99,7 @@ func readItem(it *Item) (any, error) {
 	switch id, rest := it.ID[0], it.ID[1:]; {
 	case id == 's' && rec.Instance != nil && rec.Instance.Service != nil && rec.Instance.Node != nil:
 		in := rec.Instance
-		return &instanceRow{Instance: Instance{Node: in.Node, Service: in.Service, Checks: in.Checks}, key: rest, last: it.Index}, nil
+		return newInstanceRow(Instance{Node: in.Node, Service: in.Service, Checks: in.Checks}, rest, it.Index), nil
 	case id == 'n' && rec.Node != nil:
 		return rec.Node, nil
 	case id == 'c' && rec.Check != nil:
@@ -107,7 +107,7 @@ func readItem(it *Item) (any, error) {
 	case id == 'm' && rec.Name != nil:
 		return &nameRow{key: rec.Name.Key, list: rec.Name.Tags}, nil
 	case id == 'e' && rec.Entry != nil && rec.Entry.Entry != nil:
-		return &entryRow{entry: rec.Entry.Entry, key: rest}, nil
+		return newEntryRow(rec.Entry.Entry, rest), nil
 	case id == 'a' && rec.CA != nil:
 		return rec.CA.public(), nil
 	}

@@ -30,11 +30,23 @@ type instanceRow struct {
 	Instance
 	key  string
 	last uint64 // the last change of anything in it
+	feed record // encoded once, for all feeds that send it as a change or as part of a topic
+}
+
+func newInstanceRow(in Instance, key string, last uint64) *instanceRow {
+	r := &instanceRow{Instance: in, key: key, last: last}
+	r.feed.instance = &r.Instance
+	return r
 }
 
 type entryRow struct {
 	entry Entry
 	key   string
+	feed  record // as an instanceRow's
+}
+
+func newEntryRow(e Entry, key string) *entryRow {
+	return &entryRow{entry: e, key: key, feed: record{entry: e}}
 }
 
 // nameRow counts, in a server's store, the instances of a name and of each tag of it.

@@ -220,13 +220,13 @@ func (w *write) load(row *snapshotRow) error {
 		if in.Node == nil {
 			return fmt.Errorf("service %q is on node %q, which isn't there", in.Service.ID, in.Service.Node)
 		}
-		r := &instanceRow{Instance: in, key: serviceString(in.Service), last: row.Service.Last}
+		r := newInstanceRow(in, serviceString(in.Service), row.Service.Last)
 		insert(w.txn, tableServices, r)
 		u.count(in.Service, 1)
 		w.changes = nil
 	case row.Entry != nil && row.Entry.Entry != nil:
 		e := row.Entry.Entry
-		insert(w.txn, tableEntries, &entryRow{entry: e, key: entryString(e.EntryKind(), e.Head().Key())})
+		insert(w.txn, tableEntries, newEntryRow(e, entryString(e.EntryKind(), e.Head().Key())))
 	case row.CA != nil:
 		insert(w.txn, tableCA, row.CA)
 	case row.Topic != nil:

@@ -132,6 +132,9 @@ func EntryTopic(kind string, k Key) Topic { return Topic{Kind: TopicEntry, Entry
 // CATopic is the certificate authority's public state.
 func CATopic() Topic { return Topic{Kind: TopicCA} }
 
+// Canonical is the topic in the form of the constructors, with its scope filled in; an error if its kind is unknown.
+func (t Topic) Canonical(dc string) (Topic, error) { return t.canonical(dc) }
+
 // canonical brings a topic that came from outside into the form of the constructors.
 func (t Topic) canonical(dc string) (Topic, error) {
 	k := t.Key

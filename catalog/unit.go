@@ -242,9 +242,9 @@ func (u *unit) flushService(s *slot[*instanceRow]) {
 	w, id := u.w, "s"+s.key
 	var rec *record
 	if s.new != nil {
-		s.new = &instanceRow{Instance: u.assemble(s.new.Service), key: s.key, last: w.index}
+		s.new = newInstanceRow(u.assemble(s.new.Service), s.key, w.index)
 		insert(w.txn, tableServices, s.new)
-		rec = &record{instance: &s.new.Instance}
+		rec = &s.new.feed
 	} else {
 		remove(w.txn, tableServices, s.old)
 	}
@@ -330,7 +330,7 @@ func (u *unit) flushEntry(e *slot[*entryRow]) {
 	var rec *record
 	if e.new != nil {
 		insert(w.txn, tableEntries, e.new)
-		rec = &record{entry: e.new.entry}
+		rec = &e.new.feed
 	} else {
 		remove(w.txn, tableEntries, e.old)
 	}

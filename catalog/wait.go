@@ -34,18 +34,29 @@ func (ws *waiters) add(topics []Topic) *waiter {
 		ws.any[w] = struct{}{}
 		return w
 	}
+	for _, t := range topics {
+		ws.joinLocked(w, t)
+	}
+	return w
+}
+
+// join makes a waiter wait for one more topic.
+func (ws *waiters) join(w *waiter, t Topic) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	ws.joinLocked(w, t)
+}
+
+func (ws *waiters) joinLocked(w *waiter, t Topic) {
 	if ws.by == nil {
 		ws.by = map[Topic]map[*waiter]struct{}{}
 	}
-	for _, t := range topics {
-		m := ws.by[t]
-		if m == nil {
-			m = map[*waiter]struct{}{}
-			ws.by[t] = m
-		}
-		m[w] = struct{}{}
+	m := ws.by[t]
+	if m == nil {
+		m = map[*waiter]struct{}{}
+		ws.by[t] = m
 	}
-	return w
+	m[w] = struct{}{}
 }
 
 func (ws *waiters) drop(w *waiter, topics []Topic) {

@@ -5,6 +5,7 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"net"
 	"testing"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/weftmesh/weft/ca"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/identity"
+	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/wire"
 	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
 )
@@ -204,11 +206,70 @@ func TestFeedKeepsAReplica(t *testing.T) {
 		t.Error("web is still covered")
 	}
 
-	_, err = weftv1.NewFeedClient(conn).Report(t.Context(), &weftv1.ReportRequest{Node: "h1", Proxies: []*weftv1.ProxyReport{
+	_, err = weftv1.NewFeedClient(conn).Report(t.Context(), &weftv1.ReportRequest{Node: "h1", Complete: true, Proxies: []*weftv1.ProxyReport{
 		{ProxyId: "client-sidecar", Service: "client", RenderedHash: "a", AckedHash: "a", Connected: true},
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.do("GET", "/v1/weft/proxies", "", 200, `"UpToDate":true`)
+}
+
+// onlyNode lets the token "h1-agent" do what concerns the node h1; other tokens may do what concerns services.
+type onlyNode string
+
+func (onlyNode) Resolve(_ context.Context, token string) (api.Subject, error) {
+	return onlyNode(token), nil
+}
+
+func (o onlyNode) Allow(p api.Permission, name string) error {
+	if (p.Resource == "node") == (o == "h1-agent" && name == "h1") {
+		return nil
+	}
+	return fmt.Errorf("%w: %s on %q", api.ErrDenied, p, name)
+}
+
+func (o onlyNode) String() string { return string(o) }
+
+// What concerns a node is authorised for that node by the caller's own token, never by none.
+func TestNodesAreAuthorised(t *testing.T) {
+	r := startWith(t, Config{Resolver: onlyNode("")})
+	conn := r.dial()
+	body, err := catalog.Canonical(host(catalog.SyncItem{Service: service("web1", "web")}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := catalog.Canonical(catalog.Sync{Node: catalog.Node{Scope: catalog.Scope{}.Default("dc1"), Node: "h2", Address: "10.0.0.8"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := map[string]func(context.Context) error{
+		"sync": func(ctx context.Context) error {
+			_, err := weftv1.NewCatalogClient(conn).Sync(ctx, &weftv1.SyncRequest{Sync: body, Tokens: []string{"web"}})
+			return err
+		},
+		"sync of another": func(ctx context.Context) error {
+			_, err := weftv1.NewCatalogClient(conn).Sync(ctx, &weftv1.SyncRequest{Sync: other})
+			return err
+		},
+		"host": func(ctx context.Context) error {
+			_, err := weftv1.NewCatalogClient(conn).Host(ctx, &weftv1.HostRequest{Node: "h1"})
+			return err
+		},
+		"report": func(ctx context.Context) error {
+			_, err := weftv1.NewFeedClient(conn).Report(ctx, &weftv1.ReportRequest{Node: "h1", Complete: true})
+			return err
+		},
+	}
+	for name, call := range calls {
+		for _, token := range []string{"", "web", "h1-agent"} {
+			want := codes.PermissionDenied
+			if token == "h1-agent" && name != "sync of another" {
+				want = codes.OK
+			}
+			if err := call(api.WithToken(t.Context(), token)); status.Code(err) != want {
+				t.Errorf("%s with token %q: %v, want %s", name, token, err, want)
+			}
+		}
+	}
 }

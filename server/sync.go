@@ -24,7 +24,8 @@ var (
 	nodeRead     = api.Permission{Resource: "node", Access: api.Read}
 )
 
-// Sync orders one host's difference as one command. Items whose token doesn't suffice are refused one by one, before it.
+// Sync orders one host's difference as one command. The caller's own token has to allow writing the node, since its record goes
+// with it; items whose token doesn't suffice are refused one by one, before it.
 func (c *catalogService) Sync(ctx context.Context, req *weftv1.SyncRequest) (*weftv1.SyncResponse, error) {
 	var cmd catalog.Sync
 	if err := catalog.FromCanonical(req.GetSync(), &cmd); err != nil {
@@ -32,6 +33,9 @@ func (c *catalogService) Sync(ctx context.Context, req *weftv1.SyncRequest) (*we
 	}
 	if len(req.GetTokens()) != len(cmd.Items) {
 		return nil, api.GRPC(fmt.Errorf("%w: %d tokens for %d items", catalog.ErrInvalid, len(req.GetTokens()), len(cmd.Items)))
+	}
+	if err := api.AuthorizeRPC(ctx, c.s.c.Resolver, nodeWrite, cmd.Node.Node); err != nil {
+		return nil, api.GRPC(err)
 	}
 	results := make([]error, len(cmd.Items))
 	allowed, at := c.allowed(ctx, &cmd, req.GetTokens(), results)
@@ -92,11 +96,7 @@ func checkItem(item catalog.SyncItem) error {
 
 // Host gives what the catalog has of a host.
 func (c *catalogService) Host(ctx context.Context, req *weftv1.HostRequest) (*weftv1.HostResponse, error) {
-	subject, err := c.s.c.Resolver.Resolve(ctx, "")
-	if err == nil {
-		err = subject.Allow(nodeRead, req.GetNode())
-	}
-	if err != nil {
+	if err := api.AuthorizeRPC(ctx, c.s.c.Resolver, nodeRead, req.GetNode()); err != nil {
 		return nil, api.GRPC(err)
 	}
 	txn := c.s.store.Read()

@@ -31,6 +31,7 @@ import (
 	"github.com/weftmesh/weft/connect/xds"
 	"github.com/weftmesh/weft/connect/xds/ads"
 	"github.com/weftmesh/weft/internal/run"
+	"github.com/weftmesh/weft/internal/wire"
 	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
 )
 
@@ -58,6 +59,7 @@ type Manager struct {
 	mu       sync.Mutex // guards all below
 	sessions map[*session]struct{}
 	last     map[string]rest.ProxyStatus // by proxy, the newest
+	unsaid   map[string]bool             // proxies whose status isn't reported yet
 	changed  chan struct{}               // something to report
 }
 
@@ -66,7 +68,7 @@ func New(c Config) (*Manager, error) {
 	if len(c.Key) < 16 {
 		return nil, errors.New("proxies: the key for secrets is too short")
 	}
-	return &Manager{c: c, sessions: map[*session]struct{}{}, last: map[string]rest.ProxyStatus{}, changed: make(chan struct{}, 1)}, nil
+	return &Manager{c: c, sessions: map[*session]struct{}{}, last: map[string]rest.ProxyStatus{}, unsaid: map[string]bool{}, changed: make(chan struct{}, 1)}, nil
 }
 
 // Secret is what proves to ADS that its bearer is this proxy.
@@ -148,15 +150,23 @@ func (m *Manager) keepLeaves(ctx context.Context) error {
 func (m *Manager) keepInterests(ctx context.Context) error {
 	report := time.NewTicker(reportAtLeast)
 	defer report.Stop()
+	known := map[string]replica.Interest{}
 	for {
 		wanted, changed := m.c.State.Wanted()
-		m.want(&wanted)
+		now := m.want(&wanted)
+		for id := range known {
+			if _, stays := now[id]; !stays {
+				m.report(ctx, true) // one that went is no longer in it
+				break
+			}
+		}
+		known = now
 		select {
 		case <-changed:
 		case <-m.changed:
-			m.report(ctx)
+			m.report(ctx, false)
 		case <-report.C:
-			m.report(ctx)
+			m.report(ctx, true)
 		case <-ctx.Done():
 			m.closeAll()
 			return nil
@@ -170,8 +180,8 @@ const (
 	syncedWithin  = time.Second
 )
 
-// want says what the registered proxies need of the catalog.
-func (m *Manager) want(wanted *local.Wanted) {
+// want says what the registered proxies need of the catalog, by proxy.
+func (m *Manager) want(wanted *local.Wanted) map[string]replica.Interest {
 	interests := map[string]replica.Interest{}
 	for id, s := range wanted.Services {
 		if s.Record.Kind != catalog.KindConnectProxy {
@@ -180,22 +190,50 @@ func (m *Manager) want(wanted *local.Wanted) {
 		interests[id] = replica.Interest{Token: s.Token, Proxy: s.Record}
 	}
 	m.c.Replica.SetInterests(interests)
+	return interests
 }
 
-func (m *Manager) report(ctx context.Context) {
+// report tells a server what proxies have: those that changed since the last report, or all. A server that has nothing to add
+// to asks for all.
+func (m *Manager) report(ctx context.Context, complete bool) {
 	ctx, cancel := context.WithTimeout(ctx, reportWithin)
 	defer cancel()
-	node := m.c.State.Node()
-	p := m.c.Store.Position()
-	req := &weftv1.ReportRequest{Node: node.Node, Position: &weftv1.Position{Epoch: p.Epoch, Index: p.Index}}
-	for _, st := range m.Status() {
-		req.Proxies = append(req.Proxies, &weftv1.ProxyReport{
-			ProxyId: st.ProxyID, Service: st.Service, RenderedIndex: st.RenderedIndex, RenderedHash: st.RenderedHash,
-			AckedHash: st.AckedHash, Refusal: st.Refusal, Connected: st.Connected, Version: st.Version, Warnings: st.Warnings,
-		})
+	m.mu.Lock()
+	unsaid := m.unsaid
+	m.unsaid = map[string]bool{}
+	m.mu.Unlock()
+	unknown, err := m.send(ctx, complete, unsaid)
+	if err == nil && unknown {
+		_, err = m.send(ctx, true, unsaid)
 	}
-	if _, err := m.c.Feed.Report(ctx, req); err != nil && ctx.Err() == nil {
+	if err != nil {
 		m.c.Log.Debug("report on proxies wasn't taken", "error", err)
+		m.mu.Lock()
+		maps.Copy(m.unsaid, unsaid)
+		m.mu.Unlock()
+	}
+}
+
+func (m *Manager) send(ctx context.Context, complete bool, some map[string]bool) (unknown bool, err error) {
+	node := m.c.State.Node()
+	req := &weftv1.ReportRequest{
+		Node: node.Node, Partition: node.Partition, Position: wire.Position(m.c.Store.Position()), Complete: complete, DefaultAllow: m.c.DefaultAllow,
+	}
+	for _, st := range m.Status() {
+		if complete || some[st.ProxyID] {
+			req.Proxies = append(req.Proxies, reportOf(&st))
+		}
+	}
+	resp, err := m.c.Feed.Report(ctx, req)
+	return resp.GetUnknown(), err
+}
+
+func reportOf(st *rest.ProxyStatus) *weftv1.ProxyReport {
+	return &weftv1.ProxyReport{
+		ProxyId: st.ProxyID, Service: st.Service, RenderedIndex: st.RenderedIndex, RenderedHash: st.RenderedHash,
+		AckedHash: st.AckedHash, Refusal: st.Refusal, Connected: st.Connected, Version: st.Version, Warnings: st.Warnings,
+		NotReady: st.NotReady, ConfigHash: st.ConfigHash, TypeHashes: st.TypeHashes,
+		Weft: st.Abilities.Weft, ProxyVersion: st.Abilities.Version,
 	}
 }
 
@@ -204,6 +242,7 @@ func (m *Manager) note(id string, change func(*rest.ProxyStatus)) {
 	st := m.last[id]
 	change(&st)
 	m.last[id] = st
+	m.unsaid[id] = true
 	m.mu.Unlock()
 	select {
 	case m.changed <- struct{}{}:
@@ -229,7 +268,9 @@ func (m *Manager) Open(ctx context.Context, c ads.Claim) (ads.Stream, error) {
 	m.mu.Lock()
 	m.sessions[s] = struct{}{}
 	m.mu.Unlock()
-	m.note(id, func(st *rest.ProxyStatus) { st.Connected, st.Version = true, c.UserAgent })
+	m.note(id, func(st *rest.ProxyStatus) {
+		st.Connected, st.Version, st.Abilities = true, c.UserAgent, c.Abilities
+	})
 	go s.run(ctx) // ends with Close or with the stream
 	return s, nil
 }
@@ -359,7 +400,7 @@ func (s *session) render(txn *catalog.Txn, proxy *catalog.Service) time.Duration
 	s.publish(out)
 	s.m.note(s.id, func(st *rest.ProxyStatus) {
 		st.NotReady, st.Warnings = "", out.Warnings
-		st.RenderedIndex, st.RenderedHash = txn.Index(), out.Hash
+		st.RenderedIndex, st.RenderedHash, st.ConfigHash, st.TypeHashes = txn.Index(), out.Hash, out.ConfigHash, out.TypeHashes
 	})
 	if out.Deadline.IsZero() {
 		return time.Hour

@@ -87,6 +87,9 @@ const (
 	retryLast  = 5 * time.Second
 )
 
+// restate is how often the interests are stated again: servers forget those that aren't within some minutes.
+const restate = 3 * time.Minute
+
 // Run follows the feed until ctx ends. A stream that breaks is opened again and goes on from where it was.
 func (r *Replica) Run(ctx context.Context) error {
 	retry := retryFirst
@@ -128,14 +131,17 @@ func (r *Replica) follow(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("send interests: %w", err), g.Stop())
 	}
 	g.Go("interests", func(ctx context.Context) error {
+		again := time.NewTicker(restate)
+		defer again.Stop()
 		for {
 			select {
 			case <-r.changed:
-				if err := stream.Send(r.request()); err != nil {
-					return fmt.Errorf("send interests: %w", err)
-				}
+			case <-again.C: // interests are a lease
 			case <-ctx.Done():
 				return nil
+			}
+			if err := stream.Send(r.request()); err != nil {
+				return fmt.Errorf("send interests: %w", err)
 			}
 		}
 	})
@@ -186,6 +192,9 @@ func (r *Replica) apply(resp *weftv1.SubscribeResponse) error {
 	}
 	for _, m := range resp.GetItems() {
 		u.Items = append(u.Items, wire.ItemFrom(m))
+	}
+	if u.Position.Epoch != r.c.Store.Position().Epoch {
+		clear(r.held) // another history: the store drops what this update doesn't bring
 	}
 	if err := r.c.Store.ApplyItems(u); err != nil {
 		clear(r.held)

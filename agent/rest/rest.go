@@ -20,6 +20,7 @@ import (
 	"github.com/weftmesh/weft/agent/leaf"
 	"github.com/weftmesh/weft/agent/local"
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/xds"
 	"github.com/weftmesh/weft/internal/api"
 )
 
@@ -68,6 +69,10 @@ type ProxyStatus struct {
 	Refusal          string   `json:",omitempty"`
 	NotReady         string   `json:",omitempty"`
 	Warnings         []string `json:",omitempty"`
+	// What a server compares with what it would render itself.
+	ConfigHash string            `json:",omitempty"`
+	TypeHashes map[string]string `json:"-"`
+	Abilities  xds.Abilities     `json:"-"`
 }
 
 type handlers struct{ c Config }

@@ -26,10 +26,12 @@ func inline(s string) *corev3.DataSource {
 
 // secrets renders the certificate and the roots.
 func (r *renderer) secrets() error {
-	if err := r.add(SecretType, LeafSecret, &tlsv3.Secret{Name: LeafSecret, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
-		CertificateChain: inline(r.in.Leaf.CertPEM), PrivateKey: inline(r.in.Leaf.KeyPEM),
-	}}}); err != nil {
-		return err
+	if !r.in.Leafless {
+		if err := r.add(SecretType, LeafSecret, &tlsv3.Secret{Name: LeafSecret, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
+			CertificateChain: inline(r.in.Leaf.CertPEM), PrivateKey: inline(r.in.Leaf.KeyPEM),
+		}}}); err != nil {
+			return err
+		}
 	}
 	var roots strings.Builder
 	for _, root := range r.g.CA.Roots {

@@ -18,6 +18,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
+	"io"
 	"sort"
 	"time"
 
@@ -72,8 +74,10 @@ type Input struct {
 	Txn   *catalog.Txn
 	Proxy *catalog.Service // its registration
 	// NodeAddress is where the host is reached, for what has no address of its own.
-	NodeAddress  string
-	Leaf         *Leaf
+	NodeAddress string
+	Leaf        *Leaf
+	// Leafless renders all but the certificate, for those who haven't got it and compare: see Output.ConfigHash.
+	Leafless     bool
 	Abilities    Abilities
 	DefaultAllow bool // the answer where no intention speaks
 	Limits       Limits
@@ -90,6 +94,10 @@ type Output struct {
 	Warnings []string
 	// Hash is over all resources.
 	Hash string
+	// ConfigHash is over all but the certificate: whoever knows the catalog, the registration and the proxy's abilities comes
+	// to the same. TypeHashes is the same by type URL, for the types of which there is something.
+	ConfigHash string
+	TypeHashes map[string]string
 }
 
 // Resource is one resource. Equal versions mean equal bytes.
@@ -108,7 +116,7 @@ func Render(in Input) (*Output, error) {
 	if g.CA == nil || len(g.CA.Roots) == 0 {
 		return nil, fmt.Errorf("%w: there are no roots yet", ErrNotReady)
 	}
-	if in.Leaf == nil {
+	if in.Leaf == nil && !in.Leafless {
 		return nil, fmt.Errorf("%w: the certificate of %s isn't there yet", ErrNotReady, g.Service)
 	}
 	r := &renderer{in: in, g: g, out: &Output{Resources: map[string][]Resource{}}, td: identity.TrustDomain(g.CA.TrustDomain())}
@@ -119,6 +127,8 @@ func Render(in Input) (*Output, error) {
 	}
 	return r.finish(), nil
 }
+
+func short(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)[:12]) }
 
 // renderer is one rendering.
 type renderer struct {
@@ -169,15 +179,24 @@ func (r *renderer) warn(format string, args ...any) {
 
 // finish sorts what was made, and hashes it.
 func (r *renderer) finish() *Output {
-	sum := sha256.New()
+	sum, config := sha256.New(), sha256.New()
+	r.out.TypeHashes = map[string]string{}
 	for _, t := range Types {
 		all := r.out.Resources[t]
 		sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
+		of, some := sha256.New(), false
 		for _, res := range all {
 			fmt.Fprintf(sum, "%s\x00%s\x00%s\x00", t, res.Name, res.Version)
+			if t != SecretType || res.Name != LeafSecret {
+				fmt.Fprintf(io.MultiWriter(config, of), "%s\x00%s\x00%s\x00", t, res.Name, res.Version)
+				some = true
+			}
+		}
+		if some {
+			r.out.TypeHashes[t] = short(of)
 		}
 	}
-	r.out.Hash = hex.EncodeToString(sum.Sum(nil)[:12])
+	r.out.Hash, r.out.ConfigHash = short(sum), short(config)
 	sort.Strings(r.out.Warnings)
 	return r.out
 }

@@ -8,7 +8,9 @@ package rest
 import (
 	"context"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/weftmesh/weft/ca"
@@ -121,10 +123,12 @@ func (h *handlers) proxies(w http.ResponseWriter, _ *api.Request) error {
 		UpToDate bool
 	}
 	out := []proxyView{}
-	for _, r := range h.c.Proxies.Reports() {
-		for _, p := range r.Proxies {
+	reports, _ := h.c.Proxies.Reports()
+	for _, r := range reports {
+		for _, id := range slices.Sorted(maps.Keys(r.Proxies)) {
+			p := r.Proxies[id]
 			out = append(out, proxyView{
-				Node: r.Node, ProxyID: p.GetProxyId(), Service: p.GetService(), Connected: p.GetConnected(), Version: p.GetVersion(),
+				Node: r.Node.Name, ProxyID: p.GetProxyId(), Service: p.GetService(), Connected: p.GetConnected(), Version: p.GetVersion(),
 				RenderedIndex: p.GetRenderedIndex(), RenderedHash: p.GetRenderedHash(), AckedHash: p.GetAckedHash(),
 				Refusal: p.GetRefusal(), Warnings: p.GetWarnings(),
 				UpToDate: p.GetConnected() && p.GetRenderedHash() != "" && p.GetRenderedHash() == p.GetAckedHash(),

@@ -526,10 +526,15 @@ func (x *InterestError) GetMessage() string {
 }
 
 type ReportRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	Position      *Position              `protobuf:"bytes,2,opt,name=position,proto3" json:"position,omitempty"`
-	Proxies       []*ProxyReport         `protobuf:"bytes,3,rep,name=proxies,proto3" json:"proxies,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Node     string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Position *Position              `protobuf:"bytes,2,opt,name=position,proto3" json:"position,omitempty"`
+	Proxies  []*ProxyReport         `protobuf:"bytes,3,rep,name=proxies,proto3" json:"proxies,omitempty"`
+	// Complete says that these are all proxies of the node; otherwise they are those that changed since the last report.
+	Complete  bool   `protobuf:"varint,4,opt,name=complete,proto3" json:"complete,omitempty"`
+	Partition string `protobuf:"bytes,5,opt,name=partition,proto3" json:"partition,omitempty"`
+	// DefaultAllow is the agent's decision where no intention speaks.
+	DefaultAllow  bool `protobuf:"varint,6,opt,name=default_allow,json=defaultAllow,proto3" json:"default_allow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -585,6 +590,27 @@ func (x *ReportRequest) GetProxies() []*ProxyReport {
 	return nil
 }
 
+func (x *ReportRequest) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+func (x *ReportRequest) GetPartition() string {
+	if x != nil {
+		return x.Partition
+	}
+	return ""
+}
+
+func (x *ReportRequest) GetDefaultAllow() bool {
+	if x != nil {
+		return x.DefaultAllow
+	}
+	return false
+}
+
 // ProxyReport says what one proxy has been told and has taken.
 type ProxyReport struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -597,6 +623,13 @@ type ProxyReport struct {
 	Connected     bool                   `protobuf:"varint,7,opt,name=connected,proto3" json:"connected,omitempty"`
 	Version       string                 `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"` // of the proxy, as "envoy 1.40.0"
 	Warnings      []string               `protobuf:"bytes,9,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// What a server needs to render the same: what the proxy can do, by its own word, and the rendering's hash without the
+	// certificate, which only the agent has. Empty before the first rendering.
+	Weft          bool              `protobuf:"varint,10,opt,name=weft,proto3" json:"weft,omitempty"`
+	ProxyVersion  string            `protobuf:"bytes,11,opt,name=proxy_version,json=proxyVersion,proto3" json:"proxy_version,omitempty"` // as "1.40.0"
+	ConfigHash    string            `protobuf:"bytes,12,opt,name=config_hash,json=configHash,proto3" json:"config_hash,omitempty"`
+	TypeHashes    map[string]string `protobuf:"bytes,13,rep,name=type_hashes,json=typeHashes,proto3" json:"type_hashes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // the same by type URL
+	NotReady      string            `protobuf:"bytes,14,opt,name=not_ready,json=notReady,proto3" json:"not_ready,omitempty"`                                                                                 // why there is no newer rendering
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -694,8 +727,45 @@ func (x *ProxyReport) GetWarnings() []string {
 	return nil
 }
 
+func (x *ProxyReport) GetWeft() bool {
+	if x != nil {
+		return x.Weft
+	}
+	return false
+}
+
+func (x *ProxyReport) GetProxyVersion() string {
+	if x != nil {
+		return x.ProxyVersion
+	}
+	return ""
+}
+
+func (x *ProxyReport) GetConfigHash() string {
+	if x != nil {
+		return x.ConfigHash
+	}
+	return ""
+}
+
+func (x *ProxyReport) GetTypeHashes() map[string]string {
+	if x != nil {
+		return x.TypeHashes
+	}
+	return nil
+}
+
+func (x *ProxyReport) GetNotReady() string {
+	if x != nil {
+		return x.NotReady
+	}
+	return ""
+}
+
 type ReportResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unknown says that the server has nothing of this node to add to: it needs a complete report.
+	Unknown       bool `protobuf:"varint,1,opt,name=unknown,proto3" json:"unknown,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -728,6 +798,13 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
 	return file_weft_v1_feed_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ReportResponse) GetUnknown() bool {
+	if x != nil {
+		return x.Unknown
+	}
+	return false
 }
 
 var File_weft_v1_feed_proto protoreflect.FileDescriptor
@@ -773,11 +850,14 @@ const file_weft_v1_feed_proto_rawDesc = "" +
 	"\x06record\x18\x05 \x01(\fR\x06record\"9\n" +
 	"\rInterestError\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\x82\x01\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xe1\x01\n" +
 	"\rReportRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12-\n" +
 	"\bposition\x18\x02 \x01(\v2\x11.weft.v1.PositionR\bposition\x12.\n" +
-	"\aproxies\x18\x03 \x03(\v2\x14.weft.v1.ProxyReportR\aproxies\"\x9b\x02\n" +
+	"\aproxies\x18\x03 \x03(\v2\x14.weft.v1.ProxyReportR\aproxies\x12\x1a\n" +
+	"\bcomplete\x18\x04 \x01(\bR\bcomplete\x12\x1c\n" +
+	"\tpartition\x18\x05 \x01(\tR\tpartition\x12#\n" +
+	"\rdefault_allow\x18\x06 \x01(\bR\fdefaultAllow\"\x98\x04\n" +
 	"\vProxyReport\x12\x19\n" +
 	"\bproxy_id\x18\x01 \x01(\tR\aproxyId\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12%\n" +
@@ -788,8 +868,20 @@ const file_weft_v1_feed_proto_rawDesc = "" +
 	"\arefusal\x18\x06 \x01(\tR\arefusal\x12\x1c\n" +
 	"\tconnected\x18\a \x01(\bR\tconnected\x12\x18\n" +
 	"\aversion\x18\b \x01(\tR\aversion\x12\x1a\n" +
-	"\bwarnings\x18\t \x03(\tR\bwarnings\"\x10\n" +
-	"\x0eReportResponse2\x89\x01\n" +
+	"\bwarnings\x18\t \x03(\tR\bwarnings\x12\x12\n" +
+	"\x04weft\x18\n" +
+	" \x01(\bR\x04weft\x12#\n" +
+	"\rproxy_version\x18\v \x01(\tR\fproxyVersion\x12\x1f\n" +
+	"\vconfig_hash\x18\f \x01(\tR\n" +
+	"configHash\x12E\n" +
+	"\vtype_hashes\x18\r \x03(\v2$.weft.v1.ProxyReport.TypeHashesEntryR\n" +
+	"typeHashes\x12\x1b\n" +
+	"\tnot_ready\x18\x0e \x01(\tR\bnotReady\x1a=\n" +
+	"\x0fTypeHashesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"*\n" +
+	"\x0eReportResponse\x12\x18\n" +
+	"\aunknown\x18\x01 \x01(\bR\aunknown2\x89\x01\n" +
 	"\x04Feed\x12F\n" +
 	"\tSubscribe\x12\x19.weft.v1.SubscribeRequest\x1a\x1a.weft.v1.SubscribeResponse(\x010\x01\x129\n" +
 	"\x06Report\x12\x16.weft.v1.ReportRequest\x1a\x17.weft.v1.ReportResponseB/Z-github.com/weftmesh/weft/proto/weft/v1;weftv1b\x06proto3"
@@ -806,7 +898,7 @@ func file_weft_v1_feed_proto_rawDescGZIP() []byte {
 	return file_weft_v1_feed_proto_rawDescData
 }
 
-var file_weft_v1_feed_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_weft_v1_feed_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_weft_v1_feed_proto_goTypes = []any{
 	(*Topic)(nil),             // 0: weft.v1.Topic
 	(*Position)(nil),          // 1: weft.v1.Position
@@ -818,6 +910,7 @@ var file_weft_v1_feed_proto_goTypes = []any{
 	(*ReportRequest)(nil),     // 7: weft.v1.ReportRequest
 	(*ProxyReport)(nil),       // 8: weft.v1.ProxyReport
 	(*ReportResponse)(nil),    // 9: weft.v1.ReportResponse
+	nil,                       // 10: weft.v1.ProxyReport.TypeHashesEntry
 }
 var file_weft_v1_feed_proto_depIdxs = []int32{
 	1,  // 0: weft.v1.SubscribeRequest.position:type_name -> weft.v1.Position
@@ -833,15 +926,16 @@ var file_weft_v1_feed_proto_depIdxs = []int32{
 	0,  // 10: weft.v1.Item.topic:type_name -> weft.v1.Topic
 	1,  // 11: weft.v1.ReportRequest.position:type_name -> weft.v1.Position
 	8,  // 12: weft.v1.ReportRequest.proxies:type_name -> weft.v1.ProxyReport
-	2,  // 13: weft.v1.Feed.Subscribe:input_type -> weft.v1.SubscribeRequest
-	7,  // 14: weft.v1.Feed.Report:input_type -> weft.v1.ReportRequest
-	4,  // 15: weft.v1.Feed.Subscribe:output_type -> weft.v1.SubscribeResponse
-	9,  // 16: weft.v1.Feed.Report:output_type -> weft.v1.ReportResponse
-	15, // [15:17] is the sub-list for method output_type
-	13, // [13:15] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	10, // 13: weft.v1.ProxyReport.type_hashes:type_name -> weft.v1.ProxyReport.TypeHashesEntry
+	2,  // 14: weft.v1.Feed.Subscribe:input_type -> weft.v1.SubscribeRequest
+	7,  // 15: weft.v1.Feed.Report:input_type -> weft.v1.ReportRequest
+	4,  // 16: weft.v1.Feed.Subscribe:output_type -> weft.v1.SubscribeResponse
+	9,  // 17: weft.v1.Feed.Report:output_type -> weft.v1.ReportResponse
+	16, // [16:18] is the sub-list for method output_type
+	14, // [14:16] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_weft_v1_feed_proto_init() }
@@ -855,7 +949,7 @@ func file_weft_v1_feed_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_v1_feed_proto_rawDesc), len(file_weft_v1_feed_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

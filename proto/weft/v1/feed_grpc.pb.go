@@ -35,7 +35,8 @@ const (
 // Feed streams the part of the catalog that an agent needs.
 type FeedClient interface {
 	// Subscribe keeps an agent's replica up to date. The first request opens the stream; each later one replaces the
-	// whole set of interests.
+	// whole set of interests. Interests are a lease: those that aren't stated again in time are dropped. A server ends the
+	// stream of a subscriber that doesn't take what it is sent; it goes on from its position on the next one.
 	Subscribe(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SubscribeRequest, SubscribeResponse], error)
 	// Report tells a server what the agent's proxies have. It isn't replicated.
 	Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error)
@@ -79,7 +80,8 @@ func (c *feedClient) Report(ctx context.Context, in *ReportRequest, opts ...grpc
 // Feed streams the part of the catalog that an agent needs.
 type FeedServer interface {
 	// Subscribe keeps an agent's replica up to date. The first request opens the stream; each later one replaces the
-	// whole set of interests.
+	// whole set of interests. Interests are a lease: those that aren't stated again in time are dropped. A server ends the
+	// stream of a subscriber that doesn't take what it is sent; it goes on from its position on the next one.
 	Subscribe(grpc.BidiStreamingServer[SubscribeRequest, SubscribeResponse]) error
 	// Report tells a server what the agent's proxies have. It isn't replicated.
 	Report(context.Context, *ReportRequest) (*ReportResponse, error)
