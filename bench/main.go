@@ -16,7 +16,7 @@ import (
 )
 
 func main() {
-	what := flag.String("what", "flips", "flips, registration, memory or soak")
+	what := flag.String("what", "flips", "flips, registration, memory, soak or race")
 	kind := flag.String("kind", "builtin", "builtin, host or envoy")
 	protocol := flag.String("protocol", "http", "http or tcp (flips)")
 	weft := flag.String("weft", "bin/weft", "the weft binary")
@@ -26,9 +26,35 @@ func main() {
 	flag.IntVar(&d.rotations, "rotations", 50, "of the CA's root, and with it of every leaf, during the soak")
 	flag.IntVar(&d.restarts, "restarts", 20, "of the agent, by kill -9, during the soak")
 	flag.IntVar(&d.changes, "changes", 100, "of endpoints during the soak")
+	var r raceConfig
+	flag.IntVar(&r.rounds, "rounds", 5, "of the race")
+	flag.DurationVar(&r.seconds, "seconds", 3*time.Second, "how long each load of the race is measured")
+	flag.StringVar(&r.only, "only", "", "the race's works, by name or beginning of a name, separated by commas")
+	flag.StringVar(&r.who, "who", "", "the race's contenders, separated by commas")
+	flag.BoolVar(&r.features, "features", false, "race with all of features.json on")
+	flag.StringVar(&r.out, "out", "bench/results", "where the race's table, figures and plot go")
+	side := flag.String("relay", "", "be one side of the bare relay, in or out (the race starts it)")
+	from := flag.String("from", "", "where the relay listens")
+	to := flag.String("to", "", "where the relay dials")
+	pki := flag.String("pki", "", "the relay's certificates")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	if *side != "" {
+		if err := relay(ctx, *side, *from, *to, *pki); err != nil {
+			fmt.Fprintln(os.Stderr, "relay:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if *what == "race" {
+		r.weft, r.envoy = *weft, *envoy
+		if err := race(ctx, r); err != nil {
+			fmt.Fprintln(os.Stderr, "race:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := measure(ctx, *what, *kind, *protocol, *weft, *envoy, *n, d); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)

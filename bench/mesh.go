@@ -3,7 +3,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -34,6 +36,8 @@ type mesh struct {
 	sidecars                    map[string]*exec.Cmd // by proxy ID; "host" for the host proxy
 	backends                    []*backend
 	seen                        sync.Map // request id → *atomic.Int32
+	port                        int      // of a backend that is there already; 0: one is made
+	features                    bool     // all of features.json
 }
 
 // backend is one instance of api.
@@ -53,6 +57,15 @@ func freePort() (int, error) {
 }
 
 func newMesh(ctx context.Context, kind, protocol, weft, envoy string) (*mesh, error) {
+	m, err := makeMesh(kind, protocol, weft, envoy)
+	if err != nil {
+		return nil, err
+	}
+	return m, m.start(ctx)
+}
+
+// makeMesh is a mesh that isn't started.
+func makeMesh(kind, protocol, weft, envoy string) (*mesh, error) {
 	dir, err := os.MkdirTemp("", "weft-bench-")
 	if err != nil {
 		return nil, err
@@ -67,7 +80,7 @@ func newMesh(ctx context.Context, kind, protocol, weft, envoy string) (*mesh, er
 	if err != nil {
 		return nil, err
 	}
-	return m, errors.Join(m.start(ctx))
+	return m, err
 }
 
 func (m *mesh) start(ctx context.Context) error {
@@ -79,14 +92,18 @@ func (m *mesh) start(ctx context.Context) error {
 	if err := m.startAgent(ctx); err != nil {
 		return err
 	}
-	if m.protocol == "http" {
+	if m.protocol != "tcp" {
 		for _, s := range []string{"api", "web"} {
-			if err := m.put(ctx, "/v1/config", object{"Kind": "service-defaults", "Name": s, "Protocol": "http"}); err != nil {
+			if err := m.put(ctx, "/v1/config", object{"Kind": "service-defaults", "Name": s, "Protocol": m.protocol}); err != nil {
 				return err
 			}
 		}
 	}
-	if err := m.put(ctx, "/v1/connect/intentions/exact?source=web&destination=api", object{"Action": "allow"}); err != nil {
+	if m.features && m.protocol != "tcp" {
+		if err := m.writeFeatures(ctx); err != nil {
+			return err
+		}
+	} else if err := m.put(ctx, "/v1/connect/intentions/exact?source=web&destination=api", object{"Action": "allow"}); err != nil {
 		return err
 	}
 	if err := m.addBackend(ctx, "api-1"); err != nil {
@@ -100,7 +117,30 @@ func (m *mesh) start(ctx context.Context) error {
 	if err := m.startSidecar(ctx, "web"); err != nil {
 		return err
 	}
+	if m.port != 0 {
+		return until(ctx, 20*time.Second, func() error {
+			return errors.Join(m.ready(ctx, "web-sidecar-proxy"), m.ready(ctx, "api-1-sidecar-proxy"))
+		})
+	}
 	return until(ctx, 20*time.Second, func() error { return m.call(ctx) })
+}
+
+// writeFeatures writes the config entries of features.json, the access logs to a file of this mesh's.
+func (m *mesh) writeFeatures(ctx context.Context) error {
+	data, err := os.ReadFile("bench/features.json")
+	if err != nil {
+		return err
+	}
+	var entries []object
+	if err := json.Unmarshal(bytes.ReplaceAll(data, []byte("ACCESS_LOG"), []byte(filepath.Join(m.dir, "access.log"))), &entries); err != nil {
+		return fmt.Errorf("bench/features.json: %w", err)
+	}
+	for _, e := range entries {
+		if err := m.put(ctx, "/v1/config", e); err != nil {
+			return fmt.Errorf("%v %v: %w", e["Kind"], e["Name"], err)
+		}
+	}
+	return nil
 }
 
 func (m *mesh) startAgent(ctx context.Context) error {
@@ -162,6 +202,11 @@ func (m *mesh) startSidecar(_ context.Context, id string) error {
 
 // addBackend starts an instance of api, registers it, and starts its sidecar.
 func (m *mesh) addBackend(ctx context.Context, id string) error {
+	if m.port != 0 {
+		b := &backend{id: id, port: m.port}
+		m.backends = append(m.backends, b)
+		return errors.Join(m.put(ctx, "/v1/agent/service/register", m.registration(b)), m.startSidecar(ctx, id))
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -221,6 +266,12 @@ func (m *mesh) close() {
 	}
 	if pid, err := m.hostProxy(); err == nil {
 		_ = syscall.Kill(pid, syscall.SIGTERM)
+		_ = until(context.Background(), 15*time.Second, func() error { // its ports are wanted by the next mesh
+			if syscall.Kill(pid, 0) == nil {
+				return errors.New("it drains")
+			}
+			return nil
+		})
 	}
 	if os.Getenv("BENCH_KEEP") == "" {
 		_ = os.RemoveAll(m.dir)
