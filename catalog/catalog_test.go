@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -176,7 +177,9 @@ func randomCommand(r *rand.Rand) Body {
 	check := func() Check {
 		return Check{CheckID: pick("c1", "c2", SerfHealth), ServiceID: pick("", "a", "b"), Status: pick("passing", "critical")}
 	}
-	switch r.IntN(10) {
+	switch r.IntN(16) {
+	case 10, 11, 12, 13, 14, 15:
+		return randomData(r)
 	case 0, 1, 2:
 		return Register{Node: node(), Services: []Service{service()}, SkipNodeUpdate: r.IntN(2) == 0}
 	case 3:
@@ -236,6 +239,16 @@ func answer(t *Txn, topic Topic) (any, uint64, error) {
 		out, err = rec.Entry(topic.Entry, topic.Key)
 	case TopicEntries:
 		out, err = rec.Entries(topic.Entry, topic.Key.Scope)
+	case TopicKV:
+		out, err = rec.KV(topic.Key)
+	case TopicKVPrefix:
+		out, err = rec.KVList(topic.Key)
+	case TopicSession:
+		out, err = rec.Session(topic.Key.Scope, topic.Key.Name)
+	case TopicSessions:
+		out, err = rec.Sessions(topic.Key.Scope)
+	case TopicNodeSessions:
+		out, err = rec.NodeSessions(topic.Key)
 	case TopicCA:
 		var ca *CAState
 		if ca, err = rec.CA(); ca != nil {
@@ -258,7 +271,7 @@ func TestBatchesAndSnapshots(t *testing.T) {
 		last := map[Topic]uint64{}
 		for _, e := range log {
 			a = append(a, one.Apply([]LogEntry{e})...)
-			for _, topic := range randomTopics() {
+			for _, topic := range append(randomTopics(), dataTopics()...) {
 				_, ix, _ := answer(one.Read(), topic)
 				if ix < last[topic] {
 					t.Fatalf("seed %d: %s went from %d back to %d", seed, topic, last[topic], ix)
@@ -288,7 +301,7 @@ func TestBatchesAndSnapshots(t *testing.T) {
 		if !bytes.Equal(one.Digest(), restored.Digest()) {
 			t.Fatalf("seed %d: digest after restore differs", seed)
 		}
-		for _, topic := range randomTopics() {
+		for _, topic := range append(randomTopics(), dataTopics()...) {
 			x, i, _ := answer(one.Read(), topic)
 			y, j, _ := answer(restored.Read(), topic)
 			if d := cmp.Diff(x, y); d != "" || i != j {
@@ -315,7 +328,12 @@ func TestBatchesAndSnapshots(t *testing.T) {
 
 func texts(rs []Result) (out []string) {
 	for _, r := range rs {
-		out = append(out, fmt.Sprintf("%d %v %v", r.Index, r.Value, r.Err))
+		value := fmt.Sprint(r.Value)
+		switch r.Value.(type) {
+		case KVResult, TransactionResult: // with pointers
+			value = string(must(json.Marshal(r.Value)))
+		}
+		out = append(out, fmt.Sprintf("%d %s %v", r.Index, value, r.Err))
 	}
 	return out
 }
@@ -528,7 +546,7 @@ func TestLargeSync(t *testing.T) {
 func TestPanic(t *testing.T) {
 	s := newStore(t, Config{})
 	do(t, s, SetCluster{"x"})
-	bodies := []Body{&SetCluster{"x"}, (*Sync)(nil), &RaiseSchema{1}}
+	bodies := []timed{{&SetCluster{"x"}, 0}, {(*Sync)(nil), 0}, {&RaiseSchema{1}, 0}}
 	results, panicked := make([]Result, 3), map[int]error{}
 	batch := []LogEntry{{2, nil}, {3, nil}, {4, nil}}
 	for {

@@ -4,6 +4,7 @@ package catalog
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
 )
@@ -11,6 +12,8 @@ import (
 // Command is a log entry's form: what to do, by name, and its body.
 type Command struct {
 	Type string
+	// At is when the command was ordered, by the leader's clock, in Unix milliseconds; 0 where nobody said.
+	At   int64 `json:",omitempty"`
 	Body cbor.RawMessage
 }
 
@@ -118,7 +121,11 @@ func (RaiseSchema) commandType() string     { return "raise-schema" }
 
 // Encode gives the log entry for a command. The same command gives the same bytes. Values that no log entry can hold (numbers
 // that aren't, configuration that is no JSON) are an error that wraps ErrInvalid, as is a command that is too large.
-func Encode(body Body) ([]byte, error) {
+func Encode(body Body) ([]byte, error) { return EncodeAt(body, time.Time{}) }
+
+// EncodeAt is Encode with the time at which the command is ordered, to the millisecond: what a command does that depends on time
+// (lock delays) goes by it.
+func EncodeAt(body Body, at time.Time) ([]byte, error) {
 	if body == nil {
 		return nil, fmt.Errorf("%w: no command", ErrInvalid)
 	}
@@ -126,7 +133,11 @@ func Encode(body Body) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", body.commandType(), err)
 	}
-	data, err := encode(Command{body.commandType(), raw})
+	c := Command{Type: body.commandType(), Body: raw}
+	if !at.IsZero() {
+		c.At = at.UnixMilli()
+	}
+	data, err := encode(c)
 	if err == nil && len(data) > MaxCommandBytes {
 		err = fmt.Errorf("%w: %s: %d bytes are more than %d", ErrInvalid, body.commandType(), len(data), MaxCommandBytes)
 	}
@@ -136,18 +147,23 @@ func Encode(body Body) ([]byte, error) {
 // Decode is the reverse of Encode, and strict: an unknown command, an unknown field, a doubled key are errors. The body is a
 // pointer to one of the command types.
 func Decode(data []byte) (Body, error) {
+	body, _, err := decodeAt(data)
+	return body, err
+}
+
+func decodeAt(data []byte) (Body, int64, error) {
 	var c Command
 	if err := decode(data, &c); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	body, err := newBody(c.Type)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if err := decode(c.Body, body); err != nil {
-		return nil, fmt.Errorf("%s: %w", c.Type, err)
+		return nil, 0, fmt.Errorf("%s: %w", c.Type, err)
 	}
-	return body, nil
+	return body, c.At, nil
 }
 
 func newBody(kind string) (Body, error) {
@@ -172,6 +188,16 @@ func newBody(kind string) (Body, error) {
 		return &SetCluster{}, nil
 	case "raise-schema":
 		return &RaiseSchema{}, nil
+	case "kv":
+		return &KVOp{}, nil
+	case "txn":
+		return &Transaction{}, nil
+	case "create-session":
+		return &CreateSession{}, nil
+	case "destroy-session":
+		return &DestroySession{}, nil
+	case "reap":
+		return &Reap{}, nil
 	}
 	return nil, fmt.Errorf("unknown command %q", kind)
 }

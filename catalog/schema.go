@@ -20,6 +20,11 @@ const (
 	tableCA       = "ca"       // *CAState, one
 	tableMeta     = "meta"     // *metaRow, one
 	tableCovered  = "covered"  // *coveredRow, in a replica
+
+	tableKV         = "kv"         // *kvRow
+	tableTombstones = "tombstones" // *tombstone
+	tableSessions   = "sessions"   // *Session
+	tableDelays     = "delays"     // *delayRow
 )
 
 // SchemaVersion is the newest schema version that this code knows.
@@ -67,6 +72,7 @@ type topicRow struct {
 type metaRow struct {
 	index  uint64
 	schema uint64
+	reaped uint64 // the highest index of a tombstone that was forgotten
 }
 
 type coveredRow struct{ topic Topic }
@@ -121,6 +127,19 @@ func rowKey[T any](f func(T) string) index {
 	return func(row any) (string, bool) { return f(row.(T)), true }
 }
 
+// manyIndex is an index by which a row has several keys.
+type manyIndex func(row any) []string
+
+func (f manyIndex) FromObject(row any) (bool, [][]byte, error) {
+	var keys [][]byte
+	for _, k := range f(row) {
+		keys = append(keys, []byte(k))
+	}
+	return len(keys) > 0, keys, nil
+}
+
+func (manyIndex) FromArgs(args ...any) ([]byte, error) { return index(nil).FromArgs(args...) }
+
 func table(name string, id index, more ...*memdb.IndexSchema) *memdb.TableSchema {
 	t := &memdb.TableSchema{Name: name, Indexes: map[string]*memdb.IndexSchema{
 		"id": {Name: "id", Unique: true, Indexer: id},
@@ -152,6 +171,15 @@ func dbSchema() *memdb.DBSchema {
 		table(tableTopics, rowKey(func(r *topicRow) string { return r.topic.row() })),
 		table(tableCA, rowKey(func(*CAState) string { return "ca" })),
 		table(tableMeta, rowKey(func(*metaRow) string { return "meta" })),
+		table(tableKV, rowKey(func(r *kvRow) string { return r.key }),
+			&memdb.IndexSchema{Name: "session", AllowMissing: true, Indexer: rowIndex(func(r *kvRow) (string, bool) {
+				return sessionString(r.Scope, r.Session), r.Session != ""
+			})}),
+		table(tableTombstones, rowKey(func(r *tombstone) string { return r.key })),
+		table(tableDelays, rowKey(func(r *delayRow) string { return r.key })),
+		table(tableSessions, rowKey(func(s *Session) string { return sessionString(s.Scope, s.ID) }),
+			&memdb.IndexSchema{Name: "node", Indexer: rowKey(func(s *Session) string { return nodeString(s.Scope, s.Node) })},
+			&memdb.IndexSchema{Name: "check", AllowMissing: true, Indexer: manyIndex(func(row any) []string { return row.(*Session).checkKeys() })}),
 		table(tableCovered, rowKey(func(r *coveredRow) string { return r.topic.row() })),
 	}
 	s := &memdb.DBSchema{Tables: make(map[string]*memdb.TableSchema, len(tables))}

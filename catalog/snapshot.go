@@ -24,6 +24,7 @@ type snapshotHeader struct {
 	Schema uint64 // the cluster's schema version
 	Index  uint64
 	Epoch  uint64
+	Reaped uint64 `json:",omitempty"`
 }
 
 // snapshotRow is one row of one table; exactly one field is set. The table of names is made anew from the services.
@@ -34,6 +35,17 @@ type snapshotRow struct {
 	Entry   *EntryBox       `json:",omitempty"`
 	CA      *CAState        `json:",omitempty"`
 	Topic   *snapshotTopic  `json:",omitempty"`
+
+	Session   *Session     `json:",omitempty"`
+	KV        *KVEntry     `json:",omitempty"`
+	Tombstone *snapshotKey `json:",omitempty"`
+	Delay     *snapshotKey `json:",omitempty"`
+}
+
+// snapshotKey is a row about a key of the key-value store, by its row key.
+type snapshotKey struct {
+	Key   Raw
+	Value uint64 // the index of the deletion, or until when the delay is
 }
 
 type snapshotHolder struct {
@@ -67,7 +79,7 @@ func (sn *Snapshot) WriteTo(w io.Writer) (int64, error) {
 	buf := bufio.NewWriterSize(w, 64<<10)
 	out := &snapshotWriter{w: io.MultiWriter(buf, sum)}
 	out.write([]byte(snapshotMagic))
-	out.record(snapshotHeader{1, sn.txn.Schema(), sn.txn.Index(), sn.txn.epoch})
+	out.record(snapshotHeader{1, sn.txn.Schema(), sn.txn.Index(), sn.txn.epoch, sn.txn.meta.reaped})
 	sn.txn.eachRow(func(r snapshotRow) { out.record(r) })
 	out.write([]byte{0, 0, 0, 0})
 	if out.err != nil {
@@ -116,6 +128,10 @@ func (t *Txn) eachRow(f func(snapshotRow)) {
 	each(t.db, tableEntries, "id_prefix", "", func(r *entryRow) { f(snapshotRow{Entry: &EntryBox{r.entry}}) })
 	each(t.db, tableCA, "id_prefix", "", func(c *CAState) { f(snapshotRow{CA: c}) })
 	each(t.db, tableTopics, "id_prefix", "", func(r *topicRow) { f(snapshotRow{Topic: &snapshotTopic{r.topic, r.index}}) })
+	each(t.db, tableSessions, "id_prefix", "", func(s *Session) { f(snapshotRow{Session: s}) })
+	each(t.db, tableKV, "id_prefix", "", func(r *kvRow) { f(snapshotRow{KV: &r.KVEntry}) })
+	each(t.db, tableTombstones, "id_prefix", "", func(r *tombstone) { f(snapshotRow{Tombstone: &snapshotKey{Raw(r.key), r.index}}) })
+	each(t.db, tableDelays, "id_prefix", "", func(r *delayRow) { f(snapshotRow{Delay: &snapshotKey{Raw(r.key), uint64(r.until)}}) })
 }
 
 // Digest is over all tables and the index: equal for two servers that applied the same log.
@@ -123,7 +139,7 @@ func (s *Store) Digest() []byte {
 	t := s.Read()
 	sum := sha256.New()
 	out := &snapshotWriter{w: sum}
-	out.record(snapshotHeader{1, t.Schema(), t.Index(), 0})
+	out.record(snapshotHeader{1, t.Schema(), t.Index(), 0, t.meta.reaped})
 	t.eachRow(func(r snapshotRow) { out.record(r) })
 	if out.err != nil {
 		return nil // what is stored came out of a decoder and always encodes
@@ -180,7 +196,7 @@ func readSnapshot(r io.Reader, dc string) (db *memdb.MemDB, head snapshotHeader,
 	if db, err = newDB(); err != nil {
 		return nil, head, err
 	}
-	w := &write{txn: db.Txn(true), dc: dc, topics: map[Topic]uint64{}, meta: metaRow{head.Index, head.Schema}}
+	w := &write{txn: db.Txn(true), dc: dc, topics: map[Topic]uint64{}, meta: metaRow{head.Index, head.Schema, head.Reaped}}
 	w.index = head.Index
 	for {
 		data, err := in.next()
@@ -231,6 +247,14 @@ func (w *write) load(row *snapshotRow) error {
 		insert(w.txn, tableCA, row.CA)
 	case row.Topic != nil:
 		insert(w.txn, tableTopics, &topicRow{row.Topic.Topic, row.Topic.Index})
+	case row.Session != nil:
+		insert(w.txn, tableSessions, row.Session)
+	case row.KV != nil:
+		insert(w.txn, tableKV, &kvRow{*row.KV, kvString(row.KV.Scope, row.KV.Key)})
+	case row.Tombstone != nil:
+		insert(w.txn, tableTombstones, &tombstone{string(row.Tombstone.Key), row.Tombstone.Value})
+	case row.Delay != nil:
+		insert(w.txn, tableDelays, &delayRow{string(row.Delay.Key), int64(row.Delay.Value)})
 	default:
 		return errors.New("a record of no table")
 	}

@@ -118,8 +118,8 @@ func (s *Store) Apply(batch []LogEntry) []Result {
 }
 
 // decodeBatch decodes outside the lock; bad is the number of entries before the first corrupt one.
-func decodeBatch(batch []LogEntry, results []Result) (bodies []Body, bad int) {
-	bodies = make([]Body, len(batch))
+func decodeBatch(batch []LogEntry, results []Result) (bodies []timed, bad int) {
+	bodies = make([]timed, len(batch))
 	for i, e := range batch {
 		body, err := decodeSafely(e.Data)
 		if err != nil {
@@ -133,13 +133,20 @@ func decodeBatch(batch []LogEntry, results []Result) (bodies []Body, bad int) {
 	return bodies, len(batch)
 }
 
-func decodeSafely(data []byte) (body Body, err error) {
+// timed is a command's body and when it was ordered.
+type timed struct {
+	body Body
+	at   int64
+}
+
+func decodeSafely(data []byte) (c timed, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("decoding panicked: %v", r)
 		}
 	}()
-	return Decode(data)
+	c.body, c.at, err = decodeAt(data)
+	return c, err
 }
 
 // publish makes a transaction visible, then wakes whom it concerns.
@@ -148,4 +155,5 @@ func (s *Store) publish(w *write) {
 	s.window.add(w.changes, w.index)
 	w.txn.Commit()
 	s.waiters.wake(w.topics, w.advanced)
+	s.waiters.wakeLive(w.keys, w.woken)
 }

@@ -132,8 +132,13 @@ func EntryTopic(kind string, k Key) Topic { return Topic{Kind: TopicEntry, Entry
 // CATopic is the certificate authority's public state.
 func CATopic() Topic { return Topic{Kind: TopicCA} }
 
-// Canonical is the topic in the form of the constructors, with its scope filled in; an error if its kind is unknown.
-func (t Topic) Canonical(dc string) (Topic, error) { return t.canonical(dc) }
+// Canonical is the topic in the form of the constructors, with its scope filled in; an error if its kind is none that feeds have.
+func (t Topic) Canonical(dc string) (Topic, error) {
+	if t.local() {
+		return t, fmt.Errorf("%w: topic %q isn't in feeds", ErrInvalid, t.Kind)
+	}
+	return t.canonical(dc)
+}
 
 // canonical brings a topic that came from outside into the form of the constructors.
 func (t Topic) canonical(dc string) (Topic, error) {
@@ -156,6 +161,9 @@ func (t Topic) canonical(dc string) (Topic, error) {
 		return EntryTopic(t.Entry, k), nil
 	case TopicCA:
 		return CATopic(), nil
+	case TopicKV, TopicKVPrefix, TopicKVTable, TopicSession, TopicSessions, TopicNodeSessions:
+		t.Key = k
+		return t, nil
 	}
 	return Topic{}, fmt.Errorf("%w: unknown kind of topic %q", ErrInvalid, t.Kind)
 }

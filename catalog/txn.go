@@ -61,6 +61,9 @@ func (t *Txn) topicIndex(topic Topic) uint64 {
 	if t.replica && !t.Covered(topic) {
 		return 0
 	}
+	if topic.live() {
+		return t.liveIndex(topic)
+	}
 	if r := first[*topicRow](t.db, tableTopics, topic.row()); r != nil {
 		return max(r.index, 1)
 	}

@@ -17,8 +17,14 @@ type unit struct {
 	services slots[*instanceRow] // of the new rows, only Service counts before flush
 	checks   slots[*Check]
 	entries  slots[*entryRow]
-	ca       *CAState // nil: unchanged
+	kv       slots[*kvRow]
+	sessions slots[*Session]
+	delays   map[string]int64 // lock delays that begin with this command, by row key
+	ca       *CAState         // nil: unchanged
 	schema   uint64
+	// abandoned: a transaction that failed, with a result that says why.
+	abandoned bool
+	reap      *uint64
 
 	onService map[string][]*slot[*Check] // the checks that this command wrote, by their service
 	dirtied   map[string]bool            // nodes all of whose services are marked
@@ -63,6 +69,7 @@ func (s *slots[T]) put(key string, row T) *slot[T] {
 func newUnit(w *write) *unit {
 	u := &unit{w: w}
 	u.nodes.table, u.services.table, u.checks.table, u.entries.table = tableNodes, tableServices, tableChecks, tableEntries
+	u.kv.table, u.sessions.table = tableKV, tableSessions
 	return u
 }
 
@@ -82,6 +89,20 @@ func (u *unit) run(body Body) (any, error) {
 		return u.setIntention(c)
 	case *DeleteIntention:
 		return u.deleteIntention(c)
+	case *KVOp:
+		return u.kvOp(c)
+	case *Transaction:
+		result := u.transaction(c)
+		u.abandoned = len(result.Errors) > 0
+		return result, nil
+	case *CreateSession:
+		return u.createSession(c.Session)
+	case *DestroySession:
+		u.destroySession(sessionString(c.Scope.Default(u.w.dc), c.ID))
+		return nil, nil
+	case *Reap:
+		u.reap = &c.Tombstones
+		return nil, nil
 	case *SetCA:
 		return u.setCA(c)
 	case *SetCluster:
@@ -188,6 +209,22 @@ func (u *unit) flush() {
 		if e.changed() {
 			u.flushEntry(e)
 		}
+	}
+	for _, s := range u.sessions.list {
+		if s.changed() {
+			u.flushSession(s)
+		}
+	}
+	for _, s := range u.kv.list {
+		if s.changed() {
+			u.flushKV(s)
+		}
+	}
+	for _, key := range sorted(u.delays) {
+		insert(w.txn, tableDelays, &delayRow{key, u.delays[key]})
+	}
+	if u.reap != nil {
+		u.reapNow(*u.reap)
 	}
 	if u.ca != nil {
 		insert(w.txn, tableCA, u.ca)
@@ -343,6 +380,8 @@ func entryTopics(e Entry) []Topic {
 	kind, head := e.EntryKind(), e.Head()
 	return []Topic{EntryTopic(kind, head.Key()), EntriesTopic(kind, head.Scope), EntriesTopic("", head.Scope)}
 }
+
+func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 func cmpOr[T comparable](a, b T) T {
 	var zero T

@@ -12,6 +12,10 @@ type waiters struct {
 	mu  sync.Mutex
 	by  map[Topic]map[*waiter]struct{}
 	any map[*waiter]struct{}
+
+	keys     map[string]map[*waiter]struct{} // of the key-value store, by row key
+	prefixes map[string]map[*waiter]struct{} // the same, by the beginning of row keys
+	lengths  map[int]int                     // how many prefixes there are of each length
 }
 
 type waiter struct{ woken chan struct{} } // holds one
@@ -48,15 +52,49 @@ func (ws *waiters) join(w *waiter, t Topic) {
 }
 
 func (ws *waiters) joinLocked(w *waiter, t Topic) {
-	if ws.by == nil {
-		ws.by = map[Topic]map[*waiter]struct{}{}
+	switch t.Kind {
+	case TopicKV:
+		enter(&ws.keys, kvString(t.Key.Scope, Raw(t.Key.Name)), w)
+	case TopicKVPrefix:
+		key := kvString(t.Key.Scope, Raw(t.Key.Name))
+		if enter(&ws.prefixes, key, w) {
+			if ws.lengths == nil {
+				ws.lengths = map[int]int{}
+			}
+			ws.lengths[len(key)]++
+		}
+	default:
+		enter(&ws.by, t, w)
 	}
-	m := ws.by[t]
-	if m == nil {
+}
+
+// enter puts a waiter in; true if it is the first under this key.
+func enter[K comparable](into *map[K]map[*waiter]struct{}, key K, w *waiter) bool {
+	if *into == nil {
+		*into = map[K]map[*waiter]struct{}{}
+	}
+	m := (*into)[key]
+	isNew := m == nil
+	if isNew {
 		m = map[*waiter]struct{}{}
-		ws.by[t] = m
+		(*into)[key] = m
 	}
 	m[w] = struct{}{}
+	return isNew
+}
+
+// leave takes a waiter out; true if it was the last under this key.
+func leave[K comparable](from map[K]map[*waiter]struct{}, key K, w *waiter) bool {
+	m := from[key]
+	if m == nil {
+		return false
+	}
+	delete(m, w)
+	if len(m) > 0 {
+		return false
+	}
+	delete(from, key)
+	return true
 }
 
 func (ws *waiters) drop(w *waiter, topics []Topic) {
@@ -64,10 +102,44 @@ func (ws *waiters) drop(w *waiter, topics []Topic) {
 	defer ws.mu.Unlock()
 	delete(ws.any, w)
 	for _, t := range topics {
-		if m := ws.by[t]; m != nil {
-			if delete(m, w); len(m) == 0 {
-				delete(ws.by, t)
+		switch t.Kind {
+		case TopicKV:
+			leave(ws.keys, kvString(t.Key.Scope, Raw(t.Key.Name)), w)
+		case TopicKVPrefix:
+			key := kvString(t.Key.Scope, Raw(t.Key.Name))
+			if leave(ws.prefixes, key, w) {
+				if ws.lengths[len(key)]--; ws.lengths[len(key)] == 0 {
+					delete(ws.lengths, len(key))
+				}
 			}
+		default:
+			leave(ws.by, t, w)
+		}
+	}
+}
+
+// wakeLive wakes who waits for keys that changed, by their row keys, or what begins them, or for one of the topics.
+func (ws *waiters) wakeLive(keys []string, topics []Topic) {
+	if len(keys)+len(topics) == 0 {
+		return
+	}
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	for _, key := range keys {
+		for w := range ws.keys[key] {
+			w.wake()
+		}
+		for n := range ws.lengths {
+			if n <= len(key) {
+				for w := range ws.prefixes[key[:n]] {
+					w.wake()
+				}
+			}
+		}
+	}
+	for _, t := range topics {
+		for w := range ws.by[t] {
+			w.wake()
 		}
 	}
 }
@@ -98,6 +170,13 @@ func (ws *waiters) wakeAll() {
 			w.wake()
 		}
 	}
+	for _, by := range []map[string]map[*waiter]struct{}{ws.keys, ws.prefixes} {
+		for _, m := range by {
+			for w := range m {
+				w.wake()
+			}
+		}
+	}
 	for w := range ws.any {
 		w.wake()
 	}
@@ -107,7 +186,7 @@ func (ws *waiters) wakeAll() {
 func (ws *waiters) count() int {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	return len(ws.by) + len(ws.any)
+	return len(ws.by) + len(ws.any) + len(ws.keys) + len(ws.prefixes)
 }
 
 // Wait blocks until one of the topics has changed after the index, the store was restored, or ctx ended (then it returns its
@@ -149,6 +228,12 @@ func (s *Store) WaitChange(ctx context.Context, t *Txn) error {
 		return nil
 	}
 	for _, topic := range topics {
+		if topic.live() {
+			if !t.sameLive(now, topic) {
+				return nil
+			}
+			continue
+		}
 		key := topic.row()
 		if first[*topicRow](now.db, tableTopics, key) != first[*topicRow](t.db, tableTopics, key) ||
 			first[*coveredRow](now.db, tableCovered, key) != first[*coveredRow](t.db, tableCovered, key) {

@@ -20,6 +20,9 @@ type write struct {
 	advanced bool   // the store's index moved
 	topics   map[Topic]uint64
 	changes  []*change
+	at       int64    // when the command at hand was ordered, Unix milliseconds
+	keys     []string // the row keys of the key-value store that were changed
+	woken    []Topic  // live topics beside them that changed
 }
 
 func newWrite(s *Store) *write {
@@ -32,7 +35,7 @@ func newWrite(s *Store) *write {
 }
 
 // applyAll runs the commands but for those that panicked before; false means that one more did.
-func (w *write) applyAll(batch []LogEntry, bodies []Body, results []Result, panicked map[int]error) bool {
+func (w *write) applyAll(batch []LogEntry, bodies []timed, results []Result, panicked map[int]error) bool {
 	for i, e := range batch {
 		if e.Index <= w.meta.index {
 			err := fmt.Errorf("its index is not above %d, the last one applied", w.meta.index)
@@ -44,7 +47,8 @@ func (w *write) applyAll(batch []LogEntry, bodies []Body, results []Result, pani
 			results[i] = Result{Index: e.Index, Err: err}
 			continue
 		}
-		value, err := w.applyOne(bodies[i])
+		w.at = bodies[i].at
+		value, err := w.applyOne(bodies[i].body)
 		if p := (*panicError)(nil); errors.As(err, &p) {
 			panicked[i] = p
 			return false
@@ -75,7 +79,10 @@ func (w *write) applyOne(body Body) (value any, err error) {
 	if value, err = u.run(body); err != nil {
 		return nil, err
 	}
-	u.flush()
+	if !u.abandoned {
+		u.settle()
+		u.flush()
+	}
 	return value, nil
 }
 

@@ -147,6 +147,13 @@ const DefaultMaxBody = 8 << 20
 type Mux struct {
 	c   MuxConfig
 	mux *http.ServeMux
+	raw []rawPath // looked at first, the longest first
+}
+
+// rawPath is a path whose last part, "{name...}", may be any text: the mux would clean it of "//" and "..".
+type rawPath struct {
+	prefix   string
+	handlers byMethod
 }
 
 // byMethod are the handlers of one path. The mux itself isn't asked to tell methods apart, since its patterns with methods
@@ -185,8 +192,13 @@ func NewMux(c MuxConfig) (*Mux, error) {
 		}
 	}
 	for path, handlers := range paths {
+		if prefix, ok := strings.CutSuffix(path, "{name...}"); ok {
+			m.raw = append(m.raw, rawPath{prefix, handlers})
+			continue
+		}
 		m.mux.Handle(path, handlers)
 	}
+	slices.SortFunc(m.raw, func(a, b rawPath) int { return len(b.prefix) - len(a.prefix) })
 	m.mux.HandleFunc("/", unknownPath)
 	return m, nil
 }
@@ -201,6 +213,14 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "refused: this API answers no request that another site's page makes; use the address, not a name, and no Origin",
 			http.StatusForbidden)
 		return
+	}
+	escaped := r.URL.EscapedPath()
+	for _, p := range m.raw {
+		if strings.HasPrefix(escaped, p.prefix) {
+			r.SetPathValue("name", r.URL.Path[len(p.prefix):]) // nothing in the prefix is ever escaped
+			p.handlers.ServeHTTP(w, r)
+			return
+		}
 	}
 	m.mux.ServeHTTP(w, r)
 }
