@@ -369,8 +369,8 @@ func TestReap(t *testing.T) {
 	if _, i := read(); i != 2 {
 		t.Errorf("index %d of a key that was deleted at 2", i)
 	}
-	if !s.Read().OldTombstones(2) || s.Read().OldTombstones(1) {
-		t.Error("OldTombstones")
+	if !s.Read().Reapable(2) || s.Read().Reapable(1) {
+		t.Error("Reapable")
 	}
 	do(t, s, Reap{Tombstones: 2})
 	txn, i := read()

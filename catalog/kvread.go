@@ -19,7 +19,11 @@ const (
 	TopicSession      TopicKind = "session"
 	TopicSessions     TopicKind = "sessions"
 	TopicNodeSessions TopicKind = "node-sessions"
+	// TopicAllSessions is the sessions of all namespaces.
+	TopicAllSessions TopicKind = "all-sessions"
 )
+
+var allSessionsTopic = Topic{Kind: TopicAllSessions}
 
 // KVTopic is one key.
 func KVTopic(k Key) Topic { return Topic{Kind: TopicKV, Key: k} }
@@ -96,7 +100,11 @@ func (t *Txn) sameLive(now *Txn, topic Topic) bool {
 // Regressed says whether a reader that saw index may have missed that something which t has read was deleted: the deletion was
 // forgotten meanwhile (see Reap), so that the index is lower than it was.
 func (t *Txn) Regressed(index uint64) bool {
-	return index <= t.meta.reaped && t.ResultIndex() < index
+	if t.rec == nil || index > t.meta.reaped {
+		return false
+	}
+	keys := slices.ContainsFunc(t.rec.list, func(topic Topic) bool { return topic.Kind == TopicKV || topic.Kind == TopicKVPrefix })
+	return keys && t.ResultIndex() < index
 }
 
 // Reaped is the highest index of a deletion that was forgotten.
@@ -168,11 +176,14 @@ func (t *Txn) Sessions(s Scope) ([]*Session, error) {
 	return out, nil
 }
 
-// AllSessions lists the sessions of all namespaces. It records no topic.
-func (t *Txn) AllSessions() []*Session {
+// AllSessions lists the sessions of all namespaces.
+func (t *Txn) AllSessions() ([]*Session, error) {
+	if err := t.use(allSessionsTopic); err != nil {
+		return nil, err
+	}
 	var out []*Session
 	each(t.db, tableSessions, "id_prefix", "", func(x *Session) { out = append(out, x) })
-	return out
+	return out, nil
 }
 
 // NodeSessions lists the sessions on a node by ID.
@@ -191,15 +202,19 @@ func (t *Txn) NodeSessions(node Key) ([]*Session, error) {
 	return out, nil
 }
 
-// OldTombstones says whether a deletion up to an index is still remembered.
-func (t *Txn) OldTombstones(upTo uint64) bool {
-	found := false
+// Reapable says whether Reap with this index would forget anything.
+func (t *Txn) Reapable(upTo uint64) bool {
+	if v, err := t.db.First(tableDelays, "id_prefix", ""); err != nil || v != nil {
+		return err == nil
+	}
 	it, err := t.db.Get(tableTombstones, "id_prefix", "")
 	if err != nil {
 		panic(err)
 	}
-	for v := it.Next(); v != nil && !found; v = it.Next() {
-		found = v.(*tombstone).index <= upTo
+	for v := it.Next(); v != nil; v = it.Next() {
+		if v.(*tombstone).index <= upTo {
+			return true
+		}
 	}
-	return found
+	return false
 }

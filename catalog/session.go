@@ -177,7 +177,7 @@ func (u *unit) flushSession(s *slot[*Session]) {
 	} else {
 		remove(w.txn, tableSessions, s.old)
 	}
-	for _, t := range []Topic{SessionsTopic(row.Scope), NodeSessionsTopic(row.Scope, row.Node)} {
+	for _, t := range []Topic{SessionsTopic(row.Scope), NodeSessionsTopic(row.Scope, row.Node), allSessionsTopic} {
 		w.touch(t)
 	}
 	w.woken = append(w.woken, SessionTopic(row.Scope, row.ID))

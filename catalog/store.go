@@ -79,6 +79,9 @@ func New(c Config) (*Store, error) {
 // Position is the store's place now. A server's has its own epoch, a replica's that of the server which it last heard.
 func (s *Store) Position() Position { return s.Read().Position() }
 
+// Datacenter fills in scopes that name none.
+func (s *Store) Datacenter() string { return s.config.Datacenter }
+
 // Read gives a consistent view of the tables as they are now. It costs next to nothing and needs no end, but keeps what it
 // sees in memory while it is referenced.
 func (s *Store) Read() *Txn {

@@ -51,14 +51,18 @@ func (s *Server) startLeading(ctx context.Context) (stop func()) {
 const leadRetry = time.Second
 
 // lead takes office: it catches up with what was agreed before, sees to it that the cluster has a name, a schema version,
-// an authority and its first config entries, and then keeps the authority.
+// an authority and its first config entries, and then keeps the authority, sessions and deletions.
 func (s *Server) lead(ctx context.Context) error {
 	for {
 		err := s.takeOffice(ctx)
 		if err == nil {
 			s.readyOnce.Do(func() { close(s.ready) })
 			s.c.Log.Info("leading", "index", s.store.Position().Index)
-			return s.ca.keep(ctx)
+			g := run.New(ctx)
+			g.Go("certificate authority", s.ca.keep)
+			g.Go("sessions", s.sessions.keep)
+			g.Go("deletions", s.reap)
+			return g.Wait()
 		}
 		if ctx.Err() != nil {
 			return nil

@@ -47,6 +47,10 @@ type Config struct {
 	// Closure reads all that configuring a proxy reads: that is what feeds send to its agent. Without one, interests in
 	// proxies are refused, and only those in topics served.
 	Closure func(*catalog.Txn, *catalog.Service) error
+	// MaxValue bounds a key's value, MaxTransaction the body of a transaction; 0 for 512 KiB.
+	MaxValue, MaxTransaction int64
+	// SessionTTLMin is the shortest time to live that a session may have; 0 for 10 seconds.
+	SessionTTLMin time.Duration
 	// Rand is where keys and identifiers come from, safe for concurrent use; nil is the system's source.
 	Rand io.Reader
 	// Now is the clock: certificates, reports and positions are dated by it; nil is the system's.
@@ -64,6 +68,8 @@ type Server struct {
 	ca    *authority
 	feed  *feed.Server
 	mux   *api.Mux
+
+	sessions *sessionKeeper
 
 	entryMu sync.Mutex // config entries are checked against each other and written one at a time
 
@@ -108,6 +114,7 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{c: c, store: store, fatal: make(chan error, 1), ready: make(chan struct{})}
 	s.ca = newAuthority(s)
+	s.sessions = newSessionKeeper(s)
 	if s.feed, err = feed.New(feed.Config{
 		Store: store, Resolver: c.Resolver, Closure: c.Closure, Now: c.Now, Log: c.Log.With("part", "feed"),
 	}); err != nil {
@@ -117,6 +124,7 @@ func New(c Config) (*Server, error) {
 		Side: api.Server, Resolver: c.Resolver, Datacenter: c.Datacenter, Pretty: c.Pretty, DefaultACLPolicy: "allow", // ACLs are off
 		Handlers: rest.Handlers(rest.Config{
 			Cluster: s, Store: store, CA: s.ca, Proxies: s.feed, DefaultAllow: c.DefaultAllow, Rand: c.Rand, Now: c.Now,
+			Node: c.NodeName, MaxValue: c.MaxValue, MaxTransaction: c.MaxTransaction, SessionTTLMin: c.SessionTTLMin,
 		}),
 	})
 	if err != nil {
@@ -179,7 +187,7 @@ const proposeTimeout = 10 * time.Second
 // Propose has a command ordered and applied, and gives its result; Err is the command's own. Without a leader here it is
 // api.ErrNoLeader, and nothing was done.
 func (s *Server) Propose(ctx context.Context, body catalog.Body) (catalog.Result, error) {
-	data, err := catalog.Encode(body)
+	data, err := catalog.EncodeAt(body, s.c.Now())
 	if err != nil {
 		return catalog.Result{}, err
 	}

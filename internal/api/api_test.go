@@ -52,7 +52,7 @@ func TestTableIsWhole(t *testing.T) {
 		if (r.Extract == Listed) != (r.Filter != "") {
 			t.Errorf("%s: a list has a filter, and nothing else has", r.Name())
 		}
-		if (r.Extract == PathName) && !strings.Contains(r.Path, "{name}") {
+		if (r.Extract == PathName) && !strings.Contains(r.Path, "{name}") && !strings.Contains(r.Path, "{name...}") {
 			t.Errorf("%s has no {name}", r.Name())
 		}
 		if r.Need == (Permission{}) && r.Extract != Nothing {
@@ -101,7 +101,7 @@ func TestPermissionsAreAsked(t *testing.T) {
 				continue
 			}
 			w := httptest.NewRecorder()
-			path := strings.NewReplacer("{name}", "web", "{kind}", "service-defaults", "{id}", "1").Replace(r.Path)
+			path := strings.NewReplacer("{name}", "web", "{name...}", "web", "{kind}", "service-defaults", "{id}", "1").Replace(r.Path)
 			m.ServeHTTP(w, httptest.NewRequest(r.Method, path, http.NoBody))
 			want := http.StatusOK
 			if r.Need != (Permission{}) && (r.Extract == Nothing || r.Extract == PathName || r.Extract == QueryName) {

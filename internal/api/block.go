@@ -23,7 +23,7 @@ type Meta struct {
 
 // Query runs a read on a catalog, and where the request blocks, again until the answer's index has passed the request's, or
 // its time is over; then the answer is what it was. Only changes of what was read wake it: the topics that the read recorded.
-// An index that the catalog hasn't reached (after a restore) doesn't block.
+// An index that the catalog hasn't reached (after a restore) doesn't block, nor one before deletions that were forgotten since.
 func Query[T any](ctx context.Context, store *catalog.Store, o Options, read func(*catalog.Txn) (T, error)) (T, Meta, error) {
 	if o.Index > 0 {
 		wait := o.Wait
@@ -41,7 +41,7 @@ func Query[T any](ctx context.Context, store *catalog.Store, o Options, read fun
 		out, err := read(txn)
 		meta := Meta{Index: max(txn.ResultIndex(), 1), KnownLeader: true, Consistency: "leader"}
 		absent := errors.Is(err, catalog.ErrNotFound) // what isn't there can be waited for
-		if (err != nil && !absent) || o.Index == 0 || meta.Index > o.Index || o.Index > max(txn.Index(), 1) {
+		if (err != nil && !absent) || o.Index == 0 || meta.Index > o.Index || o.Index > max(txn.Index(), 1) || txn.Regressed(o.Index) {
 			return out, meta, err
 		}
 		if store.WaitChange(ctx, txn) != nil {

@@ -126,8 +126,15 @@ func (a *answer) Write(p []byte) (int, error) {
 // Unwrap is for http.ResponseController.
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
+// WriteJSONStatus is WriteJSON with another status than 200.
+func WriteJSONStatus(w http.ResponseWriter, code int, v any) error {
+	return writeJSON(w, code, v)
+}
+
 // WriteJSON answers with v: compact, or indented with a newline where the request asks for it.
-func WriteJSON(w http.ResponseWriter, v any) error {
+func WriteJSON(w http.ResponseWriter, v any) error { return writeJSON(w, http.StatusOK, v) }
+
+func writeJSON(w http.ResponseWriter, code int, v any) error {
 	pretty := false
 	if a, ok := w.(*answer); ok {
 		pretty = a.pretty
@@ -145,6 +152,9 @@ func WriteJSON(w http.ResponseWriter, v any) error {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if code != http.StatusOK {
+		w.WriteHeader(code)
+	}
 	_, _ = w.Write(body) // the client may be gone
 	return nil
 }

@@ -15,6 +15,10 @@ var (
 	intentionWrite = Permission{"intentions", Write}
 	operatorRead   = Permission{"operator", Read}
 	operatorWrite  = Permission{"operator", Write}
+	keyRead        = Permission{"key", Read}
+	keyWrite       = Permission{"key", Write}
+	sessionRead    = Permission{"session", Read}
+	sessionWrite   = Permission{"session", Write}
 	none           = Permission{}
 )
 
@@ -82,8 +86,32 @@ var Routes = []Route{
 	{http.MethodGet, "/v1/connect/ca/configuration", Server, operatorRead, Nothing, "", true},
 	{http.MethodPut, "/v1/connect/ca/configuration", Server, operatorWrite, Nothing, "", false},
 	{http.MethodGet, "/v1/discovery-chain/{name}", Server, serviceRead, PathName, "", true},
+	{http.MethodGet, "/v1/kv/{name...}", Server, keyRead, Listed, "key", true},
+	{http.MethodPut, "/v1/kv/{name...}", Server, keyWrite, PathName, "", false},
+	{http.MethodDelete, "/v1/kv/{name...}", Server, keyWrite, PathName, "", false},
+	{http.MethodPut, "/v1/session/create", Server, sessionWrite, InBody, "", false},
+	{http.MethodPut, "/v1/session/destroy/{id}", Server, sessionWrite, ByHandler, "", false},
+	{http.MethodPut, "/v1/session/renew/{id}", Server, sessionWrite, ByHandler, "", false},
+	{http.MethodGet, "/v1/session/info/{id}", Server, sessionRead, Listed, "session", true},
+	{http.MethodGet, "/v1/session/list", Server, sessionRead, Listed, "session", true},
+	{http.MethodGet, "/v1/session/node/{name}", Server, sessionRead, Listed, "session", true},
+	{http.MethodPut, "/v1/txn", Server, none, Nothing, "", false}, // each operation by itself: see Operations
 	// weft's: what every proxy should have and has.
 	{http.MethodGet, "/v1/weft/proxies", Server, operatorRead, Nothing, "", false},
+}
+
+// Operations is the table of what an operation of /v1/txn needs, by kind and verb, on the name that it is about (of checks and
+// sessions: the node's).
+var Operations = map[string]Permission{
+	"kv set": keyWrite, "kv cas": keyWrite, "kv lock": keyWrite, "kv unlock": keyWrite,
+	"kv delete": keyWrite, "kv delete-cas": keyWrite, "kv delete-tree": keyWrite,
+	"kv get": keyRead, "kv get-or-empty": keyRead, "kv get-tree": keyRead,
+	"kv check-session": keyRead, "kv check-index": keyRead, "kv check-not-exists": keyRead,
+	"node get": nodeRead, "node set": nodeWrite, "node cas": nodeWrite, "node delete": nodeWrite, "node delete-cas": nodeWrite,
+	"service get": serviceRead, "service set": serviceWrite, "service cas": serviceWrite,
+	"service delete": serviceWrite, "service delete-cas": serviceWrite,
+	"check get": nodeRead, "check set": nodeWrite, "check cas": nodeWrite, "check delete": nodeWrite, "check delete-cas": nodeWrite,
+	"session delete": sessionWrite,
 }
 
 // RPC is a row of the second half of the table: the gRPC methods between agent and server, and the feed's topics.

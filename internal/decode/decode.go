@@ -141,6 +141,18 @@ func JSON(data []byte, dst any) error {
 	return d.Into(dst)
 }
 
+// JSONValue decodes a JSON body of any kind, a list too, into dst.
+func JSONValue(data []byte, dst any) error {
+	if i := invalidUTF8(data); i >= 0 {
+		return &Error{Text: fmt.Sprintf("invalid UTF-8 at byte %d", i)}
+	}
+	root, err := parseJSON(data)
+	if err != nil {
+		return err
+	}
+	return (&Document{Root: root}).Into(dst)
+}
+
 func finish(file string, root *Node, err error) (*Document, error) {
 	if err != nil {
 		var e *Error

@@ -72,6 +72,38 @@ type checkBody struct {
 	ModifyIndex uint64
 }
 
+// record is the body as a record on a node.
+func (s *serviceBody) record(scope catalog.Scope, node string) catalog.Service {
+	record := catalog.Service{
+		Scope: scope, Node: node, ID: s.ID, Service: s.Service, Kind: s.Kind, Tags: s.Tags, Address: s.Address, SocketPath: s.SocketPath,
+		TaggedAddresses: s.TaggedAddresses, Meta: s.Meta, Port: s.Port, Ports: s.Ports, Weights: catalog.Weights{Passing: 1, Warning: 1},
+		EnableTagOverride: s.EnableTagOverride, Proxy: s.Proxy, Connect: s.Connect, Locality: s.Locality,
+	}
+	if record.ID == "" {
+		record.ID = record.Service
+	}
+	if s.Weights != nil {
+		record.Weights = *s.Weights
+	}
+	return record
+}
+
+// record is the body as a record on a node.
+func (c *checkBody) record(scope catalog.Scope, node string) catalog.Check {
+	record := catalog.Check{
+		Scope: scope, Node: node, CheckID: c.CheckID, Name: c.Name, Status: c.Status, Notes: c.Notes, Output: c.Output,
+		ServiceID: c.ServiceID, ServiceName: c.ServiceName, ServiceTags: c.ServiceTags, Type: c.Type, Interval: c.Interval,
+		Timeout: c.Timeout, ExposedPort: c.ExposedPort, Definition: c.Definition,
+	}
+	if record.CheckID == "" {
+		record.CheckID = record.Name
+	}
+	if record.Status == "" {
+		record.Status = catalog.HealthCritical
+	}
+	return record
+}
+
 func badRequest(format string, args ...any) error {
 	return &api.StatusError{Code: http.StatusBadRequest, Text: fmt.Sprintf(format, args...)}
 }
@@ -114,17 +146,7 @@ func (b *registration) command(r *api.Request) (catalog.Register, error) {
 		if s.Service == "" {
 			return cmd, refused(errors.New("Must provide service name (Service.Service)"))
 		}
-		record := catalog.Service{
-			Scope: scope, Node: b.Node, ID: s.ID, Service: s.Service, Kind: s.Kind, Tags: s.Tags, Address: s.Address, SocketPath: s.SocketPath,
-			TaggedAddresses: s.TaggedAddresses, Meta: s.Meta, Port: s.Port, Ports: s.Ports, Weights: catalog.Weights{Passing: 1, Warning: 1},
-			EnableTagOverride: s.EnableTagOverride, Proxy: s.Proxy, Connect: s.Connect, Locality: s.Locality,
-		}
-		if record.ID == "" {
-			record.ID = record.Service
-		}
-		if s.Weights != nil {
-			record.Weights = *s.Weights
-		}
+		record := s.record(scope, b.Node)
 		if err := CheckService(&record); err != nil {
 			return cmd, err
 		}
@@ -134,18 +156,8 @@ func (b *registration) command(r *api.Request) (catalog.Register, error) {
 	if b.Check != nil {
 		checks = append(checks, *b.Check)
 	}
-	for _, c := range checks {
-		record := catalog.Check{
-			Scope: scope, Node: b.Node, CheckID: c.CheckID, Name: c.Name, Status: c.Status, Notes: c.Notes, Output: c.Output,
-			ServiceID: c.ServiceID, ServiceName: c.ServiceName, ServiceTags: c.ServiceTags, Type: c.Type, Interval: c.Interval,
-			Timeout: c.Timeout, ExposedPort: c.ExposedPort, Definition: c.Definition,
-		}
-		if record.CheckID == "" {
-			record.CheckID = record.Name
-		}
-		if record.Status == "" {
-			record.Status = catalog.HealthCritical
-		}
+	for i := range checks {
+		record := checks[i].record(scope, b.Node)
 		if err := CheckCheck(&record); err != nil {
 			return cmd, err
 		}

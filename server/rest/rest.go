@@ -27,6 +27,8 @@ type Cluster interface {
 	Leader() string
 	// Peers are the servers' addresses.
 	Peers() ([]string, error)
+	// RenewSession gives a session its whole time to live again.
+	RenewSession(*catalog.Session) error
 	// LockEntries serialises writers of config entries.
 	LockEntries() (unlock func())
 }
@@ -44,15 +46,34 @@ type Config struct {
 	CA           Authority
 	Proxies      *feed.Server
 	DefaultAllow bool
-	Rand         io.Reader        // of identifiers
-	Now          func() time.Time // dates what is written
+	Rand         io.Reader // of identifiers
+	Node         string    // this server's
+	// MaxValue bounds a key's value, MaxTransaction a transaction's body; 0 for DefaultMaxValue.
+	MaxValue, MaxTransaction int64
+	// SessionTTLMin is the shortest time to live of a session; 0 for 10 seconds.
+	SessionTTLMin time.Duration
+	Now           func() time.Time // dates what is written
+}
+
+// withDefaults fills in what is unset.
+func (c Config) withDefaults() Config {
+	if c.MaxValue == 0 {
+		c.MaxValue = DefaultMaxValue
+	}
+	if c.MaxTransaction == 0 {
+		c.MaxTransaction = DefaultMaxValue
+	}
+	if c.SessionTTLMin == 0 {
+		c.SessionTTLMin = catalog.MinSessionTTL
+	}
+	return c
 }
 
 type handlers struct{ c Config }
 
 // Handlers are the servers' handlers, by route name.
 func Handlers(c Config) map[string]api.Handler {
-	h := &handlers{c}
+	h := &handlers{c.withDefaults()}
 	return map[string]api.Handler{
 		"GET /v1/status/leader":                h.leader,
 		"GET /v1/status/peers":                 h.peers,
@@ -88,6 +109,16 @@ func Handlers(c Config) map[string]api.Handler {
 		"GET /v1/connect/ca/configuration":     h.caConfig,
 		"PUT /v1/connect/ca/configuration":     h.setCAConfig,
 		"GET /v1/discovery-chain/{name}":       h.chain,
+		"GET /v1/kv/{name...}":                 h.getKV,
+		"PUT /v1/kv/{name...}":                 h.putKV,
+		"DELETE /v1/kv/{name...}":              h.deleteKV,
+		"PUT /v1/session/create":               h.createSession,
+		"PUT /v1/session/destroy/{id}":         h.destroySession,
+		"PUT /v1/session/renew/{id}":           h.renewSession,
+		"GET /v1/session/info/{id}":            h.sessionInfo,
+		"GET /v1/session/list":                 h.sessions,
+		"GET /v1/session/node/{name}":          h.nodeSessions,
+		"PUT /v1/txn":                          h.transaction,
 		"GET /v1/weft/proxies":                 h.proxies,
 	}
 }
