@@ -254,7 +254,7 @@ type disturbances struct{ rotations, restarts, changes int }
 const workers = 32
 
 // soak sends n requests, each once, while the CA's root rotates (every leaf with it), the agent is killed and started again, and
-// instances come and go; then it compares what was answered with what the backends saw.
+// instances come and go; where these take longer it sends more. Then it compares what was answered with what the backends saw.
 func (m *mesh) soak(ctx context.Context, n int, d disturbances) error {
 	if err := m.addBackend(ctx, "api-2"); err != nil {
 		return err
@@ -264,8 +264,8 @@ func (m *mesh) soak(ctx context.Context, n int, d disturbances) error {
 		return err
 	}
 	var sent, failed atomic.Int64
-	var failures sync.Map // text → *failure
-	done := make(chan struct{})
+	var failures sync.Map       // text → *failure
+	calm := make(chan struct{}) // nothing is disturbed any more
 	var wg sync.WaitGroup
 	begin := time.Now()
 	for w := range workers {
@@ -274,7 +274,12 @@ func (m *mesh) soak(ctx context.Context, n int, d disturbances) error {
 			for {
 				i := sent.Add(1)
 				if i > int64(n) {
-					return
+					select {
+					case <-calm:
+						sent.Add(-1)
+						return
+					default:
+					}
 				}
 				if err := once(ctx, client, m.url(), strconv.Itoa(w)+"-"+strconv.FormatInt(i, 10)); err != nil {
 					failed.Add(1)
@@ -284,9 +289,10 @@ func (m *mesh) soak(ctx context.Context, n int, d disturbances) error {
 			}
 		})
 	}
-	go func() { wg.Wait(); close(done) }()
-	counts, err := m.disturb(ctx, done, d)
-	<-done
+	counts, err := m.disturb(ctx, d)
+	close(calm)
+	wg.Wait()
+	n = int(sent.Load())
 	took := time.Since(begin)
 	lost, doubled := 0, 0
 	total := 0
@@ -346,18 +352,16 @@ func once(ctx context.Context, client *http.Client, url, id string) error {
 	return nil
 }
 
-// disturb changes things in turn until the load is done, but at most as often as planned.
-func (m *mesh) disturb(ctx context.Context, done <-chan struct{}, d disturbances) (string, error) {
+// disturb changes things in turn, as often as planned.
+func (m *mesh) disturb(ctx context.Context, d disturbances) (string, error) {
 	var rotated, restarted, changed int
 	out := func() string {
 		return fmt.Sprintf("%d rotations, %d agent restarts (kill -9), %d endpoint changes", rotated, restarted, changed)
 	}
 	registered := true
 	for step := 1; rotated < d.rotations || restarted < d.restarts || changed < d.changes; step++ {
-		select {
-		case <-done:
-			return out(), nil
-		case <-time.After(300 * time.Millisecond):
+		if err := wait(ctx, 300*time.Millisecond); err != nil {
+			return out(), err
 		}
 		if changed < d.changes {
 			path, body := "/v1/agent/service/deregister/api-2", any(nil)

@@ -221,6 +221,27 @@ func TestRotation(t *testing.T) {
 	}
 }
 
+// TestQuickRotations: a host that hears nothing while roots change again and again goes on being able to call and be called,
+// for as many changes as the chain has room for.
+func TestQuickRotations(t *testing.T) {
+	first := bootstrap(t, ca.Config{})
+	s, now := first, start
+	for n := range 9 {
+		now = now.Add(300 * time.Millisecond)
+		s = must(ca.Rotate(context.Background(), s, provider(t, s), provider(t, ca.State{ClusterID: cluster, Datacenter: "dc1", Config: s.Config}), now, false))(t)
+		err := verify(t, issue(t, s, web, now), first.Roots, now)
+		if n < 8 && err != nil {
+			t.Fatalf("after %d rotations: %v", n+1, err)
+		}
+		if n == 8 && err == nil {
+			t.Error("the chain has no end")
+		}
+	}
+	if err := verify(t, issue(t, s, web, now), s.Roots, now); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestYears lets twelve years pass, waking only when asked to: at each point a new leaf can be signed, and is accepted.
 func TestYears(t *testing.T) {
 	s := bootstrap(t, ca.Config{})

@@ -11,7 +11,7 @@ import (
 )
 
 // maxCrossCerts bounds how long quick rotations can make the chains that every handshake carries.
-const maxCrossCerts = 4
+const maxCrossCerts = 8
 
 // ActionKind is a thing that the authority must do.
 type ActionKind string

@@ -29,8 +29,9 @@ var (
 	ErrWrongIdentity = errors.New("peer has another identity")
 )
 
-// maxChain bounds the work that an unauthenticated peer can cause.
-const maxChain = 8
+// maxChain bounds the work that an unauthenticated peer can cause. It leaves room for the certificates by which older roots
+// vouch for a new one when roots change quickly (package ca).
+const maxChain = 12
 
 // Use is what the peer does with its certificate.
 type Use int

@@ -4,8 +4,9 @@ package exchange
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
+	"net"
+	"reflect"
 	"strconv"
 	"sync"
 	"time"
@@ -366,11 +367,16 @@ func (ex *exchange) deadlinePassed() bool {
 // strangers says whether the other side refused our certificate. In TLS 1.3 that arrives after the handshake and the request
 // have been sent (RFC 8446 §4.4.2.4): the server has read neither.
 func strangers(err error) bool {
-	var alert tls.AlertError
-	if !errors.As(err, &alert) {
+	// crypto/tls keeps the type to itself: an alert of the peer is a number in an OpError.
+	var remote *net.OpError
+	if !errors.As(err, &remote) || remote.Op != "remote error" {
 		return false
 	}
-	switch alert {
+	alert := reflect.ValueOf(remote.Err)
+	if alert.Kind() != reflect.Uint8 {
+		return false
+	}
+	switch alert.Uint() {
 	case 42, 43, 44, 45, 46, 48, 49, 116: // bad, unsupported, revoked, expired, unknown, unknown CA, access denied, required
 		return true
 	}

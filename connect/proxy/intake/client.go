@@ -21,6 +21,7 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
@@ -79,6 +80,8 @@ func New(c Config) (*Client, error) {
 const (
 	retryFirst = 20 * time.Millisecond
 	retryLast  = 3 * time.Second
+	// connectLast is the longest wait between tries to connect.
+	connectLast = 250 * time.Millisecond
 )
 
 // Run follows the server until ctx ends.
@@ -121,7 +124,12 @@ func (c *Client) dial() (*grpc.ClientConn, error) {
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
-		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: 2 * time.Second}))
+		// The server is on this host as a rule: asking often costs little, and a proxy that hears of new roots late can't be
+		// called by those that heard in time.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			MinConnectTimeout: 2 * time.Second,
+			Backoff:           backoff.Config{BaseDelay: retryFirst, Multiplier: 1.6, Jitter: 0.2, MaxDelay: connectLast},
+		}))
 	if err != nil {
 		return nil, fmt.Errorf("configuration server %s: %w", c.c.Address, err)
 	}

@@ -3,7 +3,12 @@
 package intake
 
 import (
+	"context"
+	"log/slog"
+	"net"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -64,6 +69,40 @@ func httpListener(t *testing.T, auth *httprbacv3.RBAC) *listenerv3.Listener {
 func update(t *testing.T, w *world, typeURL, name string, m proto.Message) error {
 	t.Helper()
 	return w.update(typeURL, map[string]named{name: {"1", pack(t, m)}}, nil)
+}
+
+// A proxy whose server is gone asks for it again and again, but not without a pause: that would take the host's processor
+// from the server that is about to come back.
+func TestAServerThatIsGoneIsAskedInMeasure(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "xds.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tries atomic.Int64
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			tries.Add(1)
+			_ = conn.Close()
+		}
+	}()
+	c, err := New(Config{ID: "p", Service: "s", Address: "unix:" + path, Apply: func(*config.Snapshot) {}, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := c.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Close()
+	if n := tries.Load(); n < 2 || n > 40 {
+		t.Errorf("%d tries in a second", n)
+	}
 }
 
 // TestNeverLessStrict gives the proxy what it doesn't know, each with the same thing without it, which it takes.
