@@ -19,10 +19,14 @@ var errDeposed = errors.New("leadership lost")
 // followLeadership runs the leader's work while this server leads, under a context that ends with its leadership.
 func (s *Server) followLeadership(ctx context.Context) error {
 	stop := func() {}
-	defer func() { stop() }()
+	defer func() {
+		s.leave()
+		stop()
+	}()
 	for {
 		select {
 		case leads := <-s.raft.Load().notify:
+			s.leave()
 			stop()
 			stop = func() {}
 			if leads {
@@ -78,10 +82,21 @@ func (s *Server) lead(ctx context.Context) error {
 	}
 }
 
+// leave ends the time in which this server answers as the leader.
+func (s *Server) leave() {
+	s.inOffice.Store(false)
+	s.elections.send()
+}
+
 func (s *Server) takeOffice(ctx context.Context) error {
-	if err := s.raft.Load().Barrier(proposeTimeout).Error(); err != nil {
+	if err := s.barrier(); err != nil {
 		return fmt.Errorf("catch up: %w", err)
 	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	s.inOffice.Store(true) // from here on reads see all that was agreed before, and writes find what they check
+	s.elections.send()
 	txn := s.store.Read()
 	if txn.Schema() < catalog.SchemaVersion {
 		if _, err := s.Propose(ctx, catalog.RaiseSchema{Version: catalog.SchemaVersion}); err != nil {

@@ -25,48 +25,134 @@ import (
 const dataVersion = 1
 
 type raftConfig struct {
-	dir, node, address string
-	store              *catalog.Store
-	fatal              func(error)
-	log                *slog.Logger
+	dir, id, name, address string
+	alone                  bool // no other server will ever be there
+	tuning                 Tuning
+	streams                *streams // nil: in memory
+	addresses              raft.ServerAddressProvider
+	store                  *catalog.Store
+	applied                *progress
+	elections              *broadcast
+	fatal                  func(error)
+	log                    *slog.Logger
+}
+
+// Tuning is what can be said about Raft. The zero value is good.
+type Tuning struct {
+	// Multiplier makes the timers longer, for slow networks and machines: Consul's raft_multiplier. 0 is 1.
+	Multiplier int
+	// SnapshotThreshold is how many log entries make a snapshot worth it, looked at every SnapshotInterval; TrailingLogs are kept
+	// behind one, for followers that are a little behind. 0 are 16384, 30 s and 10240.
+	SnapshotThreshold uint64
+	SnapshotInterval  time.Duration
+	TrailingLogs      uint64
+	// NoPreVote lets a server that was cut off disturb the others when it comes back.
+	NoPreVote bool
+}
+
+// The timers. A leader that was killed is missed after one to two heartbeatTimeouts; below this, a server that waits for its
+// processor would be taken for dead. One server alone answers to nobody: its timers only decide how soon it elects itself.
+const (
+	heartbeatTimeout = 300 * time.Millisecond
+	aloneTimeout     = 60 * time.Millisecond
+	// transportTimeout bounds a message between servers; snapshots get more by their size.
+	transportTimeout = 10 * time.Second
+	transportPool    = 3
+	maxAppendEntries = 256
+)
+
+func (c raftConfig) raft(notify chan<- bool) *raft.Config {
+	conf := raft.DefaultConfig()
+	conf.LocalID = raft.ServerID(c.id)
+	conf.Logger = logs.HC(c.log, "raft")
+	conf.NotifyCh = notify
+	timeout := aloneTimeout
+	if !c.alone {
+		timeout = heartbeatTimeout * time.Duration(max(1, c.tuning.Multiplier))
+	}
+	conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = timeout, timeout, timeout
+	conf.CommitTimeout = min(conf.CommitTimeout, timeout/6)
+	conf.BatchApplyCh = true
+	conf.MaxAppendEntries = maxAppendEntries
+	conf.PreVoteDisabled = c.tuning.NoPreVote
+	conf.SnapshotThreshold, conf.SnapshotInterval, conf.TrailingLogs = 16384, 30*time.Second, 10240
+	if c.tuning.SnapshotThreshold > 0 {
+		conf.SnapshotThreshold = c.tuning.SnapshotThreshold
+	}
+	if c.tuning.SnapshotInterval > 0 {
+		conf.SnapshotInterval = c.tuning.SnapshotInterval
+	}
+	if c.tuning.TrailingLogs > 0 {
+		conf.TrailingLogs = c.tuning.TrailingLogs
+	}
+	return conf
 }
 
 // raftNode is Raft with what has to be closed after it.
 type raftNode struct {
 	*raft.Raft
-	closers []io.Closer
-	notify  chan bool // leadership, gained or lost
+	raftStores
+	id       raft.ServerID
+	closers  []io.Closer
+	notify   chan bool // leadership, gained or lost
+	observed chan raft.Observation
+	observer *raft.Observer
 }
 
-// openRaft opens the log and starts Raft. A server without any state makes a cluster of itself alone.
+// openRaft opens the log and starts Raft. A server that is alone and has no state makes a cluster of itself.
 func openRaft(c raftConfig) (*raftNode, error) {
-	node := &raftNode{notify: make(chan bool, 16)}
-	conf := raft.DefaultConfig()
-	conf.LocalID = raft.ServerID(c.node)
-	conf.Logger = logs.HC(c.log, "raft")
-	conf.NotifyCh = node.notify
-	// One server answers to nobody: the timers only decide how soon it elects itself.
-	conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = 60*time.Millisecond, 60*time.Millisecond, 60*time.Millisecond
-	conf.BatchApplyCh = true
-	conf.MaxAppendEntries = 256
-	stores, err := openStores(c, node)
-	if err != nil {
+	node := &raftNode{id: raft.ServerID(c.id), notify: make(chan bool, 16)}
+	var err error
+	if node.raftStores, err = openStores(c, node); err != nil {
 		return nil, errors.Join(err, node.close())
 	}
-	addr, transport := raft.NewInmemTransport(raft.ServerAddress(c.address))
-	known, err := raft.HasExistingState(stores.log, stores.stable, stores.snapshots)
-	if err == nil && !known {
-		err = raft.BootstrapCluster(conf, stores.log, stores.stable, stores.snapshots, transport, raft.Configuration{
-			Servers: []raft.Server{{ID: conf.LocalID, Address: addr}},
+	transport := c.transport()
+	if t, ok := transport.(io.Closer); ok {
+		node.closers = append([]io.Closer{t}, node.closers...)
+	}
+	conf := c.raft(node.notify)
+	machine := &fsm{store: c.store, applied: c.applied, fatal: c.fatal}
+	err = node.rename(c, conf, transport)
+	if err == nil {
+		err = node.recover(c, conf, transport)
+	}
+	known := false
+	if err == nil {
+		known, err = node.hasState()
+	}
+	if err == nil && !known && c.alone {
+		err = raft.BootstrapCluster(conf, node.log, node.stable, node.snapshots, transport, raft.Configuration{
+			Servers: []raft.Server{{ID: conf.LocalID, Address: raft.ServerAddress(c.address)}},
 		})
 	}
 	if err == nil {
-		node.Raft, err = raft.NewRaft(conf, &fsm{c.store, c.fatal}, stores.log, stores.stable, stores.snapshots, transport)
+		node.Raft, err = raft.NewRaft(conf, machine, node.log, node.stable, node.snapshots, transport)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("raft: %w", err), node.close())
 	}
+	node.observed = make(chan raft.Observation, 16)
+	node.observer = raft.NewObserver(node.observed, false, func(o *raft.Observation) bool {
+		_, ok := o.Data.(raft.LeaderObservation)
+		return ok
+	})
+	node.RegisterObserver(node.observer)
 	return node, nil
+}
+
+func (c raftConfig) transport() raft.Transport {
+	if c.streams == nil {
+		_, t := raft.NewInmemTransport(raft.ServerAddress(c.address))
+		return t
+	}
+	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: c.streams, MaxPool: transportPool, Timeout: transportTimeout, ServerAddressProvider: c.addresses, Logger: logs.HC(c.log, "transport"),
+	})
+}
+
+// hasState says whether this server belongs to a cluster.
+func (n *raftNode) hasState() (bool, error) {
+	return raft.HasExistingState(n.log, n.stable, n.snapshots)
 }
 
 type raftStores struct {
@@ -123,11 +209,39 @@ func checkVersion(dir string) error {
 	return nil
 }
 
-// run waits for ctx, then stops Raft and closes its files.
-func (n *raftNode) run(ctx context.Context) error {
-	<-ctx.Done()
+// run tells of elections until ctx ends. Then another server is asked to lead, if this one does, Raft is stopped and its files
+// are closed.
+func (n *raftNode) run(ctx context.Context, elections *broadcast) error {
+	for {
+		select {
+		case <-n.observed:
+			elections.send()
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	n.DeregisterObserver(n.observer)
+	if n.State() == raft.Leader && n.others() > 0 {
+		_ = n.LeadershipTransfer().Error() // the others elect one anyhow
+	}
 	err := n.Shutdown().Error()
 	return errors.Join(err, n.close())
+}
+
+// others counts the other voters.
+func (n *raftNode) others() int {
+	future := n.GetConfiguration()
+	if future.Error() != nil {
+		return 0
+	}
+	count := 0
+	for _, p := range future.Configuration().Servers {
+		if p.Suffrage == raft.Voter && p.ID != n.id {
+			count++
+		}
+	}
+	return count
 }
 
 func (n *raftNode) close() error {
@@ -140,8 +254,9 @@ func (n *raftNode) close() error {
 
 // fsm applies Raft's entries to the catalog, a batch at a time: one transaction, but a result for each.
 type fsm struct {
-	store *catalog.Store
-	fatal func(error)
+	store   *catalog.Store
+	applied *progress
+	fatal   func(error)
 }
 
 var _ raft.BatchingFSM = (*fsm)(nil)
@@ -163,6 +278,7 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 		}
 		out[at[i]] = r
 	}
+	f.applied.advance(entries[len(entries)-1].Index)
 	return out
 }
 
@@ -171,7 +287,11 @@ func (f *fsm) Apply(e *raft.Log) any { return f.ApplyBatch([]*raft.Log{e})[0] }
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) { return &fsmSnapshot{f.store.Snapshot()}, nil }
 
 func (f *fsm) Restore(r io.ReadCloser) error {
-	return errors.Join(f.store.Restore(r), r.Close())
+	err := errors.Join(f.store.Restore(r), r.Close())
+	if err == nil {
+		f.applied.advance(f.store.Position().Index)
+	}
+	return err
 }
 
 type fsmSnapshot struct{ snapshot *catalog.Snapshot }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"path/filepath"
 	"sync"
@@ -36,8 +37,28 @@ type Config struct {
 	DataDir    string
 	Datacenter string
 	NodeName   string
-	// Address is what other servers and the API call this server by, as 127.0.0.1:8300.
+	// NodeID is what this server is, whatever its name and address; "" is NodeName.
+	NodeID string
+	// Address is where other servers reach this server, as 127.0.0.1:8300.
 	Address string
+	// Version is the weft that runs, for lists.
+	Version string
+
+	// Members tells which servers there are. Nil: this one is alone and always will be, and the four below aren't used.
+	Members Members
+	// Expect is how many servers found a cluster: bootstrap_expect. 0: this one waits to be taken into one.
+	Expect int
+	// Streams are the connections of other servers' Raft.
+	Streams net.Listener
+	// Dial connects to another server and speaks one of plane's protocols.
+	Dial func(ctx context.Context, address, protocol string) (net.Conn, error)
+	// FromServer says whether a call came from a server; nil: they all did.
+	FromServer func(ctx context.Context) bool
+	// Tuning is Raft's.
+	Tuning Tuning
+	// Hold is how long a request waits for a leader, where there is none: rpc_hold_timeout. 0 is 7 s.
+	Hold time.Duration
+
 	// CA is the built-in authority's configuration, used when the cluster has none yet.
 	CA ca.Config
 	// DefaultAllow is the decision where no intention speaks.
@@ -69,7 +90,14 @@ type Server struct {
 	feed  *feed.Server
 	mux   *api.Mux
 
-	sessions *sessionKeeper
+	sessions  *sessionKeeper
+	peers     *peers
+	others    *serversService
+	entrance  *entrance
+	reads     *gate
+	applied   progress
+	elections broadcast // a leader was elected, or lost
+	inOffice  atomic.Bool
 
 	entryMu sync.Mutex // config entries are checked against each other and written one at a time
 
@@ -83,6 +111,15 @@ type Server struct {
 func (c Config) withDefaults() (Config, error) {
 	if c.Datacenter == "" || c.NodeName == "" {
 		return c, errors.New("server: Datacenter and NodeName must be set")
+	}
+	if c.NodeID == "" {
+		c.NodeID = c.NodeName
+	}
+	if c.Members != nil && (c.Streams == nil || c.Dial == nil) {
+		return c, errors.New("server: Members need Streams and Dial")
+	}
+	if c.Hold == 0 {
+		c.Hold = 7 * time.Second
 	}
 	if c.Address == "" {
 		c.Address = "127.0.0.1:8300"
@@ -113,7 +150,8 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{c: c, store: store, fatal: make(chan error, 1), ready: make(chan struct{})}
-	s.ca = newAuthority(s)
+	s.peers = newPeers(c.Dial)
+	s.ca, s.others, s.reads, s.entrance = newAuthority(s), &serversService{s: s}, newGate(s), newEntrance(s)
 	s.sessions = newSessionKeeper(s)
 	if s.feed, err = feed.New(feed.Config{
 		Store: store, Resolver: c.Resolver, Closure: c.Closure, Now: c.Now, Log: c.Log.With("part", "feed"),
@@ -122,6 +160,7 @@ func New(c Config) (*Server, error) {
 	}
 	s.mux, err = api.NewMux(api.MuxConfig{
 		Side: api.Server, Resolver: c.Resolver, Datacenter: c.Datacenter, Pretty: c.Pretty, DefaultACLPolicy: "allow", // ACLs are off
+		Before: s.before,
 		Handlers: rest.Handlers(rest.Config{
 			Cluster: s, Store: store, CA: s.ca, Proxies: s.feed, DefaultAllow: c.DefaultAllow, Rand: c.Rand, Now: c.Now,
 			Node: c.NodeName, MaxValue: c.MaxValue, MaxTransaction: c.MaxTransaction, SessionTTLMin: c.SessionTTLMin,
@@ -134,13 +173,14 @@ func New(c Config) (*Server, error) {
 }
 
 // Handler answers the servers' half of the REST API.
-func (s *Server) Handler() http.Handler { return s.mux }
+func (s *Server) Handler() http.Handler { return s.entrance }
 
-// RegisterGRPC binds what agents use besides the REST API.
+// RegisterGRPC binds what agents and other servers use besides the REST API. The gRPC server needs UnaryInterceptor.
 func (s *Server) RegisterGRPC(g *grpc.Server) {
 	weftv1.RegisterFeedServer(g, s.feed)
 	weftv1.RegisterCatalogServer(g, &catalogService{s: s})
 	weftv1.RegisterCAServer(g, s.ca)
+	weftv1.RegisterServersServer(g, s.others)
 }
 
 // Ready is closed when this server has first taken office as the leader: writes and signatures can be asked for.
@@ -153,16 +193,30 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.c.DataDir != "" {
 		dir = filepath.Join(s.c.DataDir, "server")
 	}
-	node, err := openRaft(raftConfig{
-		dir: dir, node: s.c.NodeName, address: s.c.Address, store: s.store, fatal: s.fail, log: s.c.Log.With("part", "raft"),
-	})
+	conf := raftConfig{
+		dir: dir, id: s.c.NodeID, name: s.c.NodeName, address: s.c.Address, alone: s.c.Members == nil, tuning: s.c.Tuning,
+		addresses: addresses{s}, store: s.store, applied: &s.applied, elections: &s.elections, fatal: s.fail, log: s.c.Log.With("part", "raft"),
+	}
+	if s.c.Members != nil {
+		conf.streams = &streams{Listener: s.c.Streams, address: s.c.Address, dial: s.c.Dial}
+	}
+	node, err := openRaft(conf)
 	if err != nil {
 		return err
 	}
 	s.raft.Store(node)
 	g := run.New(ctx)
-	g.GoOrdered("raft", node.run)
+	g.GoOrdered("peers", func(ctx context.Context) error {
+		<-ctx.Done()
+		s.peers.close()
+		return nil
+	})
+	g.GoOrdered("raft", func(ctx context.Context) error { return node.run(ctx, &s.elections) })
 	g.GoOrdered("leader", s.followLeadership)
+	g.GoOrdered("reads", s.reads.run)
+	if s.c.Members != nil {
+		g.Go("bootstrap", s.bootstrap)
+	}
 	g.Go("faults", func(ctx context.Context) error {
 		select {
 		case err := <-s.fatal:
@@ -201,16 +255,20 @@ func (s *Server) Propose(ctx context.Context, body catalog.Body) (catalog.Result
 	select {
 	case err = <-done:
 	case <-ctx.Done():
+		markTaken(ctx)
 		return catalog.Result{}, fmt.Errorf("the command may still be applied: %w", context.Cause(ctx))
 	}
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrRaftShutdown):
 		return catalog.Result{}, api.ErrNoLeader
 	case errors.Is(err, raft.ErrLeadershipLost):
+		markTaken(ctx)
 		return catalog.Result{}, fmt.Errorf("leadership was lost while the command was on its way, it may still be applied: %w", err)
 	case err != nil:
+		markTaken(ctx)
 		return catalog.Result{}, err
 	}
+	markTaken(ctx)
 	result, ok := future.Response().(catalog.Result)
 	if !ok {
 		return catalog.Result{}, fmt.Errorf("raft gave a %T for a result", future.Response())
@@ -220,15 +278,11 @@ func (s *Server) Propose(ctx context.Context, body catalog.Body) (catalog.Result
 
 // Leader is the leader's address, "" if there is none.
 func (s *Server) Leader() string {
-	node := s.raft.Load()
-	if node == nil {
-		return ""
-	}
-	addr, _ := node.LeaderWithID()
-	return string(addr)
+	_, address := s.leader()
+	return address
 }
 
-// Peers are the servers' addresses.
+// Peers are the addresses of the servers that vote.
 func (s *Server) Peers() ([]string, error) {
 	node := s.raft.Load()
 	if node == nil {
@@ -238,9 +292,11 @@ func (s *Server) Peers() ([]string, error) {
 	if err := future.Error(); err != nil {
 		return nil, err
 	}
-	var peers []string
+	peers := []string{}
 	for _, p := range future.Configuration().Servers {
-		peers = append(peers, string(p.Address))
+		if p.Suffrage == raft.Voter {
+			peers = append(peers, s.addressOf(string(p.ID), string(p.Address)))
+		}
 	}
 	return peers, nil
 }

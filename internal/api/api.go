@@ -109,6 +109,9 @@ type Request struct {
 	route   Route
 }
 
+// Route is the row of the table.
+func (r *Request) Route() Route { return r.route }
+
 // Authorize checks the route's permission on a name that the handler found.
 func (r *Request) Authorize(name string) error { return r.Subject.Allow(r.route.Need, name) }
 
@@ -127,6 +130,8 @@ type MuxConfig struct {
 	Datacenter string
 	// Handlers has exactly the routes of Side, by name.
 	Handlers map[string]Handler
+	// Before runs before each handler, once the caller is known; nil: nothing does. Its error is the answer.
+	Before func(r *Request) error
 	// Forward answers the routes of the other side; nil: they are unknown.
 	Forward http.Handler
 	// DefaultACLPolicy is told in a header of every answer: "allow" or "deny"; "" tells nothing.
@@ -235,6 +240,9 @@ func (m *Mux) serve(route Route, h Handler) http.HandlerFunc {
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, m.c.MaxBody)
 		req, err := m.request(route, r)
+		if err == nil && m.c.Before != nil {
+			err = m.c.Before(req)
+		}
 		if err == nil {
 			err = h(aw, req)
 		}

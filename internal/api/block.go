@@ -53,6 +53,9 @@ func Query[T any](ctx context.Context, store *catalog.Store, o Options, read fun
 // Write puts the meta data into an answer's header.
 func (m Meta) Write(h http.Header, o Options) {
 	h.Set("X-Consul-Index", strconv.FormatUint(max(m.Index, 1), 10))
+	if o.Freshness != nil {
+		m.KnownLeader, m.LastContact = o.Freshness()
+	}
 	h.Set("X-Consul-KnownLeader", strconv.FormatBool(m.KnownLeader))
 	h.Set("X-Consul-LastContact", strconv.FormatInt(m.LastContact.Milliseconds(), 10))
 	switch {

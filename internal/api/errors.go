@@ -101,6 +101,9 @@ func GRPCCode(err error) codes.Code {
 
 func writeError(w http.ResponseWriter, err error) {
 	code := HTTPStatus(err)
+	if errors.Is(err, ErrNoLeader) {
+		w.Header().Set(NotTaken, "1")
+	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)

@@ -28,6 +28,9 @@ type Options struct {
 	NodeMeta   map[string]string
 	Filter     string
 	Tags       []string
+	MaxStale   time.Duration // a stale answer may be so old; 0: any age
+	// Freshness tells whether the server knows a leader and how long ago it heard from it, for the answer's header. Nil: it does, just now.
+	Freshness func() (known bool, contact time.Duration)
 }
 
 // The waits of blocking queries.
@@ -65,6 +68,13 @@ func parseOptions(r *http.Request, dc string) (Options, error) {
 			return o, bad("Invalid wait time")
 		}
 		o.Wait = d
+	}
+	if s := q.Get("max_stale"); s != "" {
+		d, err := time.ParseDuration(s)
+		if err != nil || d < 0 {
+			return o, bad("Invalid max_stale value %q", s)
+		}
+		o.MaxStale, o.Stale = d, true
 	}
 	for _, kv := range q["node-meta"] {
 		k, v, ok := strings.Cut(kv, ":")

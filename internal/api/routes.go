@@ -128,6 +128,11 @@ var RPCs = []RPC{
 	{"/weft.v1.Catalog/Sync", serviceWrite, ByHandler},
 	{"/weft.v1.Catalog/Host", nodeRead, ByHandler},
 	{"/weft.v1.CA/Sign", serviceWrite, ByHandler},
+	// Between servers: the connection's certificate has to be a server's.
+	{"/weft.v1.Servers/Status", none, Nothing},
+	{"/weft.v1.Servers/Promise", none, Nothing},
+	{"/weft.v1.Servers/ReadIndex", none, Nothing},
+	{"/weft.v1.Servers/Streams", none, Nothing},
 	{"topic nodes", nodeRead, Listed},
 	{"topic node", nodeRead, ByHandler},
 	{"topic services", serviceRead, Listed},

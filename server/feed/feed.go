@@ -85,6 +85,7 @@ type Server struct {
 	c       Config
 	pace    pace
 	strikes strikes
+	streams streams
 
 	mu       sync.Mutex         // guards what follows
 	reports  map[string]*Report // by partition and node
@@ -122,6 +123,7 @@ func (s *Server) Subscribe(stream weftv1.Feed_SubscribeServer) error {
 	if err := api.AuthorizeRPC(ctx, s.c.Resolver, nodeRead, first.GetNode()); err != nil {
 		return api.GRPC(err)
 	}
+	defer s.streams.enter(first.GetNode())()
 	u := newSubscription(s, stream, first)
 	defer u.close()
 	if err := u.serve(ctx); err != nil {

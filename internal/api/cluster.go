@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"net/http"
+	"strings"
+)
+
+// NotTaken is the header of an answer that says: there was no leader to do this, and nothing was done, so that it may be asked again.
+const NotTaken = "X-Weft-Not-Taken"
+
+// Ungated are the server's reads that every server answers at once from what it has: they are about that server, or about the
+// finding of a leader.
+var Ungated = map[string]bool{
+	"GET /v1/status/leader":       true,
+	"GET /v1/status/peers":        true,
+	"GET /v1/catalog/datacenters": true,
+	"GET /v1/weft/proxies":        true,
+}
+
+// leaders are the server's reads that only the leader can answer: what they are about is in no catalog.
+var leaders = map[string]bool{
+	"/v1/connect/ca/configuration":  true,
+	"/v1/operator/autopilot/health": true,
+	"/v1/operator/autopilot/state":  true,
+}
+
+// AtLeader says whether the leader has to answer a request to a server: every write, and some reads.
+func AtLeader(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return leaders[r.URL.Path] || r.URL.Path == "/v1/snapshot" && !r.URL.Query().Has("stale")
+	}
+	return true
+}
+
+// Bulk says whether a request may wait long or move much, so that it needs a connection apart from the others'.
+func Bulk(r *http.Request) bool {
+	switch strings.TrimSuffix(r.URL.Path, "/") {
+	case "/v1/snapshot", "/v1/agent/monitor":
+		return true
+	}
+	q := r.URL.Query()
+	return q.Get("index") != "" || q.Get("hash") != ""
+}

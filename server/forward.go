@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"sync/atomic"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/internal/logs"
+	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
+)
+
+// hop marks a request that a server has passed on: it isn't passed on again.
+const hop = "X-Weft-Server-Hop"
+
+// entrance is the REST API as it is reached: what only the leader can do goes to it.
+type entrance struct {
+	s                 *Server
+	interactive, bulk *httputil.ReverseProxy
+}
+
+func newEntrance(s *Server) *entrance {
+	return &entrance{s, passOn(s, s.peers.interactive), passOn(s, s.peers.bulk)}
+}
+
+func passOn(s *Server, t http.RoundTripper) *httputil.ReverseProxy {
+	return &httputil.ReverseProxy{
+		Transport:     t,
+		FlushInterval: -1,
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(&url.URL{Scheme: "http", Host: r.In.Context().Value(leaderKey{}).(string)})
+			r.Out.Host = r.In.Host
+			r.Out.Header.Set(hop, s.c.NodeName)
+		},
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			if a, ok := w.(*attempt); ok && errors.Is(err, errUndialled) {
+				a.again = true // nothing was sent
+				return
+			}
+			if r.Context().Err() == nil {
+				s.c.Log.Warn("the leader's answer was lost", "path", r.URL.Path, "error", err)
+			}
+			http.Error(w, "the leader's answer was lost, what was asked may have been done: "+err.Error(), http.StatusInternalServerError)
+		},
+		ErrorLog: logs.Std(s.c.Log, slog.LevelDebug, "forward"),
+	}
+}
+
+type (
+	leaderKey struct{}
+	takenKey  struct{}
+)
+
+// ServeHTTP answers, or passes the request on to the leader. It is tried again only while it is certain that nothing was done.
+func (e *entrance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !api.AtLeader(r) {
+		e.s.mux.ServeHTTP(w, r)
+		return
+	}
+	if r.Header.Get(hop) != "" {
+		if !e.s.leads() {
+			w.Header().Set(api.NotTaken, "1")
+			http.Error(w, api.ErrNoLeader.Error(), http.StatusInternalServerError)
+			return
+		}
+		e.s.mux.ServeHTTP(w, r) // a write that Raft refuses is marked by the mux
+		return
+	}
+	body, err := replayable(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	err = e.s.atLeader(r.Context(), func(address string) (bool, error) {
+		a := &attempt{ResponseWriter: w, header: http.Header{}, taken: new(atomic.Bool)}
+		req := r.WithContext(context.WithValue(r.Context(), takenKey{}, a.taken))
+		if body != nil {
+			req.Body = io.NopCloser(bytes.NewReader(body))
+			req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+		}
+		e.try(a, req, address)
+		if a.again {
+			return body != nil || r.Body == http.NoBody, api.ErrNoLeader
+		}
+		return false, nil
+	})
+	if err != nil && r.Context().Err() == nil {
+		http.Error(w, api.ErrNoLeader.Error(), http.StatusInternalServerError)
+	}
+}
+
+func (e *entrance) try(a *attempt, r *http.Request, address string) {
+	switch {
+	case address == "":
+		e.s.mux.ServeHTTP(a, r)
+	case api.Bulk(r):
+		e.bulk.ServeHTTP(a, r.WithContext(context.WithValue(r.Context(), leaderKey{}, address)))
+	default:
+		e.interactive.ServeHTTP(a, r.WithContext(context.WithValue(r.Context(), leaderKey{}, address)))
+	}
+}
+
+// replayable reads a body that may have to be sent twice; nil if there is none, or it is too large to keep.
+func replayable(r *http.Request) ([]byte, error) {
+	if r.Body == nil || r.Body == http.NoBody || api.Bulk(r) {
+		if r.Body == nil {
+			r.Body = http.NoBody
+		}
+		return nil, nil
+	}
+	data, err := io.ReadAll(io.LimitReader(r.Body, api.DefaultMaxBody+1))
+	return data, err
+}
+
+// attempt is one try to answer: an answer that says that nothing was done isn't passed on.
+type attempt struct {
+	http.ResponseWriter
+	header http.Header
+	taken  *atomic.Bool // set once Raft has taken something of it
+	wrote  bool
+	again  bool
+}
+
+func (a *attempt) Header() http.Header { return a.header }
+
+func (a *attempt) WriteHeader(code int) {
+	if a.wrote || a.again {
+		return
+	}
+	if a.header.Get(api.NotTaken) != "" && !a.taken.Load() {
+		a.again = true
+		return
+	}
+	a.header.Del(api.NotTaken)
+	if code >= 200 {
+		a.wrote = true
+	}
+	h := a.ResponseWriter.Header()
+	for k, v := range a.header {
+		h[k] = v
+	}
+	a.ResponseWriter.WriteHeader(code)
+}
+
+func (a *attempt) Write(p []byte) (int, error) {
+	if !a.wrote {
+		a.WriteHeader(http.StatusOK)
+	}
+	if a.again {
+		return len(p), nil
+	}
+	return a.ResponseWriter.Write(p)
+}
+
+// Flush is for streamed answers.
+func (a *attempt) Flush() {
+	if !a.again {
+		_ = http.NewResponseController(a.ResponseWriter).Flush() // the client may be gone
+	}
+}
+
+// markTaken notes that Raft has taken a command of a request, which so can't be tried again.
+func markTaken(ctx context.Context) {
+	if taken, ok := ctx.Value(takenKey{}).(*atomic.Bool); ok {
+		taken.Store(true)
+	}
+}
+
+// leadersRPCs are what only the leader does, with what they answer. Done twice, they do no harm.
+var leadersRPCs = map[string]func() proto.Message{
+	"/weft.v1.Catalog/Sync": func() proto.Message { return new(weftv1.SyncResponse) },
+	"/weft.v1.Catalog/Host": func() proto.Message { return new(weftv1.HostResponse) },
+	"/weft.v1.CA/Sign":      func() proto.Message { return new(weftv1.SignResponse) },
+}
+
+// UnaryInterceptor passes the calls on that only the leader can answer. The gRPC servers that RegisterGRPC is given need it.
+func (s *Server) UnaryInterceptor(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	answer := leadersRPCs[info.FullMethod]
+	if answer == nil {
+		return handler(ctx, req)
+	}
+	if md, _ := metadata.FromIncomingContext(ctx); len(md.Get(hop)) > 0 {
+		if !s.leads() {
+			return nil, api.GRPC(api.ErrNoLeader)
+		}
+		return handler(ctx, req)
+	}
+	var out any
+	err := s.atLeader(ctx, func(address string) (again bool, err error) {
+		if address == "" {
+			out, err = handler(ctx, req)
+		} else {
+			out, err = s.pass(ctx, address, info.FullMethod, req, answer())
+		}
+		return status.Code(err) == codes.Unavailable, err
+	})
+	if err != nil {
+		return nil, api.GRPC(err)
+	}
+	return out, nil
+}
+
+func (s *Server) pass(ctx context.Context, address, method string, req any, out proto.Message) (any, error) {
+	conn, err := s.peers.grpc(address)
+	if err != nil {
+		return nil, err
+	}
+	ctx = metadata.AppendToOutgoingContext(ctx, hop, s.c.NodeName)
+	return out, conn.Invoke(ctx, method, req, out)
+}
