@@ -246,7 +246,7 @@ func serveInMemory(g *run.Group, door *listen.Door, network *memnet.Network, srv
 	if err != nil {
 		return err
 	}
-	rpc := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage))
+	rpc := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.UnaryInterceptor(srv.UnaryInterceptor))
 	srv.RegisterGRPC(rpc)
 	g.GoOrdered(serverGRPC, func(ctx context.Context) error {
 		defer context.AfterFunc(ctx, rpc.Stop)()

@@ -219,6 +219,11 @@ func (s *Server) pass(ctx context.Context, address, method string, req any, out 
 	if err != nil {
 		return nil, err
 	}
-	ctx = metadata.AppendToOutgoingContext(ctx, hop, s.c.NodeName)
+	md, _ := metadata.FromIncomingContext(ctx)
+	passed := metadata.Pairs(hop, s.c.NodeName)
+	for _, key := range []string{api.TokenHeader} {
+		passed.Append(key, md.Get(key)...)
+	}
+	ctx = metadata.NewOutgoingContext(ctx, passed)
 	return out, conn.Invoke(ctx, method, req, out)
 }

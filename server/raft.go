@@ -232,7 +232,7 @@ func (n *raftNode) run(ctx context.Context, elections *broadcast) error {
 // others counts the other voters.
 func (n *raftNode) others() int {
 	future := n.GetConfiguration()
-	if future.Error() != nil {
+	if err := future.Error(); err != nil {
 		return 0
 	}
 	count := 0

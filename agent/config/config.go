@@ -40,14 +40,8 @@ type Config struct {
 	CheckUpdateInterval    time.Duration
 	Connect                Connect
 	ConfigEntries          ConfigEntries
-	// Encrypt is the gossip key, in base64; without files in TLS it is also what nodes know each other by.
-	Encrypt string
-	TLS     TLS
-	// Old names of what is in TLS now.
-	CAFile, CAPath, CertFile, KeyFile                                       string
-	VerifyIncoming, VerifyIncomingRPC, VerifyOutgoing, VerifyServerHostname *bool
-	Services                                                                []local.ServiceDefinition `decode:"service"`
-	Checks                                                                  []local.CheckDefinition   `decode:"check"`
+	Services               []local.ServiceDefinition `decode:"service"`
+	Checks                 []local.CheckDefinition   `decode:"check"`
 	// Proxy is weft's own: how proxies of this host are run.
 	Proxy Proxy
 
@@ -230,9 +224,6 @@ func (c *Config) Validate() error {
 	}
 	if c.BootstrapExpect > 1 {
 		fault("bootstrap_expect: %d: this version runs one server; set it to 1", c.BootstrapExpect)
-	}
-	if _, err := c.GossipKey(); err != nil {
-		faults = append(faults, err)
 	}
 	seen := map[string]bool{}
 	for _, s := range c.Services {
