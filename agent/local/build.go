@@ -28,9 +28,9 @@ type Check struct {
 	Token      string
 }
 
-// build turns a definition into the services that it means: itself, and its sidecar if it asks for one. It changes
-// nothing.
-func (s *State) build(d ServiceDefinition, token string) (main *Service, sidecar *Service, warnings []string, err error) {
+// build turns a definition into the services that it means beside those of t: itself, and its sidecar if it asks for one.
+// It changes nothing.
+func (s *State) build(t *tables, d ServiceDefinition, token string) (main *Service, sidecar *Service, warnings []string, err error) {
 	if d.Token != "" {
 		token = d.Token
 	}
@@ -46,7 +46,7 @@ func (s *State) build(d ServiceDefinition, token string) (main *Service, sidecar
 	if d.Connect == nil || d.Connect.SidecarService == nil {
 		return main, nil, warnings, nil
 	}
-	sd, err := s.sidecarOf(&d)
+	sd, err := s.sidecarOf(t, &d)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -165,7 +165,7 @@ func show(d time.Duration) string {
 }
 
 // sidecarOf is the definition of d's generated sidecar, with Consul's defaults.
-func (s *State) sidecarOf(d *ServiceDefinition) (*ServiceDefinition, error) {
+func (s *State) sidecarOf(t *tables, d *ServiceDefinition) (*ServiceDefinition, error) {
 	sd := *d.Connect.SidecarService
 	switch {
 	case sd.ID != "":
@@ -204,7 +204,7 @@ func (s *State) sidecarOf(d *ServiceDefinition) (*ServiceDefinition, error) {
 	}
 	sd.Proxy = &p
 	if sd.Port == 0 {
-		port, err := s.sidecarPort(sd.ID)
+		port, err := s.sidecarPort(t, sd.ID)
 		if err != nil {
 			return nil, err
 		}
@@ -228,22 +228,19 @@ func SidecarID(serviceID string) string { return serviceID + "-sidecar-proxy" }
 
 // sidecarPort is the lowest free port of the sidecars' range; a sidecar that is registered again keeps its own, also over a
 // restart.
-func (s *State) sidecarPort(id string) (int, error) {
-	if old, ok := s.services[id]; ok && old.Record.Port >= s.sidecarMin && old.Record.Port <= s.sidecarMax {
+func (s *State) sidecarPort(t *tables, id string) (int, error) {
+	if old, ok := t.services[id]; ok && old.Record.Port >= s.sidecarMin && old.Record.Port <= s.sidecarMax {
 		return old.Record.Port, nil
 	}
-	if port, ok := s.ports[id]; ok {
+	if port, ok := t.reserved[id]; ok {
 		return port, nil
 	}
-	taken := map[int]bool{}
-	for _, svc := range s.services {
-		taken[svc.Record.Port] = true
-	}
-	for _, port := range s.ports {
-		taken[port] = true
+	reserved := map[int]bool{}
+	for _, port := range t.reserved {
+		reserved[port] = true
 	}
 	for port := s.sidecarMin; port <= s.sidecarMax; port++ {
-		if !taken[port] {
+		if t.ports[port] == 0 && !reserved[port] {
 			return port, nil
 		}
 	}

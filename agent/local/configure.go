@@ -3,104 +3,57 @@
 package local
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
-
-	"github.com/weftmesh/weft/catalog"
 )
 
-// Configure takes what the configuration's files name, in place of what they named when the agent last ran: ordinary services
-// first, proxies after them, then checks. What they don't name any more goes. All is one append to the journal. What is
-// refused is left out, and its faults are joined; warnings name what was taken without effect.
+// Configure takes what the configuration's files name, in place of what they named before: ordinary services first, proxies
+// after them, then checks. What they don't name any more goes. All is one append to the journal, and all or nothing: if
+// anything is refused, the faults are joined and what was in force stays. Warnings name what was taken without effect.
 func (s *State) Configure(services []ServiceDefinition, checks []CheckDefinition) (warnings []string, err error) {
 	s.mu.Lock()
-	var faults []error
-	var records []record
-	before := s.configured
-	s.configured = map[string]bool{}
-	take := func(r record) {
-		r.Configured = true
-		records = append(records, r)
-		s.markLocked(r)
-	}
-	for _, proxies := range []bool{false, true} {
-		for _, d := range services {
-			if (d.Kind != "") != proxies {
-				continue
-			}
-			main, sidecar, w, err := s.registerLocked(d, "", false)
-			if err != nil {
-				faults = append(faults, fmt.Errorf("service %q of the configuration: %w", serviceID(&d), err))
-				continue
-			}
-			warnings = append(warnings, w...)
-			take(record{Service: &main.Definition, Token: main.Token, SidecarPort: portOf(sidecar)})
-		}
-	}
+	draft := s.next.clone()
+	steps, warnings, faults := s.planAll(draft, services, "", registration{configured: true})
 	for _, d := range checks {
-		c, err := s.checkLocked(d, "")
+		st, err := s.planCheck(draft, d, "", true)
 		if err != nil {
-			faults = append(faults, fmt.Errorf("check %q of the configuration: %w", d.Name, err))
+			faults = append(faults, fmt.Errorf("check %q: %w", d.Name, err))
 			continue
 		}
-		take(record{Check: &c.Definition, Token: c.Token})
+		st.change.apply(draft)
+		steps = append(steps, st)
 	}
-	for _, key := range slices.Sorted(maps.Keys(before)) {
-		if s.configured[key] {
-			continue
+	if len(faults) > 0 {
+		s.mu.Unlock()
+		return nil, fmt.Errorf("registrations of the configuration: %w", joinSome(faults))
+	}
+	named := map[string]bool{}
+	for _, st := range steps {
+		named[st.records[0].key()] = true
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.next.configured)) {
+		if !named[key] {
+			steps = append(steps, gone(draft, key))
 		}
-		records = append(records, s.goneLocked(key))
 	}
-	s.publishLocked()
-	done := s.journal.append(records...)
+	done := s.beginLocked(steps...)
 	s.mu.Unlock()
-	return warnings, errors.Join(append(faults, done())...)
-}
-
-// goneLocked removes what the configuration doesn't name any more.
-func (s *State) goneLocked(key string) record {
-	id := key[1:]
-	if key[0] == 'c' {
-		of := ""
-		if c, ok := s.checks[id]; ok {
-			of = c.Record.ServiceID
-		}
-		delete(s.checks, id)
-		return record{DropCheck: id, Of: of}
-	}
-	s.removeLocked(id)
-	if side, ok := s.services[SidecarID(id)]; ok && side.Parent == id {
-		s.removeLocked(SidecarID(id))
-	}
-	return record{DropService: id}
-}
-
-// markLocked notes that a record is the configuration's.
-func (s *State) markLocked(r record) {
-	if r.Configured {
-		s.configured[r.key()] = true
-	}
-}
-
-// checkLocked puts a check in place of what had its ID, or changes nothing.
-func (s *State) checkLocked(d CheckDefinition, token string) (*Check, error) {
-	var service *catalog.Service
-	if d.ServiceID != "" {
-		svc, ok := s.services[d.ServiceID]
-		if !ok {
-			return nil, fmt.Errorf("ServiceID %q does not exist: %w", d.ServiceID, ErrUnknown)
-		}
-		service = svc.Record
-	}
-	c, err := s.buildCheck(d, service, token)
-	if err != nil {
+	if err := done(); err != nil {
 		return nil, err
 	}
-	if old, ok := s.checks[c.Record.CheckID]; ok && d.Status == "" {
-		c.Record.Status, c.Record.Output = old.Record.Status, old.Record.Output
+	return warnings, nil
+}
+
+// gone removes what the configuration doesn't name any more.
+func gone(t *tables, key string) step {
+	id := key[1:]
+	if key[0] != 'c' {
+		return step{removal{id}, []record{{DropService: id}}}
 	}
-	s.checks[c.Record.CheckID] = c
-	return c, nil
+	of := ""
+	if c, ok := t.checks[id]; ok {
+		of = c.Record.ServiceID
+	}
+	return step{checkRemoval{id}, []record{{DropCheck: id, Of: of}}}
 }

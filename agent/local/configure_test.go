@@ -59,14 +59,20 @@ func TestConfigure(t *testing.T) {
 	})
 }
 
-// Proxies may come before their services in a file; each fault is named, and the rest is taken.
+// Proxies may come before their services in a file; each fault is named, and then nothing is taken.
 func TestConfigureOrderAndFaults(t *testing.T) {
 	s := newState(t, "")
 	proxy := ServiceDefinition{Name: "p", Kind: catalog.KindConnectProxy, Port: 1, Proxy: &ProxyDefinition{Proxy: catalog.Proxy{DestinationServiceName: "web", DestinationServiceID: "web"}}}
 	_, err := s.Configure([]ServiceDefinition{proxy, {Name: "web"}, {Name: "bad", Port: -1}}, []CheckDefinition{{Name: "odd"}})
-	if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `service "bad" of the configuration: Invalid Port`) ||
-		!strings.Contains(err.Error(), `check "odd" of the configuration: Invalid check`) {
+	if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `service "bad": Invalid Port`) ||
+		!strings.Contains(err.Error(), `check "odd": Invalid check`) {
 		t.Errorf("%v", err)
+	}
+	if got := names(s); got != "" {
+		t.Errorf("half applied: %s", got)
+	}
+	if _, err := s.Configure([]ServiceDefinition{proxy, {Name: "web"}}, nil); err != nil {
+		t.Error(err)
 	}
 	if got := names(s); got != "p, web" {
 		t.Errorf("%s", got)

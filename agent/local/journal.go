@@ -15,8 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-
-	"github.com/weftmesh/weft/catalog"
 )
 
 // record is one line of the journal: a registration as it was given, or a removal.
@@ -43,13 +41,28 @@ type maintenance struct {
 // disk is busy share one write and one fsync.
 type journal struct {
 	path string
-	file *os.File
+	file disk
+	size int64 // of what is certainly in the file
 
-	mu      sync.Mutex // guards all below
+	mu      sync.Mutex // guards all below; taken after the State's
 	pending []byte
-	waiting []chan error
+	waiting []appended
 	wake    chan struct{}
-	failed  error // after a failed fsync nothing is certain any more: all later appends fail
+	failed  error // nothing is certain any more: all later appends fail
+}
+
+// disk is what the journal does with its file.
+type disk interface {
+	io.WriteCloser
+	Sync() error
+	Truncate(size int64) error
+	Seek(offset int64, whence int) (int64, error)
+}
+
+// appended is what waits for the disk, and who for its end.
+type appended struct {
+	steps []step
+	done  chan error
 }
 
 // journalVersion is the first line; a higher one was written by a newer weft.
@@ -78,7 +91,7 @@ func openJournal(path string) (*journal, []record, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("journal: %w", err)
 	}
-	return &journal{path: path, file: file, wake: make(chan struct{}, 1)}, kept, nil
+	return &journal{path: path, file: file, size: int64(len(buf)), wake: make(chan struct{}, 1)}, kept, nil
 }
 
 func readJournal(path string) ([]record, error) {
@@ -243,86 +256,117 @@ func replaceFile(path string, data []byte) (*os.File, error) {
 	return f, nil
 }
 
-// append queues records; the returned function waits until they are on disk. A nil journal keeps nothing.
-func (j *journal) append(records ...record) (done func() error) {
-	if j == nil {
-		return func() error { return nil }
-	}
+// append queues records; the channel says whether they are on disk, after the steps that they stand for are settled.
+func (j *journal) append(records []record, steps []step) (done <-chan error, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.failed != nil {
-		err := j.failed
-		return func() error { return err }
+		return nil, j.failed
 	}
 	buf := j.pending
 	for _, r := range records {
-		var err error
 		if buf, err = appendLine(buf, r); err != nil {
-			return func() error { return err }
+			return nil, err
 		}
 	}
 	j.pending = buf
 	c := make(chan error, 1)
-	j.waiting = append(j.waiting, c)
+	j.waiting = append(j.waiting, appended{steps, c})
 	select {
 	case j.wake <- struct{}{}:
 	default:
 	}
-	return func() error { return <-c }
+	return c, nil
 }
 
-// run writes until ctx ends, and then what is still queued.
-func (j *journal) run(ctx context.Context) error {
+// run writes until ctx ends, and then what is still queued. What became of each append is given to settle, in their order.
+func (j *journal) run(ctx context.Context, settle func([]appended, error)) error {
 	for {
 		select {
 		case <-j.wake:
-			j.flush()
+			j.flush(settle)
 		case <-ctx.Done():
-			j.flush()
-			j.mu.Lock()
-			defer j.mu.Unlock()
-			j.failed = errors.Join(j.failed, errors.New("the agent is stopping"))
+			j.flush(settle)
+			j.fail(errors.New("the agent is stopping"))
+			j.flush(settle)
 			return j.file.Close()
 		}
 	}
 }
 
-func (j *journal) flush() {
+func (j *journal) fail(err error) {
 	j.mu.Lock()
-	data, waiting := j.pending, j.waiting
+	defer j.mu.Unlock()
+	if j.failed == nil {
+		j.failed = err
+	}
+}
+
+func (j *journal) flush(settle func([]appended, error)) {
+	j.mu.Lock()
+	data, waiting, err := j.pending, j.waiting, j.failed
 	j.pending, j.waiting = nil, nil
-	err := j.failed
 	j.mu.Unlock()
 	if len(waiting) == 0 {
 		return
 	}
 	if err == nil {
-		if _, err = j.file.Write(data); err == nil {
-			err = j.file.Sync()
-		}
-		if err != nil {
-			err = fmt.Errorf("journal %s: %w", j.path, err)
-			j.mu.Lock()
-			j.failed = err
-			j.mu.Unlock()
-		}
+		err = j.write(data)
 	}
-	for _, c := range waiting {
-		c <- err
+	settle(waiting, err)
+}
+
+// takePending takes out of the queue what waits behind a failure.
+func (j *journal) takePending() []appended {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	waiting := j.waiting
+	j.pending, j.waiting = nil, nil
+	return waiting
+}
+
+// write brings data to the disk. What can't be written whole is taken back, so that a restart doesn't bring it about after
+// its caller was refused; a disk that was full then goes on as soon as it has room. If that fails, or the fsync did, the
+// kernel may have dropped pages without a trace, and nothing is appended any more.
+func (j *journal) write(data []byte) error {
+	_, err := j.file.Write(data)
+	synced := false
+	if err == nil {
+		synced = true
+		err = j.file.Sync()
 	}
+	if err == nil {
+		j.size += int64(len(data))
+		return nil
+	}
+	err = fmt.Errorf("journal %s: %w", j.path, err)
+	back := j.file.Truncate(j.size)
+	if back == nil {
+		_, back = j.file.Seek(j.size, io.SeekStart)
+	}
+	if back == nil {
+		back = j.file.Sync()
+	}
+	switch {
+	case back != nil:
+		j.fail(errors.Join(err, fmt.Errorf("and what was written can't be taken back: %w; a restart may find it", back)))
+	case synced:
+		j.fail(err)
+	}
+	return err
 }
 
 // replay brings back what the journal kept. A definition that this version refuses is reported and left out, not lost:
 // it stays in the journal until it is removed.
-func (s *State) replay(kept []record) error {
+func (s *State) replay(kept []record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.recalled = s.recall()
-	s.ports = map[string]int{}
-	defer func() { s.ports = nil }()
+	t := s.now
+	t.recalled = s.recall()
+	t.reserved = map[string]int{}
 	for _, r := range kept {
 		if r.Service != nil && r.SidecarPort > 0 {
-			s.ports[SidecarID(serviceID(r.Service))] = r.SidecarPort
+			t.reserved[SidecarID(serviceID(r.Service))] = r.SidecarPort
 		}
 	}
 	for _, proxies := range []bool{false, true} {
@@ -330,53 +374,46 @@ func (s *State) replay(kept []record) error {
 			if r.Service == nil || (r.Service.Kind != "") != proxies {
 				continue
 			}
-			main, sidecar, _, err := s.build(*r.Service, r.Token)
+			main, sidecar, _, err := s.build(t, *r.Service, r.Token)
 			if err != nil {
 				s.log.Warn("registration from the journal is refused", "service", serviceID(r.Service), "error", err)
 				continue
 			}
-			s.replaceLocked(main, false)
-			if sidecar != nil {
-				s.replaceLocked(sidecar, false)
-			}
-			s.markLocked(r)
+			registration{main: main, sidecar: sidecar, configured: r.Configured}.apply(t)
 		}
 	}
 	for _, r := range kept {
-		if r.Check == nil {
+		if r.Check == nil || (r.Check.ServiceID != "" && t.services[r.Check.ServiceID] == nil) {
 			continue
 		}
-		var service *catalog.Service
-		if r.Check.ServiceID != "" {
-			svc, ok := s.services[r.Check.ServiceID]
-			if !ok {
-				continue
-			}
-			service = svc.Record
-		}
-		c, err := s.buildCheck(*r.Check, service, r.Token)
+		st, err := s.planCheck(t, *r.Check, r.Token, r.Configured)
 		if err != nil {
 			s.log.Warn("check from the journal is refused", "check", r.Check.ID, "error", err)
 			continue
 		}
-		s.checks[c.Record.CheckID] = c
-		s.markLocked(r)
+		st.change.apply(t)
 	}
 	for _, r := range kept {
-		if c, ok := s.checks[r.DropCheck]; ok && r.Of != "" && c.Record.ServiceID == r.Of {
-			delete(s.checks, r.DropCheck)
+		if c, ok := t.checks[r.DropCheck]; ok && r.Of != "" && c.Record.ServiceID == r.Of {
+			t.dropCheck(r.DropCheck)
 		}
 	}
 	for _, r := range kept {
-		if m := r.Maintenance; m != nil {
-			if err := s.maintainLocked(m.Of, m.On, m.Reason); err != nil {
-				s.log.Warn("maintenance from the journal is of nothing that is here", "service", m.Of, "error", err)
-			}
+		m := r.Maintenance
+		if m == nil {
+			continue
 		}
+		c, err := s.planMaintenance(t, m.Of, m.On, m.Reason)
+		if err != nil {
+			s.log.Warn("maintenance from the journal is of nothing that is here", "service", m.Of, "error", err)
+			continue
+		}
+		c.apply(t)
 	}
-	for id, c := range s.checks {
-		s.checks[id] = s.recalledLocked(c)
+	for id, c := range t.checks {
+		t.checks[id] = t.recall(c)
 	}
+	t.reserved = nil
+	s.next = t.clone()
 	s.publishLocked()
-	return nil
 }

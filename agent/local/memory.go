@@ -42,17 +42,6 @@ func (s *State) recall() map[string]string {
 	return kept
 }
 
-// recalledLocked is a new check with the status that it had when the agent last ran.
-func (s *State) recalledLocked(c *Check) *Check {
-	status := s.recalled[c.Record.CheckID]
-	if status == "" || validStatus(status) != nil || c.Definition.Status != "" || c.Definition.Type() == "" {
-		return c
-	}
-	r := *c.Record
-	r.Status = status
-	return &Check{Record: &r, Definition: c.Definition, Token: c.Token}
-}
-
 // Run writes the journal, and what checks last said, until ctx ends.
 func (s *State) Run(ctx context.Context) error {
 	if s.journal == nil {
@@ -60,7 +49,7 @@ func (s *State) Run(ctx context.Context) error {
 		return nil
 	}
 	g := run.New(ctx)
-	g.Go("journal", s.journal.run)
+	g.Go("journal", func(ctx context.Context) error { return s.journal.run(ctx, s.settle) })
 	g.Go("memory", s.remember)
 	return g.Wait()
 }
@@ -95,7 +84,7 @@ func (s *State) remember(ctx context.Context) error {
 		case <-changed:
 		case <-forget.C:
 			s.mu.Lock()
-			s.recalled = nil
+			s.now.recalled, s.next.recalled = nil, nil
 			s.mu.Unlock()
 			continue
 		case <-ctx.Done():

@@ -3,6 +3,7 @@
 package local
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -26,21 +27,22 @@ type Config struct {
 }
 
 // State is this host's wanted state. It is safe for use by several goroutines.
+//
+// A change goes three ways: it is validated against next, which has all that is on its way to the disk too; it is written to the
+// journal, with all others that arrive meanwhile; and then it is in force, by being made on now. If the disk fails, what
+// was on its way is forgotten: next becomes now again.
 type State struct {
 	node                   catalog.Node
 	sidecarMin, sidecarMax int
 	log                    *slog.Logger
-	journal                *journal
+	journal                *journal // nil: nothing is kept
 
-	mu       sync.Mutex     // guards all below
-	ports    map[string]int // of generated sidecars, as the journal has them; only while it is read
-	services map[string]*Service
-	checks   map[string]*Check // those of services too
-	version  uint64
-	changed  chan struct{}     // closed and made anew at each change
-	recalled map[string]string // check → its status when the agent last ran
-	// configured are the services and checks that files of the configuration named (keys as those of the journal's records).
-	configured map[string]bool
+	mu        sync.Mutex // guards all below
+	now       *tables
+	next      *tables // now itself without a journal
+	version   uint64
+	changed   chan struct{} // closed and made anew at each change
+	published *Wanted       // the copy of now that all readers of this version share; nil: nobody has asked yet
 }
 
 // New makes a state and reads what its journal holds. It starts nothing.
@@ -52,10 +54,9 @@ func New(c Config) (*State, error) {
 		c.SidecarMax = c.SidecarMin + 255
 	}
 	s := &State{
-		node: c.Node, sidecarMin: c.SidecarMin, sidecarMax: c.SidecarMax, log: c.Log,
-		services: map[string]*Service{}, checks: map[string]*Check{}, changed: make(chan struct{}),
-		configured: map[string]bool{},
+		node: c.Node, sidecarMin: c.SidecarMin, sidecarMax: c.SidecarMax, log: c.Log, now: newTables(), changed: make(chan struct{}),
 	}
+	s.next = s.now
 	if c.Journal == "" {
 		return s, nil
 	}
@@ -64,57 +65,158 @@ func New(c Config) (*State, error) {
 		return nil, err
 	}
 	s.journal = j
-	return s, s.replay(kept)
+	s.replay(kept)
+	return s, nil
 }
 
 // Node is this host's record.
 func (s *State) Node() catalog.Node { return s.node }
 
+// step is a change with what the journal keeps of it.
+type step struct {
+	change  change
+	records []record
+}
+
+// beginLocked sends steps that were validated against next on their way. The returned function waits until they are in force,
+// or gives the reason why they never will be; it is called without the lock.
+func (s *State) beginLocked(steps ...step) (done func() error) {
+	if s.journal == nil {
+		for _, st := range steps {
+			st.change.apply(s.now)
+		}
+		s.publishLocked()
+		return func() error { return nil }
+	}
+	var records []record
+	for _, st := range steps {
+		records = append(records, st.records...)
+	}
+	wait, err := s.journal.append(records, steps)
+	if err != nil {
+		return func() error { return err }
+	}
+	for _, st := range steps {
+		st.change.apply(s.next)
+	}
+	return func() error { return <-wait }
+}
+
+// settle ends the way of what was appended: with err nil it is in force, else nothing of it, nor of what came after it, is.
+func (s *State) settle(written []appended, err error) {
+	s.mu.Lock()
+	if err == nil {
+		for _, a := range written {
+			for _, st := range a.steps {
+				st.change.apply(s.now)
+			}
+		}
+		s.publishLocked()
+	} else {
+		written = append(written, s.journal.takePending()...) // it was validated against what isn't to be
+		s.next = s.now.clone()
+	}
+	s.mu.Unlock()
+	for _, a := range written {
+		a.done <- err
+	}
+}
+
 // Register takes a service, with its checks and generated sidecar, in place of what had its ID. It answers when the
-// journal has it on disk. With keepChecks, checks of the old registration that the new one doesn't name stay.
-// Warnings name what was taken without effect.
+// journal has it on disk and it is in force; with an error, nothing has changed. With keepChecks, checks of the old
+// registration that the new one doesn't name stay. Warnings name what was taken without effect.
 func (s *State) Register(d ServiceDefinition, token string, keepChecks bool) (warnings []string, err error) {
 	s.mu.Lock()
-	main, sidecar, warnings, err := s.registerLocked(d, token, keepChecks)
+	st, warnings, err := s.plan(s.next, d, token, registration{keepChecks: keepChecks})
 	if err != nil {
 		s.mu.Unlock()
 		return nil, err
 	}
-	delete(s.configured, "s"+main.Record.ID)
-	s.publishLocked()
-	done := s.journal.append(s.recordsLocked(main, sidecar)...)
+	done := s.beginLocked(st)
 	s.mu.Unlock()
-	return warnings, done()
+	if err := done(); err != nil {
+		return nil, err
+	}
+	return warnings, nil
 }
 
-// registerLocked puts what a definition means in place of what had its ID, or changes nothing.
-func (s *State) registerLocked(d ServiceDefinition, token string, keepChecks bool) (main, sidecar *Service, warnings []string, err error) {
-	main, sidecar, warnings, err = s.build(d, token)
-	if err == nil {
-		err = s.destinationHereLocked(main)
+// RegisterAll takes many services as one: all of them, ordinary ones before proxies, or none if any is refused.
+func (s *State) RegisterAll(all []ServiceDefinition, token string, keepChecks bool) (warnings []string, err error) {
+	s.mu.Lock()
+	steps, warnings, faults := s.planAll(s.next.clone(), all, token, registration{keepChecks: keepChecks})
+	if len(faults) > 0 {
+		s.mu.Unlock()
+		return nil, joinSome(faults)
 	}
-	if err != nil {
-		return nil, nil, nil, err
+	done := s.beginLocked(steps...)
+	s.mu.Unlock()
+	if err := done(); err != nil {
+		return nil, err
 	}
-	s.replaceLocked(main, keepChecks)
-	if sidecar != nil {
-		s.replaceLocked(sidecar, keepChecks)
-	} else if old, ok := s.services[SidecarID(main.Record.ID)]; ok && old.Parent == main.Record.ID {
-		s.removeLocked(old.Record.ID)
-	}
-	return main, sidecar, warnings, nil
+	return warnings, nil
 }
 
-// recordsLocked is a registration for the journal: the definition, and the checks of before that stay without being in it.
-func (s *State) recordsLocked(main, sidecar *Service) []record {
-	records := []record{{Service: &main.Definition, Token: main.Token, SidecarPort: portOf(sidecar)}}
-	for _, svc := range []*Service{main, sidecar} {
+// planAll validates registrations one after the other on a draft, which it changes.
+func (s *State) planAll(draft *tables, all []ServiceDefinition, token string, as registration) (steps []step, warnings []string, faults []error) {
+	seen := map[string]bool{}
+	for _, proxies := range []bool{false, true} {
+		for _, d := range all {
+			if (d.Kind != "") != proxies {
+				continue
+			}
+			id := serviceID(&d)
+			if seen[id] {
+				faults = append(faults, invalidf("service %q: two services of one request have this ID; give one of them another id", id))
+				continue
+			}
+			seen[id] = true
+			st, w, err := s.plan(draft, d, token, as)
+			if err != nil {
+				faults = append(faults, fmt.Errorf("service %q: %w", id, err))
+				continue
+			}
+			st.change.apply(draft)
+			steps, warnings = append(steps, st), append(warnings, w...)
+		}
+	}
+	return steps, warnings, faults
+}
+
+// someFaults is how many faults one answer names.
+const someFaults = 10
+
+func joinSome(faults []error) error {
+	if more := len(faults) - someFaults; more > 0 {
+		faults = append(faults[:someFaults:someFaults], fmt.Errorf("and %d more", more))
+	}
+	return errors.Join(faults...)
+}
+
+// plan turns a definition into the step that it means after t.
+func (s *State) plan(t *tables, d ServiceDefinition, token string, as registration) (st step, warnings []string, err error) {
+	if as.main, as.sidecar, warnings, err = s.build(t, d, token); err != nil {
+		return step{}, nil, err
+	}
+	if err = destinationHere(t, as.main); err != nil {
+		return step{}, nil, err
+	}
+	return step{as, recordsOf(t, as)}, warnings, nil
+}
+
+// recordsOf is a registration for the journal: the definition, and the checks of before that stay without being in it.
+func recordsOf(t *tables, r registration) []record {
+	main := r.main
+	records := []record{{Service: &main.Definition, Token: main.Token, SidecarPort: portOf(r.sidecar), Configured: r.configured}}
+	if !r.keepChecks {
+		return records
+	}
+	for _, svc := range []*Service{main, r.sidecar} {
 		if svc == nil {
 			continue
 		}
-		for id, c := range s.checks {
+		for _, id := range t.of[svc.Record.ID] {
 			named := slices.ContainsFunc(svc.Checks, func(own Check) bool { return own.Record.CheckID == id })
-			if c.Record.ServiceID == svc.Record.ID && !named && c.Definition.Type() != "" {
+			if c := t.checks[id]; !named && c.Definition.Type() != "" {
 				records = append(records, record{Check: &c.Definition, Token: c.Token})
 			}
 		}
@@ -122,54 +224,23 @@ func (s *State) recordsLocked(main, sidecar *Service) []record {
 	return records
 }
 
-// destinationHereLocked refuses a proxy for a service that this agent doesn't have.
-func (s *State) destinationHereLocked(svc *Service) error {
+// destinationHere refuses a proxy for a service that this agent doesn't have.
+func destinationHere(t *tables, svc *Service) error {
 	p := svc.Record.Proxy
 	if p == nil || p.DestinationServiceID == "" || svc.Parent != "" {
 		return nil
 	}
-	if _, ok := s.services[p.DestinationServiceID]; !ok {
+	if _, ok := t.services[p.DestinationServiceID]; !ok {
 		return invalidf("proxy %q: Proxy.DestinationServiceID %q isn't registered on this agent; register that service first",
 			svc.Record.ID, p.DestinationServiceID)
 	}
 	return nil
 }
 
-func (s *State) replaceLocked(svc *Service, keepChecks bool) {
-	id := svc.Record.ID
-	named := map[string]bool{}
-	for i := range svc.Checks {
-		c := &svc.Checks[i]
-		named[c.Record.CheckID] = true
-		// What is known of a check stays known while it is asked anew.
-		if old, ok := s.checks[c.Record.CheckID]; ok && old.Record.ServiceID == id && c.Definition.Status == "" {
-			r := *c.Record
-			r.Status, r.Output = old.Record.Status, old.Record.Output
-			c.Record = &r
-		} else if !ok {
-			c = s.recalledLocked(c)
-		}
-		s.checks[c.Record.CheckID] = c
-	}
-	for checkID, c := range s.checks {
-		if c.Record.ServiceID != id || named[checkID] || checkID == maintenanceID(id) {
-			continue
-		}
-		if keepChecks {
-			r := *c.Record
-			r.ServiceName, r.ServiceTags = svc.Record.Service, svc.Record.Tags
-			s.checks[checkID] = &Check{Record: &r, Definition: c.Definition, Token: c.Token}
-			continue
-		}
-		delete(s.checks, checkID)
-	}
-	s.services[id] = svc
-}
-
 // Deregister removes a service with its checks and generated sidecar.
 func (s *State) Deregister(id string) error {
 	s.mu.Lock()
-	svc, ok := s.services[id]
+	svc, ok := s.next.services[id]
 	if !ok {
 		s.mu.Unlock()
 		return fmt.Errorf("Unknown service ID %q. Ensure that the service ID is passed, not the service name.: %w", id, ErrUnknown) //nolint:staticcheck // Consul's text
@@ -178,53 +249,50 @@ func (s *State) Deregister(id string) error {
 		s.mu.Unlock()
 		return invalidf("service %q is the generated sidecar of %q and goes with it", id, svc.Parent)
 	}
-	s.removeLocked(id)
-	if side, ok := s.services[SidecarID(id)]; ok && side.Parent == id {
-		s.removeLocked(SidecarID(id))
-	}
-	delete(s.configured, "s"+id)
-	s.publishLocked()
-	done := s.journal.append(record{DropService: id})
+	done := s.beginLocked(step{removal{id}, []record{{DropService: id}}})
 	s.mu.Unlock()
 	return done()
-}
-
-func (s *State) removeLocked(id string) {
-	delete(s.services, id)
-	for checkID, c := range s.checks {
-		if c.Record.ServiceID == id {
-			delete(s.checks, checkID)
-		}
-	}
 }
 
 // RegisterCheck takes a check, of the node or of the service that it names.
 func (s *State) RegisterCheck(d CheckDefinition, token string) error {
 	s.mu.Lock()
-	c, err := s.checkLocked(d, token)
+	st, err := s.planCheck(s.next, d, token, false)
 	if err != nil {
 		s.mu.Unlock()
 		return err
 	}
-	delete(s.configured, "c"+c.Record.CheckID)
-	s.publishLocked()
-	done := s.journal.append(record{Check: &c.Definition, Token: c.Token})
+	done := s.beginLocked(st)
 	s.mu.Unlock()
 	return done()
+}
+
+// planCheck turns a check's definition into the step that it means after t.
+func (s *State) planCheck(t *tables, d CheckDefinition, token string, configured bool) (step, error) {
+	var service *catalog.Service
+	if d.ServiceID != "" {
+		svc, ok := t.services[d.ServiceID]
+		if !ok {
+			return step{}, fmt.Errorf("ServiceID %q does not exist: %w", d.ServiceID, ErrUnknown)
+		}
+		service = svc.Record
+	}
+	c, err := s.buildCheck(d, service, token)
+	if err != nil {
+		return step{}, err
+	}
+	return step{checkRegistration{c, configured}, []record{{Check: &c.Definition, Token: c.Token, Configured: configured}}}, nil
 }
 
 // DeregisterCheck removes a check.
 func (s *State) DeregisterCheck(id string) error {
 	s.mu.Lock()
-	c, ok := s.checks[id]
+	c, ok := s.next.checks[id]
 	if !ok {
 		s.mu.Unlock()
 		return unknownCheck(id)
 	}
-	delete(s.checks, id)
-	delete(s.configured, "c"+id)
-	s.publishLocked()
-	done := s.journal.append(record{DropCheck: id, Of: c.Record.ServiceID})
+	done := s.beginLocked(step{checkRemoval{id}, []record{{DropCheck: id, Of: c.Record.ServiceID}}})
 	s.mu.Unlock()
 	return done()
 }
@@ -240,7 +308,7 @@ func (s *State) SetCheck(id, status, output string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, ok := s.checks[id]
+	c, ok := s.now.checks[id]
 	if !ok {
 		return unknownCheck(id)
 	}
@@ -250,9 +318,7 @@ func (s *State) SetCheck(id, status, output string) error {
 	if c.Record.Status == status && c.Record.Output == output {
 		return nil
 	}
-	r := *c.Record
-	r.Status, r.Output = status, output
-	s.checks[id] = &Check{Record: &r, Definition: c.Definition, Token: c.Token}
+	s.now.checks[id] = c.with(status, output) // a result isn't journaled: what is on its way takes it over when it is in force
 	s.publishLocked()
 	return nil
 }
@@ -265,25 +331,25 @@ func maintenanceID(service string) string { return "_service_maintenance:" + ser
 // SetMaintenance takes a service (or with "" the node) out of service, or back in.
 func (s *State) SetMaintenance(service string, on bool, reason string) error {
 	s.mu.Lock()
-	if err := s.maintainLocked(service, on, reason); err != nil {
+	c, err := s.planMaintenance(s.next, service, on, reason)
+	if err != nil {
 		s.mu.Unlock()
 		return err
 	}
-	s.publishLocked()
-	done := s.journal.append(record{Maintenance: &maintenance{Of: service, On: on, Reason: reason}})
+	done := s.beginLocked(step{c, []record{{Maintenance: &maintenance{Of: service, On: on, Reason: reason}}}})
 	s.mu.Unlock()
 	return done()
 }
 
-func (s *State) maintainLocked(service string, on bool, reason string) error {
+func (s *State) planMaintenance(t *tables, service string, on bool, reason string) (change, error) {
 	r := &catalog.Check{
 		Scope: s.node.Scope, Node: s.node.Node, CheckID: NodeMaintenance, Name: "Node Maintenance Mode", Type: TypeMaintenance,
 		Status: catalog.HealthCritical, Notes: reason, Owner: Owner,
 	}
 	if service != "" {
-		svc, ok := s.services[service]
+		svc, ok := t.services[service]
 		if !ok {
-			return fmt.Errorf("Unknown service ID %q: %w", service, ErrUnknown) //nolint:staticcheck // Consul's text
+			return nil, fmt.Errorf("Unknown service ID %q: %w", service, ErrUnknown) //nolint:staticcheck // Consul's text
 		}
 		r.Scope, r.CheckID, r.Name = svc.Record.Scope, maintenanceID(service), "Service Maintenance Mode"
 		r.ServiceID, r.ServiceName, r.ServiceTags = service, svc.Record.Service, svc.Record.Tags
@@ -292,30 +358,51 @@ func (s *State) maintainLocked(service string, on bool, reason string) error {
 		r.Notes = "Maintenance mode is enabled for this " + map[bool]string{true: "service", false: "node"}[service != ""] + ", but no reason was provided."
 	}
 	if on {
-		s.checks[r.CheckID] = &Check{Record: r}
-	} else {
-		delete(s.checks, r.CheckID)
+		return maintaining{&Check{Record: r}}, nil
 	}
-	return nil
+	return maintained{r.CheckID}, nil
 }
 
-// Wanted is the host's wanted state at one moment. Its records are shared: nobody may change them.
+// Wanted is the host's wanted state at one moment. All of it is shared between its readers: nobody may change it.
 type Wanted struct {
 	Version  uint64
 	Node     catalog.Node
 	Services map[string]*Service
 	Checks   map[string]*Check
+
+	of map[string][]string // service → its checks; nil in one that wasn't made by a State
 }
 
-// Wanted gives the state now, and a channel that is closed at the next change.
+// Wanted gives the state now, and a channel that is closed at the next change. The copy is made once for each version that
+// somebody asks for: with ten thousand services, a copy for each of the agent's readers was most of what a registration cost.
 func (s *State) Wanted() (Wanted, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Wanted{Version: s.version, Node: s.node, Services: maps.Clone(s.services), Checks: maps.Clone(s.checks)}, s.changed
+	if s.published == nil {
+		s.published = &Wanted{
+			Version: s.version, Node: s.node, Services: maps.Clone(s.now.services), Checks: maps.Clone(s.now.checks), of: maps.Clone(s.now.of),
+		}
+	}
+	return *s.published, s.changed
+}
+
+// Service is the registration of this ID, nil if there is none.
+func (s *State) Service(id string) *Service {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now.services[id]
+}
+
+// Check is the check of this ID, nil if there is none.
+func (s *State) Check(id string) *Check {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now.checks[id]
 }
 
 func (s *State) publishLocked() {
 	s.version++
+	s.published = nil
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
@@ -338,6 +425,12 @@ func (w *Wanted) Sidecars(service string) []*Service {
 // ChecksOf lists a service's checks, sorted by ID; "" lists the node's own.
 func (w *Wanted) ChecksOf(service string) []*Check {
 	var found []*Check
+	if w.of != nil {
+		for _, id := range w.of[service] {
+			found = append(found, w.Checks[id])
+		}
+		return found
+	}
 	for _, id := range slices.Sorted(maps.Keys(w.Checks)) {
 		if c := w.Checks[id]; c.Record.ServiceID == service {
 			found = append(found, c)

@@ -90,6 +90,7 @@ func Handlers(c Config) map[string]api.Handler {
 		"GET /v1/agent/health/service/id/{name}":   h.healthByID,
 		"GET /v1/agent/health/service/name/{name}": h.healthByName,
 		"PUT /v1/agent/service/register":           h.register,
+		"PUT /v1/agent/services/register":          h.registerAll,
 		"PUT /v1/agent/service/deregister/{name}":  h.deregister,
 		"PUT /v1/agent/service/maintenance/{name}": h.maintainService,
 		"PUT /v1/agent/maintenance":                h.maintainNode,
@@ -191,16 +192,48 @@ func (h *handlers) register(w http.ResponseWriter, r *api.Request) error {
 	if err != nil {
 		return fault(err)
 	}
+	warn(w, warnings)
+	return nil
+}
+
+// registerAll is weft's: many services in one request, all or nothing, one append to the journal.
+func (h *handlers) registerAll(w http.ResponseWriter, r *api.Request) error {
+	var body struct{ Services []local.ServiceDefinition }
+	if err := api.ReadJSON(r, &body); err != nil {
+		return err
+	}
+	keep, err := flag(r, "replace-existing-checks")
+	if err != nil {
+		return err
+	}
+	for _, d := range body.Services {
+		if err := r.Authorize(d.Name); err != nil {
+			return err
+		}
+	}
+	warnings, err := h.c.State.RegisterAll(body.Services, api.TokenOf(r.Request), !keep)
+	if err != nil {
+		return fault(err)
+	}
+	warn(w, warnings)
+	return nil
+}
+
+// maxWarnings bounds the headers of one answer.
+const maxWarnings = 10
+
+func warn(w http.ResponseWriter, warnings []string) {
+	if more := len(warnings) - maxWarnings; more > 0 {
+		warnings = append(warnings[:maxWarnings:maxWarnings], fmt.Sprintf("and %d more warnings", more))
+	}
 	for _, warning := range warnings {
 		w.Header().Add("X-Weft-Warning", warning)
 	}
-	return nil
 }
 
 // ownService authorises a write on the service that has this ID.
 func (h *handlers) ownService(r *api.Request, id string) error {
-	wanted, _ := h.c.State.Wanted()
-	if svc, ok := wanted.Services[id]; ok {
+	if svc := h.c.State.Service(id); svc != nil {
 		return r.Authorize(svc.Record.Service)
 	}
 	return r.Authorize("")
@@ -248,8 +281,7 @@ func (h *handlers) registerCheck(_ http.ResponseWriter, r *api.Request) error {
 }
 
 func (h *handlers) ownCheck(r *api.Request, id string) error {
-	wanted, _ := h.c.State.Wanted()
-	if c, ok := wanted.Checks[id]; ok {
+	if c := h.c.State.Check(id); c != nil {
 		return r.Authorize(c.Record.ServiceName)
 	}
 	return r.Authorize("")
@@ -282,8 +314,7 @@ func (h *handlers) setCheck(r *api.Request, status, output string) error {
 	if err := h.ownCheck(r, id); err != nil {
 		return err
 	}
-	wanted, _ := h.c.State.Wanted()
-	if c, ok := wanted.Checks[id]; ok && c.Definition.Type() != local.TypeTTL {
+	if c := h.c.State.Check(id); c != nil && c.Definition.Type() != local.TypeTTL {
 		return &api.StatusError{Code: http.StatusBadRequest, Text: fmt.Sprintf("CheckID %q does not have associated TTL", id)}
 	}
 	if err := h.c.State.SetCheck(id, status, output); err != nil {

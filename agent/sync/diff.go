@@ -76,7 +76,13 @@ func NodeDiffers(wanted, have *catalog.Node) bool {
 	return !same(w, h)
 }
 
+// What was sent is remembered as it is, so that on a host with very many services an unchanged one costs a comparison of
+// two pointers.
+
 func sameService(w, h *catalog.Service) bool {
+	if w == h {
+		return true
+	}
 	a, b := *w, *h
 	a.Indexes, b.Indexes = catalog.Indexes{}, catalog.Indexes{}
 	if b.EnableTagOverride {
@@ -86,6 +92,9 @@ func sameService(w, h *catalog.Service) bool {
 }
 
 func sameCheck(w, h *catalog.Check, outputs bool) bool {
+	if w == h {
+		return true
+	}
 	a, b := *w, *h
 	a.Indexes, b.Indexes = catalog.Indexes{}, catalog.Indexes{}
 	if !outputs {

@@ -46,7 +46,8 @@ var Routes = []Route{
 	{http.MethodGet, "/v1/agent/connect/ca/roots", Agent, none, Nothing, "", true},
 	{http.MethodGet, "/v1/agent/connect/ca/leaf/{name}", Agent, serviceWrite, PathName, "", true},
 	{http.MethodPost, "/v1/agent/connect/authorize", Agent, serviceWrite, InBody, "", false},
-	// weft's: how a proxy of this host reaches ADS and proves who it is, what proxies have, and all certificates.
+	// weft's: many registrations as one; how a proxy of this host reaches ADS and proves who it is, what proxies have, and all certificates.
+	{http.MethodPut, "/v1/agent/services/register", Agent, serviceWrite, InBody, "", false},
 	{http.MethodGet, "/v1/agent/connect/proxy/{name}", Agent, serviceWrite, ByHandler, "", false},
 	{http.MethodGet, "/v1/agent/connect/proxies", Agent, serviceRead, Listed, "service", false},
 	{http.MethodGet, "/v1/agent/connect/certificates", Agent, agentRead, Nothing, "", false},
