@@ -110,9 +110,9 @@ func TestCommands(t *testing.T) {
 		{name: "odd format", answers: map[string]string{"GET " + intentions: "[]"}, args: []string{"intention", "list", "-format", "xml"}, code: 1, err: "Unknown format: xml"},
 
 		{
-			name: "register, ordinary services first", answers: map[string]string{"PUT /v1/agent/service/register": ""}, args: []string{"services", "register", good},
+			name: "register, ordinary services first, as one", answers: map[string]string{"PUT /v1/agent/services/register": ""}, args: []string{"services", "register", good},
 			out: "Registered service: web\nRegistered service: web-proxy\n", err: "Warning: mind this",
-			asked: []string{`"ID":"w1"`, `"Kind":"connect-proxy"`},
+			asked: []string{`{"Services":[{"ID":"w1","Name":"web","Port":80},{"Kind":"connect-proxy","Name":"web-proxy"}]}`},
 		},
 		{
 			name: "register from flags", answers: map[string]string{"PUT /v1/agent/service/register": ""},
@@ -128,7 +128,11 @@ func TestCommands(t *testing.T) {
 		{name: "register two of an ID", args: []string{"services", "register", good, write(t, "two.json", `{"service":{"name":"x","id":"w1"}}`)}, code: 1, err: `service "w1" has the same ID`},
 		{
 			name: "register, refused", answers: map[string]string{"PUT /v1/agent/service/register": "!400 Missing service name"},
-			args: []string{"services", "register", good}, code: 1, err: `service "w1" was refused: Unexpected response code: 400 (Missing service name)`,
+			args: []string{"services", "register", "-name", "web", "-id", "w1"}, code: 1, err: `service "w1" was refused: Unexpected response code: 400 (Missing service name)`,
+		},
+		{
+			name: "register many, refused", answers: map[string]string{"PUT /v1/agent/services/register": "!400 service \"w1\": no"},
+			args: []string{"services", "register", good}, code: 1, err: `400 (service "w1": no)`,
 		},
 		{
 			name: "register from standard input", answers: map[string]string{"PUT /v1/agent/service/register": ""}, stdin: ` {"service": {"name": "web"}}`,

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestBadInput: each bad input gets a message that says where it is and what to do, and nothing is half applied.
@@ -131,6 +132,7 @@ func TestBigInput(t *testing.T) {
 		if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
 			t.Fatal(err)
 		}
+		start := time.Now()
 		if _, errs, err := weft(env, "", "services", "register", path); err != nil {
 			t.Fatal(err, errs)
 		}
@@ -138,5 +140,44 @@ func TestBigInput(t *testing.T) {
 		if err := w.do(http.MethodGet, "/v1/agent/services", nil, &all); err != nil || len(all) != n {
 			t.Errorf("%d services, %v; want %d", len(all), err, n)
 		}
+		inCatalog(t, w, n)
+		t.Logf("in the catalog after %v", time.Since(start))
 	})
+	t.Run("10000 in the configuration", func(t *testing.T) {
+		var b strings.Builder
+		const n = 10000
+		for i := range n {
+			fmt.Fprintf(&b, "service {\n name = \"c%d\"\n port = 9000\n}\n", i)
+		}
+		w := mustWorld(t, Builtin, "allow")
+		if err := w.agent.stop(10 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "many.hcl")
+		if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.args = append(w.args, "-config-file", path)
+		if err := w.startAgent(); err != nil {
+			t.Fatal(err)
+		}
+		inCatalog(t, w, n)
+	})
+}
+
+// inCatalog waits until the catalog has this many services.
+func inCatalog(t *testing.T, w *World, n int) {
+	t.Helper()
+	if _, err := tryUntil(time.Minute, func() error {
+		var names map[string][]string
+		if err := w.do(http.MethodGet, "/v1/catalog/services", nil, &names); err != nil {
+			return err
+		}
+		if len(names) < n {
+			return fmt.Errorf("%d services", len(names))
+		}
+		return nil
+	}); err != nil {
+		t.Errorf("the catalog: %v", err)
+	}
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/agent/local"
+	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/internal/decode"
 )
 
@@ -225,17 +226,8 @@ func (c *Config) Validate() error {
 	if c.BootstrapExpect > 1 {
 		fault("bootstrap_expect: %d: this version runs one server; set it to 1", c.BootstrapExpect)
 	}
-	seen := map[string]bool{}
-	for _, s := range c.Services {
-		id := s.ID
-		if id == "" {
-			id = s.Name
-		}
-		if seen[id] {
-			fault("service %q: two services of the configuration have this ID; give one of them another id", id)
-		}
-		seen[id] = true
-	}
+	node := catalog.Node{Scope: catalog.Scope{}.Default(c.Datacenter), Node: c.NodeName}
+	faults = append(faults, local.Validate(node, c.Services, c.Checks, c.Ports.SidecarMinPort, c.Ports.SidecarMaxPort))
 	return errors.Join(faults...)
 }
 

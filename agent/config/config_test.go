@@ -139,18 +139,22 @@ func TestValidate(t *testing.T) {
 	for name, c := range map[string]struct {
 		hcl, want string
 	}{
-		"good":         {"", ""},
-		"no listener":  {"ports { grpc = -1 }", ""},
-		"unix":         {`addresses { http = "unix:///run/weft.sock" }`, ""},
-		"datacenter":   {`datacenter = "DC 1"`, `datacenter: "DC 1": want lower-case`},
-		"port":         {"ports { http = 70000 }", "ports.http: 70000: want 1 to 65535"},
-		"range":        {"ports { sidecar_min_port = 30000 }", "ports.sidecar_max_port: 21255 is below sidecar_min_port 30000"},
-		"address":      {`bind_addr = "somewhere"`, `bind_addr: "somewhere" isn't an IP address`},
-		"policy":       {`default_intention_policy = "maybe"`, `want "allow" or "deny"`},
-		"two of an ID": {"service {\n name = \"web\"\n}\nservice {\n name = \"x\"\n id = \"web\"\n}", `service "web": two services`},
-		"expect":       {"bootstrap_expect = 3", "bootstrap_expect: 3"},
-		"client only":  {"server = false", "set server = true"},
-		"no directory": {`data_dir = ""`, "data_dir is missing"},
+		"good":                                {"", ""},
+		"no listener":                         {"ports { grpc = -1 }", ""},
+		"unix":                                {`addresses { http = "unix:///run/weft.sock" }`, ""},
+		"datacenter":                          {`datacenter = "DC 1"`, `datacenter: "DC 1": want lower-case`},
+		"port":                                {"ports { http = 70000 }", "ports.http: 70000: want 1 to 65535"},
+		"range":                               {"ports { sidecar_min_port = 30000 }", "ports.sidecar_max_port: 21255 is below sidecar_min_port 30000"},
+		"address":                             {`bind_addr = "somewhere"`, `bind_addr: "somewhere" isn't an IP address`},
+		"policy":                              {`default_intention_policy = "maybe"`, `want "allow" or "deny"`},
+		"two of an ID":                        {"service {\n name = \"web\"\n}\nservice {\n name = \"x\"\n id = \"web\"\n}", `service "web": two services`},
+		"port of a service":                   {"service {\n name = \"web\"\n port = 70000\n}", `service "web": Invalid Port of service "web": want 0 to 65535, got 70000`},
+		"own upstream":                        {"service {\n name = \"web\"\n port = 1\n connect {\n sidecar_service {\n proxy {\n upstreams {\n destination_name = \"web\"\n local_bind_port = 2\n}\n}\n}\n}\n}", "can't be an upstream of itself"},
+		"check":                               {"check {\n name = \"x\"\n}", `check "x": Invalid check`},
+		"proxy of a service that comes later": {"service {\n name = \"p\"\n kind = \"connect-proxy\"\n port = 1\n proxy {\n destination_service_name = \"web\"\n destination_service_id = \"web\"\n}\n}", ""},
+		"expect":                              {"bootstrap_expect = 3", "bootstrap_expect: 3"},
+		"client only":                         {"server = false", "set server = true"},
+		"no directory":                        {`data_dir = ""`, "data_dir is missing"},
 	} {
 		conf := Default()
 		conf.Server, conf.DataDir = true, "/var/lib/weft"

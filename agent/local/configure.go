@@ -4,8 +4,11 @@ package local
 
 import (
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
+
+	"github.com/weftmesh/weft/catalog"
 )
 
 // Configure takes what the configuration's files name, in place of what they named before: ordinary services first, proxies
@@ -43,6 +46,41 @@ func (s *State) Configure(services []ServiceDefinition, checks []CheckDefinition
 		return nil, err
 	}
 	return warnings, nil
+}
+
+// Validate says what of a configuration no agent would take. What it can't know is what else will be registered there: the service of
+// a proxy or of a check may come from elsewhere.
+func Validate(node catalog.Node, services []ServiceDefinition, checks []CheckDefinition, sidecarMin, sidecarMax int) error {
+	s, err := New(Config{Node: node, SidecarMin: sidecarMin, SidecarMax: sidecarMax, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	var faults []error
+	seen := map[string]bool{}
+	for _, d := range services {
+		id := serviceID(&d)
+		if seen[id] {
+			faults = append(faults, twice(id))
+			continue
+		}
+		seen[id] = true
+		main, sidecar, _, err := s.build(s.now, d, "")
+		if err != nil {
+			faults = append(faults, fmt.Errorf("service %q: %w", id, err))
+			continue
+		}
+		registration{main: main, sidecar: sidecar}.apply(s.now)
+	}
+	for _, d := range checks {
+		if _, err := s.buildCheck(d, nil, ""); err != nil {
+			faults = append(faults, fmt.Errorf("check %q: %w", d.Name, err))
+		}
+	}
+	return joinSome(faults)
+}
+
+func twice(id string) error {
+	return invalidf("service %q: two services have this ID; give one of them another id", id)
 }
 
 // gone removes what the configuration doesn't name any more.

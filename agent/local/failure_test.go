@@ -246,7 +246,7 @@ func TestRegisterAll(t *testing.T) {
 		bad = append(bad, ServiceDefinition{Name: fmt.Sprint("s", i), Port: -1})
 	}
 	_, err := s.RegisterAll(bad, "", false)
-	if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `two services of one request have this ID`) ||
+	if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `two services have this ID`) ||
 		!strings.Contains(err.Error(), `service "s3": Invalid Port`) || !strings.Contains(err.Error(), "and 11 more") {
 		t.Errorf("%v", err)
 	}

@@ -166,7 +166,7 @@ func (s *State) planAll(draft *tables, all []ServiceDefinition, token string, as
 			}
 			id := serviceID(&d)
 			if seen[id] {
-				faults = append(faults, invalidf("service %q: two services of one request have this ID; give one of them another id", id))
+				faults = append(faults, twice(id))
 				continue
 			}
 			seen[id] = true
