@@ -26,6 +26,7 @@ import (
 
 	"github.com/weftmesh/weft/agent/check"
 	"github.com/weftmesh/weft/agent/config"
+	"github.com/weftmesh/weft/agent/dns"
 	"github.com/weftmesh/weft/agent/hostproxy"
 	"github.com/weftmesh/weft/agent/leaf"
 	"github.com/weftmesh/weft/agent/local"
@@ -69,6 +70,7 @@ type Agent struct {
 	proxies  *proxies.Manager
 	keeper   *hostproxy.Keeper
 	ads      *ads.Server
+	dns      *dns.Server // nil: not served
 	mux      *api.Mux
 	settings config.Config
 }
@@ -97,7 +99,10 @@ func New(c Config) (*Agent, error) {
 	}); err != nil {
 		return nil, err
 	}
-	return a, a.newMesh()
+	if err := a.newMesh(); err != nil {
+		return nil, err
+	}
+	return a, a.newDNS()
 }
 
 // newMesh makes what proxies need.
@@ -210,6 +215,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.GoOrdered("leaf", a.leaves.Run)
 	g.GoOrdered("proxies", a.proxies.Run)
 	g.GoOrdered("checks", a.checks.Run)
+	if a.dns != nil {
+		g.GoOrdered("dns", a.dns.Run)
+	}
 	if a.keeper != nil {
 		g.GoOrdered("host proxy", a.keeper.Run)
 	}

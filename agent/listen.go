@@ -16,6 +16,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/weftmesh/weft/agent/dns"
 	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/run"
 )
@@ -97,5 +98,27 @@ func serveHTTP(ctx context.Context, server *http.Server, l net.Listener) error {
 	if serr := <-done; !errors.Is(serr, http.ErrServerClosed) {
 		err = errors.Join(err, serr)
 	}
+	return err
+}
+
+// newDNS makes the DNS server, unless ports.dns is off.
+func (a *Agent) newDNS() error {
+	s := &a.settings
+	if s.Ports.DNS <= 0 {
+		return nil
+	}
+	addresses := s.Addresses.DNS
+	if addresses == "" {
+		addresses = s.ClientAddr
+	}
+	var on []string
+	for addr := range strings.FieldsSeq(addresses) {
+		on = append(on, net.JoinHostPort(addr, strconv.Itoa(s.Ports.DNS)))
+	}
+	var err error
+	a.dns, err = dns.New(dns.Config{
+		Servers: a.c.Servers, NodeName: a.c.NodeName, Address: a.c.Address, Datacenter: s.Datacenter, Listen: on, Door: a.c.Door,
+		Metrics: a.c.Metrics, Log: a.c.Log.With("part", "dns"),
+	}, s.Zones())
 	return err
 }

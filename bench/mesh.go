@@ -84,7 +84,7 @@ func makeMesh(kind, protocol, weft, envoy string) (*mesh, error) {
 }
 
 func (m *mesh) start(ctx context.Context) error {
-	conf := fmt.Sprintf("server = true\ndata_dir = %q\nbind_addr = \"127.0.0.1\"\nnode_name = \"bench\"\nports { http = %d grpc = %d sidecar_min_port = 27000 sidecar_max_port = 27255 }\nproxy { shared = %v }\n",
+	conf := fmt.Sprintf("server = true\ndata_dir = %q\nbind_addr = \"127.0.0.1\"\nnode_name = \"bench\"\nports { http = %d grpc = %d dns = -1 sidecar_min_port = 27000 sidecar_max_port = 27255 }\nproxy { shared = %v }\n",
 		filepath.Join(m.dir, "data"), m.http, m.grpc, m.kind == "host")
 	if err := os.WriteFile(filepath.Join(m.dir, "agent.hcl"), []byte(conf), 0o600); err != nil {
 		return err

@@ -55,6 +55,10 @@ func agentFlags() []ucli.Flag {
 		&ucli.StringFlag{Name: "client", Usage: "address for the HTTP API and xDS (127.0.0.1)"},
 		&ucli.IntFlag{Name: "http-port", Usage: "port of the HTTP API (8500)"},
 		&ucli.IntFlag{Name: "grpc-port", Usage: "port of xDS (8502)"},
+		&ucli.IntFlag{Name: "dns-port", Usage: "port of DNS (8600)"},
+		&ucli.StringFlag{Name: "domain", Usage: "domain that DNS answers for (consul.)"},
+		&ucli.StringFlag{Name: "alt-domain", Usage: "a second domain that DNS answers for"},
+		&ucli.StringSliceFlag{Name: "recursor", Usage: "address of a DNS server for other names (repeatable)"},
 		&ucli.IntFlag{Name: "sidecar-min-port", Usage: "first port of generated sidecars (21000)"},
 		&ucli.IntFlag{Name: "sidecar-max-port", Usage: "last port of generated sidecars (21255)"},
 		&ucli.StringFlag{Name: "log-level", Usage: "trace, debug, info, warn or error"},
@@ -108,20 +112,21 @@ func settingsOf(c *ucli.Context) (config.Config, []string, error) {
 	if c.Bool("dev") {
 		s.Dev, s.Server, s.BindAddr, s.AdvertiseAddr = true, true, "127.0.0.1", "127.0.0.1"
 	}
+	s.Recursors = c.StringSlice("recursor")
 	warnings, err := s.Load(append(c.StringSlice("config-file"), c.StringSlice("config-dir")...)...)
 	if err != nil {
 		return s, warnings, err
 	}
 	for name, to := range map[string]*string{
 		"data-dir": &s.DataDir, "node": &s.NodeName, "node-id": &s.NodeID, "datacenter": &s.Datacenter, "bind": &s.BindAddr,
-		"advertise": &s.AdvertiseAddr, "client": &s.ClientAddr, "log-level": &s.LogLevel,
+		"advertise": &s.AdvertiseAddr, "client": &s.ClientAddr, "log-level": &s.LogLevel, "domain": &s.Domain, "alt-domain": &s.AltDomain,
 	} {
 		if c.IsSet(name) {
 			*to = c.String(name)
 		}
 	}
 	for name, to := range map[string]*int{
-		"http-port": &s.Ports.HTTP, "grpc-port": &s.Ports.GRPC, "sidecar-min-port": &s.Ports.SidecarMinPort,
+		"http-port": &s.Ports.HTTP, "grpc-port": &s.Ports.GRPC, "dns-port": &s.Ports.DNS, "sidecar-min-port": &s.Ports.SidecarMinPort,
 		"sidecar-max-port": &s.Ports.SidecarMaxPort, "bootstrap-expect": &s.BootstrapExpect,
 	} {
 		if c.IsSet(name) {

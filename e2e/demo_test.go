@@ -138,7 +138,7 @@ func demoEnds(t *testing.T, p *process, temp string) {
 			t.Errorf("process %d is left: %s", pid, line)
 		}
 	}
-	for _, port := range []int{8500, 8502, 9090, 9101, 9102, 9103, 9191, 9192, 9193, 19001, 19002, 19003, 19004, 21000, 21001, 21002, 21003} {
+	for _, port := range []int{8500, 8502, 8600, 9090, 9101, 9102, 9103, 9191, 9192, 9193, 19001, 19002, 19003, 19004, 21000, 21001, 21002, 21003} {
 		if conn, err := net.Dial("tcp", loopback(port+offset)); err == nil {
 			_ = conn.Close()
 			t.Errorf("somebody still listens on port %d", port+offset)

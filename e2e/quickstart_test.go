@@ -65,7 +65,7 @@ func free(t *testing.T, ports ...int) {
 // TestQuickStart runs the page as it stands.
 func TestQuickStart(t *testing.T) {
 	enabled(t)
-	free(t, 8500, 8502, 9101, 9191, 21000, 21001)
+	free(t, 8500, 8502, 8600, 9101, 9191, 21000, 21001)
 	page, err := os.ReadFile(quickStart)
 	if err != nil {
 		t.Fatal(err)

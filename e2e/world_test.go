@@ -35,6 +35,7 @@ type World struct {
 	Kind       Kind
 	dir        string
 	http, grpc int
+	dns        int
 	args       []string
 	client     *http.Client
 
@@ -42,20 +43,20 @@ type World struct {
 	agent *process
 }
 
-// newWorld starts an agent with a default policy for calls that no intention decides. Close it.
-func newWorld(kind Kind, policy string) (*World, error) {
+// newWorld starts an agent with a default policy for calls that no intention decides, and further configuration. Close it.
+func newWorld(kind Kind, policy string, more ...string) (*World, error) {
 	dir, err := os.MkdirTemp("", "weft-e2e-")
 	if err != nil {
 		return nil, err
 	}
 	w := &World{Kind: kind, dir: dir, client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{}}}
-	var ports [3]int
+	var ports [4]int
 	for i := range ports {
 		if ports[i], err = freePort(); err != nil {
 			return nil, err
 		}
 	}
-	w.http, w.grpc = ports[0], ports[1]
+	w.http, w.grpc, w.dns = ports[0], ports[1], ports[3]
 	conf := fmt.Sprintf(`
 node = "one"
 server = true
@@ -69,9 +70,11 @@ ports {
   http = %d
   grpc = %d
   server = %d
+  dns = %d
 }
 proxy { shared = %t }
-`, filepath.Join(dir, "data"), policy, w.http, w.grpc, ports[2], kind == Host)
+`, filepath.Join(dir, "data"), policy, w.http, w.grpc, ports[2], w.dns, kind == Host)
+	conf += strings.Join(more, "\n")
 	confDir := filepath.Join(dir, "conf")
 	if err := os.Mkdir(confDir, 0o700); err != nil {
 		return nil, err
@@ -87,9 +90,9 @@ proxy { shared = %t }
 }
 
 // mustWorld is a world of the test's own.
-func mustWorld(t *testing.T, kind Kind, policy string) *World {
+func mustWorld(t *testing.T, kind Kind, policy string, more ...string) *World {
 	t.Helper()
-	w, err := newWorld(kind, policy)
+	w, err := newWorld(kind, policy, more...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weftmesh/weft/agent/dns"
 	"github.com/weftmesh/weft/agent/local"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/internal/decode"
@@ -32,6 +33,11 @@ type Config struct {
 	BindAddr               string
 	AdvertiseAddr          string
 	ClientAddr             string
+	Domain                 string
+	AltDomain              string
+	Recursors              []string
+	DNSConfig              dns.Settings
+	TranslateWANAddrs      bool
 	Addresses              Addresses
 	Ports                  Ports
 	LogLevel               string
@@ -52,12 +58,14 @@ type Config struct {
 
 // Addresses are where listeners are bound, each instead of ClientAddr: an IP address, or unix:///path.
 type Addresses struct {
+	DNS  string // IP addresses, separated by spaces
 	HTTP string
 	GRPC string
 }
 
 // Ports are the listeners' ports; -1 means "don't listen".
 type Ports struct {
+	DNS            int
 	HTTP           int
 	GRPC           int
 	Server         int
@@ -96,8 +104,8 @@ type Proxy struct {
 func Default() Config {
 	return Config{
 		Datacenter: "dc1", BindAddr: "0.0.0.0", ClientAddr: "127.0.0.1", LogLevel: "info",
-		CheckUpdateInterval: 5 * time.Minute,
-		Ports:               Ports{HTTP: 8500, GRPC: 8502, Server: 8300, SidecarMinPort: 21000, SidecarMaxPort: 21255},
+		Domain: "consul.", DNSConfig: dns.DefaultSettings(), CheckUpdateInterval: 5 * time.Minute,
+		Ports: Ports{DNS: 8600, HTTP: 8500, GRPC: 8502, Server: 8300, SidecarMinPort: 21000, SidecarMaxPort: 21255},
 	}
 }
 
@@ -168,12 +176,7 @@ func (c *Config) loadFile(file string) ([]string, error) {
 		return nil, err
 	}
 	warnings := dropIneffective(doc)
-	services, checks, entries := c.Services, c.Checks, c.ConfigEntries.Bootstrap
-	c.Services, c.Checks, c.ConfigEntries.Bootstrap = nil, nil, nil
-	err = doc.Into(c)
-	c.Services, c.Checks = append(services, c.Services...), append(checks, c.Checks...)
-	c.ConfigEntries.Bootstrap = append(entries, c.ConfigEntries.Bootstrap...)
-	return warnings, err
+	return warnings, doc.Over(c)
 }
 
 // Validate finds what contradicts itself, after everything was merged.
@@ -187,6 +190,7 @@ func (c *Config) Validate() error {
 		key  string
 		port int
 	}{
+		{"dns", c.Ports.DNS},
 		{"http", c.Ports.HTTP},
 		{"grpc", c.Ports.GRPC},
 		{"server", c.Ports.Server},
@@ -214,6 +218,13 @@ func (c *Config) Validate() error {
 			fault("%s: %q isn't an IP address", a.key, a.addr)
 		}
 	}
+	for addr := range strings.FieldsSeq(c.Addresses.DNS) {
+		if _, err := netip.ParseAddr(addr); err != nil {
+			fault("addresses.dns: %q isn't an IP address", addr)
+		}
+	}
+	zones := c.Zones()
+	faults = append(faults, zones.Validate())
 	if p := c.DefaultIntentionPolicy; p != "" && p != "allow" && p != "deny" {
 		fault("default_intention_policy: %q: want \"allow\" or \"deny\"", p)
 	}
@@ -229,6 +240,13 @@ func (c *Config) Validate() error {
 	node := catalog.Node{Scope: catalog.Scope{}.Default(c.Datacenter), Node: c.NodeName}
 	faults = append(faults, local.Validate(node, c.Services, c.Checks, c.Ports.SidecarMinPort, c.Ports.SidecarMaxPort))
 	return errors.Join(faults...)
+}
+
+// Zones is what DNS answers for, and how.
+func (c *Config) Zones() dns.Zones {
+	return dns.Zones{
+		Settings: c.DNSConfig, Domain: c.Domain, AltDomain: c.AltDomain, Recursors: c.Recursors, TranslateWAN: c.TranslateWANAddrs,
+	}
 }
 
 func nameOK(s, also string) bool {

@@ -109,8 +109,8 @@ func TestFaults(t *testing.T) {
 // Consul's keys without effect are taken, each with a warning that says where it stands.
 func TestIneffectiveKeys(t *testing.T) {
 	dir := folder(t, map[string]string{
-		"a.hcl":  "retry_join = [\"10.0.0.1\"]\nui_config {\n  enabled = true\n}\nports {\n  dns = 8600\n  http = 9500\n}\nacl = {\n  enabled = true\n}\n",
-		"b.json": `{"EncryptVerifyIncoming": true, "addresses": {"dns": "127.0.0.1"}}`,
+		"a.hcl":  "retry_join = [\"10.0.0.1\"]\nui_config {\n  enabled = true\n}\nports {\n  serf_lan = 8301\n  http = 9500\n}\nacl = {\n  enabled = true\n}\n",
+		"b.json": `{"EncryptVerifyIncoming": true, "addresses": {"grpc_tls": "127.0.0.1"}}`,
 	})
 	c := Default()
 	warnings, err := c.Load(dir)
@@ -119,8 +119,8 @@ func TestIneffectiveKeys(t *testing.T) {
 	}
 	want := []string{
 		"a.hcl:1: retry_join is known but has no effect yet", "a.hcl:2: ui_config is known but has no effect yet",
-		"a.hcl:6: ports.dns is known but has no effect yet", "a.hcl:9: acl is known but has no effect yet",
-		"b.json:1: encrypt_verify_incoming is known but has no effect yet", "b.json:1: addresses.dns is known but has no effect yet",
+		"a.hcl:6: ports.serf_lan is known but has no effect yet", "a.hcl:9: acl is known but has no effect yet",
+		"b.json:1: encrypt_verify_incoming is known but has no effect yet", "b.json:1: addresses.grpc_tls is known but has no effect yet",
 	}
 	for i, w := range warnings {
 		warnings[i] = strings.TrimPrefix(w, dir+"/")

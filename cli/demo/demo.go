@@ -112,7 +112,7 @@ func (d *Demo) start(g *run.Group) error {
 	defer cancel()
 	p := d.ports
 	fmt.Fprintln(d.c.Out, "starting the agent ...")
-	d.child(g, "agent", "agent", "-dev", "-http-port", strconv.Itoa(p.HTTP), "-grpc-port", strconv.Itoa(p.GRPC),
+	d.child(g, "agent", "agent", "-dev", "-http-port", strconv.Itoa(p.HTTP), "-grpc-port", strconv.Itoa(p.GRPC), "-dns-port", strconv.Itoa(p.DNS),
 		"-sidecar-min-port", strconv.Itoa(p.SidecarMin), "-sidecar-max-port", strconv.Itoa(p.SidecarMin+p.sidecarRangeSize))
 	if err := d.until(ctx, "the agent has no leader", func() error {
 		var leader string

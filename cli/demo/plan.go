@@ -14,7 +14,7 @@ import (
 
 // Ports are where everything of the demo listens, on loopback.
 type Ports struct {
-	HTTP, GRPC       int // of the agent
+	HTTP, GRPC, DNS  int // of the agent
 	SidecarMin       int // first of the sidecars' range
 	Web, API1, API2  int // the services themselves
 	DB               int
@@ -38,10 +38,10 @@ var instances = []string{webID, api1ID, api2ID, dbID}
 // NewPorts are the demo's ports, all moved by offset.
 func NewPorts(offset int) Ports {
 	p := Ports{
-		HTTP: 8500, GRPC: 8502, SidecarMin: 21000, Web: 9090, API1: 9101, API2: 9102, DB: 9103,
+		HTTP: 8500, GRPC: 8502, DNS: 8600, SidecarMin: 21000, Web: 9090, API1: 9101, API2: 9102, DB: 9103,
 		WebToAPI: 9191, API1ToDB: 9192, API2ToDB: 9193, sidecarRangeSize: 16, Admin: map[string]int{},
 	}
-	for _, port := range []*int{&p.HTTP, &p.GRPC, &p.SidecarMin, &p.Web, &p.API1, &p.API2, &p.DB, &p.WebToAPI, &p.API1ToDB, &p.API2ToDB} {
+	for _, port := range []*int{&p.HTTP, &p.GRPC, &p.DNS, &p.SidecarMin, &p.Web, &p.API1, &p.API2, &p.DB, &p.WebToAPI, &p.API1ToDB, &p.API2ToDB} {
 		*port += offset
 	}
 	for i, id := range instances {
@@ -55,7 +55,7 @@ func sidecarID(id string) string { return id + "-sidecar-proxy" }
 // All names each port that must be free, by what it is for.
 func (p Ports) All() map[int]string {
 	all := map[int]string{
-		p.HTTP: "the agent's HTTP API", p.GRPC: "the agent's xDS", p.Web: "web", p.API1: "api v1", p.API2: "api v2", p.DB: "db",
+		p.HTTP: "the agent's HTTP API", p.GRPC: "the agent's xDS", p.DNS: "the agent's DNS", p.Web: "web", p.API1: "api v1", p.API2: "api v2", p.DB: "db",
 		p.WebToAPI: "web's upstream api", p.API1ToDB: "api v1's upstream db", p.API2ToDB: "api v2's upstream db",
 	}
 	for id, port := range p.Admin {

@@ -34,22 +34,32 @@ var timeType = reflect.TypeFor[time.Time]()
 // string, bool, int64, float64, []any or map[string]any.
 func (d *Document) Into(dst any) error { return d.decode(d.Root, "", dst) }
 
+// Over is Into for a document that comes after others: its lists are appended to those in dst, its maps laid over them by key.
+func (d *Document) Over(dst any) error {
+	w := &walker{file: d.File, over: true}
+	return w.root(d.Root, "", dst)
+}
+
 // NodeInto decodes a part of the document, found at field.
 func (d *Document) NodeInto(n *Node, field string, dst any) error { return d.decode(n, field, dst) }
 
 func (d *Document) decode(n *Node, field string, dst any) error {
-	v := reflect.ValueOf(dst)
-	if v.Kind() != reflect.Pointer || v.IsNil() {
-		return fmt.Errorf("decode into %T: want a pointer", dst)
-	}
-	w := &walker{file: d.File}
-	w.value(n, field, v.Elem())
-	return errors.Join(w.errs...)
+	return (&walker{file: d.File}).root(n, field, dst)
 }
 
 type walker struct {
 	file string
+	over bool // lists are appended to, maps laid over
 	errs []error
+}
+
+func (w *walker) root(n *Node, field string, dst any) error {
+	v := reflect.ValueOf(dst)
+	if v.Kind() != reflect.Pointer || v.IsNil() {
+		return fmt.Errorf("decode into %T: want a pointer", dst)
+	}
+	w.value(n, field, v.Elem())
+	return errors.Join(w.errs...)
 }
 
 func (w *walker) fail(n *Node, field, text string, args ...any) {
@@ -217,6 +227,11 @@ func (w *walker) mapping(n *Node, field string, v reflect.Value) {
 		return
 	}
 	m := reflect.MakeMapWithSize(v.Type(), len(n.Fields))
+	if w.over {
+		for _, k := range v.MapKeys() {
+			m.SetMapIndex(k, v.MapIndex(k))
+		}
+	}
 	for _, f := range n.Fields {
 		e := reflect.New(v.Type().Elem()).Elem()
 		w.value(f.Value, join(field, f.Name), e)
@@ -238,6 +253,9 @@ func (w *walker) list(n *Node, field string, v reflect.Value) {
 	s := reflect.MakeSlice(v.Type(), len(items), len(items))
 	for i, item := range items {
 		w.value(item, fmt.Sprintf("%s[%d]", field, i), s.Index(i))
+	}
+	if w.over {
+		s = reflect.AppendSlice(v.Slice3(0, v.Len(), v.Len()), s)
 	}
 	v.Set(s)
 }
