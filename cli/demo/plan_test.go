@@ -18,7 +18,7 @@ func TestPorts(t *testing.T) {
 	still := NewPorts(0)
 	for _, offset := range []int{0, 1000, 40000} {
 		p := NewPorts(offset)
-		if len(p.All()) != 9+2*len(instances) {
+		if len(p.All()) != 10+2*len(instances) {
 			t.Errorf("offset %d: %d ports, some are used twice: %v", offset, len(p.All()), p.All())
 		}
 		for port, what := range still.All() {
