@@ -104,11 +104,70 @@ func TestRegister(t *testing.T) {
 
 func TestCorrupt(t *testing.T) {
 	s := newStore(t, Config{})
-	unknown := must(encode(map[string]any{"Type": "register", "Body": map[string]any{"Nope": 1}}))
+	unknown := seal(must(encode(map[string]any{"Type": "register", "Body": map[string]any{"Nope": 1}})))
 	rs := s.Apply([]LogEntry{{1, mustEncode(t, web("n1", 1))}, {2, unknown}, {3, mustEncode(t, web("n2", 1))}})
 	var c *CorruptError
 	if rs[0].Err != nil || !errors.As(rs[1].Err, &c) || c.Index != 2 || !errors.As(rs[2].Err, &c) || s.Position().Index != 1 {
 		t.Fatalf("%+v", rs)
+	}
+}
+
+// Every bit of a log entry counts: flipped, or the rest cut off, it is corrupt and nothing is applied.
+func TestDamagedEntry(t *testing.T) {
+	entry := mustEncode(t, web("n1", 80))
+	s := newStore(t, Config{})
+	refused := func(data []byte, how string) {
+		t.Helper()
+		var c *CorruptError
+		if r := s.Apply([]LogEntry{{1, data}})[0]; !errors.As(r.Err, &c) || c.Index != 1 {
+			t.Fatalf("%s: %v", how, r.Err)
+		}
+	}
+	for bit := range 8 * len(entry) {
+		data := bytes.Clone(entry)
+		data[bit/8] ^= 1 << (bit % 8)
+		refused(data, fmt.Sprint("bit ", bit))
+	}
+	for n := range entry {
+		refused(entry[:n], fmt.Sprint("cut at ", n))
+	}
+	if s.Position().Index != 0 {
+		t.Error("something was applied")
+	}
+}
+
+// A snapshot that is cut anywhere, has a bit flipped, or something behind its end is refused, and the store stays as it was.
+func TestDamagedSnapshot(t *testing.T) {
+	from := newStore(t, Config{Epoch: 3})
+	do(t, from, web("n1", 80))
+	var snap bytes.Buffer
+	if _, err := from.Snapshot().WriteTo(&snap); err != nil {
+		t.Fatal(err)
+	}
+	s := newStore(t, Config{Epoch: 9})
+	do(t, s, web("n2", 81))
+	do(t, s, web("n3", 82))
+	position, digest := s.Position(), s.Digest()
+	refused := func(data []byte, how string) {
+		t.Helper()
+		var c *CorruptError
+		err := s.Restore(bytes.NewReader(data))
+		if !errors.As(err, &c) && !errors.Is(err, ErrSchema) {
+			t.Fatalf("%s: %v", how, err)
+		}
+		if s.Position() != position || !bytes.Equal(s.Digest(), digest) {
+			t.Fatalf("%s: the store was touched", how)
+		}
+	}
+	for n := range snap.Len() {
+		refused(snap.Bytes()[:n], fmt.Sprint("cut at ", n))
+		data := bytes.Clone(snap.Bytes())
+		data[n] ^= 1 << (n % 8)
+		refused(data, fmt.Sprint("flipped at ", n))
+	}
+	refused(append(bytes.Clone(snap.Bytes()), 0), "longer")
+	if err := s.Restore(&snap); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -570,7 +629,10 @@ func FuzzApply(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s := newStore(t, Config{})
 		do(t, s, web("n1", 80))
-		rs := s.Apply([]LogEntry{{10, data}})
+		if n := len(data) - 4; n >= 0 {
+			data = data[:n]
+		}
+		rs := s.Apply([]LogEntry{{10, seal(bytes.Clone(data))}}) // the sum is right, so that what is inside gets read
 		var c *CorruptError
 		var p *panicError
 		if errors.As(rs[0].Err, &p) {

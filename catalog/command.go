@@ -3,7 +3,10 @@
 package catalog
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"hash/crc32"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -119,8 +122,13 @@ func (SetCA) commandType() string           { return "set-ca" }
 func (SetCluster) commandType() string      { return "set-cluster" }
 func (RaiseSchema) commandType() string     { return "raise-schema" }
 
-// Encode gives the log entry for a command. The same command gives the same bytes. Values that no log entry can hold (numbers
-// that aren't, configuration that is no JSON) are an error that wraps ErrInvalid, as is a command that is too large.
+// castagnoli is the table of the checksum at the end of a log entry: the log itself has one over what it syncs at once, which
+// it reads after a crash only.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Encode gives the log entry for a command, with a checksum at its end. The same command gives the same bytes. Values that no
+// log entry can hold (numbers that aren't, configuration that is no JSON) are an error that wraps ErrInvalid, as is a command that
+// is too large.
 func Encode(body Body) ([]byte, error) { return EncodeAt(body, time.Time{}) }
 
 // EncodeAt is Encode with the time at which the command is ordered, to the millisecond: what a command does that depends on time
@@ -138,22 +146,36 @@ func EncodeAt(body Body, at time.Time) ([]byte, error) {
 		c.At = at.UnixMilli()
 	}
 	data, err := encode(c)
-	if err == nil && len(data) > MaxCommandBytes {
-		err = fmt.Errorf("%w: %s: %d bytes are more than %d", ErrInvalid, body.commandType(), len(data), MaxCommandBytes)
+	if err != nil {
+		return nil, err
 	}
-	return data, err
+	if len(data) > MaxCommandBytes {
+		return nil, fmt.Errorf("%w: %s: %d bytes are more than %d", ErrInvalid, body.commandType(), len(data), MaxCommandBytes)
+	}
+	return seal(data), nil
 }
 
-// Decode is the reverse of Encode, and strict: an unknown command, an unknown field, a doubled key are errors. The body is a
-// pointer to one of the command types.
+func seal(data []byte) []byte {
+	return binary.BigEndian.AppendUint32(data, crc32.Checksum(data, castagnoli))
+}
+
+// Decode is the reverse of Encode, and strict: a wrong checksum, an unknown command, an unknown field, a doubled key are errors. The
+// body is a pointer to one of the command types.
 func Decode(data []byte) (Body, error) {
 	body, _, err := decodeAt(data)
 	return body, err
 }
 
 func decodeAt(data []byte) (Body, int64, error) {
+	end := len(data) - 4
+	if end < 0 {
+		return nil, 0, errors.New("it is cut")
+	}
+	if crc32.Checksum(data[:end], castagnoli) != binary.BigEndian.Uint32(data[end:]) {
+		return nil, 0, errors.New("its checksum is wrong")
+	}
 	var c Command
-	if err := decode(data, &c); err != nil {
+	if err := decode(data[:end], &c); err != nil {
 		return nil, 0, err
 	}
 	body, err := newBody(c.Type)

@@ -126,7 +126,7 @@ func openRaft(c raftConfig) (*raftNode, error) {
 		})
 	}
 	if err == nil {
-		node.Raft, err = raft.NewRaft(conf, machine, node.log, node.stable, node.snapshots, transport)
+		node.Raft, err = newRaft(conf, machine, node.log, node.stable, node.snapshots, transport)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("raft: %w", err), node.close())
@@ -153,6 +153,16 @@ func (c raftConfig) transport() raft.Transport {
 // hasState says whether this server belongs to a cluster.
 func (n *raftNode) hasState() (bool, error) {
 	return raft.HasExistingState(n.log, n.stable, n.snapshots)
+}
+
+// newRaft is raft.NewRaft, which reads the whole log and panics where it can't: here that is an error.
+func newRaft(c *raft.Config, f raft.FSM, l raft.LogStore, st raft.StableStore, sn raft.SnapshotStore, t raft.Transport) (r *raft.Raft, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("its log can't be read: %v", p)
+		}
+	}()
+	return raft.NewRaft(c, f, l, st, sn, t)
 }
 
 type raftStores struct {
