@@ -197,6 +197,13 @@ func NewMux(c MuxConfig) (*Mux, error) {
 		}
 	}
 	for path, handlers := range paths {
+		// The last part may hold slashes: IDs do, and clients don't escape them.
+		if open, ok := strings.CutSuffix(path, "}"); ok && !strings.HasSuffix(path, "...}") {
+			if last := path[strings.LastIndex(path, "/")+1:]; last == "{name}" || last == "{id}" {
+				m.mux.Handle(open+"...}", handlers)
+				continue
+			}
+		}
 		if prefix, ok := strings.CutSuffix(path, "{name...}"); ok {
 			m.raw = append(m.raw, rawPath{prefix, handlers})
 			continue
@@ -261,6 +268,9 @@ func (m *Mux) request(route Route, r *http.Request) (*Request, error) {
 	if req.Options, err = parseOptions(r, m.c.Datacenter); err != nil {
 		return nil, err
 	}
+	if what := missing(route, r); what != "" {
+		return nil, bad("Missing %s", what)
+	}
 	switch route.Extract {
 	case Nothing:
 		err = subject.Allow(route.Need, "")
@@ -270,6 +280,26 @@ func (m *Mux) request(route Route, r *http.Request) (*Request, error) {
 		err = subject.Allow(route.Need, r.URL.Query().Get("name"))
 	}
 	return req, err
+}
+
+// missing is what a path that ends in a name says nothing of; "" if all is there.
+func missing(route Route, r *http.Request) string {
+	switch {
+	case strings.HasSuffix(route.Path, "/{name}") && r.PathValue("name") == "":
+		if strings.HasPrefix(route.Path, "/v1/health/state/") {
+			return "check state"
+		}
+		if route.Need.Resource == "node" || strings.HasPrefix(route.Path, "/v1/session/") {
+			return "node name"
+		}
+		return "service name"
+	case strings.HasSuffix(route.Path, "/{id}") && r.PathValue("id") == "":
+		if route.Need.Resource == "session" {
+			return "session"
+		}
+		return "ID"
+	}
+	return ""
 }
 
 func (b byMethod) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -24,12 +24,8 @@ var ineffective = []string{"TransparentProxy", "MutualTLSMode", "EnvoyExtensions
 // viewEntry is an entry in the API's form: its own fields with its kind; the scope's only where it isn't the default; the timeouts
 // that Consul writes as strings so.
 func viewEntry(e catalog.Entry) (map[string]any, error) {
-	data, err := json.Marshal(e)
+	v, err := plainJSON(e)
 	if err != nil {
-		return nil, err
-	}
-	var v map[string]any
-	if err := json.Unmarshal(data, &v); err != nil {
 		return nil, err
 	}
 	head := e.Head()
@@ -45,16 +41,8 @@ func viewEntry(e catalog.Entry) (map[string]any, error) {
 		spell(v, "RequestTimeout", entry.RequestTimeout)
 	case *catalog.ServiceRouter:
 		routes, _ := v["Routes"].([]any)
-		for i, r := range entry.Routes {
-			if r.Destination == nil {
-				continue
-			}
-			if route, ok := routes[i].(map[string]any); ok {
-				if d, ok := route["Destination"].(map[string]any); ok {
-					spell(d, "RequestTimeout", r.Destination.RequestTimeout)
-					spell(d, "IdleTimeout", r.Destination.IdleTimeout)
-				}
-			}
+		for i := range entry.Routes {
+			spellRoute(routes[i], &entry.Routes[i])
 		}
 	}
 	return v, nil
@@ -292,6 +280,61 @@ func (h *handlers) chain(w http.ResponseWriter, r *api.Request) error {
 		if err != nil {
 			return nil, refused(err)
 		}
-		return map[string]any{"Chain": c}, nil
+		v, err := viewChain(c)
+		return map[string]any{"Chain": v}, err
 	})
+}
+
+// viewChain is a chain with durations as Consul writes them.
+func viewChain(c *chain.Chain) (map[string]any, error) {
+	v, err := plainJSON(c)
+	if err != nil {
+		return nil, err
+	}
+	targets, _ := v["Targets"].(map[string]any)
+	for id, t := range c.Targets {
+		if target, ok := targets[id].(map[string]any); ok {
+			delete(target, "ConnectTimeout")
+			spell(target, "ConnectTimeout", t.ConnectTimeout)
+		}
+	}
+	nodes, _ := v["Nodes"].(map[string]any)
+	for key, n := range c.Nodes {
+		node, ok := nodes[key].(map[string]any)
+		if !ok {
+			continue
+		}
+		if r, ok := node["Resolver"].(map[string]any); ok && n.Resolver != nil {
+			delete(r, "RequestTimeout")
+			spell(r, "RequestTimeout", n.Resolver.RequestTimeout)
+		}
+		routes, _ := node["Routes"].([]any)
+		for i, r := range n.Routes {
+			if route, ok := routes[i].(map[string]any); ok {
+				spellRoute(route["Definition"], r.Definition)
+			}
+		}
+	}
+	return v, nil
+}
+
+// plainJSON is a value as JSON makes it.
+func plainJSON(from any) (v map[string]any, err error) {
+	data, err := json.Marshal(from)
+	if err == nil {
+		err = json.Unmarshal(data, &v)
+	}
+	return v, err
+}
+
+// spellRoute writes a route's timeouts as strings.
+func spellRoute(view any, r *catalog.ServiceRoute) {
+	route, ok := view.(map[string]any)
+	if !ok || r == nil || r.Destination == nil {
+		return
+	}
+	if d, ok := route["Destination"].(map[string]any); ok {
+		spell(d, "RequestTimeout", r.Destination.RequestTimeout)
+		spell(d, "IdleTimeout", r.Destination.IdleTimeout)
+	}
 }

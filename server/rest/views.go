@@ -113,16 +113,26 @@ func viewDefinition(d *catalog.CheckDefinition) map[string]any {
 	v := map[string]any{}
 	for name, text := range map[string]string{
 		"HTTP": d.HTTP, "TLSServerName": d.TLSServerName, "Method": d.Method, "Body": d.Body, "TCP": d.TCP, "GRPC": d.GRPC,
+		"UDP": d.UDP, "H2PING": d.H2PING, "OSService": d.OSService, "DockerContainerID": d.DockerContainerID, "Shell": d.Shell,
+		"AliasNode": d.AliasNode, "AliasService": d.AliasService, "SessionName": d.SessionName,
 	} {
 		if text != "" {
 			v[name] = text
 		}
 	}
-	if d.TLSSkipVerify {
-		v["TLSSkipVerify"] = true
+	for name, set := range map[string]bool{
+		"TLSSkipVerify": d.TLSSkipVerify, "GRPCUseTLS": d.GRPCUseTLS, "TCPUseTLS": d.TCPUseTLS, "H2PingUseTLS": d.H2PingUseTLS,
+		"DisableRedirects": d.DisableRedirects,
+	} {
+		if set {
+			v[name] = true
+		}
 	}
-	if d.GRPCUseTLS {
-		v["GRPCUseTLS"] = true
+	if len(d.ScriptArgs) > 0 {
+		v["ScriptArgs"] = d.ScriptArgs
+	}
+	if d.TTL > 0 {
+		v["TTL"] = d.TTL.String()
 	}
 	if len(d.Header) > 0 {
 		v["Header"] = d.Header
