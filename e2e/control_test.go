@@ -4,7 +4,10 @@ package e2e
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +21,45 @@ import (
 var controlRows = []Row{
 	{Name: "agent killed and restarted", Run: agentKilled},
 	{Name: "another service's configuration", Run: anotherConfiguration},
+	{
+		Name: "port that is taken", Run: takenPort,
+		Differs: map[Kind]string{Envoy: "it doesn't say who holds the port, and tries again only when that listener's configuration changes"},
+	},
+}
+
+// takenPort: a listener whose port another program holds shows at the agent, and no longer when it could be opened.
+func takenPort(t *testing.T, w *World) {
+	m := w.mesh(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := l.Addr().(*net.TCPAddr).Port
+	i := &Instance{ID: m.name("web"), Name: m.name("web")}
+	t.Cleanup(func() { m.remove(i) })
+	m.put("/v1/agent/service/register", object{"ID": i.ID, "Name": i.Name, "Port": mustPort(t), "Connect": object{"SidecarService": object{
+		"Port": mustPort(t), "Proxy": object{"Upstreams": []object{{"DestinationName": m.name("api"), "LocalBindPort": port}}},
+	}}})
+	if w.Kind != Host {
+		i.sidecar = m.runSidecar(w.Kind, i)
+	}
+	want := fmt.Sprintf("%s is taken by", loopback(port))
+	if w.Kind == Envoy {
+		want = fmt.Sprintf("cannot bind '%s'", loopback(port))
+	}
+	until(t, 15*time.Second, func() error {
+		p, err := m.status(i)
+		if err == nil && (!strings.Contains(p.Refusal, want) || p.AckedHash == p.RenderedHash) {
+			err = fmt.Errorf("the agent says %+v, want a refusal with %q", p, want)
+		}
+		return err
+	})
+	if w.Kind == Envoy {
+		return
+	}
+	_ = l.Close()
+	until(t, 15*time.Second, func() error { return m.settled(i) })
 }
 
 // agentKilled: proxies carry on without their agent, and the agent finds its way back to them.

@@ -76,7 +76,7 @@ func TestRowsAreWhole(t *testing.T) {
 		"endpoint added drained and removed", "endpoint removed under load", "endpoint killed", "leaf rotation under load",
 		"peer with a wrong identity", "peer of another root", "peer with an expired certificate", "plaintext to the mtls port",
 		"upstream down", "upstream hangs", "big bodies", "streaming both ways", "trailers", "websocket", "http 1.0", "half-closed tcp",
-		"agent killed and restarted", "another service's configuration",
+		"agent killed and restarted", "another service's configuration", "port that is taken",
 	}
 	seen := map[string]bool{}
 	for _, row := range rows {

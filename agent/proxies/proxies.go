@@ -314,10 +314,15 @@ func (s *session) Acked(_, hash string) {
 	})
 }
 
-// Refused notes that the proxy won't take what it was sent; it keeps what it had.
+// Refused notes that the proxy won't take what it was sent, or can't do it: then it doesn't have the newest rendering any more.
 func (s *session) Refused(typeURL, text string) {
 	s.m.c.Log.Error("a proxy refused its configuration", "proxy", s.id, "type", typeURL, "error", text)
-	s.m.note(s.id, func(st *rest.ProxyStatus) { st.Refusal = strings.TrimSpace(typeURL + ": " + text) })
+	s.m.note(s.id, func(st *rest.ProxyStatus) {
+		st.Refusal = strings.TrimSpace(typeURL + ": " + text)
+		if st.AckedHash == st.RenderedHash {
+			st.AckedHash = ""
+		}
+	})
 }
 
 // Close ends the session and waits until it has.

@@ -14,8 +14,11 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -209,8 +212,9 @@ func (p *Proxy) keepListeners(ctx context.Context, served *run.Group) error {
 				p.drainListener(name)
 			}
 		}
-		complete := true
-		for name, l := range s.Listeners {
+		var faults []string
+		for _, name := range slices.Sorted(maps.Keys(s.Listeners)) {
+			l := s.Listeners[name]
 			if sock := open[name]; sock != nil {
 				sock.last.Store(l)
 				continue
@@ -218,12 +222,13 @@ func (p *Proxy) keepListeners(ctx context.Context, served *run.Group) error {
 			sock, err := p.open(ctx, served, l)
 			if err != nil {
 				p.c.Log.Error("can't listen, trying again", "listener", name, "error", err)
-				complete, retry = false, time.After(openRetry)
+				faults, retry = append(faults, err.Error()), time.After(openRetry)
 				continue
 			}
 			open[name] = sock
 		}
-		if complete {
+		p.intake.Trouble(strings.Join(faults, "; "))
+		if len(faults) == 0 {
 			p.ready.Store(true)
 		}
 	}

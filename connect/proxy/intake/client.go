@@ -15,6 +15,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"slices"
+	"sync"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -63,6 +64,12 @@ type Client struct {
 	c        Config
 	world    *world
 	answered bool // the stream has brought something; used by one goroutine after the other
+
+	mu      sync.Mutex // guards what follows, and makes sends one at a time
+	stream  adsStream  // the open one
+	nonce   string     // of the last listeners that were taken on it
+	trouble string     // with the listeners that are in force; "": none
+	told    bool       // of trouble, on this stream
 }
 
 // New makes a client. It connects in Run.
@@ -158,6 +165,8 @@ func (c *Client) follow(ctx context.Context, conn *grpc.ClientConn) error {
 	if err != nil {
 		return errors.Join(err, g.Stop())
 	}
+	c.use(stream)
+	defer c.use(nil)
 	g.Go("responses", func(context.Context) error {
 		subscribed := map[string]map[string]bool{}
 		if err := c.open(stream, subscribed); err != nil {
@@ -175,6 +184,60 @@ func (c *Client) follow(ctx context.Context, conn *grpc.ClientConn) error {
 		}
 	})
 	return g.Wait()
+}
+
+// Trouble tells the server why the listeners in force can't be served; "": they can. It is a late refusal of the last
+// listeners that were taken, and, when the trouble is over, a late acknowledgement. It may be called at any time.
+func (c *Client) Trouble(why string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.trouble == why {
+		return
+	}
+	c.trouble = why
+	if c.stream != nil && c.nonce != "" {
+		_ = c.lateLocked(c.stream) // a stream that broke is opened again, and told
+	}
+}
+
+func (c *Client) lateLocked(stream adsStream) error {
+	c.told = c.trouble != ""
+	return stream.Send(verdict(listenerType, c.nonce, c.trouble))
+}
+
+func verdict(t, nonce, refusal string) *discoveryv3.DeltaDiscoveryRequest {
+	r := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: t, ResponseNonce: nonce}
+	if refusal != "" {
+		r.ErrorDetail = &status.Status{Code: int32(codes.InvalidArgument), Message: refusal}
+	}
+	return r
+}
+
+func (c *Client) send(stream adsStream, r *discoveryv3.DeltaDiscoveryRequest) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return stream.Send(r)
+}
+
+// answer says whether a response was taken. Trouble that listeners still have is told again with each new lot of them.
+func (c *Client) answer(stream adsStream, resp *discoveryv3.DeltaDiscoveryResponse, refusal error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	text := ""
+	if refusal != nil {
+		text = refusal.Error()
+	}
+	err := stream.Send(verdict(resp.GetTypeUrl(), resp.GetNonce(), text))
+	if err != nil || resp.GetTypeUrl() != listenerType {
+		return err
+	}
+	if c.nonce = ""; refusal == nil {
+		c.nonce = resp.GetNonce()
+		if c.trouble != "" || c.told {
+			return c.lateLocked(stream)
+		}
+	}
+	return nil
 }
 
 // open asks for everything, saying which versions are held.
@@ -199,11 +262,17 @@ func (c *Client) open(stream adsStream, subscribed map[string]map[string]bool) e
 		if i == 0 {
 			req.Node = node
 		}
-		if err := stream.Send(req); err != nil {
+		if err := c.send(stream, req); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (c *Client) use(stream adsStream) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stream, c.nonce, c.told = stream, "", false
 }
 
 // take applies one response, acknowledges or refuses it, and asks for what it newly refers to.
@@ -213,14 +282,12 @@ func (c *Client) take(stream adsStream, subscribed map[string]map[string]bool, r
 		named[r.GetName()] = namedOf(r)
 	}
 	refusal := c.world.update(resp.GetTypeUrl(), named, resp.GetRemovedResources())
-	ack := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: resp.GetTypeUrl(), ResponseNonce: resp.GetNonce()}
 	if refusal != nil {
 		c.c.Log.Error("configuration refused", "type", resp.GetTypeUrl(), "error", refusal)
-		ack.ErrorDetail = &status.Status{Code: int32(codes.InvalidArgument), Message: refusal.Error()}
 	} else if s := c.world.assemble(); s != nil {
 		c.c.Apply(s)
 	}
-	if err := stream.Send(ack); err != nil {
+	if err := c.answer(stream, resp, refusal); err != nil {
 		return err
 	}
 	return c.subscribe(stream, subscribed)
@@ -251,7 +318,7 @@ func (c *Client) subscribe(stream adsStream, subscribed map[string]map[string]bo
 		if len(req.ResourceNamesSubscribe)+len(req.ResourceNamesUnsubscribe) == 0 {
 			continue
 		}
-		if err := stream.Send(req); err != nil {
+		if err := c.send(stream, req); err != nil {
 			return err
 		}
 	}

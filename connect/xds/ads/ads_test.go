@@ -247,6 +247,36 @@ func TestDelta(t *testing.T) {
 	<-s.closed
 }
 
+// A proxy that has taken its listeners and then can't serve one says so later, and again when it can. In between it doesn't have
+// the output, whatever else it takes.
+func TestTroubleAfterTheAnswer(t *testing.T) {
+	s := newSource()
+	ctx, client := dial(t, s)
+	c := openDelta(t, ctx, client)
+	c.ask(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: xds.ClusterType})
+	c.ask(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: xds.ListenerType})
+	one := output("c a=1", "l in=1")
+	s.outputs <- one
+	c.expect("Cluster +a=1", "")
+	c.expect("Listener +in=1", "")
+	s.event(t, "acked "+one.Hash)
+	late := func(nonce, refusal string) {
+		r := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: xds.ListenerType, ResponseNonce: nonce}
+		if refusal != "" {
+			r.ErrorDetail = &rpcstatus.Status{Code: int32(codes.InvalidArgument), Message: refusal}
+		}
+		c.ask(r)
+	}
+	late("2", "port taken")
+	s.event(t, "refused Listener port taken")
+	late("2", "port taken") // again: no news
+	late("1", "stale")
+	s.outputs <- output("c a=2", "l in=1")
+	c.expect("Cluster +a=2", "")
+	late("2", "")
+	s.event(t, "acked "+output("c a=2", "l in=1").Hash)
+}
+
 func TestDeltaReconnect(t *testing.T) {
 	s := newSource()
 	ctx, client := dial(t, s)

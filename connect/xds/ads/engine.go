@@ -38,6 +38,7 @@ type kind struct {
 	greet    bool                    // owes an answer even if it is empty
 	pending  *push
 	last     string // nonce of the last response
+	trouble  string // what keeps the proxy from doing what it has taken, by its own later word
 }
 
 // push is one response.
@@ -182,8 +183,16 @@ func (e *engine) push(k *kind, changed, held, absent []string) *push {
 
 // answer takes what a proxy says about a response: refusal is "" if it took it. It is false if the nonce isn't that of the
 // response which is waited for.
+//
+// A proxy may come back to its last answer: with a refusal, because what it took didn't work out (a port that is taken), and
+// without, once it did. In between it has the resources, and doesn't count as having the output.
 func (e *engine) answer(k *kind, nonce, refusal string) bool {
 	p := k.pending
+	if p == nil && nonce == k.last && refusal != k.trouble {
+		k.trouble = refusal
+		e.acked = ""
+		return true
+	}
 	if p == nil || p.nonce != nonce {
 		return false
 	}
@@ -244,7 +253,7 @@ func (e *engine) complete() (hash string, ok bool) {
 		if k == nil {
 			continue
 		}
-		if held, _ := e.gone(k); len(held) > 0 || k.pending != nil {
+		if held, _ := e.gone(k); len(held) > 0 || k.pending != nil || k.trouble != "" {
 			return "", false
 		}
 	}

@@ -51,7 +51,8 @@ type Stream interface {
 	Output() (*xds.Output, <-chan struct{})
 	// Acked says that the proxy has all of the output of that hash, with typeURL as the last piece.
 	Acked(typeURL, hash string)
-	// Refused says that the proxy won't take what it was sent of a type, in its own words.
+	// Refused says that the proxy won't take what it was sent of a type, or can't do it, in its own words. Acked follows when it
+	// can.
 	Refused(typeURL, text string)
 	Close()
 }
