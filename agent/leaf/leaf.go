@@ -15,6 +15,9 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/weftmesh/weft/ca"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/identity"
@@ -24,6 +27,9 @@ import (
 
 // ErrNotReady says that there is no certificate yet, and nothing is wrong: the roots or the signature are on their way.
 var ErrNotReady = errors.New("no certificate yet")
+
+// ErrRefused says that a server won't sign, with its reason: asking again helps only if the registration is on its way to it.
+var ErrRefused = errors.New("the server doesn't sign it")
 
 // Config is what a Manager is made of.
 type Config struct {
@@ -119,8 +125,9 @@ func (m *Manager) Current(k catalog.Key) (ca.Leaf, error) {
 	return ca.Leaf{}, fmt.Errorf("%w for %s", ErrNotReady, k)
 }
 
-// Get is Current that waits for the first leaf until ctx ends.
-func (m *Manager) Get(ctx context.Context, k catalog.Key, token string) (ca.Leaf, error) {
+// Get is Current that waits for the first leaf until ctx ends, or, unless it is patient, until a server has refused it. Its
+// error says what is in the way.
+func (m *Manager) Get(ctx context.Context, k catalog.Key, token string, patient bool) (ca.Leaf, error) {
 	m.mu.Lock()
 	s := m.slotLocked(k)
 	if s.token == "" {
@@ -131,8 +138,8 @@ func (m *Manager) Get(ctx context.Context, k catalog.Key, token string) (ca.Leaf
 	for {
 		changed := m.Changed()
 		l, err := m.Current(k)
-		if err == nil {
-			return l, nil
+		if err == nil || !patient && errors.Is(err, ErrRefused) {
+			return l, err
 		}
 		select {
 		case <-changed:
@@ -142,7 +149,7 @@ func (m *Manager) Get(ctx context.Context, k catalog.Key, token string) (ca.Leaf
 	}
 }
 
-// Changed is closed when some leaf changes.
+// Changed is closed when some leaf changes, or can't be had.
 func (m *Manager) Changed() <-chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -248,9 +255,9 @@ func (m *Manager) renew(ctx context.Context, id string) {
 		m.watchdog.Failed(id, time.Now(), err)
 	} else if s, ok := m.held[id]; ok {
 		s.leaf = l
-		close(m.changed)
-		m.changed = make(chan struct{})
 	}
+	close(m.changed)
+	m.changed = make(chan struct{})
 	m.mu.Unlock()
 	if err != nil && ctx.Err() == nil {
 		m.c.Log.Warn("leaf certificate can't be renewed", "service", service.Name, "error", err)
@@ -276,7 +283,11 @@ func (m *Manager) sign(ctx context.Context, service catalog.Key, token string) (
 		return ca.Leaf{}, err
 	}
 	resp, err := m.c.Client.Sign(ctx, &weftv1.SignRequest{Node: m.c.Node, CsrPem: csr, Token: token})
-	if err != nil {
+	switch st := status.Convert(err); st.Code() {
+	case codes.OK:
+	case codes.PermissionDenied, codes.InvalidArgument:
+		return ca.Leaf{}, fmt.Errorf("%w: %s", ErrRefused, st.Message())
+	default:
 		return ca.Leaf{}, fmt.Errorf("have it signed: %w", err)
 	}
 	return ca.NewLeaf(id, key, resp.GetCertPem(), state.ModifyIndex)

@@ -331,8 +331,11 @@ func (h *handlers) leaf(w http.ResponseWriter, r *api.Request) error {
 	key := r.Options.Scope.Name(r.PathValue("name"))
 	ctx, cancel := context.WithTimeout(r.Context(), leafWait)
 	defer cancel()
-	l, err := h.c.Leaves.Get(ctx, key, api.TokenOf(r.Request))
-	if err != nil {
+	l, err := h.c.Leaves.Get(ctx, key, api.TokenOf(r.Request), h.runs(key))
+	switch {
+	case errors.Is(err, leaf.ErrRefused):
+		return &api.StatusError{Code: http.StatusForbidden, Text: err.Error(), Err: err}
+	case err != nil:
 		return &api.StatusError{Code: http.StatusServiceUnavailable, Text: err.Error(), Err: err}
 	}
 	if r.Options.Index != 0 && l.ModifyIndex <= r.Options.Index {
@@ -360,6 +363,17 @@ func (h *handlers) leaf(w http.ResponseWriter, r *api.Request) error {
 	}
 	api.Meta{Index: l.ModifyIndex, KnownLeader: true, Consistency: "leader"}.Write(w.Header(), r.Options)
 	return api.WriteJSON(w, l)
+}
+
+// runs says whether a service is registered on this agent: then a server that doesn't know it is about to.
+func (h *handlers) runs(service catalog.Key) bool {
+	wanted, _ := h.c.State.Wanted()
+	for _, s := range wanted.Services {
+		if s.Record.Scope.Name(s.Record.Service) == service {
+			return true
+		}
+	}
+	return false
 }
 
 func (h *handlers) proxyAccess(w http.ResponseWriter, r *api.Request) error {
