@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -45,6 +46,12 @@ func allowedHTTP(t *testing.T, w *World) {
 	got := p.backend.header().Get("Traceparent")
 	if len(got) != len(trace) || got[:35] != trace[:35] {
 		t.Errorf("the application sees traceparent %q, want the trace of %q", got, trace)
+	}
+	api, _ := p.leaf("api")
+	web, cert := p.leaf("web")
+	want := fmt.Sprintf("By=%s;Hash=%x;URI=%s", api.ServiceURI, sha256.Sum256(cert.Certificate[0]), web.ServiceURI)
+	if got := p.backend.header().Get("X-Forwarded-Client-Cert"); got != want {
+		t.Errorf("the application sees its caller as %q, want %q", got, want)
 	}
 }
 

@@ -68,6 +68,7 @@ type HTTP struct {
 	Inline        *RouteTable // instead of RouteName
 	ServerName    string
 	ForwardClient ForwardClient // what becomes of x-forwarded-client-cert
+	ClientDetails ClientDetails // what it says of the peer's certificate, beside its hash and the name of our own
 	// Normalize brings paths into their one form first.
 	Normalize         bool
 	MergeSlashes      bool
@@ -107,6 +108,9 @@ const (
 	AppendClient
 	AlwaysForwardClient
 )
+
+// ClientDetails are parts of the peer's certificate.
+type ClientDetails struct{ Subject, URI, DNS bool }
 
 // EscapedSlashes is what becomes of %2F and %5C in paths.
 type EscapedSlashes uint8
@@ -341,6 +345,8 @@ type Outlier struct {
 // ServerTLS is mutual TLS towards callers. The certificate and the roots are looked up at each handshake.
 type ServerTLS struct {
 	Config *tls.Config
+	// Own gives the URI in the certificate that is shown at the moment, "" for none.
+	Own func() string
 	// Require says that callers must show a certificate.
 	Require bool
 }

@@ -231,21 +231,31 @@ func (d *downstream) refuse(err error) (*stream.ResponseHead, []byte) {
 	return h, []byte(err.Error() + "\n")
 }
 
-// certificate is x-forwarded-client-cert's element for the peer, "" without one.
+// certificate is x-forwarded-client-cert's element for the peer, "" without one: the parts, and their order, are Envoy's.
 func (d *downstream) certificate() string {
 	d.forwarded.Do(func() {
 		if d.peer.TLS == nil || len(d.peer.TLS.PeerCertificates) == 0 {
 			return
 		}
-		cert := d.peer.TLS.PeerCertificates[0]
-		sum := sha256.Sum256(cert.Raw)
+		c, cert := d.first.config, d.peer.TLS.PeerCertificates[0]
 		var b strings.Builder
-		b.WriteString("Hash=" + hex.EncodeToString(sum[:]) + `;Subject="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(cert.Subject.String()) + `"`)
-		for _, u := range cert.URIs {
-			b.WriteString(";URI=" + u.String())
+		if c.TLS != nil && c.TLS.Own != nil {
+			b.WriteString("By=" + c.TLS.Own() + ";")
 		}
-		for _, n := range cert.DNSNames {
-			b.WriteString(";DNS=" + n)
+		sum := sha256.Sum256(cert.Raw)
+		b.WriteString("Hash=" + hex.EncodeToString(sum[:]))
+		if c.HTTP.ClientDetails.Subject {
+			b.WriteString(`;Subject="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(cert.Subject.String()) + `"`)
+		}
+		if c.HTTP.ClientDetails.URI {
+			for _, u := range cert.URIs {
+				b.WriteString(";URI=" + u.String())
+			}
+		}
+		if c.HTTP.ClientDetails.DNS {
+			for _, n := range cert.DNSNames {
+				b.WriteString(";DNS=" + n)
+			}
 		}
 		d.forwardedText = b.String()
 	})

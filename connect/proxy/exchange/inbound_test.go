@@ -29,6 +29,8 @@ func TestInboundKnowsItsCaller(t *testing.T) {
 	r := newRig(t, func(s *config.Snapshot) {
 		s.Listeners["l"].Direction = config.Inbound
 		s.Listeners["l"].HTTP.ForwardClient = config.SanitizeSetClient
+		s.Listeners["l"].HTTP.ClientDetails = config.ClientDetails{Subject: true, URI: true}
+		s.Listeners["l"].TLS = &config.ServerTLS{Own: func() string { return "spiffe://td.consul/own" }}
 		s.Clusters["api"].Local = true
 	}, upstream(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header.Get("X-Forwarded-Client-Cert") })))
 	r.peer.Store(&config.Peer{Identity: id, URI: id.String(), TLS: &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{
@@ -42,7 +44,7 @@ func TestInboundKnowsItsCaller(t *testing.T) {
 	}
 	_ = body(t, resp)
 	got := <-seen
-	if !strings.HasPrefix(got, "Hash=2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881;Subject=\"") ||
+	if !strings.HasPrefix(got, "By=spiffe://td.consul/own;Hash=2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881;Subject=\"") ||
 		!strings.HasSuffix(got, ";URI="+id.String()) || strings.Contains(got, "forged") {
 		t.Error(got)
 	}

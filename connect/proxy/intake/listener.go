@@ -181,6 +181,12 @@ func compileHTTP(l *config.Listener, a *anypb.Any) error {
 		hcmv3.HttpConnectionManager_FORWARD_ONLY: config.ForwardOnlyClient, hcmv3.HttpConnectionManager_APPEND_FORWARD: config.AppendClient,
 		hcmv3.HttpConnectionManager_ALWAYS_FORWARD_ONLY: config.AlwaysForwardClient,
 	}[m.GetForwardClientCertDetails()]
+	if d := m.GetSetCurrentClientCertDetails(); d != nil {
+		if err := only(d, "subject uri dns"); err != nil {
+			return fmt.Errorf("set_current_client_cert_details: %w", err)
+		}
+		h.ClientDetails = config.ClientDetails{Subject: d.GetSubject().GetValue(), URI: d.GetUri(), DNS: d.GetDns()}
+	}
 	for _, u := range m.GetUpgradeConfigs() {
 		if u.GetUpgradeType() != "websocket" {
 			return fmt.Errorf("upgrade_configs %q: only websocket is passed", u.GetUpgradeType())

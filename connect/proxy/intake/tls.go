@@ -112,6 +112,14 @@ func (t *trust) certificate() (*tls.Certificate, error) {
 	return s.cert, nil
 }
 
+// own is the URI in our certificate.
+func (t *trust) own() string {
+	if s := t.s.get(t.leaf); s != nil && s.own != nil {
+		return s.own.String()
+	}
+	return ""
+}
+
 // verify checks the peer's certificates, at the time now, against the roots of now: chain, trust domain, and who it may be.
 func (t *trust) verify(raw [][]byte, _ [][]*x509.Certificate) error {
 	if len(raw) == 0 && !t.required {
@@ -164,7 +172,7 @@ func (w *world) serverTLS(ts *corev3.TransportSocket) (*config.ServerTLS, []stri
 		// A resumed session would skip the check of the identity.
 		SessionTicketsDisabled: true,
 	}
-	return &config.ServerTLS{Config: conf, Require: true}, t.names(), nil
+	return &config.ServerTLS{Config: conf, Own: t.own, Require: true}, t.names(), nil
 }
 
 func (w *world) clientTLS(ts *corev3.TransportSocket) (*config.ClientTLS, *trust, error) {
