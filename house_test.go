@@ -50,6 +50,7 @@ var guests = map[string][]string{
 	"github.com/hashicorp/raft":              {"server"},
 	"github.com/hashicorp/raft-wal":          {"server"},
 	"github.com/hashicorp/go-hclog":          {"server", "internal/logs"},
+	"github.com/hashicorp/go-sockaddr":       {"agent/config"},
 	"github.com/hashicorp/memberlist":        {"internal/gossip"},
 	"github.com/hashicorp/serf":              {"internal/gossip"},
 	"github.com/hashicorp/go-memdb":          {"catalog"},

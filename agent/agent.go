@@ -27,6 +27,7 @@ import (
 	"github.com/weftmesh/weft/agent/check"
 	"github.com/weftmesh/weft/agent/config"
 	"github.com/weftmesh/weft/agent/dns"
+	"github.com/weftmesh/weft/agent/event"
 	"github.com/weftmesh/weft/agent/hostproxy"
 	"github.com/weftmesh/weft/agent/leaf"
 	"github.com/weftmesh/weft/agent/local"
@@ -37,6 +38,7 @@ import (
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/xds/ads"
 	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/internal/gossip"
 	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/run"
 	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
@@ -53,6 +55,10 @@ type Config struct {
 	Servers http.Handler             // answers what isn't the agent's own
 	Conn    grpc.ClientConnInterface // to a server
 	Door    *listen.Door
+	LAN     *gossip.Pool // who is there; it runs beside the agent
+	WAN     *gossip.Pool // the same of all datacenters' servers; nil: this node isn't in it
+	// Leave has this node leave both, and the agent end.
+	Leave   func(context.Context) error
 	Metrics *prometheus.Registry
 	// StartHostProxy starts a host proxy that serves a control socket and outlives the agent; used with proxy.shared.
 	StartHostProxy func(ctx context.Context, socket string) error
@@ -71,6 +77,7 @@ type Agent struct {
 	keeper   *hostproxy.Keeper
 	ads      *ads.Server
 	dns      *dns.Server // nil: not served
+	events   *event.Events
 	mux      *api.Mux
 	settings config.Config
 }
@@ -99,10 +106,28 @@ func New(c Config) (*Agent, error) {
 	}); err != nil {
 		return nil, err
 	}
+	if a.events, err = event.New(event.Config{
+		Node: c.NodeName, Services: a.serviceTags, Fire: c.LAN.Fire, Rand: rand.Reader,
+	}); err != nil {
+		return nil, err
+	}
 	if err := a.newMesh(); err != nil {
 		return nil, err
 	}
 	return a, a.newDNS()
+}
+
+// Event takes a user event that gossip brought.
+func (a *Agent) Event(e gossip.UserEvent) { a.events.Deliver(e) }
+
+// serviceTags are the services of this host with their tags.
+func (a *Agent) serviceTags() map[string][]string {
+	wanted, _ := a.state.Wanted()
+	out := map[string][]string{}
+	for _, s := range wanted.Services {
+		out[s.Record.Service] = append(out[s.Record.Service], s.Record.Tags...)
+	}
+	return out
 }
 
 // newMesh makes what proxies need.
@@ -151,6 +176,7 @@ func (a *Agent) newMesh() error {
 		Side: api.Agent, Resolver: api.Open{}, Datacenter: s.Datacenter, Pretty: s.Dev, Forward: c.Servers, Loopback: true,
 		Handlers: rest.Handlers(rest.Config{
 			State: a.state, Checks: a.checks, Leaves: a.leaves, Store: store, Proxies: a.proxies, Metrics: c.Metrics,
+			LAN: c.LAN, WAN: c.WAN, Events: a.events, Leave: c.Leave,
 			Version: c.Version, Server: s.Server || s.Dev, GRPCPort: s.Ports.GRPC, DefaultAll: allow,
 			Settings: map[string]any{"Datacenter": s.Datacenter, "NodeName": c.NodeName, "DevMode": s.Dev, "ServerMode": s.Server || s.Dev},
 		}),

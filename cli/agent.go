@@ -31,6 +31,7 @@ import (
 	"github.com/weftmesh/weft/connect/xds"
 	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/decode"
+	"github.com/weftmesh/weft/internal/gossip"
 	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/logs"
 	"github.com/weftmesh/weft/internal/memnet"
@@ -52,6 +53,22 @@ func agentFlags() []ucli.Flag {
 		&ucli.StringFlag{Name: "datacenter", Usage: "this node's datacenter (dc1)"},
 		&ucli.StringFlag{Name: "bind", Usage: "address for traffic between nodes"},
 		&ucli.StringFlag{Name: "advertise", Usage: "address that others reach this node by"},
+		&ucli.StringFlag{Name: "advertise-wan", Usage: "address that servers of other datacenters reach this one by"},
+		&ucli.StringSliceFlag{Name: "retry-join", Usage: "address, name, exec=command or provider=… to join, until one answers (repeatable)"},
+		&ucli.StringSliceFlag{Name: "retry-join-wan", Usage: "the same for servers of other datacenters (repeatable)"},
+		&ucli.StringSliceFlag{Name: "join", Usage: "an older name of -retry-join"},
+		&ucli.StringSliceFlag{Name: "join-wan", Usage: "an older name of -retry-join-wan"},
+		&ucli.DurationFlag{Name: "retry-interval", Usage: "between tries to join (30s)"},
+		&ucli.DurationFlag{Name: "retry-interval-wan", Usage: "between tries to join the WAN (30s)"},
+		&ucli.IntFlag{Name: "retry-max", Usage: "tries to join before giving up, 0 is never"},
+		&ucli.IntFlag{Name: "retry-max-wan", Usage: "tries to join the WAN before giving up, 0 is never"},
+		&ucli.BoolFlag{Name: "rejoin", Usage: "join again what was known before this node left"},
+		&ucli.StringFlag{Name: "encrypt", Usage: "gossip key in base64 (weft keygen makes one)"},
+		&ucli.BoolFlag{Name: "disable-keyring-file", Usage: "keep no gossip keys on disk"},
+		&ucli.StringFlag{Name: "serf-lan-bind", Usage: "address of gossip, instead of -bind"},
+		&ucli.StringFlag{Name: "serf-wan-bind", Usage: "address of gossip with other datacenters, instead of -bind"},
+		&ucli.IntFlag{Name: "serf-lan-port", Usage: "port of gossip (8301)"},
+		&ucli.IntFlag{Name: "serf-wan-port", Usage: "port of gossip with other datacenters (8302), -1 for none"},
 		&ucli.StringFlag{Name: "client", Usage: "address for the HTTP API and xDS (127.0.0.1)"},
 		&ucli.IntFlag{Name: "http-port", Usage: "port of the HTTP API (8500)"},
 		&ucli.IntFlag{Name: "grpc-port", Usage: "port of xDS (8502)"},
@@ -90,6 +107,9 @@ func validateCommand(env Env) *ucli.Command {
 			settings := config.Default()
 			warnings, err := settings.Load(c.Args().Slice()...)
 			if err == nil {
+				err = settings.ExpandAddresses()
+			}
+			if err == nil {
 				err = settings.Validate()
 			}
 			if err != nil {
@@ -120,6 +140,7 @@ func settingsOf(c *ucli.Context) (config.Config, []string, error) {
 	for name, to := range map[string]*string{
 		"data-dir": &s.DataDir, "node": &s.NodeName, "node-id": &s.NodeID, "datacenter": &s.Datacenter, "bind": &s.BindAddr,
 		"advertise": &s.AdvertiseAddr, "client": &s.ClientAddr, "log-level": &s.LogLevel, "domain": &s.Domain, "alt-domain": &s.AltDomain,
+		"advertise-wan": &s.AdvertiseAddrWAN, "encrypt": &s.Encrypt, "serf-lan-bind": &s.SerfLAN, "serf-wan-bind": &s.SerfWAN,
 	} {
 		if c.IsSet(name) {
 			*to = c.String(name)
@@ -128,18 +149,34 @@ func settingsOf(c *ucli.Context) (config.Config, []string, error) {
 	for name, to := range map[string]*int{
 		"http-port": &s.Ports.HTTP, "grpc-port": &s.Ports.GRPC, "dns-port": &s.Ports.DNS, "sidecar-min-port": &s.Ports.SidecarMinPort,
 		"sidecar-max-port": &s.Ports.SidecarMaxPort, "bootstrap-expect": &s.BootstrapExpect,
+		"serf-lan-port": &s.Ports.SerfLAN, "serf-wan-port": &s.Ports.SerfWAN, "retry-max": &s.RetryMax, "retry-max-wan": &s.RetryMaxWAN,
 	} {
 		if c.IsSet(name) {
 			*to = c.Int(name)
 		}
 	}
-	for name, to := range map[string]*bool{"server": &s.Server, "log-json": &s.LogJSON} {
+	for name, to := range map[string]*bool{
+		"server": &s.Server, "log-json": &s.LogJSON, "rejoin": &s.RejoinAfterLeave, "disable-keyring-file": &s.DisableKeyringFile,
+	} {
 		if c.IsSet(name) {
 			*to = c.Bool(name)
 		}
 	}
+	for name, to := range map[string]*time.Duration{"retry-interval": &s.RetryInterval, "retry-interval-wan": &s.RetryIntervalWAN} {
+		if c.IsSet(name) {
+			*to = c.Duration(name)
+		}
+	}
+	for name, to := range map[string]*[]string{
+		"retry-join": &s.RetryJoin, "retry-join-wan": &s.RetryJoinWAN, "join": &s.StartJoin, "join-wan": &s.StartJoinWAN,
+	} {
+		*to = append(c.StringSlice(name), *to...)
+	}
 	if s.Dev {
 		s.DataDir = ""
+	}
+	if err := s.ExpandAddresses(); err != nil {
+		return s, warnings, err
 	}
 	return s, warnings, s.Validate()
 }
@@ -177,7 +214,15 @@ func runAgent(ctx context.Context, env Env, s config.Config, warnings []string) 
 		return err
 	}
 	network := memnet.New()
-	srv, err := newServer(s, address, log)
+	var a *agent.Agent
+	g, err := newGossip(gossipConfig{
+		settings: s, address: address, door: door, metrics: metrics, log: log,
+		onEvent: func(e gossip.UserEvent) { a.Event(e) }, // the pools run after a is there
+	})
+	if err != nil {
+		return err
+	}
+	srv, err := newServer(s, address, g, log)
 	if err != nil {
 		return err
 	}
@@ -194,20 +239,36 @@ func runAgent(ctx context.Context, env Env, s config.Config, warnings []string) 
 		return err
 	}
 	defer conn.Close()
-	a, err := agent.New(agent.Config{
+	running, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer end(nil)
+	leave := func(ctx context.Context) error {
+		err := g.leave(ctx)
+		end(errLeft)
+		return err
+	}
+	a, err = agent.New(agent.Config{
 		Settings: s, NodeName: s.NodeName, NodeID: s.NodeID, Address: address, Version: Version, Servers: servers, Conn: conn, Door: door,
-		Metrics: metrics, Log: log, StartHostProxy: startHostProxy(s),
+		LAN: g.lan, WAN: g.wan, Leave: leave, Metrics: metrics, Log: log, StartHostProxy: startHostProxy(s),
 	})
 	if err != nil {
 		return err
 	}
 	log.Info("weft agent", "version", Version, "node", s.NodeName, "datacenter", s.Datacenter, "dev", s.Dev)
-	g := run.New(ctx)
-	g.GoOrdered("server", srv.Run)
-	if err := serveInMemory(g, door, network, srv); err != nil {
-		return errors.Join(err, g.Stop())
+	defer context.AfterFunc(ctx, func() { // a signal: leave, if that is wanted, while everything still runs
+		if leaves(ctx, s) {
+			if err := g.leave(running); err != nil {
+				log.Warn("the others may take this node for failed", "error", err)
+			}
+		}
+		end(context.Cause(ctx))
+	})()
+	group := run.New(running)
+	g.run(group)
+	group.GoOrdered("server", srv.Run)
+	if err := serveInMemory(group, door, network, srv); err != nil {
+		return errors.Join(err, group.Stop())
 	}
-	g.GoOrdered("agent", func(ctx context.Context) error {
+	group.GoOrdered("agent", func(ctx context.Context) error {
 		patience := time.NewTimer(leaderPatience)
 		defer patience.Stop()
 		select { // what the agent asks for first needs a leader; without one it still answers what it can
@@ -217,7 +278,23 @@ func runAgent(ctx context.Context, env Env, s config.Config, warnings []string) 
 		}
 		return a.Run(ctx)
 	})
-	return g.Wait()
+	return group.Wait()
+}
+
+// errLeft is why an agent ends that was told to leave.
+var errLeft = errors.New("this node has left")
+
+// leaves says whether the agent leaves before it ends, by what ended it.
+func leaves(ctx context.Context, s config.Config) bool {
+	terminate, interrupt := s.LeaveOn()
+	var sig *signalError
+	if !errors.As(context.Cause(ctx), &sig) {
+		return false
+	}
+	if sig.signal == syscall.SIGINT {
+		return interrupt
+	}
+	return terminate
 }
 
 // leaderPatience is how long the agent's start waits for a leader.
@@ -260,7 +337,7 @@ func serveInMemory(g *run.Group, door *listen.Door, network *memnet.Network, srv
 	return nil
 }
 
-func newServer(s config.Config, address string, log *slog.Logger) (*server.Server, error) {
+func newServer(s config.Config, address string, g *gossiping, log *slog.Logger) (*server.Server, error) {
 	entries, err := bootstrapEntries(s)
 	if err != nil {
 		return nil, err
@@ -271,7 +348,7 @@ func newServer(s config.Config, address string, log *slog.Logger) (*server.Serve
 		log.Warn("configuration", "warning", "connect.ca_config.leaf_cert_ttl is below an hour: fine to watch renewals, not to run a mesh on")
 	}
 	return server.New(server.Config{
-		DataDir: s.DataDir, Datacenter: s.Datacenter, NodeName: s.NodeName, Address: fmt.Sprintf("%s:%d", address, s.Ports.Server),
+		LAN: g.lan, WAN: g.wan, DataDir: s.DataDir, Datacenter: s.Datacenter, NodeName: s.NodeName, Address: fmt.Sprintf("%s:%d", address, s.Ports.Server),
 		CA: ca.Config{
 			LeafCertTTL: s.Connect.CAConfig.LeafCertTTL, IntermediateCertTTL: s.Connect.CAConfig.IntermediateCertTTL,
 			RootCertTTL: s.Connect.CAConfig.RootCertTTL, MinLeafCertTTL: minLeaf,

@@ -220,6 +220,33 @@ func TestCommands(t *testing.T) {
 			answers: map[string]string{"GET /v1/agent/connect/proxy/p": `{"ProxyID":"p","Service":"web","ADSAddress":"127.0.0.1:8502"}`},
 		},
 
+		{
+			name: "members", args: []string{"members"}, out: "n1    10.0.0.1:8301   alive   server  0.1.0  2         dc1  default    <all>\nn2    [fd00::2]:8301",
+			answers: map[string]string{"GET /v1/agent/members": membersJSON}, asked: []string{"GET /v1/agent/members?segment=_all"},
+		},
+		{name: "members by status", args: []string{"members", "-status", "failed|left", "-wan"}, out: "failed", answers: map[string]string{"GET /v1/agent/members": membersJSON}, asked: []string{"wan=1"}},
+		{name: "no members", args: []string{"members", "-status", "^none$"}, code: 2, answers: map[string]string{"GET /v1/agent/members": membersJSON}},
+		{name: "members in detail", args: []string{"members", "-detailed"}, out: "build=0.1.0:abc,dc=dc1,role=consul,vsn=2", answers: map[string]string{"GET /v1/agent/members": membersJSON}},
+		{name: "members by what isn't an expression", args: []string{"members", "-status", "("}, code: 1, err: "Failed to compile status regexp"},
+		{name: "join", args: []string{"join", "-wan", "10.0.0.1", "10.0.0.2:9302"}, out: "Successfully joined cluster by contacting 2 nodes.", answers: map[string]string{"PUT /v1/agent/join/10.0.0.1": "", "PUT /v1/agent/join/10.0.0.2:9302": ""}, asked: []string{"wan=1", "wan=1"}},
+		{name: "join nobody", args: []string{"join", "10.0.0.9"}, code: 1, err: "Failed to join any nodes."},
+		{name: "join nothing", args: []string{"join"}, code: 1, err: "At least one address"},
+		{name: "leave", args: []string{"leave"}, out: "Graceful leave complete", answers: map[string]string{"PUT /v1/agent/leave": ""}},
+		{name: "force-leave", args: []string{"force-leave", "-prune", "n2"}, answers: map[string]string{"PUT /v1/agent/force-leave/n2": ""}, asked: []string{"prune=1"}},
+		{name: "force-leave two", args: []string{"force-leave", "a", "b"}, code: 1, err: "A single node name"},
+		{name: "event", args: []string{"event", "-name", "deploy", "-service", "web", "v2"}, out: "Event ID: e1", answers: map[string]string{"PUT /v1/event/fire/deploy": `{"ID":"e1"}`}, asked: []string{"service=web"}},
+		{name: "event without a name", args: []string{"event"}, code: 1, err: "Event name must be specified"},
+		{name: "event with a tag alone", args: []string{"event", "-name", "x", "-tag", "a"}, code: 1, err: "without service filter"},
+		{
+			name: "keyring", args: []string{"keyring", "-list"}, out: "\nWAN:\n  a [1/1]\n\ndc1 (LAN):\n  a [3/3]\n  b [2/3]\n",
+			answers: map[string]string{"GET /v1/operator/keyring": `[{"WAN":true,"Keys":{"a":1},"NumNodes":1},{"Datacenter":"dc1","Keys":{"b":2,"a":3},"NumNodes":3}]`},
+		},
+		{name: "keyring's key", args: []string{"keyring", "-use", "k", "-relay-factor", "2"}, out: "Changing primary", answers: map[string]string{"PUT /v1/operator/keyring": ""}, asked: []string{"relay-factor=2"}},
+		{name: "keyring without an action", args: []string{"keyring"}, code: 1, err: "Only a single action"},
+		{name: "keyring with two", args: []string{"keyring", "-list", "-use", "k"}, code: 1, err: "Only a single action"},
+		{name: "keyring with a large factor", args: []string{"keyring", "-list", "-relay-factor", "6"}, code: 1, err: "relay factor"},
+		{name: "keygen", args: []string{"keygen"}, out: "=\n"},
+
 		{name: "validate", args: []string{"validate", write(t, "a.hcl", "server = true\ndata_dir = \"/x\"\n")}, out: "valid"},
 		{name: "validate what is wrong", args: []string{"validate", write(t, "a.hcl", "servr = true\n")}, code: 1, err: "a.hcl:1: servr: unknown field"},
 		{name: "an agent with a bad file", args: []string{"agent", "-dev", "-config-file", write(t, "a.hcl", "servr = true\n")}, code: 1, err: "a.hcl:1: servr: unknown field"},
@@ -242,6 +269,10 @@ func TestCommands(t *testing.T) {
 		})
 	}
 }
+
+// membersJSON is an answer of the agent's list of members.
+const membersJSON = `[{"Name":"n2","Addr":"fd00::2","Port":8301,"Status":4,"Tags":{"role":"node","dc":"dc1","vsn":"2","build":"0.1.0"}},
+	{"Name":"n1","Addr":"10.0.0.1","Port":8301,"Status":1,"Tags":{"role":"consul","dc":"dc1","vsn":"2","build":"0.1.0:abc"}}]`
 
 // script is a program that prints one line.
 func script(t *testing.T, line string) string {

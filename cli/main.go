@@ -43,10 +43,36 @@ func (e *exitError) Error() string { return e.text }
 // Main runs the command that args (with the program's name first) ask for and gives the exit code. SIGINT and SIGTERM end the
 // command's context; a second one ends the process.
 func Main(args []string) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := signalContext()
 	defer stop()
-	context.AfterFunc(ctx, stop) // from here on a signal has its default effect
 	return Run(ctx, Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv}, args)
+}
+
+// signalError is the cause of a context that a signal ended.
+type signalError struct{ signal os.Signal }
+
+func (e *signalError) Error() string { return e.signal.String() }
+
+// signalContext ends with SIGINT or SIGTERM; from then on a signal has its default effect.
+func signalContext() (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() { // ends with stop
+		defer close(done)
+		select {
+		case s := <-signals:
+			signal.Stop(signals)
+			cancel(&signalError{s})
+		case <-ctx.Done():
+			signal.Stop(signals)
+		}
+	}()
+	return ctx, func() {
+		cancel(nil)
+		<-done
+	}
 }
 
 // Run is Main with the world handed in.
@@ -86,6 +112,7 @@ func newApp(env Env) *ucli.App {
 		Commands: []*ucli.Command{
 			demoCommand(env), agentCommand(env), servicesCommand(env), catalogCommand(env), intentionCommand(env), configCommand(env),
 			connectCommand(env), tlsCommand(env), explainCommand(env), validateCommand(env), versionCommand(env),
+			membersCommand(env), joinCommand(env), leaveCommand(env), forceLeaveCommand(env), eventCommand(env), keyringCommand(env), keygenCommand(env),
 		},
 	}
 	return app

@@ -25,6 +25,7 @@ import (
 	"github.com/weftmesh/weft/ca"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/internal/gossip"
 	"github.com/weftmesh/weft/internal/run"
 	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
 	"github.com/weftmesh/weft/server/feed"
@@ -59,6 +60,8 @@ type Config struct {
 	// Hold is how long a request waits for a leader, where there is none: rpc_hold_timeout. 0 is 7 s.
 	Hold time.Duration
 
+	// LAN and WAN are the gossip pools that this server is in; they run beside it. nil: it is in none.
+	LAN, WAN *gossip.Pool
 	// CA is the built-in authority's configuration, used when the cluster has none yet.
 	CA ca.Config
 	// DefaultAllow is the decision where no intention speaks.
@@ -162,7 +165,7 @@ func New(c Config) (*Server, error) {
 		Side: api.Server, Resolver: c.Resolver, Datacenter: c.Datacenter, Pretty: c.Pretty, DefaultACLPolicy: "allow", // ACLs are off
 		Before: s.before,
 		Handlers: rest.Handlers(rest.Config{
-			Cluster: s, Store: store, CA: s.ca, Proxies: s.feed, DefaultAllow: c.DefaultAllow, Rand: c.Rand, Now: c.Now,
+			Cluster: s, Store: store, CA: s.ca, Proxies: s.feed, LAN: c.LAN, WAN: c.WAN, DefaultAllow: c.DefaultAllow, Rand: c.Rand, Now: c.Now,
 			Node: c.NodeName, MaxValue: c.MaxValue, MaxTransaction: c.MaxTransaction, SessionTTLMin: c.SessionTTLMin,
 		}),
 	})

@@ -49,6 +49,7 @@ type Config struct {
 	ConfigEntries          ConfigEntries
 	Services               []local.ServiceDefinition `decode:"service"`
 	Checks                 []local.CheckDefinition   `decode:"check"`
+	Gossip
 	// Proxy is weft's own: how proxies of this host are run.
 	Proxy Proxy
 
@@ -69,6 +70,8 @@ type Ports struct {
 	HTTP           int
 	GRPC           int
 	Server         int
+	SerfLAN        int
+	SerfWAN        int // of a server; -1 takes it out of the WAN
 	SidecarMinPort int
 	SidecarMaxPort int
 }
@@ -105,7 +108,8 @@ func Default() Config {
 	return Config{
 		Datacenter: "dc1", BindAddr: "0.0.0.0", ClientAddr: "127.0.0.1", LogLevel: "info",
 		Domain: "consul.", DNSConfig: dns.DefaultSettings(), CheckUpdateInterval: 5 * time.Minute,
-		Ports: Ports{DNS: 8600, HTTP: 8500, GRPC: 8502, Server: 8300, SidecarMinPort: 21000, SidecarMaxPort: 21255},
+		Ports:  Ports{DNS: 8600, HTTP: 8500, GRPC: 8502, Server: 8300, SerfLAN: 8301, SerfWAN: 8302, SidecarMinPort: 21000, SidecarMaxPort: 21255},
+		Gossip: Gossip{RetryInterval: 30 * time.Second, RetryIntervalWAN: 30 * time.Second},
 	}
 }
 
@@ -194,6 +198,8 @@ func (c *Config) Validate() error {
 		{"http", c.Ports.HTTP},
 		{"grpc", c.Ports.GRPC},
 		{"server", c.Ports.Server},
+		{"serf_lan", c.Ports.SerfLAN},
+		{"serf_wan", c.Ports.SerfWAN},
 		{"sidecar_min_port", c.Ports.SidecarMinPort},
 		{"sidecar_max_port", c.Ports.SidecarMaxPort},
 	} {
@@ -207,6 +213,9 @@ func (c *Config) Validate() error {
 	for _, a := range []struct{ key, addr string }{
 		{"bind_addr", c.BindAddr},
 		{"advertise_addr", c.AdvertiseAddr},
+		{"advertise_addr_wan", c.AdvertiseAddrWAN},
+		{"serf_lan", c.SerfLAN},
+		{"serf_wan", c.SerfWAN},
 		{"client_addr", c.ClientAddr},
 		{"addresses.http", c.Addresses.HTTP},
 		{"addresses.grpc", c.Addresses.GRPC},
@@ -237,6 +246,7 @@ func (c *Config) Validate() error {
 	if c.BootstrapExpect > 1 {
 		fault("bootstrap_expect: %d: this version runs one server; set it to 1", c.BootstrapExpect)
 	}
+	c.validateGossip(fault)
 	node := catalog.Node{Scope: catalog.Scope{}.Default(c.Datacenter), Node: c.NodeName}
 	faults = append(faults, local.Validate(node, c.Services, c.Checks, c.Ports.SidecarMinPort, c.Ports.SidecarMaxPort))
 	return errors.Join(faults...)

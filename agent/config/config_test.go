@@ -109,8 +109,8 @@ func TestFaults(t *testing.T) {
 // Consul's keys without effect are taken, each with a warning that says where it stands.
 func TestIneffectiveKeys(t *testing.T) {
 	dir := folder(t, map[string]string{
-		"a.hcl":  "retry_join = [\"10.0.0.1\"]\nui_config {\n  enabled = true\n}\nports {\n  serf_lan = 8301\n  http = 9500\n}\nacl = {\n  enabled = true\n}\n",
-		"b.json": `{"EncryptVerifyIncoming": true, "addresses": {"grpc_tls": "127.0.0.1"}}`,
+		"a.hcl":  "audit {}\nui_config {\n  enabled = true\n}\nports {\n  https = 8501\n  http = 9500\n}\nacl = {\n  enabled = true\n}\n",
+		"b.json": `{"UseStreamingBackend": true, "addresses": {"grpc_tls": "127.0.0.1"}}`,
 	})
 	c := Default()
 	warnings, err := c.Load(dir)
@@ -118,9 +118,9 @@ func TestIneffectiveKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"a.hcl:1: retry_join is known but has no effect yet", "a.hcl:2: ui_config is known but has no effect yet",
-		"a.hcl:6: ports.serf_lan is known but has no effect yet", "a.hcl:9: acl is known but has no effect yet",
-		"b.json:1: encrypt_verify_incoming is known but has no effect yet", "b.json:1: addresses.grpc_tls is known but has no effect yet",
+		"a.hcl:1: audit is known but has no effect yet", "a.hcl:2: ui_config is known but has no effect yet",
+		"a.hcl:6: ports.https is known but has no effect yet", "a.hcl:9: acl is known but has no effect yet",
+		"b.json:1: use_streaming_backend is known but has no effect yet", "b.json:1: addresses.grpc_tls is known but has no effect yet",
 	}
 	for i, w := range warnings {
 		warnings[i] = strings.TrimPrefix(w, dir+"/")
@@ -155,6 +155,14 @@ func TestValidate(t *testing.T) {
 		"expect":                              {"bootstrap_expect = 3", "bootstrap_expect: 3"},
 		"client only":                         {"server = false", "set server = true"},
 		"no directory":                        {`data_dir = ""`, "data_dir is missing"},
+		"a key":                               {`encrypt = "pUqJrVyVRj5jsiYEkM/tFQ=="`, ""},
+		"no key":                              {`encrypt = "hello"`, "weft keygen"},
+		"a short key":                         {`encrypt = "aGVsbG8="`, "5 bytes"},
+		"no gossip":                           {"ports { serf_lan = -1 }", "ports.serf_lan: -1"},
+		"joined twice":                        {`retry_join = ["a", "b", "a"]`, `"a" stands there twice`},
+		"interval":                            {`retry_interval = "-1s"`, "retry_interval: -1s"},
+		"gossip":                              {`gossip_lan { probe_timeout = "-1s" }`, "gossip_lan.probe_timeout"},
+		"serf_lan":                            {`serf_lan = "here"`, `serf_lan: "here" isn't an IP address`},
 	} {
 		conf := Default()
 		conf.Server, conf.DataDir = true, "/var/lib/weft"
@@ -184,5 +192,44 @@ func TestManyServices(t *testing.T) {
 	}
 	if len(c.Services) != 10_000 || time.Since(start) > 10*time.Second {
 		t.Errorf("%d services in %v", len(c.Services), time.Since(start))
+	}
+}
+
+// Addresses to join of several files are joined; templates become addresses.
+func TestGossipKeys(t *testing.T) {
+	dir := folder(t, map[string]string{
+		"a.hcl":  "retry_join = [\"10.0.0.1\", \"exec=echo 10.0.0.2\"]\nserf_lan = \"{{ printf \\\"127.0.0.1\\\" }}\"\nserf_lan_allowed_cidrs = [\"10.0.0.0/8\"]\n",
+		"b.json": `{"retry_join": ["{{ printf \"10.0.0.3 10.0.0.4\" }}"], "start_join": ["10.0.0.5"], "ports": {"serf_lan": 9301}, "gossip_lan": {"probe_interval": "2s"}}`,
+		"c.hcl":  "leave_on_terminate = true\nskip_leave_on_interrupt = false\nserver = true\n",
+	})
+	c := Default()
+	if _, err := c.Load(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.ExpandAddresses(); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(c.Joins(false), "|"); got != "10.0.0.5|10.0.0.1|exec=echo 10.0.0.2|10.0.0.3|10.0.0.4" {
+		t.Errorf("joins %q", got)
+	}
+	if c.SerfLAN != "127.0.0.1" || c.Ports.SerfLAN != 9301 || c.Ports.SerfWAN != 8302 || c.GossipLAN.ProbeInterval != 2*time.Second ||
+		c.RetryInterval != 30*time.Second || len(c.SerfLANAllowedCIDRs) != 1 {
+		t.Errorf("%+v", c)
+	}
+	if terminate, interrupt := c.LeaveOn(); !terminate || !interrupt {
+		t.Error("it doesn't leave")
+	}
+	server, client := Default(), Default()
+	server.Server = true
+	if terminate, interrupt := server.LeaveOn(); terminate || interrupt {
+		t.Error("a server leaves by default")
+	}
+	if terminate, interrupt := client.LeaveOn(); !terminate || !interrupt {
+		t.Error("a client doesn't leave by default")
+	}
+	bad := Default()
+	bad.BindAddr, bad.ClientAddr = "{{ Get }}", `{{ GetInterfaceIP "none0" }}`
+	if err := bad.ExpandAddresses(); err == nil || !strings.Contains(err.Error(), "bind_addr") || !strings.Contains(err.Error(), "client_addr") {
+		t.Errorf("bad templates: %v", err)
 	}
 }

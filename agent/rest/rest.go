@@ -17,24 +17,31 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/weftmesh/weft/agent/check"
+	"github.com/weftmesh/weft/agent/event"
 	"github.com/weftmesh/weft/agent/leaf"
 	"github.com/weftmesh/weft/agent/local"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/xds"
 	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/internal/gossip"
 )
 
 // Config is what the handlers answer from.
 type Config struct {
-	State      *local.State
-	Checks     *check.Runner
-	Leaves     *leaf.Manager
-	Store      *catalog.Store // the replica
-	Proxies    Proxies
-	Metrics    prometheus.Gatherer
-	Version    string
-	Server     bool
-	GRPCPort   int
+	State    *local.State
+	Checks   *check.Runner
+	Leaves   *leaf.Manager
+	Store    *catalog.Store // the replica
+	Proxies  Proxies
+	Metrics  prometheus.Gatherer
+	Version  string
+	Server   bool
+	GRPCPort int
+	LAN      *gossip.Pool
+	WAN      *gossip.Pool // nil: this node isn't in the WAN
+	Events   *event.Events
+	// Leave has this node leave and the agent end; it returns when the others were told.
+	Leave      func(context.Context) error
 	Settings   map[string]any // shown as DebugConfig; without secrets
 	DefaultAll bool           // the default for calls that no intention decides
 }
@@ -86,6 +93,11 @@ func Handlers(c Config) map[string]api.Handler {
 		"GET /v1/agent/service/{name}":             h.service,
 		"GET /v1/agent/checks":                     h.checks,
 		"GET /v1/agent/members":                    h.members,
+		"PUT /v1/agent/join/{address}":             h.join,
+		"PUT /v1/agent/leave":                      h.leave,
+		"PUT /v1/agent/force-leave/{name}":         h.forceLeave,
+		"PUT /v1/event/fire/{name}":                h.fire,
+		"GET /v1/event/list":                       h.events,
 		"GET /v1/agent/metrics":                    h.metrics,
 		"GET /v1/agent/health/service/id/{name}":   h.healthByID,
 		"GET /v1/agent/health/service/name/{name}": h.healthByName,
@@ -117,7 +129,7 @@ func (h *handlers) self(w http.ResponseWriter, _ *api.Request) error {
 			"Revision": "", "Server": h.c.Server, "Version": h.c.Version, "BuildDate": "1970-01-01T00:00:00Z",
 		},
 		"DebugConfig": h.c.Settings,
-		"Member":      h.member(),
+		"Member":      memberView(h.c.LAN.Local()),
 		"Meta":        node.Meta,
 		"xDS": map[string]any{
 			"SupportedProxies": map[string]any{"envoy": []string{"1.40.0"}},
@@ -125,27 +137,6 @@ func (h *handlers) self(w http.ResponseWriter, _ *api.Request) error {
 			"Ports":            map[string]int{"Plaintext": h.c.GRPCPort, "TLS": -1},
 		},
 	})
-}
-
-// member is this agent as a member of a gossip pool of one.
-func (h *handlers) member() map[string]any {
-	node := h.c.State.Node()
-	role := "node"
-	if h.c.Server {
-		role = "consul"
-	}
-	return map[string]any{
-		"Name": node.Node, "Addr": node.Address, "Port": 8301, "Status": 1,
-		"Tags": map[string]string{"role": role, "dc": node.Datacenter, "id": node.ID, "build": h.c.Version},
-	}
-}
-
-func (h *handlers) members(w http.ResponseWriter, r *api.Request) error {
-	list, err := api.FilterList(r.Options.Filter, []map[string]any{h.member()})
-	if err != nil {
-		return err
-	}
-	return api.WriteJSON(w, list)
 }
 
 func (h *handlers) metrics(w http.ResponseWriter, r *api.Request) error {

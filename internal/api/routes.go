@@ -7,6 +7,7 @@ import "net/http"
 // The permissions that routes need.
 var (
 	agentRead      = Permission{"agent", Read}
+	agentWrite     = Permission{"agent", Write}
 	serviceRead    = Permission{"service", Read}
 	serviceWrite   = Permission{"service", Write}
 	nodeRead       = Permission{"node", Read}
@@ -19,6 +20,10 @@ var (
 	keyWrite       = Permission{"key", Write}
 	sessionRead    = Permission{"session", Read}
 	sessionWrite   = Permission{"session", Write}
+	eventRead      = Permission{"event", Read}
+	eventWrite     = Permission{"event", Write}
+	keyringRead    = Permission{"keyring", Read}
+	keyringWrite   = Permission{"keyring", Write}
 	none           = Permission{}
 )
 
@@ -30,6 +35,11 @@ var Routes = []Route{
 	{http.MethodGet, "/v1/agent/service/{name}", Agent, serviceRead, ByHandler, "", true},
 	{http.MethodGet, "/v1/agent/checks", Agent, serviceRead, Listed, "service", false},
 	{http.MethodGet, "/v1/agent/members", Agent, nodeRead, Listed, "node", false},
+	{http.MethodPut, "/v1/agent/join/{address}", Agent, agentWrite, Nothing, "", false},
+	{http.MethodPut, "/v1/agent/leave", Agent, agentWrite, Nothing, "", false},
+	{http.MethodPut, "/v1/agent/force-leave/{name}", Agent, operatorWrite, Nothing, "", false},
+	{http.MethodPut, "/v1/event/fire/{name}", Agent, eventWrite, PathName, "", false},
+	{http.MethodGet, "/v1/event/list", Agent, eventRead, Listed, "event", true},
 	{http.MethodGet, "/v1/agent/metrics", Agent, agentRead, Nothing, "", false},
 	{http.MethodGet, "/v1/agent/health/service/id/{name}", Agent, serviceRead, ByHandler, "", false},
 	{http.MethodGet, "/v1/agent/health/service/name/{name}", Agent, serviceRead, PathName, "", false},
@@ -97,6 +107,10 @@ var Routes = []Route{
 	{http.MethodGet, "/v1/session/list", Server, sessionRead, Listed, "session", true},
 	{http.MethodGet, "/v1/session/node/{name}", Server, sessionRead, Listed, "session", true},
 	{http.MethodPut, "/v1/txn", Server, none, Nothing, "", false}, // each operation by itself: see Operations
+	{http.MethodGet, "/v1/operator/keyring", Server, keyringRead, Nothing, "", false},
+	{http.MethodPost, "/v1/operator/keyring", Server, keyringWrite, Nothing, "", false},
+	{http.MethodPut, "/v1/operator/keyring", Server, keyringWrite, Nothing, "", false},
+	{http.MethodDelete, "/v1/operator/keyring", Server, keyringWrite, Nothing, "", false},
 	// weft's: what every proxy should have and has.
 	{http.MethodGet, "/v1/weft/proxies", Server, operatorRead, Nothing, "", false},
 }

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -37,8 +38,12 @@ type Config struct {
 	// Bind is the address of the sockets, and Advertise what others reach them by. Advertise may be Bind where that is no
 	// wildcard. Port 0 of Bind picks one, which then holds for Advertise too.
 	Bind, Advertise netip.AddrPort
+	// AnyPort takes a free port where Bind's is another program's: for nodes that nobody but this machine reaches.
+	AnyPort bool
 	// Network opens the sockets: Sockets or Memory. Required.
 	Network Network
+	// Allowed are the networks that members may be in; none is all.
+	Allowed []netip.Prefix
 	// DefaultPort is the port of addresses to join that name none; 0 is Bind's.
 	DefaultPort int
 	// Lookup finds the addresses of a name to join. Default: the system's resolver.
@@ -228,6 +233,9 @@ func (p *Pool) serfConfig(t *transport, events chan<- serf.Event) (*serf.Config,
 	m.EnableCompression = false // IDs and keys don't shrink, and what isn't expected can't be a bomb
 	m.DeadNodeReclaimTime = reclaimAfter
 	m.Alive, m.Merge = p, p
+	for _, a := range p.c.Allowed {
+		m.CIDRsAllowed = append(m.CIDRsAllowed, net.IPNet{IP: a.Masked().Addr().AsSlice(), Mask: net.CIDRMask(a.Bits(), a.Addr().BitLen())})
+	}
 	c := serf.DefaultConfig()
 	c.NodeName = p.c.Self.memberName(p.c.WAN)
 	c.Tags = tags

@@ -28,15 +28,16 @@ func (p *Pool) defaultPort() int {
 }
 
 // Join joins the pool of the nodes at these addresses: an IP address or a name, with or without a port; of a name, all its
-// addresses. It gives how many were reached. The error says why others weren't; where nobody was reached, it is never nil.
+// addresses. This node's own address is left out: it is often in a list that all nodes share. Join gives how many were
+// reached. The error says why others weren't; where nobody was reached, it is never nil.
 func (p *Pool) Join(ctx context.Context, addresses []string) (int, error) {
 	s, err := p.running()
 	if err != nil {
 		return 0, err
 	}
-	if len(addresses) == 0 {
-		return 0, errors.New("no address to join")
-	}
+	p.mu.Lock()
+	self := netip.AddrPortFrom(p.c.Advertise.Addr(), uint16(p.port))
+	p.mu.Unlock()
 	reached := 0
 	var faults []error
 	for _, a := range addresses {
@@ -46,6 +47,9 @@ func (p *Pool) Join(ctx context.Context, addresses []string) (int, error) {
 			continue
 		}
 		for _, to := range targets {
+			if to == self {
+				continue
+			}
 			if err := p.join(ctx, s, to); err != nil {
 				faults = append(faults, err)
 				continue
@@ -53,8 +57,14 @@ func (p *Pool) Join(ctx context.Context, addresses []string) (int, error) {
 			reached++
 		}
 	}
+	if reached == 0 && len(faults) == 0 {
+		return 0, ErrAlone
+	}
 	return reached, errors.Join(faults...)
 }
+
+// ErrAlone is the error of a join whose addresses are this node's own, or none.
+var ErrAlone = errors.New("there is no address to join but this node's own")
 
 // join joins one node. Serf can't be told to stop: where ctx ends, it goes on in the background until its own time is over.
 func (p *Pool) join(ctx context.Context, s *serf.Serf, to netip.AddrPort) error {

@@ -21,6 +21,7 @@ import (
 // Network opens the pool's sockets.
 type Network interface {
 	// Listen opens a packet socket and a stream listener at one address and port. Port 0 picks one.
+	// A port that is taken is a *listen.InUseError.
 	Listen(ctx context.Context, name string, at netip.AddrPort) (net.PacketConn, net.Listener, error)
 	// Dial opens a stream.
 	Dial(ctx context.Context, from, to netip.AddrPort) (net.Conn, error)
@@ -113,7 +114,13 @@ var _ memberlist.NodeAwareTransport = (*transport)(nil)
 const receiveBuffer = 2 << 20
 
 func openTransport(ctx context.Context, p *Pool) (*transport, error) {
-	packets, listener, err := p.c.Network.Listen(ctx, "serf-"+p.kind(), p.c.Bind)
+	name := "serf-" + p.kind()
+	packets, listener, err := p.c.Network.Listen(ctx, name, p.c.Bind)
+	var taken *listen.InUseError
+	if p.c.AnyPort && errors.As(err, &taken) {
+		p.log.Warn("the port of gossip is taken, another one is used", "pool", p.kind(), "error", err)
+		packets, listener, err = p.c.Network.Listen(ctx, name, netip.AddrPortFrom(p.c.Bind.Addr(), 0))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("gossip (%s): %w", p.kind(), err)
 	}
@@ -142,7 +149,7 @@ func openTransport(ctx context.Context, p *Pool) (*transport, error) {
 // advertise is the address that others reach this node by.
 func (t *transport) advertise() netip.AddrPort {
 	a := t.pool.c.Advertise
-	if a.Port() == 0 || t.pool.c.Bind.Port() == 0 {
+	if a.Port() == 0 || t.pool.c.Bind.Port() != t.bound { // no port was asked for, or that one wasn't to be had
 		return netip.AddrPortFrom(a.Addr(), t.bound)
 	}
 	return a

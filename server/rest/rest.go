@@ -16,6 +16,7 @@ import (
 	"github.com/weftmesh/weft/ca"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/internal/gossip"
 	"github.com/weftmesh/weft/server/feed"
 )
 
@@ -46,8 +47,9 @@ type Config struct {
 	CA           Authority
 	Proxies      *feed.Server
 	DefaultAllow bool
-	Rand         io.Reader // of identifiers
-	Node         string    // this server's
+	LAN, WAN     *gossip.Pool // whose keyrings are changed; nil: this server isn't in it
+	Rand         io.Reader    // of identifiers
+	Node         string       // this server's
 	// MaxValue bounds a key's value, MaxTransaction a transaction's body; 0 for DefaultMaxValue.
 	MaxValue, MaxTransaction int64
 	// SessionTTLMin is the shortest time to live of a session; 0 for 10 seconds.
@@ -119,6 +121,10 @@ func Handlers(c Config) map[string]api.Handler {
 		"GET /v1/session/list":                 h.sessions,
 		"GET /v1/session/node/{name}":          h.nodeSessions,
 		"PUT /v1/txn":                          h.transaction,
+		"GET /v1/operator/keyring":             h.keyring(gossip.ListKeys),
+		"POST /v1/operator/keyring":            h.keyring(gossip.InstallKey),
+		"PUT /v1/operator/keyring":             h.keyring(gossip.UseKey),
+		"DELETE /v1/operator/keyring":          h.keyring(gossip.RemoveKey),
 		"GET /v1/weft/proxies":                 h.proxies,
 	}
 }
