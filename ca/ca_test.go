@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/ca"
+	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/identity"
 )
 
@@ -82,7 +83,7 @@ func chainOf(t testing.TB, text string) (raw [][]byte) {
 	}
 }
 
-func verify(t testing.TB, l ca.Leaf, roots []ca.Root, now time.Time) error {
+func verify(t testing.TB, l ca.Leaf, roots []catalog.CARoot, now time.Time) error {
 	t.Helper()
 	for _, use := range []identity.Use{identity.AsServer, identity.AsClient} {
 		want := identity.Want{TrustDomain: web.TrustDomain, Use: use}
@@ -198,7 +199,7 @@ func TestRotation(t *testing.T) {
 		}
 		s = must(ca.Rotate(context.Background(), next, provider(t, s), provider(t, ca.State{ClusterID: cluster, Datacenter: "dc1", Config: next.Config}), now, false))(t)
 		fresh := issue(t, s, web, now)
-		for _, roots := range [][]ca.Root{first.Roots, s.Roots} {
+		for _, roots := range [][]catalog.CARoot{first.Roots, s.Roots} {
 			for name, l := range map[string]ca.Leaf{"old": old, "fresh": fresh} {
 				if err := verify(t, l, roots, now); err != nil {
 					t.Fatalf("%s leaf with %d roots: %v", name, len(roots), err)

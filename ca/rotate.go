@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/weftmesh/weft/catalog"
 )
 
 // maxCrossCerts bounds how long quick rotations can make the chains that every handshake carries.
@@ -82,7 +84,7 @@ func prune(s State, now time.Time) (State, []Action, time.Time) {
 			wake = soonest(wake, r.Until)
 			continue
 		}
-		roots = slices.DeleteFunc(roots, func(root Root) bool { return root.ID == r.RootID && !root.Active })
+		roots = slices.DeleteFunc(roots, func(root catalog.CARoot) bool { return root.ID == r.RootID && !root.Active })
 		actions = append(actions, Action{ActionPruned, r.RootID, "no leaf can depend on it since " + r.Until.UTC().Format(time.RFC3339)})
 	}
 	if len(actions) == 0 {
@@ -185,7 +187,7 @@ func Rotate(ctx context.Context, s State, old, fresh Provider, now time.Time, fo
 	}
 	// A root that was active earlier can come back by configuration: it is not retiring then.
 	next.Retiring = slices.DeleteFunc(next.Retiring, func(r Retiring) bool { return r.RootID == root.ID })
-	next.Roots = slices.DeleteFunc(next.Roots, func(r Root) bool { return r.ID == root.ID })
+	next.Roots = slices.DeleteFunc(next.Roots, func(r catalog.CARoot) bool { return r.ID == root.ID })
 	next.Roots = slices.Insert(next.Roots, 0, root)
 	next.Material = m
 	next.LongestLeafTTL = s.Config.WithDefaults().LeafCertTTL

@@ -8,33 +8,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/identity"
 )
-
-// Root is a root as the HTTP API shows it, with its field names.
-type Root struct {
-	// ID is the SHA-1 of the certificate, in hexadecimal bytes with colons between.
-	ID           string
-	Name         string
-	SerialNumber uint64
-	// SigningKeyID is the subject key ID of the intermediate that signs leaves, spelled like ID.
-	SigningKeyID string
-	// ExternalTrustDomain is the cluster's ID: the trust domain without ".consul".
-	ExternalTrustDomain string
-	NotBefore           time.Time
-	NotAfter            time.Time
-	// RootCert is PEM text.
-	RootCert string
-	// IntermediateCerts are PEM certificates: first those by which older roots vouch for this one, last the one that signs
-	// leaves.
-	IntermediateCerts []string
-	// Active marks the one root under which new leaves are signed.
-	Active         bool
-	PrivateKeyType string
-	PrivateKeyBits int
-	CreateIndex    uint64
-	ModifyIndex    uint64
-}
 
 // State is all that the authority remembers: plain data, replaced as a whole and never changed in place.
 type State struct {
@@ -42,7 +18,7 @@ type State struct {
 	Datacenter string
 	Config     Config
 	// Roots are the trusted roots, the active one first. Its indexes are whoever stores it to fill in.
-	Roots []Root
+	Roots []catalog.CARoot
 	// Retiring says, for each root that isn't active, until when a leaf may depend on it.
 	Retiring []Retiring
 	// LongestLeafTTL is the longest life that a leaf under the active root may have been given.
@@ -67,16 +43,16 @@ func (s State) Setup() Setup {
 }
 
 // Active gives the root under which leaves are signed.
-func (s State) Active() (Root, bool) {
-	i := slices.IndexFunc(s.Roots, func(r Root) bool { return r.Active })
+func (s State) Active() (catalog.CARoot, bool) {
+	i := slices.IndexFunc(s.Roots, func(r catalog.CARoot) bool { return r.Active })
 	if i < 0 {
-		return Root{}, false
+		return catalog.CARoot{}, false
 	}
 	return s.Roots[i], true
 }
 
 // Pool gives the trusted roots as identity.VerifyPeer takes them. Only roots go in: an intermediate is no anchor.
-func Pool(roots []Root) (*x509.CertPool, error) {
+func Pool(roots []catalog.CARoot) (*x509.CertPool, error) {
 	pool := x509.NewCertPool()
 	for _, r := range roots {
 		cert, err := ParseCert(r.RootCert)
@@ -89,17 +65,17 @@ func Pool(roots []Root) (*x509.CertPool, error) {
 }
 
 // newRoot describes the material's root as active.
-func newRoot(clusterID string, m Material) (Root, error) {
+func newRoot(clusterID string, m Material) (catalog.CARoot, error) {
 	root, err := ParseCert(m.RootCert)
 	if err != nil {
-		return Root{}, fmt.Errorf("root: %w", err)
+		return catalog.CARoot{}, fmt.Errorf("root: %w", err)
 	}
 	inter, err := ParseCert(m.IntermediateCert)
 	if err != nil {
-		return Root{}, fmt.Errorf("intermediate: %w", err)
+		return catalog.CARoot{}, fmt.Errorf("intermediate: %w", err)
 	}
 	kind, bits := keyKind(root.PublicKey)
-	return Root{
+	return catalog.CARoot{
 		ID: fingerprint(root),
 		// A root from elsewhere can have a longer serial number, of which the record keeps the low 64 bits.
 		Name: "Weft CA Root Cert", SerialNumber: low64(root.SerialNumber.Bytes()), SigningKeyID: colonHex(inter.SubjectKeyId),

@@ -27,20 +27,27 @@ type CAState struct {
 
 // CARoot is a root with the field names of the HTTP API.
 type CARoot struct {
-	ID                  string
-	Name                string
-	SerialNumber        uint64
-	SigningKeyID        string
+	// ID is the SHA-1 of the certificate, in hexadecimal bytes with colons between.
+	ID           string
+	Name         string
+	SerialNumber uint64
+	// SigningKeyID is the subject key ID of the intermediate that signs leaves, spelled like ID.
+	SigningKeyID string
+	// ExternalTrustDomain is the cluster's ID: the trust domain without ".consul".
 	ExternalTrustDomain string
 	NotBefore           time.Time
 	NotAfter            time.Time
-	RootCert            string
-	IntermediateCerts   []string
-	Active              bool
-	PrivateKeyType      string
-	PrivateKeyBits      int
-	CreateIndex         uint64
-	ModifyIndex         uint64
+	// RootCert is PEM text.
+	RootCert string
+	// IntermediateCerts are PEM certificates: first those by which older roots vouch for this one, last the one that signs
+	// leaves.
+	IntermediateCerts []string
+	// Active marks the one root under which new leaves are signed.
+	Active         bool
+	PrivateKeyType string
+	PrivateKeyBits int
+	CreateIndex    uint64
+	ModifyIndex    uint64
 }
 
 // TrustDomain is the cluster's trust domain; "" before the cluster has an ID.

@@ -227,7 +227,7 @@ func runAgent(ctx context.Context, env Env, s config.Config, warnings []string) 
 		return err
 	}
 	dial := func(ctx context.Context) (net.Conn, error) { return network.DialContext(ctx, serverHTTP) }
-	servers, err := forward.New(forward.Config{Dial: dial, Node: s.NodeName, Datacenter: s.Datacenter, Log: log.With("part", "forward")})
+	servers, err := forward.New(forward.Config{Dial: dial, Node: s.NodeName, Log: log.With("part", "forward")})
 	if err != nil {
 		return err
 	}

@@ -89,7 +89,7 @@ func (a *authority) storeLocked(ctx context.Context, next ca.State) error {
 		LongestLeafTTL: next.LongestLeafTTL, PrivateState: private,
 	}
 	for _, r := range next.Roots {
-		record.Roots = append(record.Roots, catalog.CARoot(r))
+		record.Roots = append(record.Roots, r)
 		if r.Active {
 			record.ActiveRootID = r.ID
 		}

@@ -29,9 +29,9 @@ const Token = "X-Consul-Token"
 type Config struct {
 	// Dial opens a connection to a server that takes HTTP/2 at once.
 	Dial func(ctx context.Context) (net.Conn, error)
-	// Node is this agent's node, and Datacenter its datacenter: for near=_agent.
-	Node, Datacenter string
-	Log              *slog.Logger
+	// Node is this agent's node, for near=_agent.
+	Node string
+	Log  *slog.Logger
 }
 
 // Forwarder is an http.Handler that passes each request on.

@@ -31,7 +31,7 @@ func bubble(t *testing.T, server http.Handler, f func(t *testing.T, agent http.H
 		served := make(chan error, 1)
 		go func() { served <- s.Serve(l) }()
 		dials := 0
-		agent, err := New(Config{Node: "n1", Datacenter: "dc1", Log: slog.New(slog.DiscardHandler), Dial: func(ctx context.Context) (net.Conn, error) {
+		agent, err := New(Config{Node: "n1", Log: slog.New(slog.DiscardHandler), Dial: func(ctx context.Context) (net.Conn, error) {
 			dials++
 			return network.DialContext(ctx, "server")
 		}})

@@ -4,43 +4,15 @@ package rest
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 
-	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/identity"
 	"github.com/weftmesh/weft/connect/intention"
 	"github.com/weftmesh/weft/internal/api"
 )
 
-// rootsView is the trusted roots in the API's form.
-type rootsView struct {
-	ActiveRootID string
-	TrustDomain  string
-	Roots        []catalog.CARoot
-}
-
 func (h *handlers) roots(w http.ResponseWriter, r *api.Request) error {
-	read := func(t *catalog.Txn) (rootsView, error) {
-		state, err := t.CA()
-		if err != nil || state == nil {
-			return rootsView{Roots: []catalog.CARoot{}}, err
-		}
-		return rootsView{ActiveRootID: state.ActiveRootID, TrustDomain: state.TrustDomain(), Roots: state.Roots}, nil
-	}
-	if !r.URL.Query().Has("pem") {
-		return api.Answer(w, r, h.c.Store, read)
-	}
-	v, meta, err := api.Query(r.Context(), h.c.Store, r.Options, read)
-	if err != nil {
-		return err
-	}
-	meta.Write(w.Header(), r.Options)
-	w.Header().Set("Content-Type", "application/pem-certificate-chain")
-	for _, root := range v.Roots {
-		_, _ = io.WriteString(w, root.RootCert) // the client may be gone
-	}
-	return nil
+	return api.AnswerRoots(w, r, h.c.Store)
 }
 
 // authorize answers whether the bearer of a certificate may connect to a service of this host.

@@ -53,37 +53,6 @@ func viewService(s *catalog.Service) serviceView {
 	return v
 }
 
-// checkView is a check in the agent API's form.
-type checkView struct {
-	Node        string
-	CheckID     string
-	Name        string
-	Status      string
-	Notes       string
-	Output      string
-	ServiceID   string
-	ServiceName string
-	ServiceTags []string
-	Type        string
-	Interval    string
-	Timeout     string
-	ExposedPort int
-	Definition  struct{}
-	CreateIndex uint64
-	ModifyIndex uint64
-}
-
-func viewCheck(c *catalog.Check) checkView {
-	v := checkView{
-		Node: c.Node, CheckID: c.CheckID, Name: c.Name, Status: c.Status, Notes: c.Notes, Output: c.Output, ServiceID: c.ServiceID,
-		ServiceName: c.ServiceName, ServiceTags: c.ServiceTags, Type: c.Type, Interval: c.Interval, Timeout: c.Timeout,
-	}
-	if v.ServiceTags == nil {
-		v.ServiceTags = []string{}
-	}
-	return v
-}
-
 func (h *handlers) services(w http.ResponseWriter, r *api.Request) error {
 	wanted, _ := h.c.State.Wanted()
 	var list []serviceView
@@ -150,17 +119,17 @@ func contentHash(s *catalog.Service) (string, error) {
 
 func (h *handlers) checks(w http.ResponseWriter, r *api.Request) error {
 	wanted, _ := h.c.State.Wanted()
-	var list []checkView
+	var list []api.CheckView
 	for _, c := range wanted.Checks {
 		if r.Visible(c.Record.ServiceName) {
-			list = append(list, viewCheck(c.Record))
+			list = append(list, api.ViewCheck(c.Record))
 		}
 	}
 	list, err := api.FilterList(r.Options.Filter, list)
 	if err != nil {
 		return err
 	}
-	byID := make(map[string]checkView, len(list))
+	byID := make(map[string]api.CheckView, len(list))
 	for _, v := range list {
 		byID[v.CheckID] = v
 	}
@@ -171,13 +140,13 @@ func (h *handlers) checks(w http.ResponseWriter, r *api.Request) error {
 type healthView struct {
 	AggregatedStatus string
 	Service          serviceView
-	Checks           []checkView
+	Checks           []api.CheckView
 }
 
 func health(wanted *local.Wanted, s *local.Service) healthView {
-	v := healthView{AggregatedStatus: catalog.HealthPassing, Service: viewService(s.Record), Checks: []checkView{}}
+	v := healthView{AggregatedStatus: catalog.HealthPassing, Service: viewService(s.Record), Checks: []api.CheckView{}}
 	for _, c := range append(wanted.ChecksOf(""), wanted.ChecksOf(s.Record.ID)...) {
-		v.Checks = append(v.Checks, viewCheck(c.Record))
+		v.Checks = append(v.Checks, api.ViewCheck(c.Record))
 		switch {
 		case c.Record.Type == local.TypeMaintenance:
 			v.AggregatedStatus = "maintenance"

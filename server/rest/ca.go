@@ -3,7 +3,6 @@
 package rest
 
 import (
-	"io"
 	"net/http"
 	"time"
 
@@ -12,35 +11,8 @@ import (
 	"github.com/weftmesh/weft/internal/api"
 )
 
-// rootsView is the trusted roots.
-type rootsView struct {
-	ActiveRootID string
-	TrustDomain  string
-	Roots        []catalog.CARoot
-}
-
-func readRoots(t *catalog.Txn) (rootsView, error) {
-	state, err := t.CA()
-	if err != nil || state == nil {
-		return rootsView{Roots: []catalog.CARoot{}}, err
-	}
-	return rootsView{state.ActiveRootID, state.TrustDomain(), append([]catalog.CARoot{}, state.Roots...)}, nil
-}
-
 func (h *handlers) roots(w http.ResponseWriter, r *api.Request) error {
-	if !r.URL.Query().Has("pem") {
-		return api.Answer(w, r, h.c.Store, readRoots)
-	}
-	v, meta, err := api.Query(r.Context(), h.c.Store, r.Options, readRoots)
-	if err != nil {
-		return err
-	}
-	meta.Write(w.Header(), r.Options)
-	w.Header().Set("Content-Type", "application/pem-certificate-chain")
-	for _, root := range v.Roots {
-		_, _ = io.WriteString(w, root.RootCert) // the client may be gone
-	}
-	return nil
+	return api.AnswerRoots(w, r, h.c.Store)
 }
 
 // caBody is the authority's configuration in the API's form, without its keys.

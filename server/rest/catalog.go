@@ -315,18 +315,18 @@ func onNode(t *catalog.Txn, r *api.Request) (*catalog.Node, []*catalog.Service, 
 	return node, services, err
 }
 
-func viewChecks(checks []*catalog.Check, keep func(*catalog.Check) bool) []checkView {
-	out := []checkView{}
+func viewChecks(checks []*catalog.Check, keep func(*catalog.Check) bool) []api.CheckView {
+	out := []api.CheckView{}
 	for _, c := range checks {
 		if keep(c) {
-			out = append(out, viewCheck(c))
+			out = append(out, api.ViewCheck(c))
 		}
 	}
 	return out
 }
 
 func (h *handlers) healthNode(w http.ResponseWriter, r *api.Request) error {
-	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) ([]checkView, error) {
+	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) ([]api.CheckView, error) {
 		checks, err := t.NodeChecks(r.Options.Scope.Name(r.PathValue("name")))
 		if err != nil {
 			return nil, err
@@ -336,12 +336,12 @@ func (h *handlers) healthNode(w http.ResponseWriter, r *api.Request) error {
 }
 
 func (h *handlers) healthChecks(w http.ResponseWriter, r *api.Request) error {
-	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) ([]checkView, error) {
+	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) ([]api.CheckView, error) {
 		all, err := t.Instances(r.Options.Scope.Name(r.PathValue("name")))
 		if err != nil {
 			return nil, err
 		}
-		out := []checkView{}
+		out := []api.CheckView{}
 		for _, i := range all {
 			out = append(out, viewChecks(i.Checks, func(c *catalog.Check) bool { return c.ServiceID == i.Service.ID })...)
 		}
@@ -356,12 +356,12 @@ func (h *handlers) healthState(w http.ResponseWriter, r *api.Request) error {
 	default:
 		return badRequest("Invalid state %q: want any, passing, warning or critical", state)
 	}
-	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) ([]checkView, error) {
+	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) ([]api.CheckView, error) {
 		nodes, err := t.Nodes(r.Options.Scope)
 		if err != nil {
 			return nil, err
 		}
-		out := []checkView{}
+		out := []api.CheckView{}
 		for _, n := range nodes {
 			if !r.Visible(n.Node) || !matches(n.Meta, r.Options.NodeMeta) {
 				continue

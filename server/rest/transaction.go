@@ -109,10 +109,10 @@ func (b *opBody) operation(scope, command catalog.Scope) (op catalog.Transaction
 
 // opView is a result in the API's form.
 type opView struct {
-	KV      *kvView      `json:",omitempty"`
-	Node    *nodeView    `json:",omitempty"`
-	Service *serviceView `json:",omitempty"`
-	Check   *checkView   `json:",omitempty"`
+	KV      *kvView        `json:",omitempty"`
+	Node    *nodeView      `json:",omitempty"`
+	Service *serviceView   `json:",omitempty"`
+	Check   *api.CheckView `json:",omitempty"`
 }
 
 func viewOp(r *catalog.OpResult) opView {
@@ -131,7 +131,7 @@ func viewOp(r *catalog.OpResult) opView {
 		s := viewService(r.Service)
 		v.Service = &s
 	case r.Check != nil:
-		c := viewCheck(r.Check)
+		c := api.ViewCheck(r.Check)
 		v.Check = &c
 	}
 	return v

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/api"
 )
 
 // nodeView is a node in the form of the catalog and health endpoints.
@@ -76,90 +77,17 @@ func viewService(s *catalog.Service) serviceView {
 	return v
 }
 
-// checkView is a check in the form of the health endpoints.
-type checkView struct {
-	Node        string
-	CheckID     string
-	Name        string
-	Status      string
-	Notes       string
-	Output      string
-	ServiceID   string
-	ServiceName string
-	ServiceTags []string
-	Type        string
-	Interval    string
-	Timeout     string
-	ExposedPort int
-	Definition  map[string]any
-	CreateIndex uint64
-	ModifyIndex uint64
-}
-
-func viewCheck(c *catalog.Check) checkView {
-	v := checkView{
-		Node: c.Node, CheckID: c.CheckID, Name: c.Name, Status: c.Status, Notes: c.Notes, Output: c.Output, ServiceID: c.ServiceID,
-		ServiceName: c.ServiceName, ServiceTags: c.ServiceTags, Type: c.Type, Interval: c.Interval, Timeout: c.Timeout,
-		ExposedPort: c.ExposedPort, Definition: viewDefinition(&c.Definition), CreateIndex: c.CreateIndex, ModifyIndex: c.ModifyIndex,
-	}
-	if v.ServiceTags == nil {
-		v.ServiceTags = []string{}
-	}
-	return v
-}
-
-// viewDefinition shows what is set, durations as strings.
-func viewDefinition(d *catalog.CheckDefinition) map[string]any {
-	v := map[string]any{}
-	for name, text := range map[string]string{
-		"HTTP": d.HTTP, "TLSServerName": d.TLSServerName, "Method": d.Method, "Body": d.Body, "TCP": d.TCP, "GRPC": d.GRPC,
-		"UDP": d.UDP, "H2PING": d.H2PING, "OSService": d.OSService, "DockerContainerID": d.DockerContainerID, "Shell": d.Shell,
-		"AliasNode": d.AliasNode, "AliasService": d.AliasService, "SessionName": d.SessionName,
-	} {
-		if text != "" {
-			v[name] = text
-		}
-	}
-	for name, set := range map[string]bool{
-		"TLSSkipVerify": d.TLSSkipVerify, "GRPCUseTLS": d.GRPCUseTLS, "TCPUseTLS": d.TCPUseTLS, "H2PingUseTLS": d.H2PingUseTLS,
-		"DisableRedirects": d.DisableRedirects,
-	} {
-		if set {
-			v[name] = true
-		}
-	}
-	if len(d.ScriptArgs) > 0 {
-		v["ScriptArgs"] = d.ScriptArgs
-	}
-	if d.TTL > 0 {
-		v["TTL"] = d.TTL.String()
-	}
-	if len(d.Header) > 0 {
-		v["Header"] = d.Header
-	}
-	if d.Interval > 0 {
-		v["Interval"] = d.Interval.String()
-	}
-	if d.Timeout > 0 {
-		v["Timeout"] = d.Timeout.String()
-	}
-	if d.DeregisterCriticalServiceAfter > 0 {
-		v["DeregisterCriticalServiceAfter"] = d.DeregisterCriticalServiceAfter.String()
-	}
-	return v
-}
-
 // healthView is an instance in the form of /v1/health/service.
 type healthView struct {
 	Node    nodeView
 	Service serviceView
-	Checks  []checkView
+	Checks  []api.CheckView
 }
 
 func viewInstance(i *catalog.Instance) healthView {
-	v := healthView{Node: viewNode(i.Node), Service: viewService(i.Service), Checks: make([]checkView, 0, len(i.Checks))}
+	v := healthView{Node: viewNode(i.Node), Service: viewService(i.Service), Checks: make([]api.CheckView, 0, len(i.Checks))}
 	for _, c := range i.Checks {
-		v.Checks = append(v.Checks, viewCheck(c))
+		v.Checks = append(v.Checks, api.ViewCheck(c))
 	}
 	return v
 }
