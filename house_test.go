@@ -67,6 +67,9 @@ var clockless = []string{"catalog", "connect/chain", "connect/intention", "conne
 // clocked are the folders whose code is handed its clock: it calls no time.Now of its own. Timers it has.
 var clocked = []string{"server"}
 
+// injected are the folders whose clock is handed in: they have timers of their own, but ask nobody else what time it is.
+var injected = []string{"agent", "server"}
+
 const (
 	maxFileLines     = 800
 	maxFunctionLines = 100
@@ -76,6 +79,7 @@ const (
 var exceptions = map[string]string{
 	"clockless connect/xds/ads":                 "the ADS server talks to proxies: it owns streams, deadlines and goroutines; what it sends is rendered without a clock",
 	"clockless connect/xds/xdstest":             "worlds for tests: it makes keys and certificates; product code can't import it",
+	"clock agent/dns":                           "deadlines of sockets are the system's time, and its tests move that (testing/synctest)",
 	"function cli/cli_test.go:TestCommands":     "one table of commands, each row a case",
 	"function server/server_test.go:TestRoutes": "one table of requests, each row a case, in the order in which they build on each other",
 }
@@ -133,6 +137,9 @@ func TestHouse(t *testing.T) {
 		h.errorTexts(f)
 		if within(f.dir, clockless) {
 			h.clockless(f)
+		}
+		if within(f.dir, injected) {
+			h.ownClock(f)
 		}
 		if within(f.dir, clocked) {
 			h.clocked(f)
@@ -328,6 +335,21 @@ func (h *house) clocked(f *sourceFile) {
 				if pkg == clock {
 					h.breaks("clocked", f.path, "%s:%d: time.%s: the clock is handed in here (Config.Now)", f.path, h.line(n), name)
 				}
+			}
+		}
+		return true
+	})
+}
+
+// ownClock finds questions to the system's clock where one is handed in.
+func (h *house) ownClock(f *sourceFile) {
+	imports := f.imports()
+	ast.Inspect(f.ast, func(n ast.Node) bool {
+		if call, ok := n.(*ast.CallExpr); ok {
+			switch pkg, name := called(call.Fun); {
+			case pkg == "" || pkg != imports["time"]:
+			case name == "Now", name == "Since", name == "Until":
+				h.breaks("clock", f.path, "%s:%d: time.%s: the clock is handed in here (Config.Now)", f.path, h.line(n), name)
 			}
 		}
 		return true

@@ -62,7 +62,12 @@ type Config struct {
 	Metrics *prometheus.Registry
 	// StartHostProxy starts a host proxy that serves a control socket and outlives the agent; used with proxy.shared.
 	StartHostProxy func(ctx context.Context, socket string) error
-	Log            *slog.Logger
+	// Now is the clock, Rand where keys and secrets come from, Jitter what is spread over time, by numbers from 0 to 1; nil: the
+	// system's.
+	Now    func() time.Time
+	Rand   io.Reader
+	Jitter func() float64
+	Log    *slog.Logger
 }
 
 // Agent is one host's agent. Make it with New, and Run it.
@@ -84,6 +89,12 @@ type Agent struct {
 
 // New makes an agent. It reads the files under data_dir and starts nothing.
 func New(c Config) (*Agent, error) {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
 	a := &Agent{c: c, settings: c.Settings}
 	s := &a.settings
 	scope := catalog.Scope{}.Default(s.Datacenter)
@@ -98,11 +109,11 @@ func New(c Config) (*Agent, error) {
 	}); err != nil {
 		return nil, err
 	}
-	if a.checks, err = check.New(check.Config{State: a.state, Log: c.Log.With("part", "check")}); err != nil {
+	if a.checks, err = check.New(check.Config{State: a.state, Now: c.Now, Log: c.Log.With("part", "check")}); err != nil {
 		return nil, err
 	}
 	if a.syncer, err = sync.New(sync.Config{
-		State: a.state, Client: weftv1.NewCatalogClient(c.Conn), Log: c.Log.With("part", "sync"), Outputs: s.CheckUpdateInterval,
+		State: a.state, Client: weftv1.NewCatalogClient(c.Conn), Log: c.Log.With("part", "sync"), Outputs: s.CheckUpdateInterval, Now: c.Now, Jitter: c.Jitter,
 	}); err != nil {
 		return nil, err
 	}
@@ -138,11 +149,11 @@ func (a *Agent) newMesh() error {
 		return err
 	}
 	feed := weftv1.NewFeedClient(c.Conn)
-	if a.replica, err = replica.New(replica.Config{Node: c.NodeName, Client: feed, Store: store, Log: c.Log.With("part", "replica")}); err != nil {
+	if a.replica, err = replica.New(replica.Config{Node: c.NodeName, Client: feed, Store: store, Jitter: c.Jitter, Log: c.Log.With("part", "replica")}); err != nil {
 		return err
 	}
 	if a.leaves, err = leaf.New(leaf.Config{
-		Node: c.NodeName, Client: weftv1.NewCAClient(c.Conn), Store: store, Rand: rand.Reader, Log: c.Log.With("part", "leaf"),
+		Node: c.NodeName, Client: weftv1.NewCAClient(c.Conn), Store: store, Rand: c.Rand, Now: c.Now, Jitter: c.Jitter, Log: c.Log.With("part", "leaf"),
 	}); err != nil {
 		return err
 	}
@@ -153,7 +164,7 @@ func (a *Agent) newMesh() error {
 	allow := s.DefaultIntentionPolicy != catalog.ActionDeny
 	if a.proxies, err = proxies.New(proxies.Config{
 		State: a.state, Store: store, Replica: a.replica, Leaves: a.leaves, Feed: feed, Synced: a.syncer.Wait, Key: key, ADSAddress: a.adsAddress(),
-		NodeAddress: c.Address, DefaultAllow: allow, Log: c.Log.With("part", "proxies"),
+		NodeAddress: c.Address, DefaultAllow: allow, Now: c.Now, Log: c.Log.With("part", "proxies"),
 	}); err != nil {
 		return err
 	}
@@ -169,7 +180,7 @@ func (a *Agent) newMesh() error {
 			return err
 		}
 	}
-	if err := registerMetrics(c.Metrics, a.leaves); err != nil {
+	if err := registerMetrics(c.Metrics, a.leaves, c.Now); err != nil {
 		return err
 	}
 	a.mux, err = api.NewMux(api.MuxConfig{
@@ -177,7 +188,7 @@ func (a *Agent) newMesh() error {
 		Handlers: rest.Handlers(rest.Config{
 			State: a.state, Checks: a.checks, Leaves: a.leaves, Store: store, Proxies: a.proxies, Metrics: c.Metrics,
 			LAN: c.LAN, WAN: c.WAN, Events: a.events, Leave: c.Leave,
-			Version: c.Version, Server: s.Server || s.Dev, GRPCPort: s.Ports.GRPC, DefaultAll: allow,
+			Version: c.Version, Server: s.Server || s.Dev, GRPCPort: s.Ports.GRPC, DefaultAll: allow, Now: c.Now,
 			Settings: map[string]any{"Datacenter": s.Datacenter, "NodeName": c.NodeName, "DevMode": s.Dev, "ServerMode": s.Server || s.Dev},
 		}),
 	})
@@ -209,7 +220,7 @@ func (a *Agent) adsAddress() string {
 func (a *Agent) proxyKey() ([]byte, error) {
 	key := make([]byte, 32)
 	if a.settings.DataDir == "" {
-		_, err := rand.Read(key)
+		_, err := io.ReadFull(a.c.Rand, key)
 		return key, err
 	}
 	path := filepath.Join(a.settings.DataDir, "agent", "proxy.key")
@@ -220,7 +231,7 @@ func (a *Agent) proxyKey() ([]byte, error) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	if _, err := io.ReadFull(rand.Reader, key); err != nil {
+	if _, err := io.ReadFull(a.c.Rand, key); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -274,17 +285,18 @@ func grpcOptions() []grpc.ServerOption {
 }
 
 // registerMetrics adds this process's figures and the lives of its certificates.
-func registerMetrics(reg *prometheus.Registry, leaves *leaf.Manager) error {
+func registerMetrics(reg *prometheus.Registry, leaves *leaf.Manager, now func() time.Time) error {
 	return errors.Join(
 		reg.Register(collectors.NewGoCollector()),
 		reg.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})),
-		reg.Register(&leafCollector{leaves: leaves, desc: prometheus.NewDesc("weft_agent_leaf_expiry_seconds",
+		reg.Register(&leafCollector{leaves: leaves, now: now, desc: prometheus.NewDesc("weft_agent_leaf_expiry_seconds",
 			"Seconds until a service's leaf certificate ends.", []string{"service"}, nil)}),
 	)
 }
 
 type leafCollector struct {
 	leaves *leaf.Manager
+	now    func() time.Time
 	desc   *prometheus.Desc
 }
 
@@ -292,6 +304,6 @@ func (c *leafCollector) Describe(ch chan<- *prometheus.Desc) { ch <- c.desc }
 
 func (c *leafCollector) Collect(ch chan<- prometheus.Metric) {
 	for key, l := range c.leaves.All() {
-		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, time.Until(l.ValidBefore).Seconds(), key.Name)
+		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, l.ValidBefore.Sub(c.now()).Seconds(), key.Name)
 	}
 }

@@ -29,6 +29,8 @@ type State interface {
 type Config struct {
 	State State
 	Log   *slog.Logger
+	// Now is the clock; nil is the system's.
+	Now func() time.Time
 	// Rand spreads the first runs over their intervals; nil draws from the process's source.
 	Rand *rand.Rand
 }
@@ -37,6 +39,7 @@ type Config struct {
 type Runner struct {
 	state State
 	log   *slog.Logger
+	now   func() time.Time
 
 	mu      sync.Mutex // guards all below
 	random  *rand.Rand
@@ -51,7 +54,10 @@ type running struct {
 
 // New makes a runner. It starts nothing.
 func New(c Config) (*Runner, error) {
-	return &Runner{state: c.State, log: c.Log, random: c.Rand, running: map[string]*running{}}, nil
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Runner{state: c.State, log: c.Log, now: c.Now, random: c.Rand, running: map[string]*running{}}, nil
 }
 
 // Run follows the state until ctx ends: a new or changed check is started, a removed one is stopped.
@@ -136,7 +142,7 @@ func (r *Runner) followProbe(ctx context.Context, id string, d local.CheckDefini
 		}
 		status = decide.next(status)
 		r.set(id, status, output)
-		if reap.due(status, time.Now()) {
+		if reap.due(status, r.now()) {
 			r.deregister(id, d.ServiceID)
 		}
 		seen = seen || status != catalog.HealthCritical
@@ -184,10 +190,10 @@ func (r *Runner) followTTL(ctx context.Context, id string, c *running) {
 	tooLong := time.NewTimer(0)
 	tooLong.Stop()
 	look := func() { // at what was reported, or that nothing was
-		if status := r.status(id); reap.due(status, time.Now()) {
+		if status := r.status(id); reap.due(status, r.now()) {
 			r.deregister(id, c.definition.ServiceID)
 		} else if !reap.since.IsZero() {
-			tooLong.Reset(time.Until(reap.since.Add(reap.after)))
+			tooLong.Reset(reap.since.Add(reap.after).Sub(r.now()))
 		} else {
 			tooLong.Stop()
 		}

@@ -7,6 +7,7 @@ package leaf
 
 import (
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -36,7 +37,10 @@ type Config struct {
 	Node   string
 	Client weftv1.CAClient
 	Store  *catalog.Store // the replica, for the trust domain and the roots
-	Rand   io.Reader      // of keys and requests
+	Rand   io.Reader      // of keys and requests; nil: the system's
+	// Now is the clock, Jitter spreads renewals by numbers from 0 to 1; nil: the system's.
+	Now    func() time.Time
+	Jitter func() float64
 	Log    *slog.Logger
 }
 
@@ -71,8 +75,17 @@ const spread = 5 * time.Second
 
 // New makes a manager. It starts nothing.
 func New(c Config) (*Manager, error) {
+	if c.Rand == nil {
+		c.Rand = crand.Reader
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Jitter == nil {
+		c.Jitter = rand.Float64
+	}
 	m := &Manager{c: c, kick: make(chan struct{}, 1), held: map[string]*slot{}, changed: make(chan struct{})}
-	m.watchdog.Jitter = rand.Float64
+	m.watchdog.Jitter = c.Jitter
 	return m, nil
 }
 
@@ -113,11 +126,11 @@ func (m *Manager) Current(k catalog.Key) (ca.Leaf, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.slotLocked(k)
-	s.asked = time.Now()
-	if s.leaf.SerialNumber != "" && time.Now().Before(s.leaf.ValidBefore) {
+	s.asked = m.c.Now()
+	if s.leaf.SerialNumber != "" && m.c.Now().Before(s.leaf.ValidBefore) {
 		return s.leaf, nil
 	}
-	for _, t := range m.watchdog.Troubles(time.Now()) {
+	for _, t := range m.watchdog.Troubles(m.c.Now()) {
 		if m.held[t.Key] == s {
 			return ca.Leaf{}, fmt.Errorf("%w for %s: %w", ErrNotReady, k, t.Cause)
 		}
@@ -175,7 +188,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	g.Go("roots", m.followRoots)
 	slots := make(chan struct{}, signers)
 	for {
-		renew, wait := m.plan(m.c.Store.Read(), time.Now())
+		renew, wait := m.plan(m.c.Store.Read(), m.c.Now())
 		for _, id := range renew {
 			g.Go("sign "+id, func(ctx context.Context) error {
 				slots <- struct{}{}
@@ -252,7 +265,7 @@ func (m *Manager) renew(ctx context.Context, id string) {
 	l, err := m.sign(ctx, service, token)
 	m.mu.Lock()
 	if err != nil {
-		m.watchdog.Failed(id, time.Now(), err)
+		m.watchdog.Failed(id, m.c.Now(), err)
 	} else if s, ok := m.held[id]; ok {
 		s.leaf = l
 	}
@@ -298,7 +311,7 @@ func (m *Manager) Troubled() map[catalog.Key]error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	out := map[catalog.Key]error{}
-	for _, t := range m.watchdog.Troubles(time.Now()) {
+	for _, t := range m.watchdog.Troubles(m.c.Now()) {
 		if s, ok := m.held[t.Key]; ok {
 			out[s.service] = t.Cause
 		}

@@ -49,6 +49,7 @@ type Config struct {
 	ADSAddress   string // as proxies of this host reach it
 	NodeAddress  string
 	DefaultAllow bool
+	Now          func() time.Time // nil: the system's clock
 	Log          *slog.Logger
 }
 
@@ -67,6 +68,9 @@ type Manager struct {
 func New(c Config) (*Manager, error) {
 	if len(c.Key) < 16 {
 		return nil, errors.New("proxies: the key for secrets is too short")
+	}
+	if c.Now == nil {
+		c.Now = time.Now
 	}
 	return &Manager{c: c, sessions: map[*session]struct{}{}, last: map[string]rest.ProxyStatus{}, unsaid: map[string]bool{}, changed: make(chan struct{}, 1)}, nil
 }
@@ -383,7 +387,7 @@ const unready = 5 * time.Second
 
 // render makes the newest output and says after which time to do so again if nothing changes.
 func (s *session) render(txn *catalog.Txn, proxy *catalog.Service) time.Duration {
-	now := time.Now()
+	now := s.m.c.Now()
 	in := xds.Input{
 		Txn: txn, Proxy: proxy, NodeAddress: s.m.c.NodeAddress, Abilities: s.claim.Abilities, DefaultAllow: s.m.c.DefaultAllow, Now: now,
 	}

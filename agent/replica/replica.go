@@ -35,6 +35,8 @@ type Config struct {
 	Node   string
 	Client weftv1.FeedClient
 	Store  *catalog.Store // a replica store
+	// Jitter spreads the tries by numbers from 0 to 1; nil: the system's.
+	Jitter func() float64
 	Log    *slog.Logger
 }
 
@@ -53,6 +55,9 @@ type Replica struct {
 
 // New makes a replica. It starts nothing.
 func New(c Config) (*Replica, error) {
+	if c.Jitter == nil {
+		c.Jitter = rand.Float64
+	}
 	return &Replica{c: c, interests: map[string]Interest{}, refused: map[string]string{}, changed: make(chan struct{}, 1), held: map[catalog.Topic]bool{}}, nil
 }
 
@@ -106,7 +111,7 @@ func (r *Replica) Run(ctx context.Context) error {
 			retry = retryFirst
 		}
 		r.c.Log.Warn("catalog feed ended", "error", err, "retry_in", retry)
-		timer := time.NewTimer(retry/2 + rand.N(retry/2+1))
+		timer := time.NewTimer(retry/2 + time.Duration(r.c.Jitter()*float64(retry/2)))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():

@@ -42,8 +42,9 @@ type Config struct {
 	Events   *event.Events
 	// Leave has this node leave and the agent end; it returns when the others were told.
 	Leave      func(context.Context) error
-	Settings   map[string]any // shown as DebugConfig; without secrets
-	DefaultAll bool           // the default for calls that no intention decides
+	Settings   map[string]any   // shown as DebugConfig; without secrets
+	DefaultAll bool             // the default for calls that no intention decides
+	Now        func() time.Time // nil: the system's clock
 }
 
 // Proxies is what is known of this host's proxies.
@@ -86,6 +87,9 @@ type handlers struct{ c Config }
 
 // Handlers are the agent's handlers, by route name.
 func Handlers(c Config) map[string]api.Handler {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	h := &handlers{c}
 	return map[string]api.Handler{
 		"GET /v1/agent/self":                       h.self,

@@ -233,12 +233,13 @@ type CertificateView struct {
 	Error string `json:",omitempty"` // why it can't be renewed
 }
 
-func left(after, before time.Time) float64 {
+// left is the share of a certificate's life that remains.
+func (h *handlers) left(after, before time.Time) float64 {
 	life := before.Sub(after)
 	if life <= 0 {
 		return 0
 	}
-	return max(0, min(1, float64(time.Until(before))/float64(life)))
+	return max(0, min(1, float64(before.Sub(h.c.Now()))/float64(life)))
 }
 
 func (h *handlers) certificates(w http.ResponseWriter, r *api.Request) error {
@@ -251,7 +252,7 @@ func (h *handlers) certificates(w http.ResponseWriter, r *api.Request) error {
 		for _, root := range state.Roots {
 			out = append(out, CertificateView{
 				Kind: "root", Name: root.Name, Serial: root.ID, ValidAfter: root.NotBefore, ValidBefore: root.NotAfter,
-				Left: left(root.NotBefore, root.NotAfter),
+				Left: h.left(root.NotBefore, root.NotAfter),
 			})
 		}
 	}
@@ -259,7 +260,7 @@ func (h *handlers) certificates(w http.ResponseWriter, r *api.Request) error {
 	for key, l := range h.c.Leaves.All() {
 		v := CertificateView{
 			Kind: "leaf", Name: key.Name, URI: l.URI(), Serial: l.SerialNumber, ValidAfter: l.ValidAfter, ValidBefore: l.ValidBefore,
-			Left: left(l.ValidAfter, l.ValidBefore),
+			Left: h.left(l.ValidAfter, l.ValidBefore),
 		}
 		if cause := troubled[key]; cause != nil {
 			v.Error = cause.Error()

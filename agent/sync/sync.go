@@ -22,6 +22,9 @@ type Config struct {
 	State  State
 	Client weftv1.CatalogClient
 	Log    *slog.Logger
+	// Now is the clock, Jitter spreads full comparisons by numbers from 0 to 1; nil: the system's.
+	Now    func() time.Time
+	Jitter func() float64
 	// Full is how often everything is compared with the catalog, 0 for a minute (spread by a quarter).
 	Full time.Duration
 	// Outputs is how long a change of nothing but a check's output may wait, 0 for five minutes.
@@ -58,6 +61,12 @@ func New(c Config) (*Syncer, error) {
 	if c.Outputs == 0 {
 		c.Outputs = 5 * time.Minute
 	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Jitter == nil {
+		c.Jitter = rand.Float64
+	}
 	return &Syncer{c: c, wake: make(chan struct{})}, nil
 }
 
@@ -65,16 +74,16 @@ func New(c Config) (*Syncer, error) {
 // slower.
 func (s *Syncer) Run(ctx context.Context) error {
 	retry := retryFirst
-	full, outputs := time.Now(), time.Now().Add(s.c.Outputs)
+	full, outputs := s.c.Now(), s.c.Now().Add(s.c.Outputs)
 	for {
 		wanted, changed := s.c.State.Wanted()
-		now := time.Now()
+		now := s.c.Now()
 		withOutputs := !now.Before(outputs)
 		if !now.Before(full) {
 			s.host = nil
-			full = now.Add(s.c.Full*3/4 + rand.N(s.c.Full/2))
+			full = now.Add(s.c.Full*3/4 + time.Duration(s.c.Jitter()*float64(s.c.Full/2)))
 		}
-		wait := time.Until(full)
+		wait := full.Sub(s.c.Now())
 		if err := s.once(ctx, &wanted, withOutputs); err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -88,7 +97,7 @@ func (s *Syncer) Run(ctx context.Context) error {
 			if withOutputs {
 				outputs = now.Add(s.c.Outputs)
 			}
-			wait = min(wait, time.Until(outputs))
+			wait = min(wait, outputs.Sub(s.c.Now()))
 		}
 		timer := time.NewTimer(max(wait, 0))
 		select {
