@@ -68,6 +68,7 @@ type ServiceDefaults struct {
 	EntryHead
 	Protocol              string            `json:",omitempty"`
 	Mode                  string            `json:",omitempty"`
+	MutualTLSMode         string            `json:",omitempty"` // "strict", as also "", or "permissive"
 	MeshGateway           MeshGatewayMode   `json:",omitzero"`
 	Expose                Expose            `json:",omitzero"`
 	ExternalSNI           string            `json:",omitempty"`
@@ -100,30 +101,15 @@ type UpstreamConfig struct {
 	BalanceOutboundConnections string              `json:",omitempty"`
 }
 
-// UpstreamLimits bound what a proxy sends to one upstream. A nil field is no limit of ours.
-type UpstreamLimits struct {
-	MaxConnections        *int `json:",omitempty"`
-	MaxPendingRequests    *int `json:",omitempty"`
-	MaxConcurrentRequests *int `json:",omitempty"`
-}
-
-// PassiveHealthCheck is outlier detection: who fails is left out for a time.
-type PassiveHealthCheck struct {
-	Interval                time.Duration  `json:",omitempty"`
-	MaxFailures             uint32         `json:",omitempty"`
-	EnforcingConsecutive5xx *uint32        `json:",omitempty"`
-	MaxEjectionPercent      *uint32        `json:",omitempty"`
-	BaseEjectionTime        *time.Duration `json:",omitempty"`
-}
-
 // ProxyDefaults holds for every proxy; its name is "global".
 type ProxyDefaults struct {
 	EntryHead
-	Config      Opaque          `json:",omitempty"`
-	Mode        string          `json:",omitempty"`
-	MeshGateway MeshGatewayMode `json:",omitzero"`
-	Expose      Expose          `json:",omitzero"`
-	AccessLogs  *AccessLogs     `json:",omitempty"`
+	Config        Opaque          `json:",omitempty"`
+	Mode          string          `json:",omitempty"`
+	MutualTLSMode string          `json:",omitempty"`
+	MeshGateway   MeshGatewayMode `json:",omitzero"`
+	Expose        Expose          `json:",omitzero"`
+	AccessLogs    *AccessLogs     `json:",omitempty"`
 }
 
 // EntryKind is KindProxyDefaults.
@@ -232,13 +218,21 @@ func (*ServiceRouter) EntryKind() string { return KindServiceRouter }
 
 // ServiceRoute is a match and where it leads. A nil Match is every request.
 type ServiceRoute struct {
-	Match       *ServiceRouteMatch       `json:",omitempty"`
+	// Name is weft's: what explanations and logs call the route.
+	Name string `json:",omitempty"`
+	// Priority is weft's: routes are asked by rising priority, and in the order of the list where it is equal.
+	Priority int                `json:",omitempty"`
+	Match    *ServiceRouteMatch `json:",omitempty"`
+	// MatchAny is weft's, in place of Match: the route is for what any of these matches.
+	MatchAny    []ServiceRouteMatch      `json:",omitempty"`
 	Destination *ServiceRouteDestination `json:",omitempty"`
 }
 
 // ServiceRouteMatch holds the match's kinds.
 type ServiceRouteMatch struct {
 	HTTP *ServiceRouteHTTPMatch `json:",omitempty"`
+	// Source is weft's: whose calls the route is for.
+	Source *RouteSource `json:",omitempty"`
 }
 
 // ServiceRouteHTTPMatch matches a request: at most one path form, all headers and parameters, any of the methods.
@@ -250,6 +244,11 @@ type ServiceRouteHTTPMatch struct {
 	Header          []ServiceRouteHTTPMatchHeader     `json:",omitempty"`
 	QueryParam      []ServiceRouteHTTPMatchQueryParam `json:",omitempty"`
 	Methods         []string                          `json:",omitempty"`
+	// What follows is weft's.
+	Authority *StringMatch `json:",omitempty"` // the host that the caller names, with its port if it names one
+	Scheme    string       `json:",omitempty"` // http or https
+	Port      int          `json:",omitempty"` // of the authority; without one 80, or 443 with https
+	GRPC      *GRPCMatch   `json:",omitempty"` // in place of a path form
 }
 
 // ServiceRouteHTTPMatchHeader matches a header by exactly one of its forms.
@@ -261,6 +260,10 @@ type ServiceRouteHTTPMatchHeader struct {
 	Suffix  string `json:",omitempty"`
 	Regex   string `json:",omitempty"`
 	Invert  bool   `json:",omitempty"`
+	// What follows is weft's.
+	Contains   string `json:",omitempty"`
+	Range      *Range `json:",omitempty"`
+	IgnoreCase bool   `json:",omitempty"`
 }
 
 // ServiceRouteHTTPMatchQueryParam matches a query parameter by exactly one of its forms.
@@ -269,6 +272,11 @@ type ServiceRouteHTTPMatchQueryParam struct {
 	Present bool   `json:",omitempty"`
 	Exact   string `json:",omitempty"`
 	Regex   string `json:",omitempty"`
+	// What follows is weft's.
+	Prefix     string `json:",omitempty"`
+	Suffix     string `json:",omitempty"`
+	Contains   string `json:",omitempty"`
+	IgnoreCase bool   `json:",omitempty"`
 }
 
 // ServiceRouteDestination is where a route leads and how. An empty Service is the router's own.
@@ -325,6 +333,10 @@ type ServiceResolver struct {
 	ConnectTimeout time.Duration                      `json:",omitempty"`
 	RequestTimeout time.Duration                      `json:",omitempty"`
 	LoadBalancer   *LoadBalancer                      `json:",omitempty"`
+	// Limits and PassiveHealthCheck are weft's: how every caller holds itself towards the service. What a caller's own
+	// service-defaults say (UpstreamConfig) wins.
+	Limits             *UpstreamLimits     `json:",omitempty"`
+	PassiveHealthCheck *PassiveHealthCheck `json:",omitempty"`
 }
 
 // EntryKind is KindServiceResolver.

@@ -28,6 +28,7 @@ func (e *Expose) normalize() {
 func (e *ServiceDefaults) Normalize() {
 	e.normalize()
 	e.Protocol = strings.ToLower(e.Protocol)
+	e.MutualTLSMode = strings.ToLower(e.MutualTLSMode)
 	e.MeshGateway.normalize()
 	e.Expose.normalize()
 	if u := e.UpstreamConfig; u != nil {
@@ -49,6 +50,7 @@ func (u *UpstreamConfig) normalize() {
 func (e *ProxyDefaults) Normalize() {
 	e.normalize()
 	e.Name = orDefault(e.Name, ProxyDefaultsName)
+	e.MutualTLSMode = strings.ToLower(e.MutualTLSMode)
 	e.MeshGateway.normalize()
 	e.Expose.normalize()
 }
@@ -121,8 +123,14 @@ func upper(list []string) {
 func (e *ServiceRouter) Normalize() {
 	e.normalize()
 	for i := range e.Routes {
-		if m := e.Routes[i].Match; m != nil && m.HTTP != nil {
-			upper(m.HTTP.Methods)
+		if len(e.Routes[i].MatchAny) == 0 {
+			e.Routes[i].MatchAny = nil
+		}
+		for _, m := range e.Routes[i].Matches() {
+			if m.HTTP != nil {
+				upper(m.HTTP.Methods)
+				m.HTTP.Scheme = strings.ToLower(m.HTTP.Scheme)
+			}
 		}
 	}
 }

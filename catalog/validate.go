@@ -105,11 +105,13 @@ func protocol(field, v string) error {
 
 func proxyMode(v string) error { return oneOf("Mode", v, "", "direct", "transparent") }
 
+func mutualTLS(v string) error { return oneOf("MutualTLSMode", v, "", "strict", "permissive") }
+
 func balance(field, v string) error { return oneOf(field, v, "", "exact_balance") }
 
 // Validate checks protocol, modes and limits.
 func (e *ServiceDefaults) Validate() error {
-	err := firstError(e.validate(), e.exactName(), protocol("Protocol", e.Protocol), proxyMode(e.Mode),
+	err := firstError(e.validate(), e.exactName(), protocol("Protocol", e.Protocol), proxyMode(e.Mode), mutualTLS(e.MutualTLSMode),
 		e.MeshGateway.validate("MeshGateway"), e.Expose.validate(),
 		notNegative("MaxInboundConnections", e.MaxInboundConnections),
 		notNegative("LocalConnectTimeoutMs", e.LocalConnectTimeoutMs),
@@ -147,30 +149,7 @@ func (e *ServiceDefaults) Validate() error {
 func (u *UpstreamConfig) validate(f string) error {
 	err := firstError(protocol(f+".Protocol", u.Protocol), notNegative(f+".ConnectTimeoutMs", u.ConnectTimeoutMs),
 		u.MeshGateway.validate(f+".MeshGateway"), balance(f+".BalanceOutboundConnections", u.BalanceOutboundConnections))
-	if l := u.Limits; err == nil && l != nil {
-		at := func(field string, v *int) error {
-			if v == nil {
-				return nil
-			}
-			return notNegative(f+".Limits."+field, *v)
-		}
-		err = firstError(at("MaxConnections", l.MaxConnections), at("MaxPendingRequests", l.MaxPendingRequests),
-			at("MaxConcurrentRequests", l.MaxConcurrentRequests))
-	}
-	if p := u.PassiveHealthCheck; err == nil && p != nil {
-		f += ".PassiveHealthCheck"
-		switch {
-		case p.Interval < 0:
-			err = invalidf("%s.Interval must not be negative", f)
-		case p.EnforcingConsecutive5xx != nil && *p.EnforcingConsecutive5xx > 100:
-			err = invalidf("%s.EnforcingConsecutive5xx is a percentage: at most 100, got %d", f, *p.EnforcingConsecutive5xx)
-		case p.MaxEjectionPercent != nil && *p.MaxEjectionPercent > 100:
-			err = invalidf("%s.MaxEjectionPercent is a percentage: at most 100, got %d", f, *p.MaxEjectionPercent)
-		case p.BaseEjectionTime != nil && *p.BaseEjectionTime < 0:
-			err = invalidf("%s.BaseEjectionTime must not be negative", f)
-		}
-	}
-	return err
+	return firstError(err, u.Limits.validate(f+".Limits"), u.PassiveHealthCheck.validate(f+".PassiveHealthCheck"))
 }
 
 // Validate checks the name, modes and access logs.
@@ -193,7 +172,7 @@ func (e *ProxyDefaults) Validate() error {
 			return err
 		}
 	}
-	if err := firstError(proxyMode(e.Mode), e.MeshGateway.validate("MeshGateway"), e.Expose.validate()); err != nil {
+	if err := firstError(proxyMode(e.Mode), mutualTLS(e.MutualTLSMode), e.MeshGateway.validate("MeshGateway"), e.Expose.validate()); err != nil {
 		return err
 	}
 	a := e.AccessLogs

@@ -25,42 +25,36 @@ func (e *ServiceRouter) Validate() error {
 	}
 	for i, r := range e.Routes {
 		f := fmt.Sprintf("Routes[%d]", i)
-		var m *ServiceRouteHTTPMatch
-		if r.Match != nil && r.Match.HTTP != nil {
-			m = r.Match.HTTP
-			if err := m.validate(f + ".Match.HTTP"); err != nil {
-				return err
-			}
-		}
-		if d := r.Destination; d != nil {
-			if d.PrefixRewrite != "" && (m == nil || m.PathExact == "" && m.PathPrefix == "") {
-				return invalidf("%s cannot make use of PrefixRewrite without configuring either PathExact or PathPrefix", f)
-			}
-			if err := d.validate(f + ".Destination"); err != nil {
-				return err
-			}
+		if err := r.validate(f); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func (m *ServiceRouteHTTPMatch) validate(f string) error {
-	if err := firstError(paths(f, m.PathExact, m.PathPrefix, m.PathRegex), methods(f, m.Methods)); err != nil {
-		return err
+func (r *ServiceRoute) validate(f string) error {
+	if r.Match != nil && len(r.MatchAny) > 0 {
+		return invalidf("%s: Match and MatchAny exclude each other", f)
 	}
-	for i, h := range m.Header {
-		forms := count(h.Present, h.Exact != "", h.Prefix != "", h.Suffix != "", h.Regex != "")
-		if err := matcher(fmt.Sprintf("%s.Header[%d]", f, i), h.Name, forms, h.Regex, "Present, Exact, Prefix, Suffix, or Regex"); err != nil {
+	rewritable := len(r.Matches()) > 0
+	for i, m := range r.Matches() {
+		f := f + ".Match"
+		if r.Match == nil {
+			f = fmt.Sprintf("%sAny[%d]", f, i)
+		}
+		if err := firstError(m.HTTP.validate(f+".HTTP"), m.Source.validate(f+".Source")); err != nil {
 			return err
 		}
+		rewritable = rewritable && m.HTTP != nil && (m.HTTP.PathExact != "" || m.HTTP.PathPrefix != "")
 	}
-	for i, q := range m.QueryParam {
-		forms := count(q.Present, q.Exact != "", q.Regex != "")
-		if err := matcher(fmt.Sprintf("%s.QueryParam[%d]", f, i), q.Name, forms, q.Regex, "Present, Exact, or Regex"); err != nil {
-			return err
-		}
+	d := r.Destination
+	if d == nil {
+		return nil
 	}
-	return nil
+	if d.PrefixRewrite != "" && !rewritable {
+		return invalidf("%s cannot make use of PrefixRewrite without configuring either PathExact or PathPrefix", f)
+	}
+	return d.validate(f + ".Destination")
 }
 
 func (d *ServiceRouteDestination) validate(f string) error {
@@ -105,6 +99,9 @@ func (e *ServiceResolver) Validate() error {
 	}
 	if e.ConnectTimeout < 0 || e.RequestTimeout < 0 {
 		return invalidf("ConnectTimeout and RequestTimeout must not be negative")
+	}
+	if err := firstError(e.Limits.validate("Limits"), e.PassiveHealthCheck.validate("PassiveHealthCheck")); err != nil {
+		return err
 	}
 	if e.Redirect != nil && len(e.Failover) > 0 {
 		return invalidf("Redirect and Failover cannot both be set")

@@ -15,7 +15,7 @@ type Row struct {
 	Differs map[Kind]string
 }
 
-var rows = slices.Concat(callRows, intentionRows, endpointRows, certificateRows, upstreamRows, bodyRows, controlRows)
+var rows = slices.Concat(callRows, intentionRows, endpointRows, certificateRows, upstreamRows, bodyRows, controlRows, trafficRows)
 
 // TestTable runs every row on every kind: TestTable/<row>/<kind>.
 func TestTable(t *testing.T) {
@@ -25,6 +25,7 @@ func TestTable(t *testing.T) {
 		worlds[k] = sync.OnceValues(func() (*World, error) {
 			w, err := newWorld(k, "deny")
 			if err == nil {
+				w.table = t
 				t.Cleanup(func() {
 					if err := w.close(); err != nil {
 						t.Error(err)
@@ -78,6 +79,7 @@ func TestRowsAreWhole(t *testing.T) {
 		"upstream down", "upstream hangs", "big bodies", "streaming both ways", "trailers", "websocket", "http 1.0", "half-closed tcp",
 		"agent killed and restarted", "another service's configuration", "port that is taken",
 	}
+	want = append(want, trafficNames...)
 	seen := map[string]bool{}
 	for _, row := range rows {
 		if row.Name == "" || row.Run == nil || seen[row.Name] {

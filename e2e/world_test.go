@@ -41,6 +41,10 @@ type World struct {
 
 	mu    sync.Mutex // guards agent
 	agent *process
+
+	table   *testing.T // as long as which the lab lives
+	labOnce sync.Once
+	lab     *Lab
 }
 
 // newWorld starts an agent with a default policy for calls that no intention decides, and further configuration. Close it.
@@ -285,11 +289,18 @@ type Instance struct {
 	Public   int    // where its sidecar takes mutual TLS
 	Port     int    // where the application listens
 	Up       map[string]string
+	admin    string // of its sidecar, where that is a process of its own
 	sidecar  *process
 }
 
 // instance registers a service with a sidecar, runs the sidecar, and waits until it has its configuration.
 func (m *Mesh) instance(service, id string, port int, ups ...string) *Instance {
+	m.t.Helper()
+	return m.described(service, id, port, nil, ups...)
+}
+
+// described is instance with more fields of the service's registration.
+func (m *Mesh) described(service, id string, port int, fields object, ups ...string) *Instance {
 	m.t.Helper()
 	i := &Instance{ID: m.name(id), Name: m.name(service), Public: mustPort(m.t), Port: port, Up: map[string]string{}}
 	var upstreams []object
@@ -298,7 +309,7 @@ func (m *Mesh) instance(service, id string, port int, ups ...string) *Instance {
 		i.Up[u] = loopback(p)
 		upstreams = append(upstreams, object{"DestinationName": m.name(u), "LocalBindPort": p})
 	}
-	m.put("/v1/agent/service/register", object{
+	body := object{
 		"ID": i.ID, "Name": i.Name, "Port": port,
 		"Connect": object{"SidecarService": object{
 			"Port": i.Public, "Proxy": object{"Upstreams": upstreams},
@@ -307,7 +318,11 @@ func (m *Mesh) instance(service, id string, port int, ups ...string) *Instance {
 				{"Name": "alias " + i.ID, "AliasService": i.ID},
 			},
 		}},
-	})
+	}
+	for k, v := range fields {
+		body[k] = v
+	}
+	m.put("/v1/agent/service/register", body)
 	m.t.Cleanup(func() { m.remove(i) })
 	m.sidecar(i)
 	return i
@@ -350,7 +365,8 @@ func (m *Mesh) runSidecar(kind Kind, i *Instance) *process {
 	if kind == Envoy {
 		args = []string{"connect", "envoy", "-envoy-binary", envoy()}
 	}
-	args = append(args, "-http-addr", loopback(m.w.http), "-sidecar-for", i.ID, "-admin-bind", loopback(mustPort(m.t)))
+	i.admin = loopback(mustPort(m.t))
+	args = append(args, "-http-addr", loopback(m.w.http), "-sidecar-for", i.ID, "-admin-bind", i.admin)
 	if kind == Envoy {
 		args = append(args, "--", "--concurrency", "1", "-l", "warning")
 	}

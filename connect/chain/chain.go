@@ -64,6 +64,9 @@ type Node struct {
 	Splits       []*Split              `json:",omitempty"`
 	Resolver     *Resolver             `json:",omitempty"`
 	LoadBalancer *catalog.LoadBalancer `json:",omitempty"`
+	// What the resolver says of how to call its service; of nodes of type resolver.
+	Limits             *catalog.UpstreamLimits     `json:",omitempty"`
+	PassiveHealthCheck *catalog.PassiveHealthCheck `json:",omitempty"`
 }
 
 // Route is one of a router's routes, and the key of the node it leads to.

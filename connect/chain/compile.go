@@ -118,8 +118,11 @@ func (c *compiler) router(e *catalog.ServiceRouter) (string, error) {
 	}
 	defer leave()
 	n := &Node{Type: TypeRouter, Name: nodeName(c.root)}
-	for i := range e.Routes {
+	for _, i := range order(e.Routes) {
 		r := &e.Routes[i]
+		if err := c.fits(e, i); err != nil {
+			return "", err
+		}
 		to, subset := c.root, ""
 		if d := r.Destination; d != nil {
 			to, subset = c.redirected(c.root, d.Service, d.Namespace, d.Partition), d.ServiceSubset
@@ -128,7 +131,7 @@ func (c *compiler) router(e *catalog.ServiceRouter) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		n.Routes = append(n.Routes, &Route{Definition: r, NextNode: next, Source: fmt.Sprintf("%s/%s route %d", catalog.KindServiceRouter, e.Name, i+1)})
+		n.Routes = append(n.Routes, alternatives(r, next, fmt.Sprintf("%s/%s route %d", catalog.KindServiceRouter, e.Name, i+1))...)
 	}
 	next, err := c.service(c.root, "")
 	if err != nil {

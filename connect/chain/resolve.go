@@ -42,6 +42,7 @@ func (c *compiler) resolver(k catalog.Key, subset string) (string, error) {
 	connect := DefaultConnectTimeout
 	if e != nil {
 		connect, n.LoadBalancer = orDuration(e.ConnectTimeout, connect), e.LoadBalancer
+		n.Limits, n.PassiveHealthCheck = e.Limits, e.PassiveHealthCheck
 		n.Resolver.RequestTimeout = orDuration(e.RequestTimeout, DefaultRequestTimeout)
 	}
 	n.Resolver.ConnectTimeout = orDuration(c.over.ConnectTimeout, connect).String()

@@ -11,11 +11,13 @@ import (
 	"github.com/weftmesh/weft/catalog"
 )
 
-// Request is what of an HTTP request permissions look at. Path is the normalised one; a query string in it is ignored.
+// Request is what of an HTTP request permissions and routes look at. Path is the normalised one; a query string in it is ignored.
 type Request struct {
 	Method string
 	Path   string
 	Header http.Header
+	// Authority and Scheme are looked at by routes alone.
+	Authority, Scheme string
 }
 
 // PermissionMatches says whether a permission is about the request; a nil permission is about every one. The error is a pattern

@@ -45,7 +45,7 @@ func metadata(key string, m proto.Message) (*corev3.Metadata, error) {
 	return &corev3.Metadata{TypedFilterMetadata: map[string]*anypb.Any{key: a}}, nil
 }
 
-func httpOptions(protocol string) (map[string]*anypb.Any, error) {
+func httpOptions(protocol string, perConnection *int) (map[string]*anypb.Any, error) {
 	if !catalog.HTTPLike(protocol) {
 		return nil, nil
 	}
@@ -55,9 +55,13 @@ func httpOptions(protocol string) (map[string]*anypb.Any, error) {
 	} else {
 		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}}
 	}
-	a, err := pack(&httpv3.HttpProtocolOptions{
+	options := &httpv3.HttpProtocolOptions{
 		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit},
-	})
+	}
+	if perConnection != nil && *perConnection > 0 {
+		options.CommonHttpProtocolOptions = &corev3.HttpProtocolOptions{MaxRequestsPerConnection: wrapperspb.UInt32(uint32(*perConnection))}
+	}
+	a, err := pack(options)
 	return map[string]*anypb.Any{httpOptionsKey: a}, err
 }
 
@@ -90,7 +94,7 @@ func (r *renderer) localCluster() error {
 			addr = socket(host, p.LocalServicePort)
 		}
 	}
-	options, err := httpOptions(r.g.Protocol)
+	options, err := httpOptions(r.g.Protocol, nil)
 	if err != nil {
 		return err
 	}
@@ -141,7 +145,8 @@ func (r *renderer) serviceID(t *chain.Target) identity.Service {
 
 // upstreamCluster leads to a target of an upstream's chain, and where it has failover to those in order: one cluster with a
 // priority for each, whose peers may be any of them.
-func (r *renderer) upstreamCluster(u *Upstream, resolver *chain.Resolver, lb *catalog.LoadBalancer) (string, error) {
+func (r *renderer) upstreamCluster(u *Upstream, node *chain.Node) (string, error) {
+	resolver := node.Resolver
 	target := u.Chain.Targets[resolver.Target]
 	targets := []*chain.Target{target}
 	if resolver.Failover != nil {
@@ -161,7 +166,8 @@ func (r *renderer) upstreamCluster(u *Upstream, resolver *chain.Resolver, lb *ca
 	if err != nil {
 		return "", err
 	}
-	options, err := httpOptions(u.Chain.Protocol)
+	conf := r.upstreamConfig(u, node)
+	options, err := httpOptions(u.Chain.Protocol, conf.Limits.MaxRequestsPerConnection)
 	if err != nil {
 		return "", err
 	}
@@ -169,7 +175,6 @@ func (r *renderer) upstreamCluster(u *Upstream, resolver *chain.Resolver, lb *ca
 	if err != nil {
 		return "", err
 	}
-	conf := r.upstreamConfig(u)
 	timeout := target.ConnectTimeout
 	if conf.ConnectTimeoutMs > 0 {
 		timeout = time.Duration(conf.ConnectTimeoutMs) * time.Millisecond
@@ -183,7 +188,7 @@ func (r *renderer) upstreamCluster(u *Upstream, resolver *chain.Resolver, lb *ca
 			HealthyPanicThreshold: &typev3.Percent{Value: 0},
 		},
 	}
-	if err := balance(c, lb); err != nil {
+	if err := balance(c, node.LoadBalancer); err != nil {
 		return "", fmt.Errorf("upstream %s: %w", u.Key, err)
 	}
 	if err := r.add(ClusterType, name, c); err != nil {
@@ -200,9 +205,9 @@ func orDefault(d, def time.Duration) time.Duration {
 }
 
 // upstreamConfig is how an upstream is called: the registration's word, else the caller's service-defaults for that upstream,
-// else those for all.
-func (r *renderer) upstreamConfig(u *Upstream) catalog.UpstreamConfig {
-	var out catalog.UpstreamConfig
+// else those for all, else the resolver's. Of limits each is looked for by itself where the resolver has some.
+func (r *renderer) upstreamConfig(u *Upstream, node *chain.Node) catalog.UpstreamConfig {
+	out := catalog.UpstreamConfig{PassiveHealthCheck: node.PassiveHealthCheck}
 	take := func(c *catalog.UpstreamConfig) {
 		if c.ConnectTimeoutMs > 0 {
 			out.ConnectTimeoutMs = c.ConnectTimeoutMs
@@ -227,90 +232,8 @@ func (r *renderer) upstreamConfig(u *Upstream) catalog.UpstreamConfig {
 	own := u.Definition.Config
 	r.warnEscapes("upstream "+u.Key.Name, own)
 	take(registrationConfig(own))
+	out.Limits = fill(out.Limits, node.Limits)
 	return out
-}
-
-// registrationConfig reads the keys of an upstream's opaque configuration.
-func registrationConfig(o catalog.Opaque) *catalog.UpstreamConfig {
-	c := &catalog.UpstreamConfig{ConnectTimeoutMs: int(mustNumber(o, "connect_timeout_ms"))}
-	if l := table(o, "limits"); l != nil {
-		c.Limits = &catalog.UpstreamLimits{
-			MaxConnections: limit(l, "max_connections"), MaxPendingRequests: limit(l, "max_pending_requests"),
-			MaxConcurrentRequests: limit(l, "max_concurrent_requests"),
-		}
-	}
-	if p := table(o, "passive_health_check"); p != nil {
-		c.PassiveHealthCheck = &catalog.PassiveHealthCheck{MaxFailures: uint32(mustNumber(p, "max_failures"))}
-		c.PassiveHealthCheck.Interval, _ = span(p, "interval")
-		if d, ok := span(p, "base_ejection_time"); ok {
-			c.PassiveHealthCheck.BaseEjectionTime = &d
-		}
-		for key, to := range map[string]**uint32{
-			"enforcing_consecutive_5xx": &c.PassiveHealthCheck.EnforcingConsecutive5xx, "max_ejection_percent": &c.PassiveHealthCheck.MaxEjectionPercent,
-		} {
-			if n, ok := number(p, key); ok && n >= 0 && n <= 100 {
-				v := uint32(n)
-				*to = &v
-			}
-		}
-	}
-	return c
-}
-
-// span is a duration, as "5s" or in nanoseconds.
-func span(o catalog.Opaque, key string) (time.Duration, bool) {
-	if d, err := time.ParseDuration(text(o, key)); err == nil {
-		return d, true
-	}
-	ns, ok := number(o, key)
-	return time.Duration(ns), ok
-}
-
-func limit(o catalog.Opaque, key string) *int {
-	if n, ok := number(o, key); ok {
-		i := int(n)
-		return &i
-	}
-	return nil
-}
-
-func breakers(l *catalog.UpstreamLimits) *clusterv3.CircuitBreakers {
-	if l == nil {
-		return unlimited()
-	}
-	t := unlimited().Thresholds[0]
-	for _, set := range []struct {
-		to   **wrapperspb.UInt32Value
-		from *int
-	}{{&t.MaxConnections, l.MaxConnections}, {&t.MaxPendingRequests, l.MaxPendingRequests}, {&t.MaxRequests, l.MaxConcurrentRequests}} {
-		if set.from != nil && *set.from > 0 {
-			*set.to = wrapperspb.UInt32(uint32(*set.from))
-		}
-	}
-	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{t}}
-}
-
-func outlier(p *catalog.PassiveHealthCheck) *clusterv3.OutlierDetection {
-	if p == nil {
-		return nil
-	}
-	o := &clusterv3.OutlierDetection{}
-	if p.Interval > 0 {
-		o.Interval = durationpb.New(p.Interval)
-	}
-	if p.MaxFailures > 0 {
-		o.Consecutive_5Xx = wrapperspb.UInt32(p.MaxFailures)
-	}
-	if p.EnforcingConsecutive5xx != nil {
-		o.EnforcingConsecutive_5Xx = wrapperspb.UInt32(*p.EnforcingConsecutive5xx)
-	}
-	if p.MaxEjectionPercent != nil {
-		o.MaxEjectionPercent = wrapperspb.UInt32(*p.MaxEjectionPercent)
-	}
-	if p.BaseEjectionTime != nil {
-		o.BaseEjectionTime = durationpb.New(*p.BaseEjectionTime)
-	}
-	return o
 }
 
 func balance(c *clusterv3.Cluster, lb *catalog.LoadBalancer) error {

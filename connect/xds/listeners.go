@@ -203,12 +203,16 @@ func (r *renderer) outbound() error {
 
 func (r *renderer) upstream(u *Upstream) error {
 	clusters := map[string]string{} // by resolver node
+	used := r.reached(u.Chain)
 	for _, id := range sortedNodes(u.Chain) {
 		n := u.Chain.Nodes[id]
+		if !used[id] {
+			continue
+		}
 		if n.Type != chain.TypeResolver {
 			continue
 		}
-		name, err := r.upstreamCluster(u, n.Resolver, n.LoadBalancer)
+		name, err := r.upstreamCluster(u, n)
 		if err != nil {
 			return err
 		}

@@ -190,33 +190,3 @@ func permissionHeader(h catalog.IntentionHTTPHeader) *routev3.HeaderMatcher {
 		invert: h.Invert, fold: h.IgnoreCase,
 	})
 }
-
-// headerForm is a header match of any kind of entry.
-type headerForm struct {
-	name                                   string
-	present                                bool
-	exact, prefix, suffix, contains, regex string
-	invert, fold                           bool
-}
-
-func headerMatcher(f headerForm) *routev3.HeaderMatcher {
-	m := &routev3.HeaderMatcher{Name: f.name, InvertMatch: f.invert}
-	s := &matcherv3.StringMatcher{IgnoreCase: f.fold}
-	switch {
-	case f.exact != "":
-		s.MatchPattern = &matcherv3.StringMatcher_Exact{Exact: f.exact}
-	case f.prefix != "":
-		s.MatchPattern = &matcherv3.StringMatcher_Prefix{Prefix: f.prefix}
-	case f.suffix != "":
-		s.MatchPattern = &matcherv3.StringMatcher_Suffix{Suffix: f.suffix}
-	case f.contains != "":
-		s.MatchPattern = &matcherv3.StringMatcher_Contains{Contains: f.contains}
-	case f.regex != "":
-		s = regex(f.regex)
-	default:
-		m.HeaderMatchSpecifier = &routev3.HeaderMatcher_PresentMatch{PresentMatch: true}
-		return m
-	}
-	m.HeaderMatchSpecifier = &routev3.HeaderMatcher_StringMatch{StringMatch: s}
-	return m
-}

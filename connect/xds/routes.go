@@ -11,7 +11,6 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
-	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -58,7 +57,11 @@ func (r *renderer) upstreamRoutes(u *Upstream, name string, clusters map[string]
 	if start := c.Nodes[c.StartNode]; start.Type == chain.TypeRouter {
 		routes = start.Routes
 	}
+	caller := r.caller()
 	for _, route := range routes {
+		if !route.About(caller) {
+			continue
+		}
 		out, err := r.route(u, route, clusters)
 		if err != nil {
 			return err
@@ -120,46 +123,6 @@ func (r *renderer) lead(c *chain.Chain, node string, clusters map[string]string,
 	}
 	action.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: weighted}
 	return timeout, n.LoadBalancer
-}
-
-func routeMatch(h *catalog.ServiceRouteHTTPMatch) *routev3.RouteMatch {
-	m := everything()
-	switch {
-	case h.PathExact != "":
-		m.PathSpecifier = &routev3.RouteMatch_Path{Path: h.PathExact}
-	case h.PathPrefix != "":
-		m.PathSpecifier = &routev3.RouteMatch_Prefix{Prefix: h.PathPrefix}
-	case h.PathRegex != "":
-		m.PathSpecifier = &routev3.RouteMatch_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: h.PathRegex}}
-	}
-	if h.CaseInsensitive {
-		m.CaseSensitive = wrapperspb.Bool(false)
-	}
-	for _, hm := range h.Header {
-		m.Headers = append(m.Headers, headerMatcher(headerForm{
-			name: hm.Name, present: hm.Present, exact: hm.Exact, prefix: hm.Prefix, suffix: hm.Suffix, regex: hm.Regex, invert: hm.Invert,
-		}))
-	}
-	if len(h.Methods) > 0 {
-		m.Headers = append(m.Headers, &routev3.HeaderMatcher{
-			Name: ":method", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: regex(strings.Join(h.Methods, "|"))},
-		})
-	}
-	for _, q := range h.QueryParam {
-		p := &routev3.QueryParameterMatcher{Name: q.Name}
-		switch {
-		case q.Exact != "":
-			p.QueryParameterMatchSpecifier = &routev3.QueryParameterMatcher_StringMatch{StringMatch: &matcherv3.StringMatcher{
-				MatchPattern: &matcherv3.StringMatcher_Exact{Exact: q.Exact},
-			}}
-		case q.Regex != "":
-			p.QueryParameterMatchSpecifier = &routev3.QueryParameterMatcher_StringMatch{StringMatch: regex(q.Regex)}
-		default:
-			p.QueryParameterMatchSpecifier = &routev3.QueryParameterMatcher_PresentMatch{PresentMatch: true}
-		}
-		m.QueryParameters = append(m.QueryParameters, p)
-	}
-	return m
 }
 
 // destination adds what a router's destination asks for.

@@ -335,11 +335,27 @@ type Limits struct {
 
 // Outlier leaves endpoints out that fail.
 type Outlier struct {
-	Consecutive5xx int
-	Enforcing      int // percent
-	Interval       time.Duration
-	BaseEjection   time.Duration
-	MaxPercent     int
+	Consecutive5xx     int // 0: doesn't count
+	Enforcing          int // percent
+	ConsecutiveGateway int // 502, 503, 504; 0: doesn't count
+	ConsecutiveLocal   int // what never got an answer; it counts nowhere else then; 0: it counts like any other failure
+	SuccessRate        *SuccessRate
+	FailurePercentage  *FailurePercentage
+	Interval           time.Duration
+	BaseEjection       time.Duration
+	MaxEjection        time.Duration
+	MaxPercent         int
+}
+
+// SuccessRate ejects who is Deviation standard deviations below the average, looked at once an interval.
+type SuccessRate struct {
+	MinHosts, MinRequests int
+	Deviation             float64
+}
+
+// FailurePercentage ejects who fails Threshold percent or more, looked at once an interval.
+type FailurePercentage struct {
+	Threshold, MinHosts, MinRequests int
 }
 
 // ServerTLS is mutual TLS towards callers. The certificate and the roots are looked up at each handshake.

@@ -156,11 +156,11 @@ func TestOutliersAreEjectedForLonger(t *testing.T) {
 	}})
 	fail := func(i, n int) {
 		for range n {
-			v.report(v.endpoints[i], true)
+			v.report(v.endpoints[i], failed)
 		}
 	}
 	fail(0, 2)
-	v.report(v.endpoints[0], false)
+	v.report(v.endpoints[0], succeeded)
 	fail(0, 2)
 	now := v.state.engine.now()
 	if v.endpoints[0].ejected(now) {
@@ -178,5 +178,51 @@ func TestOutliersAreEjectedForLonger(t *testing.T) {
 	fail(0, 3)
 	if now = v.state.engine.now(); !v.endpoints[0].ejected(now + int64(1500*time.Millisecond)) {
 		t.Error("the second time isn't longer")
+	}
+}
+
+func TestEachKindOfEjection(t *testing.T) {
+	const hosts = 5
+	out := func(v *clusterView) (n int) {
+		for _, e := range v.endpoints {
+			if e.ejected(v.state.engine.now()) {
+				n++
+			}
+		}
+		return n
+	}
+	for name, c := range map[string]struct {
+		outlier config.Outlier
+		bad     outcome
+		times   int
+		want    int // ejected
+	}{
+		"gateway failures":              {config.Outlier{ConsecutiveGateway: 3}, failedGateway, 3, 1},
+		"other failures for gateway":    {config.Outlier{ConsecutiveGateway: 3}, failed, 9, 0},
+		"local failures apart":          {config.Outlier{ConsecutiveLocal: 3, Consecutive5xx: 2}, failedLocal, 3, 1},
+		"too few local failures":        {config.Outlier{ConsecutiveLocal: 3, Consecutive5xx: 1}, failedLocal, 2, 0},
+		"local failures like any other": {config.Outlier{Consecutive5xx: 2}, failedLocal, 2, 1},
+		"success rate":                  {config.Outlier{SuccessRate: &config.SuccessRate{MinHosts: hosts, MinRequests: 10, Deviation: 1.9}}, failed, 100, 1},
+		"success rate of few hosts":     {config.Outlier{SuccessRate: &config.SuccessRate{MinHosts: hosts + 1, MinRequests: 10, Deviation: 1.9}}, failed, 100, 0},
+		"failure percentage":            {config.Outlier{FailurePercentage: &config.FailurePercentage{Threshold: 50, MinHosts: 2, MinRequests: 10}}, failed, 100, 1},
+		"failures below the percentage": {config.Outlier{FailurePercentage: &config.FailurePercentage{Threshold: 60, MinHosts: 2, MinRequests: 10}}, failed, 100, 0},
+		"too few requests":              {config.Outlier{FailurePercentage: &config.FailurePercentage{Threshold: 50, MinHosts: 2, MinRequests: 300}}, failed, 100, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.outlier.Enforcing, c.outlier.BaseEjection, c.outlier.MaxPercent = 100, time.Second, 50
+			v := clusterOf(t, &config.Cluster{Endpoints: endpointsOf(1, 1, 1, 1, 1), Outlier: &c.outlier})
+			for range 100 {
+				for _, e := range v.endpoints {
+					v.report(e, succeeded)
+				}
+			}
+			for range c.times {
+				v.report(v.endpoints[0], c.bad)
+			}
+			v.state.sweep(v.state.engine.now())
+			if got := out(v); got != c.want {
+				t.Errorf("%d are ejected, want %d", got, c.want)
+			}
+		})
 	}
 }

@@ -107,7 +107,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	tick := time.NewTicker(drainLook)
 	defer tick.Stop()
 	var pools time.Time
-	healed := time.Now()
+	swept := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -121,9 +121,9 @@ func (e *Engine) Run(ctx context.Context) error {
 				pools = now
 				e.prune(now.Add(-poolIdle))
 			}
-			if now.Sub(healed) >= defaultInterval {
-				healed = now
-				e.eachState(func(s *clusterState) { s.healed(e.now()) })
+			if now.Sub(swept) >= sweepLook {
+				swept = now
+				e.eachState(func(s *clusterState) { s.sweep(e.now()) })
 			}
 		}
 	}
@@ -240,7 +240,7 @@ func (v *clusterView) connectRaw(ctx context.Context, edge *Edge) (*Upstream, re
 		conn, code, err = v.connect(try, ep, raw)
 		cancel()
 		if err == nil {
-			v.report(ep, false)
+			v.report(ep, succeeded)
 			ep.active.Add(1)
 			return &Upstream{Conn: conn, Endpoint: ep.config, edge: edge, done: func() {
 				ep.active.Add(-1)

@@ -3,7 +3,6 @@
 package exchange
 
 import (
-	"net/url"
 	"sort"
 	"strconv"
 	"strings"
@@ -89,27 +88,17 @@ func matchQuery(m *config.QueryMatch, query string) bool {
 	return ok && (m.Present || matchString(&m.Value, v))
 }
 
-// queryValue is the first value of a parameter, decoded.
+// queryValue is the first value of a parameter, as it is written: Envoy doesn't decode it either.
 func queryValue(query, name string) (string, bool) {
 	for query != "" {
 		var pair string
 		pair, query, _ = strings.Cut(query, "&")
 		key, value, _ := strings.Cut(pair, "=")
-		if unescape(key) == name {
-			return unescape(value), true
+		if key == name {
+			return value, true
 		}
 	}
 	return "", false
-}
-
-func unescape(s string) string {
-	if strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, '+') < 0 {
-		return s
-	}
-	if u, err := url.QueryUnescape(s); err == nil {
-		return u
-	}
-	return s
 }
 
 // splitPath parts a path and its query, which begins with "?" or is empty.

@@ -358,7 +358,7 @@ func (v *clusterView) dial(ctx context.Context, ep *endpoint, w wire) (net.Conn,
 func (v *clusterView) connect(ctx context.Context, ep *endpoint, w wire) (net.Conn, reason.Code, error) {
 	conn, err := v.state.engine.config.Dial(ctx, ep.key.network, ep.key.address)
 	if err != nil {
-		v.report(ep, true)
+		v.report(ep, failedLocal)
 		return nil, reason.UpstreamConnectFailure, fmt.Errorf("connecting to %s: %w", ep.key.address, err)
 	}
 	if v.config.TLS == nil {
@@ -367,7 +367,7 @@ func (v *clusterView) connect(ctx context.Context, ep *endpoint, w wire) (net.Co
 	tc := tls.Client(conn, v.tls[w])
 	if err := tc.HandshakeContext(ctx); err != nil {
 		_ = conn.Close()
-		v.report(ep, true)
+		v.report(ep, failedLocal)
 		return nil, reason.UpstreamTLSFailure, fmt.Errorf("TLS with %s: %w", ep.key.address, err)
 	}
 	return tc, reason.None, nil

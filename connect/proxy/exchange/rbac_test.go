@@ -113,7 +113,7 @@ func TestVirtualHostsAndMatches(t *testing.T) {
 		{config.Match{Regex: regexp.MustCompile(`^(?:/a+)$`)}, "/aaa?x", true},
 		{config.Match{Regex: regexp.MustCompile(`^(?:/a+)$`)}, "/aab", false},
 		{config.Match{Query: []config.QueryMatch{{Name: "x", Present: true}}}, "/?a&x=1", true},
-		{config.Match{Query: []config.QueryMatch{{Name: "x", Value: config.StringMatch{Kind: config.MatchExact, Text: "1 2"}}}}, "/?x=1%202", true},
+		{config.Match{Query: []config.QueryMatch{{Name: "x", Value: config.StringMatch{Kind: config.MatchExact, Text: "1%202"}}}}, "/?x=1%202", true},
 		{config.Match{Query: []config.QueryMatch{{Name: "x", Present: true}}}, "/", false},
 		{config.Match{GRPC: true}, "/", false},
 	} {

@@ -4,7 +4,6 @@ package exchange
 
 import (
 	"context"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +21,7 @@ type clusterState struct {
 	mu      sync.Mutex // guards hosts and waiters
 	hosts   map[hostKey]*host
 	waiters []chan struct{} // for a connection that is given back or closed
+	swept   int64           // when the rates of success were looked at last
 }
 
 type hostKey struct{ network, address string }
@@ -33,9 +33,7 @@ type host struct {
 	active  atomic.Int64 // requests
 	gone    atomic.Bool  // no cluster has it any more
 
-	failures  atomic.Int32
-	ejections atomic.Int32
-	until     atomic.Int64 // ejected, in nanoseconds since the engine's start; 0: not
+	health
 
 	pool
 }
@@ -142,68 +140,6 @@ func (s *clusterState) forget(ch chan struct{}) {
 		if w == ch {
 			s.waiters = append(s.waiters[:i:i], s.waiters[i+1:]...)
 			return
-		}
-	}
-}
-
-func (h *host) ejected(now int64) bool {
-	until := h.until.Load()
-	return until != 0 && now < until
-}
-
-const (
-	defaultEjection = 30 * time.Second
-	defaultInterval = 10 * time.Second
-)
-
-// report notes how an exchange with the endpoint (or connecting to it) went, and ejects it after too many failures in a row.
-func (v *clusterView) report(e *endpoint, failed bool) {
-	o := v.config.Outlier
-	if o == nil || o.Consecutive5xx <= 0 {
-		return
-	}
-	if !failed {
-		if e.failures.Load() != 0 {
-			e.failures.Store(0)
-		}
-		return
-	}
-	if int(e.failures.Add(1)) < o.Consecutive5xx {
-		return
-	}
-	e.failures.Store(0)
-	now := v.state.engine.now()
-	if e.ejected(now) || rand.IntN(100) >= o.Enforcing {
-		return
-	}
-	out := 0
-	for _, other := range v.endpoints {
-		if other.ejected(now) {
-			out++
-		}
-	}
-	share := o.MaxPercent
-	if share <= 0 {
-		share = 10
-	}
-	// One may always be ejected, as with Envoy, but never the only one.
-	if len(v.endpoints) < 2 || out > 0 && (out+1)*100 > share*len(v.endpoints) {
-		return
-	}
-	base := o.BaseEjection
-	if base <= 0 {
-		base = defaultEjection
-	}
-	e.until.Store(now + int64(base)*int64(min(e.ejections.Add(1), 10)))
-}
-
-// healed lets the count of ejections fall while an endpoint isn't ejected; called once an interval.
-func (s *clusterState) healed(now int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, h := range s.hosts {
-		if n := h.ejections.Load(); n > 0 && !h.ejected(now) {
-			h.ejections.CompareAndSwap(n, n-1)
 		}
 	}
 }

@@ -176,8 +176,8 @@ func (ex *exchange) over(f *config.Forward, v *clusterView, l lease, retry int) 
 	for {
 		if err = l.ReadHead(&ex.resp); err != nil {
 			fail := ex.classify(err)
-			if !fail.final || fail.code == reason.UpstreamTimeout {
-				v.report(l.endpoint, !fail.unsent)
+			if (!fail.final || fail.code == reason.UpstreamTimeout) && !fail.unsent {
+				v.report(l.endpoint, failedLocal)
 			}
 			l.Reset(stream.CodeCancel)
 			ex.source.detach()
@@ -192,7 +192,7 @@ func (ex *exchange) over(f *config.Forward, v *clusterView, l lease, retry int) 
 		}
 	}
 	ex.noteGRPC(&ex.resp.Fields)
-	v.report(l.endpoint, ex.resp.Status >= 500 || failedGRPC(ex.grpcCode))
+	v.report(l.endpoint, outcomeOf(ex.resp.Status, ex.grpcCode))
 	if ex.wantsStatus(f.Retry, ex.resp.Status) && ex.source.replayable() && ex.mayRetry(f.Retry, retry) {
 		l.Reset(stream.CodeCancel)
 		ex.source.detach()

@@ -48,7 +48,7 @@ func (w *world) compileCluster(m *clusterv3.Cluster) (*cluster, error) {
 	if err := limits(m, c); err != nil {
 		return nil, err
 	}
-	outlier(m, c)
+	c.Outlier = compileOutlier(m.GetOutlierDetection())
 	if a := m.GetMetadata().GetTypedFilterMetadata()[clusterInfoKey]; a != nil {
 		info := &proxyv1.ClusterInfo{}
 		if err := a.UnmarshalTo(info); err != nil {
@@ -164,28 +164,6 @@ func limits(m *clusterv3.Cluster, c *config.Cluster) error {
 		}
 	}
 	return nil
-}
-
-func outlier(m *clusterv3.Cluster, c *config.Cluster) {
-	o := m.GetOutlierDetection()
-	if o == nil || o.GetConsecutive_5Xx().GetValue() == 0 {
-		return
-	}
-	c.Outlier = &config.Outlier{
-		Consecutive5xx: int(o.GetConsecutive_5Xx().GetValue()), Enforcing: 100, Interval: 10 * time.Second, BaseEjection: 30 * time.Second, MaxPercent: 10,
-	}
-	if e := o.GetEnforcingConsecutive_5Xx(); e != nil {
-		c.Outlier.Enforcing = int(e.GetValue())
-	}
-	if d := o.GetInterval(); d != nil {
-		c.Outlier.Interval = d.AsDuration()
-	}
-	if d := o.GetBaseEjectionTime(); d != nil {
-		c.Outlier.BaseEjection = d.AsDuration()
-	}
-	if p := o.GetMaxEjectionPercent(); p != nil {
-		c.Outlier.MaxPercent = int(p.GetValue())
-	}
 }
 
 func (w *world) compileEndpoints(m *endpointv3.ClusterLoadAssignment) ([]*config.Endpoint, error) {

@@ -127,14 +127,23 @@ func (e *engine) gone(k *kind) (held, absent []string) {
 	return held, absent
 }
 
-// next is the response that is due now, or nil: there is nothing to send, or an answer must come first.
+// next is the response that is due now, or nil: there is nothing to send, or an answer must come first. Endpoints alone don't
+// wait for the answer to clusters: Envoy gives that only when each changed cluster has its endpoints.
 func (e *engine) next() *push {
 	if e.out == nil {
 		return nil
 	}
+	warming := false
 	for _, url := range additions {
 		k := e.kinds[url]
+		if warming && url != xds.EndpointType {
+			return nil
+		}
 		if k == nil {
+			continue
+		}
+		if k.pending != nil && url == xds.ClusterType {
+			warming = true
 			continue
 		}
 		if k.pending != nil {
@@ -178,6 +187,9 @@ func (e *engine) push(k *kind, changed, held, absent []string) *push {
 		}
 	}
 	k.greet, k.pending, k.last = false, p, p.nonce
+	if k.url == xds.ClusterType {
+		e.warmAgain(k.has, p)
+	}
 	return p
 }
 
@@ -209,15 +221,11 @@ func (e *engine) answer(k *kind, nonce, refusal string) bool {
 		}
 		return true
 	}
-	before := k.has
 	k.has = map[string]xds.Resource{}
 	for name, r := range p.after {
 		if k.wildcard || k.names[name] {
 			k.has[name] = r
 		}
-	}
-	if k.url == xds.ClusterType {
-		e.warmAgain(before, p)
 	}
 	return true
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
@@ -114,9 +115,14 @@ func (s subject) path() string {
 func (s subject) header(m *routev3.HeaderMatcher) (bool, error) {
 	var value string
 	var present bool
-	if m.GetName() == ":method" {
+	switch m.GetName() {
+	case ":method":
 		value, present = s.req.Method, true
-	} else {
+	case ":authority":
+		value, present = s.req.Authority, true
+	case ":scheme":
+		value, present = s.req.Scheme, true
+	default:
 		var values []string
 		values, present = s.req.Header[http.CanonicalHeaderKey(m.GetName())]
 		value = strings.Join(values, ",")
@@ -126,6 +132,10 @@ func (s subject) header(m *routev3.HeaderMatcher) (bool, error) {
 	}
 	if !present && !m.GetTreatMissingHeaderAsEmpty() {
 		return false, nil // inverted or not
+	}
+	if r := m.GetRangeMatch(); r != nil {
+		n, err := strconv.ParseInt(value, 10, 64)
+		return (err == nil && n >= r.GetStart() && n < r.GetEnd()) != m.GetInvertMatch(), nil
 	}
 	ok, err := text(m.GetStringMatch(), value)
 	return ok != m.GetInvertMatch(), err
@@ -150,13 +160,17 @@ func (s subject) route(m *routev3.RouteMatch) (bool, error) {
 	if !ok || err != nil {
 		return false, err
 	}
+	if m.GetGrpc() != nil && !strings.HasPrefix(s.req.Header.Get("Content-Type"), "application/grpc") {
+		return false, nil
+	}
 	if ok, err := allOf(m.GetHeaders(), s.header); !ok || err != nil {
 		return false, err
 	}
 	_, raw, _ := strings.Cut(s.req.Path, "?")
-	query, err := url.ParseQuery(raw)
-	if err != nil {
-		return false, err
+	query := url.Values{} // as they are written
+	for pair := range strings.SplitSeq(raw, "&") {
+		k, v, _ := strings.Cut(pair, "=")
+		query.Add(k, v)
 	}
 	return allOf(m.GetQueryParameters(), func(q *routev3.QueryParameterMatcher) (bool, error) {
 		if !query.Has(q.GetName()) {

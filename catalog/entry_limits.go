@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package catalog
+
+import "time"
+
+// UpstreamLimits bound what a proxy sends to one upstream. A nil field is no limit of ours.
+type UpstreamLimits struct {
+	MaxConnections        *int `json:",omitempty"`
+	MaxPendingRequests    *int `json:",omitempty"`
+	MaxConcurrentRequests *int `json:",omitempty"`
+	// MaxRequestsPerConnection is weft's: a connection is closed after so many.
+	MaxRequestsPerConnection *int `json:",omitempty"`
+}
+
+// PassiveHealthCheck is outlier detection: who fails is left out for a time. Interval is how often the rates are looked at and
+// who was left out for long enough comes back.
+type PassiveHealthCheck struct {
+	Interval                time.Duration  `json:",omitempty"`
+	MaxFailures             uint32         `json:",omitempty"` // in a row: 5xx, and what never got an answer
+	EnforcingConsecutive5xx *uint32        `json:",omitempty"`
+	MaxEjectionPercent      *uint32        `json:",omitempty"`
+	BaseEjectionTime        *time.Duration `json:",omitempty"`
+	// What follows is weft's.
+	MaxEjectionTime    *time.Duration     `json:",omitempty"`
+	MaxGatewayFailures uint32             `json:",omitempty"` // in a row: 502, 503, 504, and what never got an answer
+	MaxLocalFailures   uint32             `json:",omitempty"` // in a row: connections refused, broken or too slow; these count apart then
+	SuccessRate        *SuccessRate       `json:",omitempty"`
+	FailurePercentage  *FailurePercentage `json:",omitempty"`
+}
+
+// SuccessRate leaves out whose rate of successes is Deviation standard deviations below the average of all.
+type SuccessRate struct {
+	MinimumHosts  uint32  `json:",omitempty"` // with enough requests in an interval; 5
+	RequestVolume uint32  `json:",omitempty"` // that are enough; 100
+	Deviation     float64 `json:",omitempty"` // 1.9
+}
+
+// FailurePercentage leaves out whose share of failures is Threshold percent or more.
+type FailurePercentage struct {
+	Threshold     uint32 `json:",omitempty"` // 85
+	MinimumHosts  uint32 `json:",omitempty"` // with enough requests in an interval; 5
+	RequestVolume uint32 `json:",omitempty"` // that are enough; 50
+}

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import "slices"
+
+// trafficRows are the rows of website/docs/traffic.md.
+var trafficRows = slices.Concat(acceptanceRows, matchRows)
+
+// trafficNames are the behaviours of which none may be missing.
+var trafficNames = []string{
+	"tester to v2 else ninety to ten with limits and ejection", "match path", "match header", "match query", "match method",
+	"match authority port and scheme", "match source", "match order and alternatives", "match grpc service and method",
+}
