@@ -54,6 +54,7 @@ func (p *Proxy) serve(ctx context.Context, conn net.Conn, name string, last *con
 	}
 	if !p.allowed(l, peer) {
 		c.deny()
+		p.engine.LogTunnel(l, peer, "", "", time.Now(), 0, 0, reason.RBACDenied)
 		return
 	}
 	if l.HTTP != nil {

@@ -95,7 +95,11 @@ func (r *renderer) inboundFilters() ([]*listenerv3.Filter, error) {
 		return nil, err
 	}
 	if !catalog.HTTPLike(r.g.Protocol) {
-		auth, err := filter("envoy.filters.network.rbac", &netrbacv3.RBAC{StatPrefix: "connect_authz", Rules: rbac(r.td, r.g.Rules, false, r.in.DefaultAllow)})
+		rules := &netrbacv3.RBAC{StatPrefix: "connect_authz", Rules: rbac(r.td, r.g.Rules, false, r.in.DefaultAllow)}
+		if r.in.Abilities.Weft {
+			rules.ShadowRules = deciders(r.td, r.g.Rules)
+		}
+		auth, err := filter("envoy.filters.network.rbac", rules)
 		if err != nil {
 			return nil, err
 		}

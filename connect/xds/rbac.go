@@ -44,6 +44,24 @@ func rbac(td identity.TrustDomain, rules intention.Rules, requests, defaultAllow
 	return out
 }
 
+// deciders tell a proxy, when it has refused a call, which rule that was: the first that is about the caller, whatever it says of
+// the call. They stand where Envoy has rules that are looked at and have no effect; only weft's proxy gets them, which looks at
+// them when it has refused.
+func deciders(td identity.TrustDomain, rules intention.Rules) *rbacv3.RBAC {
+	out := &rbacv3.RBAC{Action: rbacv3.RBAC_DENY, Policies: map[string]*rbacv3.Policy{}}
+	var earlier intention.Rules
+	for _, rule := range rules {
+		if rule.Source.Peer != "" || covered(earlier, rule) {
+			continue
+		}
+		out.Policies[fmt.Sprintf("%02d %s", len(earlier), rule.Where())] = &rbacv3.Policy{
+			Permissions: []*rbacv3.Permission{anything()}, Principals: []*rbacv3.Principal{principal(td, rule.Source)},
+		}
+		earlier = append(earlier, rule)
+	}
+	return out
+}
+
 // covered says whether an earlier rule is about everybody that this one is about.
 func covered(earlier intention.Rules, rule intention.Rule) bool {
 	for _, e := range earlier {

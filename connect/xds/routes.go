@@ -22,7 +22,11 @@ import (
 
 // publicRoutes hands every request to the application that the intentions allow.
 func (r *renderer) publicRoutes() error {
-	rules, err := pack(&httprbacv3.RBACPerRoute{Rbac: &httprbacv3.RBAC{Rules: rbac(r.td, r.g.Rules, true, r.in.DefaultAllow)}})
+	auth := &httprbacv3.RBAC{Rules: rbac(r.td, r.g.Rules, true, r.in.DefaultAllow)}
+	if r.in.Abilities.Weft {
+		auth.ShadowRules = deciders(r.td, r.g.Rules)
+	}
+	rules, err := pack(&httprbacv3.RBACPerRoute{Rbac: auth})
 	if err != nil {
 		return err
 	}

@@ -379,8 +379,8 @@ type ClientTLS struct {
 type Policies struct {
 	Allow    bool
 	Policies []Policy
-	// Source says where the rules were written.
-	Source string
+	// Deciders name the rule that a refusal comes from: the first that matches. They decide nothing.
+	Deciders []Policy
 }
 
 // Policy matches if any permission and any principal match.

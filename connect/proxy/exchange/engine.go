@@ -294,6 +294,9 @@ func (e *Engine) LogTunnel(l *config.Listener, peer *config.Peer, cluster, upstr
 		began: began, took: time.Since(began), direction: l.Direction, reason: why, toUp: in, toDown: out,
 		upstream: upstream, cluster: cluster, source: e.config.Service, destination: e.config.Service,
 	}
+	if why == reason.RBACDenied {
+		_, r.rule = allowed(lv.config.Authorize, peer, nil)
+	}
 	if l.Direction == config.Inbound {
 		r.source = sourceName(peer)
 	} else if c := v.clusters[cluster]; c != nil {

@@ -208,7 +208,8 @@ func (ex *exchange) prepare() reason.Code {
 		return reason.NoRoute
 	}
 	ex.route = route(ex.host, req)
-	if ok, _ := allowed(ex.lv.config.Authorize, ex.d.peer, req); !ok {
+	if ok, rule := allowed(ex.lv.config.Authorize, ex.d.peer, req); !ok {
+		ex.rec.rule = rule
 		return reason.RBACDenied
 	}
 	if ex.http.Authorize {
@@ -216,7 +217,8 @@ func (ex *exchange) prepare() reason.Code {
 		if ex.route != nil && ex.route.Authorize != nil {
 			policies = ex.route.Authorize
 		}
-		if ok, _ := allowed(policies, ex.d.peer, req); !ok {
+		if ok, rule := allowed(policies, ex.d.peer, req); !ok {
+			ex.rec.rule = rule
 			return reason.RBACDenied
 		}
 	}

@@ -29,7 +29,8 @@ type record struct {
 	protocol            string // "" for a tunnel
 	status              int
 	reason              reason.Code
-	toUp, toDown        int64 // bytes
+	rule                string // that refused
+	toUp, toDown        int64  // bytes
 	upstream, cluster   string
 	route               string
 	remote, local       netip.AddrPort
@@ -290,6 +291,9 @@ func namedOperator(name, arg string) piece {
 			return text(func(r *record) string {
 				if r.reason == reason.None && r.protocol != "" {
 					return "via_upstream"
+				}
+				if r.rule != "" {
+					return string(r.reason) + ": " + r.rule
 				}
 				return string(r.reason)
 			})

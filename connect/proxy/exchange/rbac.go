@@ -3,13 +3,15 @@
 package exchange
 
 import (
+	"strings"
+
 	"github.com/weftmesh/weft/connect/proxy/config"
 	"github.com/weftmesh/weft/connect/proxy/stream"
 )
 
 // Allowed says whether every one of policies lets the peer through; req is nil for a connection, where conditions on
-// requests match nothing. Otherwise the string says what refused: the policy's name, or the source of the list in which
-// none matched. No policies allow everything. It may be called by any goroutine.
+// requests match nothing. Otherwise the string says what refused: the policy that forbids, or the rule that is about
+// the caller and doesn't allow it, "default policy" where none is. No policies allow everything. It may be called by any goroutine.
 func (e *Engine) Allowed(policies []*config.Policies, peer *config.Peer, req *stream.RequestHead) (bool, string) {
 	return allowed(policies, peer, req)
 }
@@ -35,12 +37,24 @@ func allowed(policies []*config.Policies, peer *config.Peer, req *stream.Request
 		}
 		switch {
 		case list.Allow && matched < 0:
-			return false, list.Source
+			return false, decider(list, peer, req)
 		case !list.Allow && matched >= 0:
 			return false, list.Policies[matched].Name
 		}
 	}
 	return true, ""
+}
+
+// decider names the rule that a refusal by a list that allows comes from, without the number that keeps rules in order.
+func decider(list *config.Policies, peer *config.Peer, req *stream.RequestHead) string {
+	for i := range list.Deciders {
+		p := &list.Deciders[i]
+		if matchRule(&p.Permission, peer, req) == yes && matchRule(&p.Principal, peer, req) == yes {
+			_, name, _ := strings.Cut(p.Name, " ")
+			return name
+		}
+	}
+	return "default policy"
 }
 
 // verdict is what a rule gives. A rule about requests, asked of a connection, can't be decided, and neither can its

@@ -22,10 +22,10 @@ func TestAllowed(t *testing.T) {
 	path := func(s string) config.Rule { return config.Rule{Kind: config.PathIs, String: exact(s)} }
 	field := func(h config.HeaderMatch) config.Rule { return config.Rule{Kind: config.HeaderIs, Header: &h} }
 	allow := func(perm, who config.Rule) *config.Policies {
-		return &config.Policies{Allow: true, Source: "allow", Policies: []config.Policy{{Name: "a", Permission: perm, Principal: who}}}
+		return &config.Policies{Allow: true, Deciders: []config.Policy{{Name: "00 first", Permission: any, Principal: is("x")}, {Name: "01 rule of web", Permission: any, Principal: is(web)}}, Policies: []config.Policy{{Name: "a", Permission: perm, Principal: who}}}
 	}
 	deny := func(perm, who config.Rule) *config.Policies {
-		return &config.Policies{Source: "deny", Policies: []config.Policy{{Name: "d", Permission: perm, Principal: who}}}
+		return &config.Policies{Policies: []config.Policy{{Name: "d", Permission: perm, Principal: who}}}
 	}
 	peer := &config.Peer{URI: web, SNI: "api", Remote: netip.MustParseAddrPort("10.1.2.3:1"), Local: netip.MustParseAddrPort("10.0.0.1:443")}
 	req := &stream.RequestHead{Method: "GET", Path: "/a?x=/b", Authority: "h"}
@@ -78,6 +78,14 @@ func TestAllowed(t *testing.T) {
 				t.Errorf("%v (%s)", got, why)
 			}
 		})
+	}
+	for uri, want := range map[string]string{web: "rule of web", "spiffe://other": "default policy"} {
+		if ok, why := allowed([]*config.Policies{allow(path("/b"), any)}, &config.Peer{URI: uri}, req); ok || why != want {
+			t.Errorf("%s is refused by %q, want %q", uri, why, want)
+		}
+	}
+	if ok, why := allowed([]*config.Policies{deny(any, any)}, peer, req); ok || why != "d" {
+		t.Errorf("refused by %q", why)
 	}
 	if ok, _ := allowed([]*config.Policies{allow(any, config.Rule{Kind: config.Authenticated, String: config.StringMatch{Kind: config.MatchAny}})}, nil, nil); ok {
 		t.Error("a caller without a certificate counts as authenticated")

@@ -104,7 +104,7 @@ func compileFilter(l *config.Listener, f *listenerv3.Filter) error {
 		if m.GetRules() == nil {
 			return nil // nothing but statistics
 		}
-		p, err := compilePolicies(m.GetRules())
+		p, err := compilePolicies(m.GetRules(), m.GetShadowRules())
 		if err != nil {
 			return err
 		}

@@ -16,7 +16,20 @@ import (
 
 // compilePolicies reads the rules of one RBAC filter. A condition that this proxy can't see is an error: leaving it out would
 // let somebody through, or keep somebody out.
-func compilePolicies(m *rbacv3.RBAC) (*config.Policies, error) {
+//
+// Shadow rules have no effect on calls: those that can't be read are left out.
+func compilePolicies(m, shadow *rbacv3.RBAC) (*config.Policies, error) {
+	out, err := compileRules(m)
+	if err != nil {
+		return nil, err
+	}
+	if s, err := compileRules(shadow); shadow != nil && err == nil {
+		out.Deciders = s.Policies
+	}
+	return out, nil
+}
+
+func compileRules(m *rbacv3.RBAC) (*config.Policies, error) {
 	out := &config.Policies{}
 	switch m.GetAction() {
 	case rbacv3.RBAC_ALLOW:

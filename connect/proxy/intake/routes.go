@@ -69,7 +69,7 @@ func compilePerRoute(all map[string]*anypb.Any) ([]*config.Policies, error) {
 		if m.GetRbac().GetRules() == nil {
 			continue // explicitly nothing to check
 		}
-		p, err := compilePolicies(m.GetRbac().GetRules())
+		p, err := compilePolicies(m.GetRbac().GetRules(), m.GetRbac().GetShadowRules())
 		if err != nil {
 			return nil, fmt.Errorf("typed_per_filter_config %s: %w", name, err)
 		}

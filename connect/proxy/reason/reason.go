@@ -43,7 +43,7 @@ type Explanation struct {
 var Explanations = map[Code]Explanation{
 	RBACDenied: {
 		"an intention doesn't allow the caller to make this request (or connection) to the service",
-		"see which: weft intention check SRC DST, weft intention match DST; allow it: weft intention create -allow -replace SRC DST",
+		"see which: response_code_details in the access log of the service's sidecar, or weft intention match DST; allow it: weft intention create -allow -replace SRC DST",
 	},
 	NoRoute: {
 		"no route of the service matches the request",

@@ -220,67 +220,6 @@ func (x *RouteInfo) GetService() *ServiceRef {
 	return nil
 }
 
-// RuleInfo explains one rule of an authorisation policy; a policy's name is its id.
-type RuleInfo struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Source        string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"` // as "service-intentions/api source web"
-	Precedence    uint32                 `protobuf:"varint,2,opt,name=precedence,proto3" json:"precedence,omitempty"`
-	Allow         bool                   `protobuf:"varint,3,opt,name=allow,proto3" json:"allow,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *RuleInfo) Reset() {
-	*x = RuleInfo{}
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[3]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RuleInfo) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RuleInfo) ProtoMessage() {}
-
-func (x *RuleInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[3]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RuleInfo.ProtoReflect.Descriptor instead.
-func (*RuleInfo) Descriptor() ([]byte, []int) {
-	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{3}
-}
-
-func (x *RuleInfo) GetSource() string {
-	if x != nil {
-		return x.Source
-	}
-	return ""
-}
-
-func (x *RuleInfo) GetPrecedence() uint32 {
-	if x != nil {
-		return x.Precedence
-	}
-	return 0
-}
-
-func (x *RuleInfo) GetAllow() bool {
-	if x != nil {
-		return x.Allow
-	}
-	return false
-}
-
 // HostConfig is what an agent tells a host proxy over its control socket: which proxies to be.
 type HostConfig struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -292,7 +231,7 @@ type HostConfig struct {
 
 func (x *HostConfig) Reset() {
 	*x = HostConfig{}
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[4]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -304,7 +243,7 @@ func (x *HostConfig) String() string {
 func (*HostConfig) ProtoMessage() {}
 
 func (x *HostConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[4]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -317,7 +256,7 @@ func (x *HostConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostConfig.ProtoReflect.Descriptor instead.
 func (*HostConfig) Descriptor() ([]byte, []int) {
-	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{4}
+	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *HostConfig) GetGeneration() uint64 {
@@ -348,7 +287,7 @@ type HostMember struct {
 
 func (x *HostMember) Reset() {
 	*x = HostMember{}
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[5]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -360,7 +299,7 @@ func (x *HostMember) String() string {
 func (*HostMember) ProtoMessage() {}
 
 func (x *HostMember) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[5]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -373,7 +312,7 @@ func (x *HostMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostMember.ProtoReflect.Descriptor instead.
 func (*HostMember) Descriptor() ([]byte, []int) {
-	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{5}
+	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *HostMember) GetProxyId() string {
@@ -423,7 +362,7 @@ type HostHello struct {
 
 func (x *HostHello) Reset() {
 	*x = HostHello{}
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[6]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -435,7 +374,7 @@ func (x *HostHello) String() string {
 func (*HostHello) ProtoMessage() {}
 
 func (x *HostHello) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[6]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -448,7 +387,7 @@ func (x *HostHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostHello.ProtoReflect.Descriptor instead.
 func (*HostHello) Descriptor() ([]byte, []int) {
-	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{6}
+	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *HostHello) GetProtocol() uint32 {
@@ -483,7 +422,7 @@ type HostStatus struct {
 
 func (x *HostStatus) Reset() {
 	*x = HostStatus{}
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[7]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -495,7 +434,7 @@ func (x *HostStatus) String() string {
 func (*HostStatus) ProtoMessage() {}
 
 func (x *HostStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[7]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -508,7 +447,7 @@ func (x *HostStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostStatus.ProtoReflect.Descriptor instead.
 func (*HostStatus) Descriptor() ([]byte, []int) {
-	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{7}
+	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *HostStatus) GetGeneration() uint64 {
@@ -538,7 +477,7 @@ type MemberStatus struct {
 
 func (x *MemberStatus) Reset() {
 	*x = MemberStatus{}
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[8]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -550,7 +489,7 @@ func (x *MemberStatus) String() string {
 func (*MemberStatus) ProtoMessage() {}
 
 func (x *MemberStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[8]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -563,7 +502,7 @@ func (x *MemberStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberStatus.ProtoReflect.Descriptor instead.
 func (*MemberStatus) Descriptor() ([]byte, []int) {
-	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{8}
+	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *MemberStatus) GetProxyId() string {
@@ -614,13 +553,7 @@ const file_weft_proxy_v1_proxy_proto_rawDesc = "" +
 	"\x05local\x18\x02 \x01(\bR\x05local\"X\n" +
 	"\tRouteInfo\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x123\n" +
-	"\aservice\x18\x02 \x01(\v2\x19.weft.proxy.v1.ServiceRefR\aservice\"X\n" +
-	"\bRuleInfo\x12\x16\n" +
-	"\x06source\x18\x01 \x01(\tR\x06source\x12\x1e\n" +
-	"\n" +
-	"precedence\x18\x02 \x01(\rR\n" +
-	"precedence\x12\x14\n" +
-	"\x05allow\x18\x03 \x01(\bR\x05allow\"a\n" +
+	"\aservice\x18\x02 \x01(\v2\x19.weft.proxy.v1.ServiceRefR\aservice\"a\n" +
 	"\n" +
 	"HostConfig\x12\x1e\n" +
 	"\n" +
@@ -666,29 +599,28 @@ func file_weft_proxy_v1_proxy_proto_rawDescGZIP() []byte {
 	return file_weft_proxy_v1_proxy_proto_rawDescData
 }
 
-var file_weft_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_weft_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_weft_proxy_v1_proxy_proto_goTypes = []any{
 	(*ServiceRef)(nil),          // 0: weft.proxy.v1.ServiceRef
 	(*ClusterInfo)(nil),         // 1: weft.proxy.v1.ClusterInfo
 	(*RouteInfo)(nil),           // 2: weft.proxy.v1.RouteInfo
-	(*RuleInfo)(nil),            // 3: weft.proxy.v1.RuleInfo
-	(*HostConfig)(nil),          // 4: weft.proxy.v1.HostConfig
-	(*HostMember)(nil),          // 5: weft.proxy.v1.HostMember
-	(*HostHello)(nil),           // 6: weft.proxy.v1.HostHello
-	(*HostStatus)(nil),          // 7: weft.proxy.v1.HostStatus
-	(*MemberStatus)(nil),        // 8: weft.proxy.v1.MemberStatus
-	(*durationpb.Duration)(nil), // 9: google.protobuf.Duration
+	(*HostConfig)(nil),          // 3: weft.proxy.v1.HostConfig
+	(*HostMember)(nil),          // 4: weft.proxy.v1.HostMember
+	(*HostHello)(nil),           // 5: weft.proxy.v1.HostHello
+	(*HostStatus)(nil),          // 6: weft.proxy.v1.HostStatus
+	(*MemberStatus)(nil),        // 7: weft.proxy.v1.MemberStatus
+	(*durationpb.Duration)(nil), // 8: google.protobuf.Duration
 }
 var file_weft_proxy_v1_proxy_proto_depIdxs = []int32{
 	0, // 0: weft.proxy.v1.ClusterInfo.service:type_name -> weft.proxy.v1.ServiceRef
 	0, // 1: weft.proxy.v1.RouteInfo.service:type_name -> weft.proxy.v1.ServiceRef
-	5, // 2: weft.proxy.v1.HostConfig.members:type_name -> weft.proxy.v1.HostMember
-	8, // 3: weft.proxy.v1.HostStatus.members:type_name -> weft.proxy.v1.MemberStatus
-	9, // 4: weft.proxy.v1.MemberStatus.uptime:type_name -> google.protobuf.Duration
-	6, // 5: weft.proxy.v1.HostProxy.Hello:input_type -> weft.proxy.v1.HostHello
-	4, // 6: weft.proxy.v1.HostProxy.Configure:input_type -> weft.proxy.v1.HostConfig
-	6, // 7: weft.proxy.v1.HostProxy.Hello:output_type -> weft.proxy.v1.HostHello
-	7, // 8: weft.proxy.v1.HostProxy.Configure:output_type -> weft.proxy.v1.HostStatus
+	4, // 2: weft.proxy.v1.HostConfig.members:type_name -> weft.proxy.v1.HostMember
+	7, // 3: weft.proxy.v1.HostStatus.members:type_name -> weft.proxy.v1.MemberStatus
+	8, // 4: weft.proxy.v1.MemberStatus.uptime:type_name -> google.protobuf.Duration
+	5, // 5: weft.proxy.v1.HostProxy.Hello:input_type -> weft.proxy.v1.HostHello
+	3, // 6: weft.proxy.v1.HostProxy.Configure:input_type -> weft.proxy.v1.HostConfig
+	5, // 7: weft.proxy.v1.HostProxy.Hello:output_type -> weft.proxy.v1.HostHello
+	6, // 8: weft.proxy.v1.HostProxy.Configure:output_type -> weft.proxy.v1.HostStatus
 	7, // [7:9] is the sub-list for method output_type
 	5, // [5:7] is the sub-list for method input_type
 	5, // [5:5] is the sub-list for extension type_name
@@ -707,7 +639,7 @@ func file_weft_proxy_v1_proxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_proxy_v1_proxy_proto_rawDesc), len(file_weft_proxy_v1_proxy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
