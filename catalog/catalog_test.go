@@ -304,6 +304,14 @@ func answer(t *Txn, topic Topic) (any, uint64, error) {
 		out, err = rec.KVList(topic.Key)
 	case TopicSession:
 		out, err = rec.Session(topic.Key.Scope, topic.Key.Name)
+	case TopicQuery:
+		out, err = rec.Query(topic.Key.Name)
+	case TopicQueries:
+		out, err = rec.Queries()
+		for _, n := range []string{"a", "abc", "zz"} {
+			q, _ := rec.FindQuery(n)
+			out = []any{out, q}
+		}
 	case TopicSessions:
 		out, err = rec.Sessions(topic.Key.Scope)
 	case TopicNodeSessions:

@@ -218,6 +218,10 @@ func newBody(kind string) (Body, error) {
 		return &CreateSession{}, nil
 	case "destroy-session":
 		return &DestroySession{}, nil
+	case "set-query":
+		return &SetQuery{}, nil
+	case "delete-query":
+		return &DeleteQuery{}, nil
 	case "reap":
 		return &Reap{}, nil
 	}

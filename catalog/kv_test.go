@@ -22,7 +22,13 @@ func randomData(r *rand.Rand) Body {
 			Key:  Raw(pick("a", "a/b", "a/c", "\x00\xff", "b")), Value: []byte(pick("", "x", "y")), Session: pick("s1", "s2"), Index: uint64(r.IntN(9)),
 		}
 	}
-	switch r.IntN(5) {
+	switch r.IntN(7) {
+	case 5:
+		q := PreparedQuery{ID: pick("q1", "q2"), Name: pick("", "a", "ab"), Session: pick("", "s1"), Service: QueryService{Service: "web"}}
+		q.Template.Type = pick("", QueryPrefix)
+		return SetQuery{Query: q, Create: r.IntN(2) == 0}
+	case 6:
+		return DeleteQuery{pick("q1", "q2")}
 	case 0:
 		s := Session{ID: pick("s1", "s2", "s3"), Node: pick("n1", "n2"), LockDelay: time.Second, Behavior: pick("release", "delete")}
 		if r.IntN(2) == 0 {
@@ -43,6 +49,7 @@ func randomData(r *rand.Rand) Body {
 func dataTopics() []Topic {
 	sc := Scope{}.Default("dc1")
 	list := []Topic{SessionsTopic(sc), NodeSessionsTopic(sc, "n1"), NodeSessionsTopic(sc, "n2"), SessionTopic(sc, "s1"), SessionTopic(sc, "S2")}
+	list = append(list, queriesTopic, queryTopic("q1"), queryTopic("Q2"))
 	for _, k := range []string{"", "a", "a/", "a/b", "\x00\xff", "c"} {
 		list = append(list, KVTopic(name(k)), KVPrefixTopic(name(k)))
 	}
@@ -212,6 +219,14 @@ func TestLocks(t *testing.T) {
 	doAt(t, s, clock, CreateSession{Session{ID: "s4", Node: "n1"}})
 	if !lock("k", "s4", clock.Add(20*time.Second)) {
 		t.Error("a wrong clock's delay holds")
+	}
+	// One whose ID begins with another's.
+	doAt(t, s, clock, CreateSession{Session{ID: "s41", Node: "n1"}})
+	lock("longer", "s41", clock)
+	doAt(t, s, clock, CreateSession{Session{ID: "s", Node: "n1"}})
+	doAt(t, s, clock, DestroySession{ID: "s"})
+	if get("longer").Session != "s41" {
+		t.Error("another session's lock was released")
 	}
 	// The node goes, and the session with it.
 	doAt(t, s, clock, Deregister{Node: "n1"})

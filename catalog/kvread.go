@@ -47,7 +47,7 @@ func NodeSessionsTopic(s Scope, node string) Topic {
 // local says whether a topic is in no feed.
 func (t Topic) local() bool {
 	switch t.Kind {
-	case TopicKV, TopicKVPrefix, TopicKVTable, TopicSession, TopicSessions, TopicNodeSessions, TopicAllSessions:
+	case TopicKV, TopicKVPrefix, TopicKVTable, TopicSession, TopicSessions, TopicNodeSessions, TopicAllSessions, TopicQuery, TopicQueries:
 		return true
 	}
 	return false
@@ -55,7 +55,7 @@ func (t Topic) local() bool {
 
 // live says whether a topic's index is found in the rows of the topic, not kept beside them.
 func (t Topic) live() bool {
-	return t.Kind == TopicKV || t.Kind == TopicKVPrefix || t.Kind == TopicSession
+	return t.Kind == TopicKV || t.Kind == TopicKVPrefix || t.Kind == TopicSession || t.Kind == TopicQuery
 }
 
 // liveIndex is the index of a live topic, at least 1.
@@ -81,6 +81,11 @@ func (t *Txn) liveIndex(topic Topic) uint64 {
 			return s.ModifyIndex
 		}
 		return t.topicIndex(SessionsTopic(k.Scope))
+	case TopicQuery:
+		if q := first[*PreparedQuery](t.db, tableQueries, k.Name); q != nil {
+			return q.ModifyIndex
+		}
+		return t.topicIndex(queriesTopic)
 	}
 	return 1
 }
@@ -88,8 +93,11 @@ func (t *Txn) liveIndex(topic Topic) uint64 {
 // sameLive says whether a live topic is in now as it was in t.
 func (t *Txn) sameLive(now *Txn, topic Topic) bool {
 	table := kvTopic(topic.Key.Scope)
-	if topic.Kind == TopicSession {
+	switch topic.Kind {
+	case TopicSession:
 		table = SessionsTopic(topic.Key.Scope)
+	case TopicQuery:
+		table = queriesTopic
 	}
 	if first[*topicRow](now.db, tableTopics, table.row()) == first[*topicRow](t.db, tableTopics, table.row()) {
 		return true

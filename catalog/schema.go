@@ -173,13 +173,20 @@ func dbSchema() *memdb.DBSchema {
 		table(tableMeta, rowKey(func(*metaRow) string { return "meta" })),
 		table(tableKV, rowKey(func(r *kvRow) string { return r.key }),
 			&memdb.IndexSchema{Name: "session", AllowMissing: true, Indexer: rowIndex(func(r *kvRow) (string, bool) {
-				return sessionString(r.Scope, r.Session), r.Session != ""
+				return join(sessionString(r.Scope, r.Session)), r.Session != ""
 			})}),
 		table(tableTombstones, rowKey(func(r *tombstone) string { return r.key })),
 		table(tableDelays, rowKey(func(r *delayRow) string { return r.key })),
 		table(tableSessions, rowKey(func(s *Session) string { return sessionString(s.Scope, s.ID) }),
 			&memdb.IndexSchema{Name: "node", Indexer: rowKey(func(s *Session) string { return nodeString(s.Scope, s.Node) })},
 			&memdb.IndexSchema{Name: "check", AllowMissing: true, Indexer: manyIndex(func(row any) []string { return row.(*Session).checkKeys() })}),
+		table(tableQueries, rowKey(func(q *PreparedQuery) string { return strings.ToLower(q.ID) }),
+			&memdb.IndexSchema{Name: "name", AllowMissing: true, Indexer: rowIndex(func(q *PreparedQuery) (string, bool) {
+				return queryName(q), q.Name != "" || q.Template.Type != ""
+			})},
+			&memdb.IndexSchema{Name: "session", AllowMissing: true, Indexer: rowIndex(func(q *PreparedQuery) (string, bool) {
+				return join(strings.ToLower(q.Session)), q.Session != ""
+			})}),
 		table(tableCovered, rowKey(func(r *coveredRow) string { return r.topic.row() })),
 	}
 	s := &memdb.DBSchema{Tables: make(map[string]*memdb.TableSchema, len(tables))}

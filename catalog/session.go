@@ -126,7 +126,8 @@ func (u *unit) destroySession(key string) {
 		return
 	}
 	slot.new = nil
-	each(u.w.txn, tableKV, "session", key, func(r *kvRow) { u.kv.put(r.key, r) })
+	u.endQueries(s.ID)
+	each(u.w.txn, tableKV, "session", join(key), func(r *kvRow) { u.kv.put(r.key, r) })
 	for _, k := range u.kv.list {
 		if k.new == nil || k.new.Session == "" || sessionString(k.new.Scope, k.new.Session) != key {
 			continue

@@ -36,10 +36,11 @@ type snapshotRow struct {
 	CA      *CAState        `json:",omitempty"`
 	Topic   *snapshotTopic  `json:",omitempty"`
 
-	Session   *Session     `json:",omitempty"`
-	KV        *KVEntry     `json:",omitempty"`
-	Tombstone *snapshotKey `json:",omitempty"`
-	Delay     *snapshotKey `json:",omitempty"`
+	Session   *Session       `json:",omitempty"`
+	KV        *KVEntry       `json:",omitempty"`
+	Tombstone *snapshotKey   `json:",omitempty"`
+	Delay     *snapshotKey   `json:",omitempty"`
+	Query     *PreparedQuery `json:",omitempty"`
 }
 
 // snapshotKey is a row about a key of the key-value store, by its row key.
@@ -129,6 +130,7 @@ func (t *Txn) eachRow(f func(snapshotRow)) {
 	each(t.db, tableCA, "id_prefix", "", func(c *CAState) { f(snapshotRow{CA: c}) })
 	each(t.db, tableTopics, "id_prefix", "", func(r *topicRow) { f(snapshotRow{Topic: &snapshotTopic{r.topic, r.index}}) })
 	each(t.db, tableSessions, "id_prefix", "", func(s *Session) { f(snapshotRow{Session: s}) })
+	each(t.db, tableQueries, "id_prefix", "", func(q *PreparedQuery) { f(snapshotRow{Query: q}) })
 	each(t.db, tableKV, "id_prefix", "", func(r *kvRow) { f(snapshotRow{KV: &r.KVEntry}) })
 	each(t.db, tableTombstones, "id_prefix", "", func(r *tombstone) { f(snapshotRow{Tombstone: &snapshotKey{Raw(r.key), r.index}}) })
 	each(t.db, tableDelays, "id_prefix", "", func(r *delayRow) { f(snapshotRow{Delay: &snapshotKey{Raw(r.key), uint64(r.until)}}) })
@@ -249,6 +251,8 @@ func (w *write) load(row *snapshotRow) error {
 		insert(w.txn, tableTopics, &topicRow{row.Topic.Topic, row.Topic.Index})
 	case row.Session != nil:
 		insert(w.txn, tableSessions, row.Session)
+	case row.Query != nil:
+		insert(w.txn, tableQueries, row.Query)
 	case row.KV != nil:
 		insert(w.txn, tableKV, &kvRow{*row.KV, kvString(row.KV.Scope, row.KV.Key)})
 	case row.Tombstone != nil:

@@ -19,6 +19,7 @@ type unit struct {
 	entries  slots[*entryRow]
 	kv       slots[*kvRow]
 	sessions slots[*Session]
+	queries  slots[*PreparedQuery]
 	delays   map[string]int64 // lock delays that begin with this command, by row key
 	ca       *CAState         // nil: unchanged
 	schema   uint64
@@ -69,7 +70,7 @@ func (s *slots[T]) put(key string, row T) *slot[T] {
 func newUnit(w *write) *unit {
 	u := &unit{w: w}
 	u.nodes.table, u.services.table, u.checks.table, u.entries.table = tableNodes, tableServices, tableChecks, tableEntries
-	u.kv.table, u.sessions.table = tableKV, tableSessions
+	u.kv.table, u.sessions.table, u.queries.table = tableKV, tableSessions, tableQueries
 	return u
 }
 
@@ -100,6 +101,10 @@ func (u *unit) run(body Body) (any, error) {
 	case *DestroySession:
 		u.destroySession(sessionString(c.Scope.Default(u.w.dc), c.ID))
 		return nil, nil
+	case *SetQuery:
+		return nil, u.setQuery(c)
+	case *DeleteQuery:
+		return nil, u.deleteQuery(c.ID)
 	case *Reap:
 		u.reap = &c.Tombstones
 		return nil, nil
@@ -213,6 +218,11 @@ func (u *unit) flush() {
 	for _, s := range u.sessions.list {
 		if s.changed() {
 			u.flushSession(s)
+		}
+	}
+	for _, s := range u.queries.list {
+		if s.changed() {
+			u.flushQuery(s)
 		}
 	}
 	for _, s := range u.kv.list {

@@ -23,7 +23,7 @@ func TestGoClient(t *testing.T) {
 	}{
 		{"KV", keys}, {"Txn", transactions}, {"Sessions", sessions}, {"Lock", lock}, {"Semaphore", semaphore},
 		{"Services", services}, {"Blocking", blocking}, {"Catalog", external}, {"Connect", connect}, {"ConfigEntries", entries},
-		{"Intentions", intentions}, {"Status", status},
+		{"Intentions", intentions}, {"Status", status}, {"PreparedQueries", queries},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.run(t, c) })
 	}
@@ -449,6 +449,43 @@ func intentions(t *testing.T, c *api.Client) {
 	}
 	if _, err := con.IntentionDelete(id, nil); err != nil {
 		t.Error(err)
+	}
+}
+
+func queries(t *testing.T, c *api.Client) {
+	pq := c.PreparedQuery()
+	if _, err := c.Catalog().Register(&api.CatalogRegistration{
+		Node: "q1", Address: "10.2.2.2", Service: &api.AgentService{Service: "cache", Port: 6379, Tags: []string{"primary"}},
+	}, nil); err != nil {
+		t.Fatal(err)
+	}
+	id, _, err := pq.Create(&api.PreparedQueryDefinition{
+		Name: "find-", Template: api.QueryTemplate{Type: "name_prefix_match"},
+		Service: api.ServiceQuery{Service: "${name.suffix}", OnlyPassing: true, Tags: []string{"primary"}, Near: "_agent"}, DNS: api.QueryDNSOptions{TTL: "5s"},
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, _, err := pq.Execute("find-cache", nil)
+	if err != nil || len(got.Nodes) != 1 || got.Nodes[0].Service.Port != 6379 || got.DNS.TTL != "5s" || got.Datacenter != "dc1" {
+		t.Fatalf("%+v %v", got, err)
+	}
+	list, _, err := pq.Get(id, nil)
+	if err != nil || len(list) != 1 || list[0].Template.Type != "name_prefix_match" {
+		t.Fatalf("%+v %v", list, err)
+	}
+	list[0].Service.Tags = []string{"!primary"}
+	if _, err := pq.Update(list[0], nil); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := pq.Execute("find-cache", nil); err != nil || len(got.Nodes) != 0 {
+		t.Errorf("%+v %v", got, err)
+	}
+	if _, err := pq.Delete(id, nil); err != nil {
+		t.Error(err)
+	}
+	if all, _, err := pq.List(nil); err != nil || len(all) != 0 {
+		t.Errorf("%+v %v", all, err)
 	}
 }
 

@@ -24,6 +24,8 @@ var (
 	eventWrite     = Permission{"event", Write}
 	keyringRead    = Permission{"keyring", Read}
 	keyringWrite   = Permission{"keyring", Write}
+	queryRead      = Permission{"query", Read}
+	queryWrite     = Permission{"query", Write}
 	none           = Permission{}
 )
 
@@ -106,6 +108,13 @@ var Routes = []Route{
 	{http.MethodGet, "/v1/session/info/{id}", Server, sessionRead, Listed, "session", true},
 	{http.MethodGet, "/v1/session/list", Server, sessionRead, Listed, "session", true},
 	{http.MethodGet, "/v1/session/node/{name}", Server, sessionRead, Listed, "session", true},
+	{http.MethodGet, "/v1/query", Server, queryRead, Listed, "query", true},
+	{http.MethodPost, "/v1/query", Server, queryWrite, InBody, "", false},
+	{http.MethodGet, "/v1/query/{id}", Server, queryRead, Listed, "query", true},
+	{http.MethodPut, "/v1/query/{id}", Server, queryWrite, InBody, "", false},
+	{http.MethodDelete, "/v1/query/{id}", Server, queryWrite, ByHandler, "", false},
+	{http.MethodGet, "/v1/query/{id}/execute", Server, queryRead, Listed, "query", true},
+	{http.MethodGet, "/v1/query/{id}/explain", Server, queryRead, Listed, "query", true},
 	{http.MethodPut, "/v1/txn", Server, none, Nothing, "", false}, // each operation by itself: see Operations
 	{http.MethodGet, "/v1/operator/keyring", Server, keyringRead, Nothing, "", false},
 	{http.MethodPost, "/v1/operator/keyring", Server, keyringWrite, Nothing, "", false},

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -196,6 +195,9 @@ func (h *handlers) nodes(w http.ResponseWriter, r *api.Request) error {
 				out = append(out, viewNode(n))
 			}
 		}
+		if err := nearFirst(t, r, r.Options.Near, out, func(n nodeView) string { return n.Node }); err != nil {
+			return nil, err
+		}
 		return api.FilterList(r.Options.Filter, out)
 	})
 }
@@ -220,15 +222,9 @@ type instancesOf func(*catalog.Txn, catalog.Key) ([]*catalog.Instance, error)
 
 // selected are the instances that the request's tag, node-meta and passing options leave.
 func selected(r *api.Request, all []*catalog.Instance) ([]*catalog.Instance, error) {
-	passing := false
-	if q := r.URL.Query(); q.Has("passing") {
-		passing = true
-		if v := q.Get("passing"); v != "" {
-			var err error
-			if passing, err = strconv.ParseBool(v); err != nil {
-				return nil, badRequest("Invalid value for ?passing")
-			}
-		}
+	passing, err := parseBool(r, "passing")
+	if err != nil {
+		return nil, err
 	}
 	var out []*catalog.Instance
 	for _, i := range all {
@@ -244,6 +240,9 @@ func list[T any](r *api.Request, read instancesOf, view func(*catalog.Instance) 
 		all, err := read(t, r.Options.Scope.Name(r.PathValue("name")))
 		if err == nil {
 			all, err = selected(r, all)
+		}
+		if err == nil {
+			err = nearFirst(t, r, r.Options.Near, all, nodeOf)
 		}
 		if err != nil {
 			return nil, err
