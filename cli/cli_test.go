@@ -102,7 +102,58 @@ func TestCommands(t *testing.T) {
 		asked   []string // each contained in the request at its place
 	}{
 		{name: "version", args: []string{"version"}, out: "weft v"},
-		{name: "help", args: nil, out: "weft demo"},
+		{name: "version as JSON", args: []string{"version", "-format=json"}, out: `"Prerelease": "dev"`},
+		{name: "version by flag", args: []string{"--version"}, out: "weft v"},
+		{name: "completion", args: []string{"completion", "zsh"}, out: "#compdef weft consul"},
+		{name: "completion of no shell", args: []string{"completion", "csh"}, code: 1, err: "bash, fish, zsh"},
+		{name: "no remote commands", args: []string{"exec", "-node", "x", "ls"}, code: 1, err: "ssh"},
+		{name: "no namespaces to look after", args: []string{"namespace", "list"}, code: 1, err: "-namespace"},
+		{
+			name: "scope and consistency", answers: map[string]string{"GET /v1/catalog/datacenters": `["dc1"]`}, out: "dc1\n",
+			args:  []string{"catalog", "datacenters", "-datacenter=dc2", "-namespace", "n", "--partition=p", "-stale"},
+			asked: []string{"GET /v1/catalog/datacenters?dc=dc2&ns=n&partition=p&stale="},
+		},
+		{
+			name: "register with a tagged address", answers: map[string]string{"PUT /v1/agent/service/register": ""},
+			args:  []string{"services", "register", "-name", "web", "-port", "80", "-tagged-address", "wan=198.51.100.7:81", "-tagged-address", "lan=10.0.0.1"},
+			asked: []string{`"TaggedAddresses":{"lan":{"Address":"10.0.0.1","Port":80},"wan":{"Address":"198.51.100.7","Port":81}}`},
+		},
+		{
+			name: "intentions from a file", answers: map[string]string{"GET " + exact: "!404 Intention not found", "POST " + intentions: `{"ID":"2"}`},
+			args: []string{"intention", "create", "-file", write(t, "i.json", `[{"SourceName":"web","DestinationName":"api","Action":"deny"}]`)}, out: "Created: web => api (deny)",
+		},
+		{
+			name: "CA configuration", answers: map[string]string{"GET /v1/connect/ca/configuration": `{"Provider":"consul","Config":{}}`},
+			args: []string{"connect", "ca", "get-config"}, out: "{\n\t\"Provider\": \"consul\"",
+		},
+		{
+			name: "CA configuration set", answers: map[string]string{"PUT /v1/connect/ca/configuration": ``},
+			args: []string{"connect", "ca", "set-config", "-force-without-cross-signing", "-config-file", write(t, "ca.json", `{"Provider":"consul"}`)},
+			out:  "Configuration updated!", asked: []string{`{"ForceWithoutCrossSigning":true,"Provider":"consul"}`},
+		},
+		{
+			name: "expose", out: `Successfully set up intention for "gw" -> "web"`,
+			answers: map[string]string{
+				"GET /v1/config/ingress-gateway/gw": `{"Kind":"ingress-gateway","Name":"gw","Listeners":[{"Port":80,"Protocol":"http","Services":[{"Name":"api"}]}],"ModifyIndex":7}`,
+				"PUT /v1/config":                    "true", "GET " + exact: "!404 Intention not found", "POST " + intentions: `{"ID":"2"}`,
+			},
+			args:  []string{"connect", "expose", "-ingress-gateway", "gw", "-service", "web", "-port", "80", "-protocol", "http", "-host", "w.example"},
+			asked: []string{"GET", `PUT /v1/config?cas=7 {"Kind":"ingress-gateway","Listeners":[{"Port":80,"Protocol":"http","Services":[{"Name":"api"},{"Name":"web","Hosts":["w.example"]}]}],"Name":"gw"}`, "GET " + exact, "POST " + intentions},
+		},
+		{name: "peering token", answers: map[string]string{"POST /v1/peering/token": `{"PeeringToken":"t0ken"}`}, args: []string{"peering", "generate-token", "-name", "east"}, out: "t0ken\n"},
+		{name: "no peers", answers: map[string]string{"GET /v1/peerings": `[]`}, args: []string{"peering", "list"}, out: "There are no peering connections."},
+		{
+			name: "peers", answers: map[string]string{"GET /v1/peerings": `[{"Name":"east","State":"ACTIVE","StreamStatus":{"ImportedServices":["a","b"]}}]`},
+			args: []string{"peering", "list"}, out: "Name  State   Imported Svcs  Exported Svcs  Meta\neast  ACTIVE  2",
+		},
+		{
+			name: "a proxy that refused", code: 1, out: "==> ! proxy p of web refused its configuration: no",
+			answers: map[string]string{
+				"GET /v1/agent/connect/proxies":      `[{"ProxyID":"p","Service":"web","Connected":true,"Refusal":"no"}]`,
+				"GET /v1/agent/connect/certificates": `[{"Kind":"leaf","Name":"web","Left":0.5}]`,
+			}, args: []string{"troubleshoot", "proxy"},
+		},
+		{name: "the first page", args: nil, out: "weft demo"},
 		{name: "unknown command", args: []string{"agnet"}, code: 127, err: `unknown command "agnet"`},
 		{name: "unknown command of a group", args: []string{"intention", "make"}, code: 127, err: `weft intention: unknown command "make"`},
 		{name: "group alone", args: []string{"intention"}, code: 1, out: "say who may call whom"},

@@ -45,9 +45,10 @@ func connectCommand(env Env) *ucli.Command {
 		&ucli.BoolFlag{Name: "shared", Usage: "be the host proxy: sidecar of all services that the agent names on -socket"},
 		&ucli.StringFlag{Name: "socket", Usage: "control socket of the host proxy"},
 	}, which...)
-	return group("connect", "run sidecars",
+	return group("connect", "run sidecars; the authority that signs their certificates",
 		&ucli.Command{Name: "envoy", Usage: "run Envoy as a sidecar", ArgsUsage: "[-- ARGUMENTS FOR ENVOY]", Flags: clientFlags(envoy...), Action: func(c *ucli.Context) error { return connectEnvoy(c, env) }},
 		&ucli.Command{Name: "proxy", Usage: "run weft's own proxy as a sidecar", Flags: clientFlags(builtin...), Action: func(c *ucli.Context) error { return connectProxy(c, env) }},
+		connectCA(env), connectExpose(env),
 	)
 }
 

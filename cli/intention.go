@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
-	"strings"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -54,15 +54,12 @@ func intentionCreate(env Env) *ucli.Command {
 		Flags: clientFlags(
 			&ucli.BoolFlag{Name: "allow", Usage: "allow the calls (the default)"},
 			&ucli.BoolFlag{Name: "deny", Usage: "deny the calls"},
+			&ucli.BoolFlag{Name: "file", Usage: "the arguments are JSON files, each with an intention or a list of them"},
 			&ucli.BoolFlag{Name: "replace", Usage: "replace what stands between the two already"},
 			&ucli.StringSliceFlag{Name: "meta", Usage: "key=value (repeatable)"},
 			&ucli.StringFlag{Name: "description", Usage: "why it is so"},
 		),
 		Action: func(c *ucli.Context) error {
-			q, err := pair(c)
-			if err != nil {
-				return err
-			}
 			if c.Bool("allow") && c.Bool("deny") {
 				return usage("-allow and -deny exclude each other")
 			}
@@ -70,23 +67,57 @@ func intentionCreate(env Env) *ucli.Command {
 			if err != nil {
 				return err
 			}
+			if c.Bool("file") {
+				return createFromFiles(c, env, cl)
+			}
+			q, err := pair(c)
+			if err != nil {
+				return err
+			}
 			in := intention{SourceName: q.Get("source"), DestinationName: q.Get("destination"), SourceType: "consul", Action: "allow", Description: c.String("description")}
 			if c.Bool("deny") {
 				in.Action = "deny"
 			}
-			for _, m := range c.StringSlice("meta") {
-				k, v, ok := strings.Cut(m, "=")
-				if !ok {
-					return usage("-meta %q: want key=value", m)
-				}
-				if in.Meta == nil {
-					in.Meta = map[string]string{}
-				}
-				in.Meta[k] = v
+			if in.Meta, err = pairsOf("meta", c.StringSlice("meta")); err != nil {
+				return err
 			}
 			return createIntention(c, env, cl, in)
 		},
 	}
+}
+
+// createFromFiles creates what JSON files hold. All are read before the first is sent.
+func createFromFiles(c *ucli.Context, env Env, cl *apiclient.Client) error {
+	if c.NArg() == 0 {
+		return usage("name the files to read")
+	}
+	var all []intention
+	for _, file := range c.Args().Slice() {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		var list []intention
+		if err := json.Unmarshal(data, &list); err != nil {
+			var one intention
+			if err := json.Unmarshal(data, &one); err != nil {
+				return fmt.Errorf("%s: %w", file, err)
+			}
+			list = []intention{one}
+		}
+		for _, in := range list {
+			if in.SourceName == "" || in.DestinationName == "" {
+				return usage("%s: an intention needs SourceName and DestinationName", file)
+			}
+		}
+		all = append(all, list...)
+	}
+	for _, in := range all {
+		if err := createIntention(c, env, cl, in); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func createIntention(c *ucli.Context, env Env, cl *apiclient.Client, in intention) error {
@@ -269,7 +300,7 @@ func intentionMatch(env Env) *ucli.Command {
 		),
 		Action: func(c *ucli.Context) error {
 			if c.NArg() != 1 || (c.Bool("source") && c.Bool("destination")) {
-				return usage("want one name, and not both -source and -destination")
+				return &exitError{code: 2, text: "want one name, and not both -source and -destination"}
 			}
 			cl, err := client(c, env)
 			if err != nil {

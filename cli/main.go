@@ -11,7 +11,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
+	"path/filepath"
+	"strings"
 	"syscall"
 
 	ucli "github.com/urfave/cli/v2"
@@ -77,7 +78,11 @@ func signalContext() (ctx context.Context, stop func()) {
 
 // Run is Main with the world handed in.
 func Run(ctx context.Context, env Env, args []string) int {
-	app := newApp(env)
+	called := "weft"
+	if len(args) > 0 && strings.TrimSuffix(filepath.Base(args[0]), ".exe") == "consul" {
+		called = "consul"
+	}
+	app := newApp(env, called)
 	err := app.RunContext(ctx, args)
 	if err == nil {
 		return 0
@@ -93,28 +98,35 @@ func Run(ctx context.Context, env Env, args []string) int {
 	return 1
 }
 
-func newApp(env Env) *ucli.App {
+func newApp(env Env, called string) *ucli.App {
 	app := &ucli.App{
-		Name: "weft", HelpName: "weft", Usage: "a service mesh in one binary", Version: Version,
-		Description: "Start with `weft demo`, which runs a small mesh on this machine, or `weft agent -dev`.",
-		Reader:      env.Stdin, Writer: env.Stdout, ErrWriter: env.Stderr,
-		HideVersion: false, EnableBashCompletion: true, Suggest: true,
+		Name: called, HelpName: called, Usage: "a service mesh in one binary",
+		Reader: env.Stdin, Writer: env.Stdout, ErrWriter: env.Stderr,
+		HideVersion: true, EnableBashCompletion: true, Suggest: true,
+		Flags:          []ucli.Flag{&ucli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version"}},
 		ExitErrHandler: func(*ucli.Context, error) {}, // Run decides
-		CommandNotFound: func(c *ucli.Context, name string) {
-			fmt.Fprintf(env.Stderr, "weft: unknown command %q; `weft help` lists them\n", name)
-		},
-		Action: func(c *ucli.Context) error {
-			if c.Args().Present() {
-				return &exitError{code: exitUnknownCommand, text: fmt.Sprintf("weft: unknown command %q; `weft help` lists them", c.Args().First())}
-			}
-			return ucli.ShowAppHelp(c)
-		},
 		Commands: []*ucli.Command{
 			demoCommand(env), agentCommand(env), servicesCommand(env), catalogCommand(env), intentionCommand(env), configCommand(env),
 			connectCommand(env), tlsCommand(env), explainCommand(env), validateCommand(env), versionCommand(env),
 			membersCommand(env), joinCommand(env), leaveCommand(env), forceLeaveCommand(env), eventCommand(env), keyringCommand(env), keygenCommand(env),
+			peeringCommand(env), troubleshootCommand(env), completionCommand(env),
+			refused("exec", "run a command on many hosts", execRefused), refused("namespace", "look after namespaces", tenancyRefused),
+			refused("partition", "look after partitions", tenancyRefused),
 		},
 	}
+	app.Action = func(c *ucli.Context) error {
+		switch {
+		case c.Bool("version"):
+			return printVersion(env, called, false)
+		case c.Args().Present():
+			fmt.Fprintf(env.Stderr, "%s: unknown command %q\n\n", called, c.Args().First())
+			firstPage(env.Stderr, called, app.Commands)
+			return &exitError{code: exitUnknownCommand}
+		}
+		firstPage(env.Stdout, called, app.Commands)
+		return nil
+	}
+	app.CustomAppHelpTemplate = firstPageText(called, app.Commands)
 	return app
 }
 
@@ -130,19 +142,6 @@ func group(name, usage string, commands ...*ucli.Command) *ucli.Command {
 				return err
 			}
 			return &exitError{code: 1}
-		},
-	}
-}
-
-func versionCommand(env Env) *ucli.Command {
-	return &ucli.Command{
-		Name: "version", Usage: "print the version",
-		Action: func(*ucli.Context) error {
-			fmt.Fprintf(env.Stdout, "weft v%s\n", Version)
-			if info, ok := debug.ReadBuildInfo(); ok {
-				fmt.Fprintf(env.Stdout, "built with %s\n", info.GoVersion)
-			}
-			return nil
 		},
 	}
 }

@@ -6,15 +6,18 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/weftmesh/weft/agent/local"
+	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/cli/apiclient"
 )
 
@@ -31,6 +34,7 @@ func servicesCommand(env Env) *ucli.Command {
 				&ucli.StringFlag{Name: "kind", Usage: "kind, as connect-proxy; empty for an ordinary service"},
 				&ucli.StringSliceFlag{Name: "tag", Usage: "a tag (repeatable)"},
 				&ucli.StringSliceFlag{Name: "meta", Usage: "key=value (repeatable)"},
+				&ucli.StringSliceFlag{Name: "tagged-address", Usage: "name=address[:port] for callers elsewhere, as wan=198.51.100.7:80 (repeatable)"},
 			),
 			Action: func(c *ucli.Context) error {
 				cl, err := client(c, env)
@@ -82,6 +86,26 @@ func idOf(d *local.ServiceDefinition) string {
 	return d.Name
 }
 
+func taggedAddresses(list []string, port int) (map[string]catalog.ServiceAddress, error) {
+	pairs, err := pairsOf("tagged-address", list)
+	if len(pairs) == 0 {
+		return nil, err
+	}
+	out := map[string]catalog.ServiceAddress{}
+	for name, addr := range pairs {
+		a := catalog.ServiceAddress{Address: addr, Port: port}
+		if host, p, err := net.SplitHostPort(addr); err == nil {
+			n, err := strconv.Atoi(p)
+			if err != nil || n < 1 || n > 65535 {
+				return nil, usage("-tagged-address %s=%s: want a port from 1 to 65535", name, addr)
+			}
+			a = catalog.ServiceAddress{Address: host, Port: n}
+		}
+		out[name] = a
+	}
+	return out, nil
+}
+
 // definitions are what the files, or the flags, name. Nothing is registered unless all files can be read.
 func definitions(c *ucli.Context, env Env) ([]local.ServiceDefinition, error) {
 	if c.NArg() == 0 {
@@ -92,15 +116,12 @@ func definitions(c *ucli.Context, env Env) ([]local.ServiceDefinition, error) {
 			Name: c.String("name"), ID: c.String("id"), Address: c.String("address"), Port: c.Int("port"),
 			SocketPath: c.String("socket"), Kind: c.String("kind"), Tags: c.StringSlice("tag"),
 		}
-		for _, m := range c.StringSlice("meta") {
-			k, v, ok := strings.Cut(m, "=")
-			if !ok {
-				return nil, usage("-meta %q: want key=value", m)
-			}
-			if d.Meta == nil {
-				d.Meta = map[string]string{}
-			}
-			d.Meta[k] = v
+		var err error
+		if d.Meta, err = pairsOf("meta", c.StringSlice("meta")); err != nil {
+			return nil, err
+		}
+		if d.TaggedAddresses, err = taggedAddresses(c.StringSlice("tagged-address"), d.Port); err != nil {
+			return nil, err
 		}
 		return []local.ServiceDefinition{d}, nil
 	}

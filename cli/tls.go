@@ -15,9 +15,14 @@ import (
 
 func tlsCommand(env Env) *ucli.Command {
 	return group("tls", "look after certificates",
+		group("ca", "make a certificate authority for agents", tlsCACreate(env)),
 		&ucli.Command{
-			Name: "cert", Usage: "show every certificate of this host with its remaining life", Flags: clientFlags(formatFlag()),
+			Name: "cert", Usage: "show every certificate of this host with its remaining life; make one for an agent", Flags: clientFlags(formatFlag()),
+			Subcommands: []*ucli.Command{tlsCertCreate(env)},
 			Action: func(c *ucli.Context) error {
+				if c.Args().Present() {
+					return &exitError{code: exitUnknownCommand, text: fmt.Sprintf("weft tls cert: unknown command %q", c.Args().First())}
+				}
 				cl, err := client(c, env)
 				if err != nil {
 					return err

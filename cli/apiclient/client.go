@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -25,14 +26,22 @@ type Config struct {
 	Token      string
 	TokenFile  string // wins over Token
 	Datacenter string
-	Getenv     func(string) string // nil: os.Getenv
+	Namespace  string
+	Partition  string
+	Stale      bool // any server may answer
+	// For https: whose certificates are trusted (by default the system's), the certificate to show, the name to expect.
+	CAFile, CAPath        string
+	ClientCert, ClientKey string
+	TLSServerName         string
+	Getenv                func(string) string // nil: os.Getenv
 }
 
 // Client asks one agent.
 type Client struct {
 	base  url.URL
 	token string
-	dc    string
+	user  *url.Userinfo
+	query url.Values // of every request
 	http  *http.Client
 }
 
@@ -76,19 +85,46 @@ func New(c Config) (*Client, error) {
 		}
 		token = strings.TrimSpace(string(data))
 	}
-	cl := &Client{token: token, dc: c.Datacenter, base: url.URL{Scheme: "http", Host: addr}}
+	cl := &Client{token: token, base: url.URL{Scheme: "http", Host: addr}, query: url.Values{}}
+	for key, v := range map[string]string{
+		"dc": c.Datacenter, "ns": first(c.Namespace, env("NAMESPACE")), "partition": first(c.Partition, env("PARTITION")),
+	} {
+		if v != "" {
+			cl.query.Set(key, v)
+		}
+	}
+	if c.Stale {
+		cl.query.Set("stale", "")
+	}
+	if name, password, ok := strings.Cut(env("HTTP_AUTH"), ":"); ok {
+		cl.user = url.UserPassword(name, password)
+	} else if name != "" {
+		cl.user = url.User(name)
+	}
+	if on, err := boolean("HTTP_SSL", env("HTTP_SSL"), false); err != nil {
+		return nil, err
+	} else if on {
+		cl.base.Scheme = "https"
+	}
 	transport := &http.Transport{Proxy: nil, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext, IdleConnTimeout: time.Minute}
 	switch scheme, rest, ok := strings.Cut(addr, "://"); {
 	case !ok:
 	case scheme == "unix":
-		cl.base.Host = "unix"
+		cl.base.Scheme, cl.base.Host = "http", "unix"
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", rest)
 		}
 	case scheme == "http" || scheme == "https":
-		cl.base.Scheme, cl.base.Host = scheme, strings.TrimSuffix(rest, "/")
+		host, path, _ := strings.Cut(rest, "/")
+		cl.base.Scheme, cl.base.Host, cl.base.Path = scheme, host, strings.TrimSuffix("/"+path, "/")
 	default:
 		return nil, fmt.Errorf("address %q: want host:port, http://, https:// or unix://", addr)
+	}
+	if cl.base.Scheme == "https" {
+		var err error
+		if transport.TLSClientConfig, err = tlsConfig(c, env); err != nil {
+			return nil, err
+		}
 	}
 	cl.http = &http.Client{Transport: transport}
 	return cl, nil
@@ -110,11 +146,8 @@ func (c *Client) Address() string { return c.base.String() }
 // (a *[]byte gets it raw). An answer other than 2xx is a *StatusError. The response's header is returned.
 func (c *Client) Do(ctx context.Context, method, path string, query url.Values, body, out any) (http.Header, error) {
 	u := c.base
-	u.Path, u.RawPath = unescaped(path), path
-	q := url.Values{}
-	if c.dc != "" {
-		q.Set("dc", c.dc)
-	}
+	u.Path, u.RawPath = c.base.Path+unescaped(path), c.base.Path+path
+	q := maps.Clone(c.query)
 	for k, v := range query {
 		q[k] = v
 	}
@@ -134,6 +167,10 @@ func (c *Client) Do(ctx context.Context, method, path string, query url.Values, 
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), payload)
 	if err != nil {
 		return nil, err
+	}
+	if c.user != nil {
+		password, _ := c.user.Password()
+		req.SetBasicAuth(c.user.Username(), password)
 	}
 	if c.token != "" {
 		req.Header.Set("X-Consul-Token", c.token)
