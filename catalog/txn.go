@@ -57,6 +57,17 @@ func (t *Txn) ResultIndex() uint64 {
 	return result
 }
 
+// ChangedSince gives the recorded topics that changed after an index, with their last change.
+func (t *Txn) ChangedSince(after uint64) map[Topic]uint64 {
+	out := map[Topic]uint64{}
+	for _, topic := range t.Topics() {
+		if i := t.topicIndex(topic); i > after {
+			out[topic] = i
+		}
+	}
+	return out
+}
+
 func (t *Txn) topicIndex(topic Topic) uint64 {
 	if t.replica && !t.Covered(topic) {
 		return 0

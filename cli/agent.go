@@ -38,6 +38,7 @@ import (
 	"github.com/weftmesh/weft/internal/run"
 	"github.com/weftmesh/weft/internal/uuid"
 	"github.com/weftmesh/weft/server"
+	"github.com/weftmesh/weft/server/verify"
 )
 
 func agentFlags() []ucli.Flag {
@@ -354,9 +355,22 @@ func newServer(s config.Config, address string, g *gossiping, log *slog.Logger) 
 			RootCertTTL: s.Connect.CAConfig.RootCertTTL, MinLeafCertTTL: minLeaf,
 		},
 		Closure:      func(t *catalog.Txn, p *catalog.Service) error { _, err := xds.Gather(t, p); return err },
+		Render:       renderForVerify,
 		DefaultAllow: s.DefaultIntentionPolicy != catalog.ActionDeny, Entries: entries, Rand: rand.Reader, Resolver: api.Open{}, Pretty: s.Dev,
 		Log: log,
 	})
+}
+
+// renderForVerify says what a proxy should have, but for its certificate.
+func renderForVerify(t *catalog.Txn, p *catalog.Service, about verify.About) (verify.Rendering, error) {
+	out, err := xds.Render(xds.Input{
+		Txn: t, Proxy: p, Leafless: true, NodeAddress: about.NodeAddress, DefaultAllow: about.DefaultAllow, Now: about.Now,
+		Abilities: xds.Abilities{Weft: about.Weft, Version: about.Version},
+	})
+	if err != nil {
+		return verify.Rendering{}, err
+	}
+	return verify.Rendering{ConfigHash: out.ConfigHash, TypeHashes: out.TypeHashes}, nil
 }
 
 // bootstrapEntries are the config entries of the configuration.

@@ -27,10 +27,10 @@ func configCommand(env Env) *ucli.Command {
 		&ucli.Uint64Flag{Name: "modify-index", Usage: "0: only if there is none"},
 	}
 	return group("config", "read and write config entries",
-		&ucli.Command{Name: "write", Usage: "write the entry that a file (or - for standard input) holds, in HCL, JSON or YAML", ArgsUsage: "FILE", Flags: clientFlags(cas...), Action: func(c *ucli.Context) error { return configWrite(c, env) }},
+		&ucli.Command{Name: "write", Usage: "write the entry that a file (or - for standard input) holds, in HCL, JSON or YAML", ArgsUsage: "FILE", Flags: clientFlags(append(cas, waitFlag())...), Action: func(c *ucli.Context) error { return configWrite(c, env) }},
 		&ucli.Command{Name: "read", Usage: "print an entry as JSON", Flags: clientFlags(kindName...), Action: func(c *ucli.Context) error { return configRead(c, env) }},
 		&ucli.Command{Name: "list", Usage: "list the names of a kind's entries", Flags: clientFlags(kindName[0]), Action: func(c *ucli.Context) error { return configList(c, env) }},
-		&ucli.Command{Name: "delete", Usage: "delete an entry", Flags: clientFlags(append(kindName, cas...)...), Action: func(c *ucli.Context) error { return configDelete(c, env) }},
+		&ucli.Command{Name: "delete", Usage: "delete an entry", Flags: clientFlags(append(append(kindName, cas...), waitFlag())...), Action: func(c *ucli.Context) error { return configDelete(c, env) }},
 	)
 }
 
@@ -80,7 +80,7 @@ func configWrite(c *ucli.Context, env Env) error {
 		fmt.Fprintln(env.Stderr, "Warning: "+w)
 	}
 	fmt.Fprintf(env.Stdout, "Config entry written: %s/%s\n", head.Kind, head.Name)
-	return nil
+	return awaitProxies(c, env, cl, header)
 }
 
 func entryPath(c *ucli.Context) string {
@@ -120,12 +120,13 @@ func configDelete(c *ucli.Context, env Env) error {
 		return err
 	}
 	var answer json.RawMessage
-	if _, err := cl.Do(c.Context, http.MethodDelete, entryPath(c), casQuery(c), nil, &answer); err != nil {
+	header, err := cl.Do(c.Context, http.MethodDelete, entryPath(c), casQuery(c), nil, &answer)
+	if err != nil {
 		return err
 	}
 	if string(answer) == "false" {
 		return fmt.Errorf("%s/%s was not deleted: its ModifyIndex isn't %d", c.String("kind"), c.String("name"), c.Uint64("modify-index"))
 	}
 	fmt.Fprintf(env.Stdout, "Config entry deleted: %s/%s\n", c.String("kind"), c.String("name"))
-	return nil
+	return awaitProxies(c, env, cl, header)
 }

@@ -58,6 +58,7 @@ func intentionCreate(env Env) *ucli.Command {
 			&ucli.BoolFlag{Name: "replace", Usage: "replace what stands between the two already"},
 			&ucli.StringSliceFlag{Name: "meta", Usage: "key=value (repeatable)"},
 			&ucli.StringFlag{Name: "description", Usage: "why it is so"},
+			waitFlag(),
 		),
 		Action: func(c *ucli.Context) error {
 			if c.Bool("allow") && c.Bool("deny") {
@@ -124,11 +125,12 @@ func createIntention(c *ucli.Context, env Env, cl *apiclient.Client, in intentio
 	what := fmt.Sprintf("%s => %s (%s)", in.SourceName, in.DestinationName, in.Action)
 	if c.Bool("replace") {
 		q := url.Values{"source": {in.SourceName}, "destination": {in.DestinationName}}
-		if _, err := cl.Do(c.Context, http.MethodPut, "/v1/connect/intentions/exact", q, in, nil); err != nil {
+		header, err := cl.Do(c.Context, http.MethodPut, "/v1/connect/intentions/exact", q, in, nil)
+		if err != nil {
 			return err
 		}
 		fmt.Fprintln(env.Stdout, "Created: "+what)
-		return nil
+		return awaitProxies(c, env, cl, header)
 	}
 	if old, err := getIntention(c, cl, in.SourceName, in.DestinationName); err != nil {
 		return err
@@ -136,11 +138,12 @@ func createIntention(c *ucli.Context, env Env, cl *apiclient.Client, in intentio
 		return fmt.Errorf("an intention from %q to %q stands already (%s): give -replace to put this one in its place",
 			in.SourceName, in.DestinationName, old.effect())
 	}
-	if _, err := cl.Do(c.Context, http.MethodPost, "/v1/connect/intentions", nil, in, nil); err != nil {
+	header, err := cl.Do(c.Context, http.MethodPost, "/v1/connect/intentions", nil, in, nil)
+	if err != nil {
 		return err
 	}
 	fmt.Fprintln(env.Stdout, "Created: "+what)
-	return nil
+	return awaitProxies(c, env, cl, header)
 }
 
 // getIntention is nil where there is none.
@@ -195,7 +198,7 @@ func orElse(err error, f func() error) error {
 
 func intentionGet(env Env) *ucli.Command {
 	return &ucli.Command{
-		Name: "get", Usage: "show one intention", ArgsUsage: "SRC DST | ID", Flags: clientFlags(),
+		Name: "get", Usage: "show one intention", ArgsUsage: "SRC DST | ID", Flags: clientFlags(waitFlag()),
 		Action: func(c *ucli.Context) error {
 			cl, err := client(c, env)
 			if err != nil {
@@ -274,19 +277,20 @@ func intentionDelete(env Env) *ucli.Command {
 			if err != nil {
 				return err
 			}
+			var header http.Header
 			if c.NArg() == 1 {
-				_, err = cl.Do(c.Context, http.MethodDelete, "/v1/connect/intentions/"+url.PathEscape(c.Args().First()), nil, nil, nil)
+				header, err = cl.Do(c.Context, http.MethodDelete, "/v1/connect/intentions/"+url.PathEscape(c.Args().First()), nil, nil, nil)
 			} else {
 				var q url.Values
 				if q, err = pair(c); err == nil {
-					_, err = cl.Do(c.Context, http.MethodDelete, "/v1/connect/intentions/exact", q, nil, nil)
+					header, err = cl.Do(c.Context, http.MethodDelete, "/v1/connect/intentions/exact", q, nil, nil)
 				}
 			}
 			if err != nil {
 				return err
 			}
 			fmt.Fprintln(env.Stdout, "Intention deleted.")
-			return nil
+			return awaitProxies(c, env, cl, header)
 		},
 	}
 }

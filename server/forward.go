@@ -184,6 +184,7 @@ func markTaken(ctx context.Context) {
 var leadersRPCs = map[string]func() proto.Message{
 	"/weft.v1.Catalog/Sync": func() proto.Message { return new(weftv1.SyncResponse) },
 	"/weft.v1.Catalog/Host": func() proto.Message { return new(weftv1.HostResponse) },
+	"/weft.v1.Feed/Report":  func() proto.Message { return new(weftv1.ReportResponse) }, // all in one place, for those who ask for them
 	"/weft.v1.CA/Sign":      func() proto.Message { return new(weftv1.SignResponse) },
 }
 

@@ -206,6 +206,7 @@ func TestFeedKeepsAReplica(t *testing.T) {
 		t.Error("web is still covered")
 	}
 
+	r.sync(conn, host(catalog.SyncItem{Service: proxy}))
 	_, err = weftv1.NewFeedClient(conn).Report(t.Context(), &weftv1.ReportRequest{Node: "h1", Complete: true, Proxies: []*weftv1.ProxyReport{
 		{ProxyId: "client-sidecar", Service: "client", RenderedHash: "a", AckedHash: "a", Connected: true},
 	}})

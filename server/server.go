@@ -30,6 +30,7 @@ import (
 	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
 	"github.com/weftmesh/weft/server/feed"
 	"github.com/weftmesh/weft/server/rest"
+	"github.com/weftmesh/weft/server/verify"
 )
 
 // Config is what a Server is made of.
@@ -71,6 +72,8 @@ type Config struct {
 	// Closure reads all that configuring a proxy reads: that is what feeds send to its agent. Without one, interests in
 	// proxies are refused, and only those in topics served.
 	Closure func(*catalog.Txn, *catalog.Service) error
+	// Render says what a proxy should have, for comparison with what its agent reports; nil compares only what agents say.
+	Render verify.Render
 	// MaxValue bounds a key's value, MaxTransaction the body of a transaction; 0 for 512 KiB.
 	MaxValue, MaxTransaction int64
 	// SessionTTLMin is the shortest time to live that a session may have; 0 for 10 seconds.
@@ -161,11 +164,21 @@ func New(c Config) (*Server, error) {
 	}); err != nil {
 		return nil, err
 	}
+	if c.Render == nil {
+		c.Render = func(t *catalog.Txn, p *catalog.Service, _ verify.About) (r verify.Rendering, err error) {
+			if c.Closure != nil {
+				err = c.Closure(t, p)
+			}
+			return r, err
+		}
+	}
 	s.mux, err = api.NewMux(api.MuxConfig{
 		Side: api.Server, Resolver: c.Resolver, Datacenter: c.Datacenter, Pretty: c.Pretty, DefaultACLPolicy: "allow", // ACLs are off
 		Before: s.before,
 		Handlers: rest.Handlers(rest.Config{
-			Cluster: s, Store: store, CA: s.ca, Proxies: s.feed, LAN: c.LAN, WAN: c.WAN, DefaultAllow: c.DefaultAllow, Rand: c.Rand, Now: c.Now,
+			Cluster: s, Store: store, CA: s.ca, Proxies: verify.New(verify.Config{
+				Store: store, Reports: s.feed.Reports, Render: c.Render, DefaultAllow: c.DefaultAllow, Now: c.Now,
+			}), LAN: c.LAN, WAN: c.WAN, DefaultAllow: c.DefaultAllow, Rand: c.Rand, Now: c.Now,
 			Node: c.NodeName, MaxValue: c.MaxValue, MaxTransaction: c.MaxTransaction, SessionTTLMin: c.SessionTTLMin,
 		}),
 	})

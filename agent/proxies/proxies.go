@@ -236,7 +236,7 @@ func reportOf(st *rest.ProxyStatus) *weftv1.ProxyReport {
 	return &weftv1.ProxyReport{
 		ProxyId: st.ProxyID, Service: st.Service, RenderedIndex: st.RenderedIndex, RenderedHash: st.RenderedHash,
 		AckedHash: st.AckedHash, Refusal: st.Refusal, Connected: st.Connected, Version: st.Version, Warnings: st.Warnings,
-		NotReady: st.NotReady, ConfigHash: st.ConfigHash, TypeHashes: st.TypeHashes,
+		NotReady: st.NotReady, AckedIndex: st.AckedIndex, ConfigHash: st.ConfigHash, TypeHashes: st.TypeHashes,
 		Weft: st.Abilities.Weft, ProxyVersion: st.Abilities.Version,
 	}
 }
@@ -313,7 +313,7 @@ func (s *session) Acked(_, hash string) {
 	s.m.note(s.id, func(st *rest.ProxyStatus) {
 		st.AckedHash = hash
 		if hash == st.RenderedHash {
-			st.Refusal = ""
+			st.Refusal, st.AckedIndex = "", st.RenderedIndex
 		}
 	})
 }
@@ -410,6 +410,9 @@ func (s *session) render(txn *catalog.Txn, proxy *catalog.Service) time.Duration
 	s.m.note(s.id, func(st *rest.ProxyStatus) {
 		st.NotReady, st.Warnings = "", out.Warnings
 		st.RenderedIndex, st.RenderedHash, st.ConfigHash, st.TypeHashes = txn.Index(), out.Hash, out.ConfigHash, out.TypeHashes
+		if out.Hash == st.AckedHash {
+			st.AckedIndex = st.RenderedIndex
+		}
 	})
 	if out.Deadline.IsZero() {
 		return time.Hour

@@ -74,6 +74,7 @@ type ProxyStatus struct {
 	RenderedIndex    uint64   `json:",omitempty"`
 	RenderedHash     string   `json:",omitempty"`
 	AckedHash        string   `json:",omitempty"`
+	AckedIndex       uint64   `json:",omitempty"` // the newest index whose rendering the proxy is known to have
 	Refusal          string   `json:",omitempty"`
 	NotReady         string   `json:",omitempty"`
 	Warnings         []string `json:",omitempty"`

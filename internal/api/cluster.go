@@ -10,17 +10,20 @@ import (
 // NotTaken is the header of an answer that says: there was no leader to do this, and nothing was done, so that it may be asked again.
 const NotTaken = "X-Weft-Not-Taken"
 
+// IndexHeader of the answer to a write says at which index it was agreed: see /v1/weft/proxies?write=.
+const IndexHeader = "X-Weft-Index"
+
 // Ungated are the server's reads that every server answers at once from what it has: they are about that server, or about the
 // finding of a leader.
 var Ungated = map[string]bool{
 	"GET /v1/status/leader":       true,
 	"GET /v1/status/peers":        true,
 	"GET /v1/catalog/datacenters": true,
-	"GET /v1/weft/proxies":        true,
 }
 
 // leaders are the server's reads that only the leader can answer: what they are about is in no catalog.
 var leaders = map[string]bool{
+	"/v1/weft/proxies":              true,
 	"/v1/connect/ca/configuration":  true,
 	"/v1/operator/autopilot/health": true,
 	"/v1/operator/autopilot/state":  true,

@@ -121,7 +121,7 @@ var Routes = []Route{
 	{http.MethodPut, "/v1/operator/keyring", Server, keyringWrite, Nothing, "", false},
 	{http.MethodDelete, "/v1/operator/keyring", Server, keyringWrite, Nothing, "", false},
 	// weft's: what every proxy should have and has.
-	{http.MethodGet, "/v1/weft/proxies", Server, operatorRead, Nothing, "", false},
+	{http.MethodGet, "/v1/weft/proxies", Server, serviceRead, Listed, "service", false},
 }
 
 // Operations is the table of what an operation of /v1/txn needs, by kind and verb, on the name that it is about (of checks and

@@ -119,7 +119,7 @@ func (h *handlers) register(w http.ResponseWriter, r *api.Request) error {
 	if err := r.Authorize(b.Node); err != nil {
 		return err
 	}
-	if _, err := h.c.Cluster.Propose(r.Context(), cmd); err != nil {
+	if _, err := h.propose(w, r, cmd); err != nil {
 		return err
 	}
 	return api.WriteJSON(w, true)
@@ -177,7 +177,7 @@ func (h *handlers) deregister(w http.ResponseWriter, r *api.Request) error {
 		return err
 	}
 	cmd := catalog.Deregister{Scope: r.Options.Scope, Node: b.Node, ServiceID: b.ServiceID, CheckID: b.CheckID}
-	if _, err := h.c.Cluster.Propose(r.Context(), cmd); err != nil {
+	if _, err := h.propose(w, r, cmd); err != nil {
 		return err
 	}
 	return api.WriteJSON(w, true)

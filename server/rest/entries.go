@@ -129,7 +129,7 @@ func (h *handlers) writeEntry(w http.ResponseWriter, r *api.Request) error {
 	if err := checkGraph(before, before.With(entry), entry); err != nil {
 		return refused(err)
 	}
-	result, err := h.c.Cluster.Propose(r.Context(), catalog.SetEntry{Entry: catalog.EntryBox{Entry: entry}, CAS: cas})
+	result, err := h.propose(w, r, catalog.SetEntry{Entry: catalog.EntryBox{Entry: entry}, CAS: cas})
 	if err != nil {
 		return err
 	}
@@ -156,7 +156,7 @@ func (h *handlers) deleteEntry(w http.ResponseWriter, r *api.Request) error {
 	if err := checkGraph(before, before.Without(old.EntryKind(), key), old); err != nil {
 		return refused(err)
 	}
-	result, err := h.c.Cluster.Propose(r.Context(), catalog.DeleteEntry{Kind: old.EntryKind(), Key: key, CAS: cas})
+	result, err := h.propose(w, r, catalog.DeleteEntry{Kind: old.EntryKind(), Key: key, CAS: cas})
 	if err != nil {
 		return err
 	}

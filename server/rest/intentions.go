@@ -140,7 +140,7 @@ func (b *intentionBody) rule(src catalog.Key) catalog.SourceIntention {
 }
 
 // set writes one rule, and checks it against the destination's protocol.
-func (h *handlers) set(r *api.Request, dst catalog.Key, rule catalog.SourceIntention, mode string) error {
+func (h *handlers) set(w http.ResponseWriter, r *api.Request, dst catalog.Key, rule catalog.SourceIntention, mode string) error {
 	if rule.Action == "" && len(rule.Permissions) == 0 {
 		rule.Action = catalog.ActionAllow
 	}
@@ -154,7 +154,7 @@ func (h *handlers) set(r *api.Request, dst catalog.Key, rule catalog.SourceInten
 	if err := checkGraph(t, t.With(probe), probe); err != nil {
 		return refused(err)
 	}
-	_, err := h.c.Cluster.Propose(r.Context(), catalog.SetIntention{Destination: dst, Source: rule, Mode: mode})
+	_, err := h.propose(w, r, catalog.SetIntention{Destination: dst, Source: rule, Mode: mode})
 	if errors.Is(err, catalog.ErrExists) {
 		return refused(err)
 	}
@@ -183,7 +183,7 @@ func (h *handlers) createIntention(w http.ResponseWriter, r *api.Request) error 
 	if rule.LegacyMeta == nil {
 		rule.LegacyMeta = map[string]string{}
 	}
-	if err := h.set(r, dst, rule, catalog.IntentionCreate); err != nil {
+	if err := h.set(w, r, dst, rule, catalog.IntentionCreate); err != nil {
 		return err
 	}
 	return api.WriteJSON(w, map[string]string{"ID": id})
@@ -201,7 +201,7 @@ func (h *handlers) upsertIntention(w http.ResponseWriter, r *api.Request) error 
 	if err := api.ReadJSON(r, &b); err != nil {
 		return err
 	}
-	if err := h.set(r, dst, b.rule(src), catalog.IntentionUpsert); err != nil {
+	if err := h.set(w, r, dst, b.rule(src), catalog.IntentionUpsert); err != nil {
 		return err
 	}
 	return api.WriteJSON(w, true)
@@ -215,7 +215,7 @@ func (h *handlers) deleteExact(w http.ResponseWriter, r *api.Request) error {
 	if err := r.Authorize(dst.Name); err != nil {
 		return err
 	}
-	if _, err := h.c.Cluster.Propose(r.Context(), catalog.DeleteIntention{Destination: dst, Source: src}); err != nil {
+	if _, err := h.propose(w, r, catalog.DeleteIntention{Destination: dst, Source: src}); err != nil {
 		return err
 	}
 	return api.WriteJSON(w, true)
@@ -289,7 +289,7 @@ func (h *handlers) updateIntention(w http.ResponseWriter, r *api.Request) error 
 	if rule.LegacyMeta == nil {
 		rule.LegacyMeta = map[string]string{}
 	}
-	if err := h.set(r, name(r.Options.Scope, v.DestinationName), rule, catalog.IntentionUpdate); err != nil {
+	if err := h.set(w, r, name(r.Options.Scope, v.DestinationName), rule, catalog.IntentionUpdate); err != nil {
 		return err
 	}
 	return api.WriteJSON(w, map[string]string{"ID": v.ID})
@@ -301,7 +301,7 @@ func (h *handlers) deleteByID(w http.ResponseWriter, r *api.Request) error {
 		return err
 	}
 	cmd := catalog.DeleteIntention{Destination: name(r.Options.Scope, v.DestinationName), LegacyID: v.ID}
-	if _, err := h.c.Cluster.Propose(r.Context(), cmd); err != nil {
+	if _, err := h.propose(w, r, cmd); err != nil {
 		return err
 	}
 	return api.WriteJSON(w, true)

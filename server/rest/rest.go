@@ -8,16 +8,14 @@ package rest
 import (
 	"context"
 	"io"
-	"maps"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/weftmesh/weft/ca"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/gossip"
-	"github.com/weftmesh/weft/server/feed"
+	"github.com/weftmesh/weft/server/verify"
 )
 
 // Cluster orders commands.
@@ -45,7 +43,7 @@ type Config struct {
 	Cluster      Cluster
 	Store        *catalog.Store
 	CA           Authority
-	Proxies      *feed.Server
+	Proxies      *verify.Verifier
 	DefaultAllow bool
 	LAN, WAN     *gossip.Pool // whose keyrings are changed; nil: this server isn't in it
 	Rand         io.Reader    // of identifiers
@@ -150,34 +148,4 @@ func (h *handlers) peers(w http.ResponseWriter, _ *api.Request) error {
 
 func (h *handlers) datacenters(w http.ResponseWriter, _ *api.Request) error {
 	return api.WriteJSON(w, []string{h.c.Store.Read().Datacenter()})
-}
-
-// proxies lists what every agent said last of its proxies.
-func (h *handlers) proxies(w http.ResponseWriter, _ *api.Request) error {
-	type proxyView struct {
-		Node, ProxyID, Service string
-		Connected              bool
-		Version                string `json:",omitempty"`
-		RenderedIndex          uint64
-		RenderedHash           string
-		AckedHash              string
-		Refusal                string   `json:",omitempty"`
-		Warnings               []string `json:",omitempty"`
-		// UpToDate: the proxy has what was rendered for it last.
-		UpToDate bool
-	}
-	out := []proxyView{}
-	reports, _ := h.c.Proxies.Reports()
-	for _, r := range reports {
-		for _, id := range slices.Sorted(maps.Keys(r.Proxies)) {
-			p := r.Proxies[id]
-			out = append(out, proxyView{
-				Node: r.Node.Name, ProxyID: p.GetProxyId(), Service: p.GetService(), Connected: p.GetConnected(), Version: p.GetVersion(),
-				RenderedIndex: p.GetRenderedIndex(), RenderedHash: p.GetRenderedHash(), AckedHash: p.GetAckedHash(),
-				Refusal: p.GetRefusal(), Warnings: p.GetWarnings(),
-				UpToDate: p.GetConnected() && p.GetRenderedHash() != "" && p.GetRenderedHash() == p.GetAckedHash(),
-			})
-		}
-	}
-	return api.WriteJSON(w, out)
 }

@@ -630,6 +630,7 @@ type ProxyReport struct {
 	ConfigHash    string            `protobuf:"bytes,12,opt,name=config_hash,json=configHash,proto3" json:"config_hash,omitempty"`
 	TypeHashes    map[string]string `protobuf:"bytes,13,rep,name=type_hashes,json=typeHashes,proto3" json:"type_hashes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // the same by type URL
 	NotReady      string            `protobuf:"bytes,14,opt,name=not_ready,json=notReady,proto3" json:"not_ready,omitempty"`                                                                                 // why there is no newer rendering
+	AckedIndex    uint64            `protobuf:"varint,15,opt,name=acked_index,json=ackedIndex,proto3" json:"acked_index,omitempty"`                                                                          // the newest catalog index whose rendering the proxy is known to have
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -762,6 +763,13 @@ func (x *ProxyReport) GetNotReady() string {
 	return ""
 }
 
+func (x *ProxyReport) GetAckedIndex() uint64 {
+	if x != nil {
+		return x.AckedIndex
+	}
+	return 0
+}
+
 type ReportResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Unknown says that the server has nothing of this node to add to: it needs a complete report.
@@ -857,7 +865,7 @@ const file_weft_v1_feed_proto_rawDesc = "" +
 	"\aproxies\x18\x03 \x03(\v2\x14.weft.v1.ProxyReportR\aproxies\x12\x1a\n" +
 	"\bcomplete\x18\x04 \x01(\bR\bcomplete\x12\x1c\n" +
 	"\tpartition\x18\x05 \x01(\tR\tpartition\x12#\n" +
-	"\rdefault_allow\x18\x06 \x01(\bR\fdefaultAllow\"\x98\x04\n" +
+	"\rdefault_allow\x18\x06 \x01(\bR\fdefaultAllow\"\xb9\x04\n" +
 	"\vProxyReport\x12\x19\n" +
 	"\bproxy_id\x18\x01 \x01(\tR\aproxyId\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12%\n" +
@@ -876,7 +884,9 @@ const file_weft_v1_feed_proto_rawDesc = "" +
 	"configHash\x12E\n" +
 	"\vtype_hashes\x18\r \x03(\v2$.weft.v1.ProxyReport.TypeHashesEntryR\n" +
 	"typeHashes\x12\x1b\n" +
-	"\tnot_ready\x18\x0e \x01(\tR\bnotReady\x1a=\n" +
+	"\tnot_ready\x18\x0e \x01(\tR\bnotReady\x12\x1f\n" +
+	"\vacked_index\x18\x0f \x01(\x04R\n" +
+	"ackedIndex\x1a=\n" +
 	"\x0fTypeHashesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"*\n" +
