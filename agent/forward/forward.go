@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/weftmesh/weft/internal/logs"
@@ -38,7 +39,7 @@ type Config struct {
 type Forwarder struct {
 	c                 Config
 	interactive, bulk *httputil.ReverseProxy
-	transports        []*http.Transport
+	ways              []*way
 }
 
 // New makes a forwarder. It dials when it is first used.
@@ -49,12 +50,9 @@ func New(c Config) (*Forwarder, error) {
 }
 
 func (f *Forwarder) proxy() *httputil.ReverseProxy {
-	t := &http.Transport{
-		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return f.c.Dial(ctx) },
-		DisableCompression: true, IdleConnTimeout: 5 * time.Minute, Protocols: new(http.Protocols),
-	}
-	t.Protocols.SetUnencryptedHTTP2(true)
-	f.transports = append(f.transports, t)
+	t := &way{new: f.transport}
+	t.now.Store(f.transport())
+	f.ways = append(f.ways, t)
 	return &httputil.ReverseProxy{
 		Transport:     t,
 		FlushInterval: -1,
@@ -66,6 +64,52 @@ func (f *Forwarder) proxy() *httputil.ReverseProxy {
 		},
 		ErrorHandler: f.failed,
 		ErrorLog:     logs.Std(f.c.Log, slog.LevelDebug, "forward"),
+	}
+}
+
+func (f *Forwarder) transport() *http.Transport {
+	t := &http.Transport{
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return f.c.Dial(ctx) },
+		DisableCompression: true, IdleConnTimeout: 5 * time.Minute, Protocols: new(http.Protocols),
+		HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+	}
+	t.Protocols.SetUnencryptedHTTP2(true)
+	return t
+}
+
+const (
+	// pingAfter is how long a connection may be silent until it is asked whether its server is still there.
+	pingAfter   = 10 * time.Second
+	pingTimeout = 5 * time.Second
+	// readTries is how often a read is sent whose connection broke before the answer.
+	readTries = 3
+)
+
+// way is a transport that can be replaced: what is begun before goes on over the old one.
+type way struct {
+	now atomic.Pointer[http.Transport]
+	new func() *http.Transport
+}
+
+// RoundTrip sends a request. A read whose connection breaks before the answer is sent again, elsewhere if need be: so a
+// blocking query outlives its server. Whether anything else was done nobody can tell then.
+func (w *way) RoundTrip(r *http.Request) (*http.Response, error) {
+	for try := 1; ; try++ {
+		resp, err := w.now.Load().RoundTrip(r)
+		read := (r.Method == http.MethodGet || r.Method == http.MethodHead) && (r.Body == nil || r.Body == http.NoBody)
+		if err == nil || !read || try == readTries || r.Context().Err() != nil {
+			return resp, err
+		}
+	}
+}
+
+// renew has what begins from now on use new connections.
+func (w *way) renew() { w.now.Swap(w.new()).CloseIdleConnections() }
+
+// Renew has what begins from now on use new connections, as after another server was chosen.
+func (f *Forwarder) Renew() {
+	for _, w := range f.ways {
+		w.renew()
 	}
 }
 
@@ -84,8 +128,8 @@ func (f *Forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // Close closes the connections to servers that nobody uses.
 func (f *Forwarder) Close() {
-	for _, t := range f.transports {
-		t.CloseIdleConnections()
+	for _, w := range f.ways {
+		w.now.Load().CloseIdleConnections()
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/hashicorp/serf/serf"
 )
@@ -126,6 +127,14 @@ const (
 
 // Encrypted says whether the pool has keys.
 func (p *Pool) Encrypted() bool { return p.keyring != nil }
+
+// Keys are the keys now, the one that encrypts first; none where the pool isn't encrypted.
+func (p *Pool) Keys() [][]byte {
+	if p.keyring == nil {
+		return nil
+	}
+	return slices.Clone(p.keyring.GetKeys())
+}
 
 // Keyring has an operation done by all members and gathers their answers. relay, up to 5, has each answer come by so many
 // other members too. Where some members failed or didn't answer, the answer is there beside the error.
