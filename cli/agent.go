@@ -5,12 +5,10 @@ package cli
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,24 +16,16 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	ucli "github.com/urfave/cli/v2"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
-	"github.com/weftmesh/weft/agent"
 	"github.com/weftmesh/weft/agent/config"
-	"github.com/weftmesh/weft/agent/forward"
 	"github.com/weftmesh/weft/ca"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/xds"
 	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/decode"
-	"github.com/weftmesh/weft/internal/gossip"
-	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/logs"
-	"github.com/weftmesh/weft/internal/memnet"
-	"github.com/weftmesh/weft/internal/run"
+	"github.com/weftmesh/weft/internal/plane"
 	"github.com/weftmesh/weft/internal/uuid"
 	"github.com/weftmesh/weft/server"
 	"github.com/weftmesh/weft/server/verify"
@@ -182,163 +172,9 @@ func settingsOf(c *ucli.Context) (config.Config, []string, error) {
 	return s, warnings, s.Validate()
 }
 
-// runAgent wires a server and an agent together over an in-memory network, and runs both until ctx ends. The server is
-// there before the agent and goes after it.
-func runAgent(ctx context.Context, env Env, s config.Config, warnings []string) error {
-	log, err := newLog(env.Stdout, s.LogLevel, s.LogJSON)
-	if err != nil {
-		return err
-	}
-	for _, w := range warnings {
-		log.Warn("configuration", "warning", w)
-	}
-	if s.NodeName == "" {
-		if s.NodeName, err = os.Hostname(); err != nil {
-			return err
-		}
-	}
-	if s.NodeID, err = nodeID(&s); err != nil {
-		return err
-	}
-	address := s.AdvertiseAddr
-	if address == "" {
-		address = s.BindAddr
-	}
-	if ip := net.ParseIP(address); ip == nil || ip.IsUnspecified() {
-		if address, err = privateAddress(); err != nil {
-			return err
-		}
-	}
-	metrics := prometheus.NewRegistry()
-	door, err := listen.New(listen.Config{Log: log.With("part", "listen"), Metrics: metrics})
-	if err != nil {
-		return err
-	}
-	network := memnet.New()
-	var a *agent.Agent
-	g, err := newGossip(gossipConfig{
-		settings: s, address: address, door: door, metrics: metrics, log: log,
-		onEvent: func(e gossip.UserEvent) { a.Event(e) }, // the pools run after a is there
-	})
-	if err != nil {
-		return err
-	}
-	srv, err := newServer(s, address, g, log)
-	if err != nil {
-		return err
-	}
-	dial := func(ctx context.Context) (net.Conn, error) { return network.DialContext(ctx, serverHTTP) }
-	servers, err := forward.New(forward.Config{Dial: dial, Node: s.NodeName, Log: log.With("part", "forward")})
-	if err != nil {
-		return err
-	}
-	defer servers.Close()
-	conn, err := grpc.NewClient("passthrough:///server", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return network.DialContext(ctx, serverGRPC) }))
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	running, end := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer end(nil)
-	leave := func(ctx context.Context) error {
-		err := g.leave(ctx)
-		end(errLeft)
-		return err
-	}
-	a, err = agent.New(agent.Config{
-		Settings: s, NodeName: s.NodeName, NodeID: s.NodeID, Address: address, Version: Version, Servers: servers, Conn: conn, Door: door,
-		LAN: g.lan, WAN: g.wan, Leave: leave, Metrics: metrics, Log: log, StartHostProxy: startHostProxy(s),
-	})
-	if err != nil {
-		return err
-	}
-	log.Info("weft agent", "version", Version, "node", s.NodeName, "datacenter", s.Datacenter, "dev", s.Dev)
-	defer context.AfterFunc(ctx, func() { // a signal: leave, if that is wanted, while everything still runs
-		if leaves(ctx, s) {
-			if err := g.leave(running); err != nil {
-				log.Warn("the others may take this node for failed", "error", err)
-			}
-		}
-		end(context.Cause(ctx))
-	})()
-	group := run.New(running)
-	g.run(group)
-	group.GoOrdered("server", srv.Run)
-	if err := serveInMemory(group, door, network, srv); err != nil {
-		return errors.Join(err, group.Stop())
-	}
-	group.GoOrdered("agent", func(ctx context.Context) error {
-		patience := time.NewTimer(leaderPatience)
-		defer patience.Stop()
-		select { // what the agent asks for first needs a leader; without one it still answers what it can
-		case <-srv.Ready():
-		case <-patience.C:
-		case <-ctx.Done():
-		}
-		return a.Run(ctx)
-	})
-	return group.Wait()
-}
-
-// errLeft is why an agent ends that was told to leave.
-var errLeft = errors.New("this node has left")
-
-// leaves says whether the agent leaves before it ends, by what ended it.
-func leaves(ctx context.Context, s config.Config) bool {
-	terminate, interrupt := s.LeaveOn()
-	var sig *signalError
-	if !errors.As(context.Cause(ctx), &sig) {
-		return false
-	}
-	if sig.signal == syscall.SIGINT {
-		return interrupt
-	}
-	return terminate
-}
-
-// leaderPatience is how long the agent's start waits for a leader.
-const leaderPatience = time.Second
-
-// The names of the server's listeners on the in-memory network.
-const (
-	serverHTTP = "server-http"
-	serverGRPC = "server-grpc"
-)
-
-// maxMessage bounds what server and agent send each other at once: a host with very many services.
-const maxMessage = 64 << 20
-
-func serveInMemory(g *run.Group, door *listen.Door, network *memnet.Network, srv *server.Server) error {
-	unlimited := listen.Limits{MaxUnauthenticatedLoopback: -1}
-	httpSpec := listen.Spec{Name: serverHTTP, Address: serverHTTP, Limits: unlimited}
-	hl, err := door.MemStream(network, httpSpec)
-	if err != nil {
-		return err
-	}
-	web := door.HTTPServer(httpSpec, srv.Handler())
-	g.GoOrdered(serverHTTP, func(ctx context.Context) error {
-		defer context.AfterFunc(ctx, func() { _ = web.Close() })() // ends Serve below
-		if err := web.Serve(hl); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
-	})
-	gl, err := door.MemStream(network, listen.Spec{Name: serverGRPC, Address: serverGRPC, Limits: unlimited})
-	if err != nil {
-		return err
-	}
-	rpc := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.UnaryInterceptor(srv.UnaryInterceptor))
-	srv.RegisterGRPC(rpc)
-	g.GoOrdered(serverGRPC, func(ctx context.Context) error {
-		defer context.AfterFunc(ctx, rpc.Stop)()
-		return rpc.Serve(gl)
-	})
-	return nil
-}
-
-func newServer(s config.Config, address string, g *gossiping, log *slog.Logger) (*server.Server, error) {
+// newServer makes the server of this node. One that runs with -dev is alone.
+func (n *node) newServer() (*server.Server, error) {
+	s, log := n.s, n.log
 	entries, err := bootstrapEntries(s)
 	if err != nil {
 		return nil, err
@@ -348,8 +184,9 @@ func newServer(s config.Config, address string, g *gossiping, log *slog.Logger) 
 		minLeaf = t
 		log.Warn("configuration", "warning", "connect.ca_config.leaf_cert_ttl is below an hour: fine to watch renewals, not to run a mesh on")
 	}
-	return server.New(server.Config{
-		LAN: g.lan, WAN: g.wan, DataDir: s.DataDir, Datacenter: s.Datacenter, NodeName: s.NodeName, Address: fmt.Sprintf("%s:%d", address, s.Ports.Server),
+	c := server.Config{
+		LAN: n.gossip.lan, WAN: n.gossip.wan, DataDir: s.DataDir, Datacenter: s.Datacenter, NodeName: s.NodeName, NodeID: s.NodeID,
+		Address: n.serverAddress(), Version: Version, FromServer: n.fromServer,
 		CA: ca.Config{
 			LeafCertTTL: s.Connect.CAConfig.LeafCertTTL, IntermediateCertTTL: s.Connect.CAConfig.IntermediateCertTTL,
 			RootCertTTL: s.Connect.CAConfig.RootCertTTL, MinLeafCertTTL: minLeaf,
@@ -358,7 +195,14 @@ func newServer(s config.Config, address string, g *gossiping, log *slog.Logger) 
 		Render:       renderForVerify,
 		DefaultAllow: s.DefaultIntentionPolicy != catalog.ActionDeny, Entries: entries, Rand: rand.Reader, Resolver: api.Open{}, Pretty: s.Dev,
 		Log: log,
-	})
+	}
+	if !s.Dev {
+		c.Members, c.Expect, c.Streams = lanMembers{n.gossip.lan}, s.Expects(), n.demux.Listener(plane.Raft)
+		c.Dial = func(ctx context.Context, address, protocol string) (net.Conn, error) {
+			return n.plane.Dial(ctx, address, "", protocol)
+		}
+	}
+	return server.New(c)
 }
 
 // renderForVerify says what a proxy should have, but for its certificate.

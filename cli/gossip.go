@@ -48,7 +48,7 @@ func newGossip(c gossipConfig) (*gossiping, error) {
 		ReconnectTimeout: s.AdvertiseReconnectTimeout,
 	}
 	if s.Server {
-		self.ServerPort, self.Expect, self.Bootstrap = s.Ports.Server, s.BootstrapExpect, s.Bootstrap || s.Dev
+		self.ServerPort, self.Expect, self.Bootstrap = s.Ports.Server, s.Expects(), s.Bootstrap || s.Dev
 		self.WANPort = max(s.Ports.SerfWAN, 0)
 	}
 	lan := side{
@@ -130,14 +130,20 @@ func newPool(c *gossipConfig, self gossip.Self, side side, wan bool) (*gossip.Po
 	}
 	if s.DataDir != "" {
 		p.SnapshotFile = filepath.Join(s.DataDir, "serf", side.file+".snapshot")
-		if !s.DisableKeyringFile {
-			p.KeyringFile = filepath.Join(s.DataDir, "serf", side.file+".keyring")
-		}
+		p.KeyringFile = keyringFile(s, side.file)
 	}
 	if p.Keys, err = gossipKeys(s, p.KeyringFile, c.log); err != nil {
 		return nil, err
 	}
 	return gossip.New(p)
+}
+
+// keyringFile is where the keys of a pool are kept, "" for nowhere.
+func keyringFile(s *config.Config, name string) string {
+	if s.DataDir == "" || s.DisableKeyringFile {
+		return ""
+	}
+	return filepath.Join(s.DataDir, "serf", name+".keyring")
 }
 
 // gossipKeys are the keyring's, where there is one: keys were changed over the cluster since the configuration was written.

@@ -240,11 +240,14 @@ func (c *Config) Validate() error {
 	if !c.Dev && c.DataDir == "" {
 		fault("data_dir is missing: give it in a file or as -data-dir, or use -dev, which keeps nothing")
 	}
-	if !c.Dev && !c.Server {
-		fault("server is false: an agent without a server in it needs servers to join, which this version can't do yet; set server = true")
+	if c.BootstrapExpect > 0 && !c.Server {
+		fault("'bootstrap_expect > 0' requires 'server = true'")
 	}
-	if c.BootstrapExpect > 1 {
-		fault("bootstrap_expect: %d: this version runs one server; set it to 1", c.BootstrapExpect)
+	if c.BootstrapExpect < 0 {
+		fault("bootstrap_expect: %d: want 1 or more", c.BootstrapExpect)
+	}
+	if c.Bootstrap && c.BootstrapExpect > 1 {
+		fault("bootstrap and bootstrap_expect %d: say only how many servers found the cluster", c.BootstrapExpect)
 	}
 	c.validateGossip(fault)
 	node := catalog.Node{Scope: catalog.Scope{}.Default(c.Datacenter), Node: c.NodeName}

@@ -80,6 +80,18 @@ func (c *Config) LeaveOn() (terminate, interrupt bool) {
 	return terminate, interrupt
 }
 
+// Expects is how many servers found the cluster: bootstrap_expect. A server that is told neither that nor whom to join is a
+// cluster of one; one that is told only whom to join, 0, waits to be taken in.
+func (c *Config) Expects() int {
+	switch {
+	case c.BootstrapExpect > 0:
+		return c.BootstrapExpect
+	case c.Bootstrap, len(c.Joins(false)) == 0:
+		return 1
+	}
+	return 0
+}
+
 // GossipKey is the cluster's secret, nil for none.
 func (c *Config) GossipKey() ([]byte, error) {
 	if c.Encrypt == "" {

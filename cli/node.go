@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/weftmesh/weft/agent"
+	"github.com/weftmesh/weft/agent/config"
+	"github.com/weftmesh/weft/agent/forward"
+	"github.com/weftmesh/weft/agent/servers"
+	"github.com/weftmesh/weft/internal/gossip"
+	"github.com/weftmesh/weft/internal/listen"
+	"github.com/weftmesh/weft/internal/memnet"
+	"github.com/weftmesh/weft/internal/plane"
+	"github.com/weftmesh/weft/internal/run"
+	"github.com/weftmesh/weft/server"
+)
+
+// node is one agent with what it is wired to: gossip, a server in the same process or the way to those elsewhere.
+type node struct {
+	s       config.Config // with name, ID, and the ports that were opened
+	address string        // that others reach this node by
+	log     *slog.Logger
+	door    *listen.Door
+	metrics *prometheus.Registry
+	network *memnet.Network // between agent and server
+
+	lan    atomic.Pointer[gossip.Pool] // for the plane, which is there before
+	plane  *plane.Plane
+	port   net.Listener // the servers'; nil for a client
+	demux  *plane.Demux
+	gossip *gossiping
+	server *server.Server   // nil for a client
+	pick   *servers.Servers // nil for a server
+
+	forward *forward.Forwarder
+	conn    *grpc.ClientConn
+	agent   *agent.Agent
+
+	end context.CancelCauseFunc // ends the whole
+}
+
+// The timing of connections between nodes.
+const (
+	keepaliveTime    = 10 * time.Second
+	keepaliveTimeout = 5 * time.Second
+)
+
+// runAgent runs an agent, and where it is one a server with it, until ctx ends. The server is there before the agent and goes
+// after it, and gossip is there longest.
+func runAgent(ctx context.Context, env Env, s config.Config, warnings []string) error {
+	log, err := newLog(env.Stdout, s.LogLevel, s.LogJSON)
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		log.Warn("configuration", "warning", w)
+	}
+	n := &node{s: s, log: log, network: memnet.New(), metrics: prometheus.NewRegistry()}
+	if err := n.identify(); err != nil {
+		return err
+	}
+	running, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer end(nil)
+	n.end = end
+	defer n.close()
+	if err := n.make(running); err != nil {
+		return err
+	}
+	log.Info("weft agent", "version", Version, "node", n.s.NodeName, "datacenter", s.Datacenter, "server", s.Server, "dev", s.Dev)
+	defer context.AfterFunc(ctx, func() { // a signal: leave, if that is wanted, while everything still runs
+		if leaves(ctx, s) {
+			if err := n.gossip.leave(running); err != nil {
+				log.Warn("the others may take this node for failed", "error", err)
+			}
+		}
+		end(context.Cause(ctx))
+	})()
+	return n.run(running)
+}
+
+// identify settles who this node is and where others reach it.
+func (n *node) identify() (err error) {
+	if n.s.NodeName == "" {
+		if n.s.NodeName, err = os.Hostname(); err != nil {
+			return err
+		}
+	}
+	if n.s.NodeID, err = nodeID(&n.s); err != nil {
+		return err
+	}
+	n.address = n.s.AdvertiseAddr
+	if n.address == "" {
+		n.address = n.s.BindAddr
+	}
+	if ip := net.ParseIP(n.address); ip == nil || ip.IsUnspecified() {
+		if n.address, err = privateAddress(); err != nil {
+			return err
+		}
+	}
+	n.door, err = listen.New(listen.Config{Log: n.log.With("part", "listen"), Metrics: n.metrics})
+	return err
+}
+
+// make makes all parts. Of them, only the servers' port is open then.
+func (n *node) make(ctx context.Context) error {
+	if err := n.newPlane(); err != nil {
+		return err
+	}
+	if n.s.Server {
+		if err := n.listen(ctx); err != nil {
+			return err
+		}
+	}
+	var err error
+	n.gossip, err = newGossip(gossipConfig{
+		settings: n.s, address: n.address, door: n.door, metrics: n.metrics, log: n.log,
+		onEvent: func(e gossip.UserEvent) { n.agent.Event(e) }, // the pools run after the agent is there
+	})
+	if err != nil {
+		return err
+	}
+	n.lan.Store(n.gossip.lan)
+	if n.s.Server {
+		if n.server, err = n.newServer(); err != nil {
+			return err
+		}
+	} else if n.pick, err = servers.New(servers.Config{
+		Changes: n.gossip.lan.Changes, Members: n.gossip.lan.Members, Moved: func() { n.forward.Renew() }, Rand: rand.IntN,
+		Dial: func(ctx context.Context, address, protocol string) (net.Conn, error) {
+			return n.plane.Dial(ctx, address, "", protocol)
+		},
+		Log: n.log.With("part", "servers"),
+	}); err != nil {
+		return err
+	}
+	if err := n.dialServers(); err != nil {
+		return err
+	}
+	n.agent, err = agent.New(agent.Config{
+		Settings: n.s, NodeName: n.s.NodeName, NodeID: n.s.NodeID, Address: n.address, Version: Version, Servers: n.forward, Conn: n.conn,
+		Door: n.door, LAN: n.gossip.lan, WAN: n.gossip.wan, Leave: n.leave, Metrics: n.metrics, Log: n.log,
+		StartHostProxy: startHostProxy(n.s),
+	})
+	return err
+}
+
+// dialServers makes the agent's two ways to the servers: in memory to its own, else over the plane to one that is chosen.
+func (n *node) dialServers() (err error) {
+	dial := func(memory, protocol string) func(context.Context) (net.Conn, error) {
+		return func(ctx context.Context) (net.Conn, error) {
+			if n.pick != nil {
+				return n.pick.Dial(ctx, protocol)
+			}
+			return n.network.DialContext(ctx, memory)
+		}
+	}
+	n.forward, err = forward.New(forward.Config{
+		Dial: dial(serverHTTP, plane.HTTP), Node: n.s.NodeName, Log: n.log.With("part", "forward"),
+	})
+	if err != nil {
+		return err
+	}
+	dialGRPC := dial(serverGRPC, plane.GRPC)
+	n.conn, err = grpc.NewClient("passthrough:///server",
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // the connections are TLS already, or in memory
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dialGRPC(ctx) }),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.5, MaxDelay: 5 * time.Second}, MinConnectTimeout: 10 * time.Second,
+		}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}))
+	return err
+}
+
+// close closes what was made, where it isn't run, and what nobody else closes.
+func (n *node) close() {
+	if n.port != nil {
+		n.port.Close()
+	}
+	if n.forward != nil {
+		n.forward.Close()
+	}
+	if n.conn != nil {
+		n.conn.Close()
+	}
+}
+
+func (n *node) run(ctx context.Context) error {
+	group := run.New(ctx)
+	n.gossip.run(group)
+	ready := make(<-chan struct{})
+	if n.server != nil {
+		ready = n.server.Ready()
+		group.GoOrdered("server", n.server.Run)
+		n.servePort(group)
+		if err := serveInMemory(group, n.door, n.network, n.server); err != nil {
+			return errors.Join(err, group.Stop())
+		}
+	} else {
+		group.GoOrdered("servers", n.pick.Run)
+	}
+	group.GoOrdered("agent", func(ctx context.Context) error {
+		patience := time.NewTimer(leaderPatience)
+		defer patience.Stop()
+		select { // what the agent asks for first needs a leader; without one it still answers what it can
+		case <-ready:
+		case <-patience.C:
+		case <-ctx.Done():
+		}
+		return n.agent.Run(ctx)
+	})
+	return group.Wait()
+}
+
+// leave tells the others that this node goes, and ends it.
+func (n *node) leave(ctx context.Context) error {
+	err := n.gossip.leave(ctx)
+	n.end(errLeft)
+	return err
+}
+
+// errLeft is why an agent ends that was told to leave.
+var errLeft = errors.New("this node has left")
+
+// leaves says whether the agent leaves before it ends, by what ended it.
+func leaves(ctx context.Context, s config.Config) bool {
+	terminate, interrupt := s.LeaveOn()
+	var sig *signalError
+	if !errors.As(context.Cause(ctx), &sig) {
+		return false
+	}
+	if sig.signal == syscall.SIGINT {
+		return interrupt
+	}
+	return terminate
+}
+
+// leaderPatience is how long the agent's start waits for a leader.
+const leaderPatience = time.Second
+
+// The names of the server's listeners on the in-memory network.
+const (
+	serverHTTP = "server-http"
+	serverGRPC = "server-grpc"
+)
+
+// maxMessage bounds what server and agent send each other at once: a host with very many services.
+const maxMessage = 64 << 20
+
+func serveInMemory(g *run.Group, door *listen.Door, network *memnet.Network, srv *server.Server) error {
+	unlimited := listen.Limits{MaxUnauthenticatedLoopback: -1}
+	httpSpec := listen.Spec{Name: serverHTTP, Address: serverHTTP, Limits: unlimited}
+	hl, err := door.MemStream(network, httpSpec)
+	if err != nil {
+		return err
+	}
+	web := door.HTTPServer(httpSpec, srv.Handler())
+	g.GoOrdered(serverHTTP, func(ctx context.Context) error {
+		defer context.AfterFunc(ctx, func() { _ = web.Close() })() // ends Serve below
+		if err := web.Serve(hl); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	gl, err := door.MemStream(network, listen.Spec{Name: serverGRPC, Address: serverGRPC, Limits: unlimited})
+	if err != nil {
+		return err
+	}
+	rpc := grpc.NewServer(serverOptions(srv)...)
+	srv.RegisterGRPC(rpc)
+	g.GoOrdered(serverGRPC, func(ctx context.Context) error {
+		defer context.AfterFunc(ctx, rpc.Stop)()
+		return rpc.Serve(gl)
+	})
+	return nil
+}
