@@ -49,6 +49,7 @@ var arrows = map[string][]string{
 var guests = map[string][]string{
 	"github.com/hashicorp/raft":              {"server"},
 	"github.com/hashicorp/raft-wal":          {"server"},
+	"github.com/hashicorp/raft-autopilot":    {"server"},
 	"github.com/hashicorp/go-hclog":          {"server", "internal/logs"},
 	"github.com/hashicorp/go-sockaddr":       {"agent/config"},
 	"github.com/hashicorp/memberlist":        {"internal/gossip"},

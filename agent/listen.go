@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/weftmesh/weft/agent/dns"
+	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/run"
 )
@@ -32,12 +33,12 @@ func dialable(addr string, port int) string {
 // spec is where a listener goes: an address of its own, or the client address; port -1 is nowhere.
 func spec(name, own, client string, port int) (listen.Spec, bool) {
 	if path, ok := strings.CutPrefix(own, "unix://"); ok {
-		return listen.Spec{Name: name, Network: "unix", Address: path}, true
+		return listen.Spec{Name: name, Network: "unix", Address: path, BodyLimit: api.BodyLimit}, true
 	}
 	if own == "" {
 		own = client
 	}
-	return listen.Spec{Name: name, Network: "tcp", Address: net.JoinHostPort(own, strconv.Itoa(port))}, port > 0
+	return listen.Spec{Name: name, Network: "tcp", Address: net.JoinHostPort(own, strconv.Itoa(port)), BodyLimit: api.BodyLimit}, port > 0
 }
 
 // listen opens the agent's sockets and serves them in the group.

@@ -206,6 +206,8 @@ func newBody(kind string) (Body, error) {
 		return &DeleteIntention{}, nil
 	case "set-ca":
 		return &SetCA{}, nil
+	case "set-autopilot":
+		return &SetAutopilot{}, nil
 	case "set-cluster":
 		return &SetCluster{}, nil
 	case "raise-schema":

@@ -11,15 +11,16 @@ import (
 
 // The tables. Rows are immutable: a change inserts a new one.
 const (
-	tableNodes    = "nodes"    // *Node
-	tableServices = "services" // *instanceRow
-	tableChecks   = "checks"   // *Check
-	tableEntries  = "entries"  // *entryRow
-	tableNames    = "names"    // *nameRow, derived from services
-	tableTopics   = "topics"   // *topicRow
-	tableCA       = "ca"       // *CAState, one
-	tableMeta     = "meta"     // *metaRow, one
-	tableCovered  = "covered"  // *coveredRow, in a replica
+	tableNodes     = "nodes"     // *Node
+	tableServices  = "services"  // *instanceRow
+	tableChecks    = "checks"    // *Check
+	tableEntries   = "entries"   // *entryRow
+	tableNames     = "names"     // *nameRow, derived from services
+	tableTopics    = "topics"    // *topicRow
+	tableCA        = "ca"        // *CAState, one
+	tableAutopilot = "autopilot" // *AutopilotConfig, one
+	tableMeta      = "meta"      // *metaRow, one
+	tableCovered   = "covered"   // *coveredRow, in a replica
 
 	tableKV         = "kv"         // *kvRow
 	tableTombstones = "tombstones" // *tombstone
@@ -170,6 +171,7 @@ func dbSchema() *memdb.DBSchema {
 		table(tableNames, rowKey(func(r *nameRow) string { return nameString(r.key) })),
 		table(tableTopics, rowKey(func(r *topicRow) string { return r.topic.row() })),
 		table(tableCA, rowKey(func(*CAState) string { return "ca" })),
+		table(tableAutopilot, rowKey(func(*AutopilotConfig) string { return "autopilot" })),
 		table(tableMeta, rowKey(func(*metaRow) string { return "meta" })),
 		table(tableKV, rowKey(func(r *kvRow) string { return r.key }),
 			&memdb.IndexSchema{Name: "session", AllowMissing: true, Indexer: rowIndex(func(r *kvRow) (string, bool) {

@@ -41,6 +41,8 @@ type snapshotRow struct {
 	Tombstone *snapshotKey   `json:",omitempty"`
 	Delay     *snapshotKey   `json:",omitempty"`
 	Query     *PreparedQuery `json:",omitempty"`
+
+	Autopilot *AutopilotConfig `json:",omitempty"`
 }
 
 // snapshotKey is a row about a key of the key-value store, by its row key.
@@ -134,6 +136,7 @@ func (t *Txn) eachRow(f func(snapshotRow)) {
 	each(t.db, tableKV, "id_prefix", "", func(r *kvRow) { f(snapshotRow{KV: &r.KVEntry}) })
 	each(t.db, tableTombstones, "id_prefix", "", func(r *tombstone) { f(snapshotRow{Tombstone: &snapshotKey{Raw(r.key), r.index}}) })
 	each(t.db, tableDelays, "id_prefix", "", func(r *delayRow) { f(snapshotRow{Delay: &snapshotKey{Raw(r.key), uint64(r.until)}}) })
+	each(t.db, tableAutopilot, "id_prefix", "", func(c *AutopilotConfig) { f(snapshotRow{Autopilot: c}) })
 }
 
 // Digest is over all tables and the index: equal for two servers that applied the same log.
@@ -259,6 +262,8 @@ func (w *write) load(row *snapshotRow) error {
 		insert(w.txn, tableTombstones, &tombstone{string(row.Tombstone.Key), row.Tombstone.Value})
 	case row.Delay != nil:
 		insert(w.txn, tableDelays, &delayRow{string(row.Delay.Key), int64(row.Delay.Value)})
+	case row.Autopilot != nil:
+		insert(w.txn, tableAutopilot, row.Autopilot)
 	default:
 		return errors.New("a record of no table")
 	}

@@ -12,17 +12,18 @@ import (
 
 // unit is one command's changes, held back until all of it has been checked: until flush, the transaction is untouched.
 type unit struct {
-	w        *write
-	nodes    slots[*Node]
-	services slots[*instanceRow] // of the new rows, only Service counts before flush
-	checks   slots[*Check]
-	entries  slots[*entryRow]
-	kv       slots[*kvRow]
-	sessions slots[*Session]
-	queries  slots[*PreparedQuery]
-	delays   map[string]int64 // lock delays that begin with this command, by row key
-	ca       *CAState         // nil: unchanged
-	schema   uint64
+	w         *write
+	nodes     slots[*Node]
+	services  slots[*instanceRow] // of the new rows, only Service counts before flush
+	checks    slots[*Check]
+	entries   slots[*entryRow]
+	kv        slots[*kvRow]
+	sessions  slots[*Session]
+	queries   slots[*PreparedQuery]
+	delays    map[string]int64 // lock delays that begin with this command, by row key
+	ca        *CAState         // nil: unchanged
+	schema    uint64
+	autopilot *AutopilotConfig // nil: unchanged
 	// abandoned: a transaction that failed, with a result that says why.
 	abandoned bool
 	reap      *uint64
@@ -110,6 +111,8 @@ func (u *unit) run(body Body) (any, error) {
 		return nil, nil
 	case *SetCA:
 		return u.setCA(c)
+	case *SetAutopilot:
+		return u.setAutopilot(c)
 	case *SetCluster:
 		return u.setCluster(c)
 	case *RaiseSchema:
@@ -239,6 +242,9 @@ func (u *unit) flush() {
 	if u.ca != nil {
 		insert(w.txn, tableCA, u.ca)
 		w.emit(CATopic(), "a", &record{ca: u.ca.public()})
+	}
+	if u.autopilot != nil {
+		insert(w.txn, tableAutopilot, u.autopilot)
 	}
 	if u.schema != 0 {
 		w.meta.schema = u.schema

@@ -186,7 +186,7 @@ func (n *node) newServer() (*server.Server, error) {
 	}
 	c := server.Config{
 		LAN: n.gossip.lan, WAN: n.gossip.wan, DataDir: s.DataDir, Datacenter: s.Datacenter, NodeName: s.NodeName, NodeID: s.NodeID,
-		Address: n.serverAddress(), Version: Version, FromServer: n.fromServer,
+		Address: n.serverAddress(), Version: Version, FromServer: n.fromServer, Meta: s.NodeMeta,
 		CA: ca.Config{
 			LeafCertTTL: s.Connect.CAConfig.LeafCertTTL, IntermediateCertTTL: s.Connect.CAConfig.IntermediateCertTTL,
 			RootCertTTL: s.Connect.CAConfig.RootCertTTL, MinLeafCertTTL: minLeaf,

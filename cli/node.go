@@ -24,6 +24,7 @@ import (
 	"github.com/weftmesh/weft/agent/config"
 	"github.com/weftmesh/weft/agent/forward"
 	"github.com/weftmesh/weft/agent/servers"
+	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/gossip"
 	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/memnet"
@@ -266,7 +267,7 @@ const maxMessage = 64 << 20
 
 func serveInMemory(g *run.Group, door *listen.Door, network *memnet.Network, srv *server.Server) error {
 	unlimited := listen.Limits{MaxUnauthenticatedLoopback: -1}
-	httpSpec := listen.Spec{Name: serverHTTP, Address: serverHTTP, Limits: unlimited}
+	httpSpec := listen.Spec{Name: serverHTTP, Address: serverHTTP, Limits: unlimited, BodyLimit: api.BodyLimit}
 	hl, err := door.MemStream(network, httpSpec)
 	if err != nil {
 		return err

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 
+	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/gossip"
 	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/plane"
@@ -81,7 +82,7 @@ func (n *node) listen(ctx context.Context) error {
 // servePort serves what agents and other servers ask at the port.
 func (n *node) servePort(g *run.Group) {
 	g.GoOrdered("servers' port", n.demux.Run)
-	web := n.door.HTTPServer(listen.Spec{Name: serverPort}, n.server.Handler())
+	web := n.door.HTTPServer(listen.Spec{Name: serverPort, BodyLimit: api.BodyLimit}, n.server.Handler())
 	web.ConnContext = n.plane.ConnContext
 	g.GoOrdered("servers' port (http)", func(ctx context.Context) error {
 		defer context.AfterFunc(ctx, func() { _ = web.Close() })() // ends Serve below

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/internal/run"
 	"github.com/weftmesh/weft/internal/uuid"
@@ -32,6 +34,13 @@ func (s *Server) followLeadership(ctx context.Context) error {
 			if leads {
 				stop = s.startLeading(ctx)
 			}
+		case done := <-s.anew:
+			if s.raft.Load().State() == raft.Leader {
+				s.leave()
+				stop()
+				stop = s.startLeading(ctx)
+			}
+			close(done)
 		case <-ctx.Done():
 			return nil
 		}
@@ -66,6 +75,10 @@ func (s *Server) lead(ctx context.Context) error {
 			g.Go("certificate authority", s.ca.keep)
 			g.Go("sessions", s.sessions.keep)
 			g.Go("deletions", s.reap)
+			if !s.c.Alone {
+				g.Go("autopilot", s.pilot.keep)
+			}
+			g.Go("members", s.reconcile)
 			return g.Wait()
 		}
 		if ctx.Err() != nil {

@@ -54,7 +54,7 @@ type Members interface {
 // of them is it.
 func (s *Server) servers() map[string]Member {
 	out := map[string]Member{}
-	if s.c.Members == nil {
+	if s.c.Alone {
 		host, port, _ := net.SplitHostPort(s.c.Address)
 		n, _ := strconv.Atoi(port)
 		out[s.c.NodeID] = Member{

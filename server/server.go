@@ -46,8 +46,10 @@ type Config struct {
 	// Version is the weft that runs, for lists.
 	Version string
 
-	// Members tells which servers there are. Nil: this one is alone and always will be, and the four below aren't used.
+	// Members tells which nodes there are; nil: nobody does, and this server is alone.
 	Members Members
+	// Alone says that there will never be another server; the four below aren't used then.
+	Alone bool
 	// Expect is how many servers found a cluster: bootstrap_expect. 0: this one waits to be taken into one.
 	Expect int
 	// Streams are the connections of other servers' Raft.
@@ -56,6 +58,10 @@ type Config struct {
 	Dial func(ctx context.Context, address, protocol string) (net.Conn, error)
 	// FromServer says whether a call came from a server; nil: they all did.
 	FromServer func(ctx context.Context) bool
+	// Autopilot holds until somebody says otherwise by the API; zero is the default.
+	Autopilot catalog.AutopilotConfig
+	// Meta is this node's metadata.
+	Meta map[string]string
 	// Tuning is Raft's.
 	Tuning Tuning
 	// Hold is how long a request waits for a leader, where there is none: rpc_hold_timeout. 0 is 7 s.
@@ -104,6 +110,8 @@ type Server struct {
 	applied   progress
 	elections broadcast // a leader was elected, or lost
 	inOffice  atomic.Bool
+	pilot     *pilot
+	anew      chan chan struct{} // asks for the leader's work to begin anew
 
 	entryMu sync.Mutex // config entries are checked against each other and written one at a time
 
@@ -121,8 +129,12 @@ func (c Config) withDefaults() (Config, error) {
 	if c.NodeID == "" {
 		c.NodeID = c.NodeName
 	}
-	if c.Members != nil && (c.Streams == nil || c.Dial == nil) {
+	c.Alone = c.Alone || c.Members == nil
+	if !c.Alone && (c.Streams == nil || c.Dial == nil) {
 		return c, errors.New("server: Members need Streams and Dial")
+	}
+	if c.Autopilot == (catalog.AutopilotConfig{}) {
+		c.Autopilot = catalog.DefaultAutopilot()
 	}
 	if c.Hold == 0 {
 		c.Hold = 7 * time.Second
@@ -158,7 +170,7 @@ func New(c Config) (*Server, error) {
 	s := &Server{c: c, store: store, fatal: make(chan error, 1), ready: make(chan struct{})}
 	s.peers = newPeers(c.Dial)
 	s.ca, s.others, s.reads, s.entrance = newAuthority(s), &serversService{s: s}, newGate(s), newEntrance(s)
-	s.sessions = newSessionKeeper(s)
+	s.sessions, s.pilot, s.anew = newSessionKeeper(s), newPilot(s), make(chan chan struct{})
 	if s.feed, err = feed.New(feed.Config{
 		Store: store, Resolver: c.Resolver, Closure: c.Closure, Now: c.Now, Log: c.Log.With("part", "feed"),
 	}); err != nil {
@@ -176,7 +188,7 @@ func New(c Config) (*Server, error) {
 		Side: api.Server, Resolver: c.Resolver, Datacenter: c.Datacenter, Pretty: c.Pretty, DefaultACLPolicy: "allow", // ACLs are off
 		Before: s.before,
 		Handlers: rest.Handlers(rest.Config{
-			Cluster: s, Store: store, CA: s.ca, Proxies: verify.New(verify.Config{
+			Cluster: s, Operator: s, Store: store, CA: s.ca, Proxies: verify.New(verify.Config{
 				Store: store, Reports: s.feed.Reports, Render: c.Render, DefaultAllow: c.DefaultAllow, Now: c.Now,
 			}), LAN: c.LAN, WAN: c.WAN, DefaultAllow: c.DefaultAllow, Rand: c.Rand, Now: c.Now,
 			Node: c.NodeName, MaxValue: c.MaxValue, MaxTransaction: c.MaxTransaction, SessionTTLMin: c.SessionTTLMin,
@@ -210,10 +222,10 @@ func (s *Server) Run(ctx context.Context) error {
 		dir = filepath.Join(s.c.DataDir, "server")
 	}
 	conf := raftConfig{
-		dir: dir, id: s.c.NodeID, name: s.c.NodeName, address: s.c.Address, alone: s.c.Members == nil, tuning: s.c.Tuning,
+		dir: dir, id: s.c.NodeID, name: s.c.NodeName, address: s.c.Address, alone: s.c.Alone, tuning: s.c.Tuning,
 		addresses: addresses{s}, store: s.store, applied: &s.applied, elections: &s.elections, fatal: s.fail, log: s.c.Log.With("part", "raft"),
 	}
-	if s.c.Members != nil {
+	if !s.c.Alone {
 		conf.streams = &streams{Listener: s.c.Streams, address: s.c.Address, dial: s.c.Dial}
 	}
 	node, err := openRaft(conf)
@@ -230,7 +242,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.GoOrdered("raft", func(ctx context.Context) error { return node.run(ctx, &s.elections) })
 	g.GoOrdered("leader", s.followLeadership)
 	g.GoOrdered("reads", s.reads.run)
-	if s.c.Members != nil {
+	if !s.c.Alone {
 		g.Go("bootstrap", s.bootstrap)
 	}
 	g.Go("faults", func(ctx context.Context) error {

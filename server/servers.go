@@ -55,7 +55,7 @@ func (s *Server) status() (*weftv1.ServerStatusResponse, error) {
 	}
 	out := &weftv1.ServerStatusResponse{
 		Id: s.c.NodeID, Node: s.c.NodeName, HasState: known, LastIndex: node.LastIndex(), LastContactMs: -1,
-		SchemaVersion: catalog.SchemaVersion, Version: s.c.Version,
+		SchemaVersion: catalog.SchemaVersion, Version: s.c.Version, Meta: s.c.Meta,
 	}
 	out.LastTerm, _ = strconv.ParseUint(node.Stats()["last_log_term"], 10, 64) // a number, or 0
 	if at := node.LastContact(); !at.IsZero() {

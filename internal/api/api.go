@@ -245,7 +245,9 @@ func (m *Mux) serve(route Route, h Handler) http.HandlerFunc {
 		if m.c.DefaultACLPolicy != "" {
 			w.Header().Set("X-Consul-Default-ACL-Policy", m.c.DefaultACLPolicy)
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, m.c.MaxBody)
+		if BodyLimit(r) >= 0 {
+			r.Body = http.MaxBytesReader(w, r.Body, m.c.MaxBody)
+		}
 		req, err := m.request(route, r)
 		if err == nil && m.c.Before != nil {
 			err = m.c.Before(req)

@@ -19,6 +19,8 @@ var Ungated = map[string]bool{
 	"GET /v1/status/leader":       true,
 	"GET /v1/status/peers":        true,
 	"GET /v1/catalog/datacenters": true,
+
+	"GET /v1/operator/raft/configuration": true,
 }
 
 // leaders are the server's reads that only the leader can answer: what they are about is in no catalog.
@@ -36,6 +38,14 @@ func AtLeader(r *http.Request) bool {
 		return leaders[r.URL.Path] || r.URL.Path == "/v1/snapshot" && !r.URL.Query().Has("stale")
 	}
 	return true
+}
+
+// BodyLimit is how long a request's body may be: a snapshot has no bound but its own checks; 0 is the usual one.
+func BodyLimit(r *http.Request) int64 {
+	if r.Method == http.MethodPut && r.URL.Path == "/v1/snapshot" {
+		return -1
+	}
+	return 0
 }
 
 // Bulk says whether a request may wait long or move much, so that it needs a connection apart from the others'.

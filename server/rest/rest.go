@@ -8,6 +8,7 @@ package rest
 import (
 	"context"
 	"io"
+	"maps"
 	"net/http"
 	"time"
 
@@ -41,6 +42,7 @@ type Authority interface {
 // Config is what the handlers answer from.
 type Config struct {
 	Cluster      Cluster
+	Operator     Operator
 	Store        *catalog.Store
 	CA           Authority
 	Proxies      *verify.Verifier
@@ -74,7 +76,7 @@ type handlers struct{ c Config }
 // Handlers are the servers' handlers, by route name.
 func Handlers(c Config) map[string]api.Handler {
 	h := &handlers{c.withDefaults()}
-	return map[string]api.Handler{
+	all := map[string]api.Handler{
 		"GET /v1/status/leader":                h.leader,
 		"GET /v1/status/peers":                 h.peers,
 		"PUT /v1/catalog/register":             h.register,
@@ -132,6 +134,8 @@ func Handlers(c Config) map[string]api.Handler {
 		"DELETE /v1/operator/keyring":          h.keyring(gossip.RemoveKey),
 		"GET /v1/weft/proxies":                 h.proxies,
 	}
+	maps.Copy(all, h.operator())
+	return all
 }
 
 func (h *handlers) leader(w http.ResponseWriter, _ *api.Request) error {

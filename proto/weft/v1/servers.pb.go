@@ -72,6 +72,7 @@ type ServerStatusResponse struct {
 	LastContactMs int64                  `protobuf:"varint,7,opt,name=last_contact_ms,json=lastContactMs,proto3" json:"last_contact_ms,omitempty"` // with the leader; -1: never
 	SchemaVersion uint64                 `protobuf:"varint,8,opt,name=schema_version,json=schemaVersion,proto3" json:"schema_version,omitempty"`   // the newest that it knows
 	Version       string                 `protobuf:"bytes,9,opt,name=version,proto3" json:"version,omitempty"`
+	Meta          map[string]string      `protobuf:"bytes,10,rep,name=meta,proto3" json:"meta,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // the node's metadata
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -167,6 +168,13 @@ func (x *ServerStatusResponse) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *ServerStatusResponse) GetMeta() map[string]string {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
 }
 
 type PromiseRequest struct {
@@ -438,7 +446,7 @@ var File_weft_v1_servers_proto protoreflect.FileDescriptor
 const file_weft_v1_servers_proto_rawDesc = "" +
 	"\n" +
 	"\x15weft/v1/servers.proto\x12\aweft.v1\"\x15\n" +
-	"\x13ServerStatusRequest\"\x9b\x02\n" +
+	"\x13ServerStatusRequest\"\x91\x03\n" +
 	"\x14ServerStatusResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1d\n" +
@@ -450,7 +458,12 @@ const file_weft_v1_servers_proto_rawDesc = "" +
 	"\tlast_term\x18\x06 \x01(\x04R\blastTerm\x12&\n" +
 	"\x0flast_contact_ms\x18\a \x01(\x03R\rlastContactMs\x12%\n" +
 	"\x0eschema_version\x18\b \x01(\x04R\rschemaVersion\x12\x18\n" +
-	"\aversion\x18\t \x01(\tR\aversion\".\n" +
+	"\aversion\x18\t \x01(\tR\aversion\x12;\n" +
+	"\x04meta\x18\n" +
+	" \x03(\v2'.weft.v1.ServerStatusResponse.MetaEntryR\x04meta\x1a7\n" +
+	"\tMetaEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\".\n" +
 	"\x0ePromiseRequest\x12\x1c\n" +
 	"\tcandidate\x18\x01 \x01(\tR\tcandidate\"H\n" +
 	"\x0fPromiseResponse\x12\x18\n" +
@@ -481,7 +494,7 @@ func file_weft_v1_servers_proto_rawDescGZIP() []byte {
 	return file_weft_v1_servers_proto_rawDescData
 }
 
-var file_weft_v1_servers_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_weft_v1_servers_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_weft_v1_servers_proto_goTypes = []any{
 	(*ServerStatusRequest)(nil),  // 0: weft.v1.ServerStatusRequest
 	(*ServerStatusResponse)(nil), // 1: weft.v1.ServerStatusResponse
@@ -491,21 +504,23 @@ var file_weft_v1_servers_proto_goTypes = []any{
 	(*ReadIndexResponse)(nil),    // 5: weft.v1.ReadIndexResponse
 	(*StreamsRequest)(nil),       // 6: weft.v1.StreamsRequest
 	(*StreamsResponse)(nil),      // 7: weft.v1.StreamsResponse
+	nil,                          // 8: weft.v1.ServerStatusResponse.MetaEntry
 }
 var file_weft_v1_servers_proto_depIdxs = []int32{
-	0, // 0: weft.v1.Servers.Status:input_type -> weft.v1.ServerStatusRequest
-	2, // 1: weft.v1.Servers.Promise:input_type -> weft.v1.PromiseRequest
-	4, // 2: weft.v1.Servers.ReadIndex:input_type -> weft.v1.ReadIndexRequest
-	6, // 3: weft.v1.Servers.Streams:input_type -> weft.v1.StreamsRequest
-	1, // 4: weft.v1.Servers.Status:output_type -> weft.v1.ServerStatusResponse
-	3, // 5: weft.v1.Servers.Promise:output_type -> weft.v1.PromiseResponse
-	5, // 6: weft.v1.Servers.ReadIndex:output_type -> weft.v1.ReadIndexResponse
-	7, // 7: weft.v1.Servers.Streams:output_type -> weft.v1.StreamsResponse
-	4, // [4:8] is the sub-list for method output_type
-	0, // [0:4] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	8, // 0: weft.v1.ServerStatusResponse.meta:type_name -> weft.v1.ServerStatusResponse.MetaEntry
+	0, // 1: weft.v1.Servers.Status:input_type -> weft.v1.ServerStatusRequest
+	2, // 2: weft.v1.Servers.Promise:input_type -> weft.v1.PromiseRequest
+	4, // 3: weft.v1.Servers.ReadIndex:input_type -> weft.v1.ReadIndexRequest
+	6, // 4: weft.v1.Servers.Streams:input_type -> weft.v1.StreamsRequest
+	1, // 5: weft.v1.Servers.Status:output_type -> weft.v1.ServerStatusResponse
+	3, // 6: weft.v1.Servers.Promise:output_type -> weft.v1.PromiseResponse
+	5, // 7: weft.v1.Servers.ReadIndex:output_type -> weft.v1.ReadIndexResponse
+	7, // 8: weft.v1.Servers.Streams:output_type -> weft.v1.StreamsResponse
+	5, // [5:9] is the sub-list for method output_type
+	1, // [1:5] is the sub-list for method input_type
+	1, // [1:1] is the sub-list for extension type_name
+	1, // [1:1] is the sub-list for extension extendee
+	0, // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_weft_v1_servers_proto_init() }
@@ -519,7 +534,7 @@ func file_weft_v1_servers_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_v1_servers_proto_rawDesc), len(file_weft_v1_servers_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

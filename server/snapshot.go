@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/server/archive"
+)
+
+// restoreTimeout bounds the wait until followers have a restored snapshot.
+const restoreTimeout = time.Minute
+
+// OpenSnapshot takes a snapshot of what this server has. Its archive is written by what it gives.
+func (s *Server) OpenSnapshot() (index uint64, write func(io.Writer) error, err error) {
+	node := s.raft.Load()
+	if node == nil {
+		return 0, nil, api.ErrNoLeader
+	}
+	future := node.Snapshot()
+	if err := future.Error(); err != nil {
+		return 0, nil, fmt.Errorf("take a snapshot: %w", err)
+	}
+	meta, state, err := future.Open()
+	if err != nil {
+		return 0, nil, fmt.Errorf("open the snapshot: %w", err)
+	}
+	return meta.Index, func(w io.Writer) error {
+		return errors.Join(archive.Write(w, meta, state, s.c.Now()), state.Close())
+	}, nil
+}
+
+// RestoreSnapshot makes an archive's state that of the cluster. An archive that is damaged, or of a newer version, is refused
+// before anything is touched. Only the leader can.
+func (s *Server) RestoreSnapshot(ctx context.Context, r io.Reader) error {
+	node := s.raft.Load()
+	if node == nil || !s.leads() {
+		return api.ErrNoLeader
+	}
+	dir := ""
+	if s.c.DataDir != "" {
+		dir = filepath.Join(s.c.DataDir, "server")
+	}
+	a, err := archive.Read(r, dir)
+	if err != nil {
+		if errors.Is(err, archive.ErrDamaged) {
+			return fmt.Errorf("%w: nothing was restored: %w", catalog.ErrInvalid, err)
+		}
+		return err
+	}
+	defer a.Close()
+	if err := catalog.CheckSnapshot(a.State, s.c.Datacenter); err != nil {
+		return fmt.Errorf("%w: nothing was restored: %w", catalog.ErrInvalid, err)
+	}
+	if _, err := a.State.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	markTaken(ctx)
+	s.c.Log.Warn("restoring a snapshot", "index", a.Meta.Index, "size", a.Meta.Size)
+	if err := node.Restore(a.Meta, a.State, restoreTimeout); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	// One command more, so that no server passes for having caught up that still has what was before.
+	if _, err := s.Propose(ctx, catalog.RaiseSchema{Version: s.store.Read().Schema()}); err != nil {
+		return err
+	}
+	return s.officeAgain(ctx)
+}
+
+// officeAgain has the leader take office anew, with what the catalog holds now.
+func (s *Server) officeAgain(ctx context.Context) error {
+	done := make(chan struct{})
+	select {
+	case s.anew <- done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// RaftServer is a server of Raft's configuration.
+type RaftServer = api.RaftServer
+
+// RaftServers are the servers of Raft's configuration, and its index.
+func (s *Server) RaftServers() ([]RaftServer, uint64, error) {
+	node := s.raft.Load()
+	if node == nil {
+		return nil, 0, api.ErrNoLeader
+	}
+	future := node.GetConfiguration()
+	if err := future.Error(); err != nil {
+		return nil, 0, err
+	}
+	leader, _ := s.leader()
+	out := []RaftServer{}
+	for _, p := range future.Configuration().Servers {
+		id := string(p.ID)
+		out = append(out, RaftServer{
+			ID: id, Node: s.peerName(id), Address: s.addressOf(id, string(p.Address)), Leader: id == leader, ProtocolVersion: "3",
+			Voter: p.Suffrage == raft.Voter, LastIndex: s.pilot.lastIndex(id),
+		})
+	}
+	return out, future.Index(), nil
+}
+
+// RemovePeer takes a server out of Raft, by its ID or its address.
+func (s *Server) RemovePeer(id, address string) error {
+	servers, _, err := s.RaftServers()
+	if err != nil {
+		return err
+	}
+	for _, p := range servers {
+		if p.ID == id || id == "" && p.Address == address {
+			s.c.Log.Warn("a server is taken out of raft on request", "id", p.ID, "node", p.Node)
+			return s.raft.Load().RemoveServer(raft.ServerID(p.ID), 0, 0).Error()
+		}
+	}
+	return fmt.Errorf("%w: server %q isn't one of the cluster's", catalog.ErrNotFound, id+address)
+}
+
+// TransferLeader has another server lead: the one of this ID, or any.
+func (s *Server) TransferLeader(id string) error {
+	node := s.raft.Load()
+	if id == "" {
+		return node.LeadershipTransfer().Error()
+	}
+	servers, _, err := s.RaftServers()
+	if err != nil {
+		return err
+	}
+	for _, p := range servers {
+		if p.ID == id {
+			return node.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(p.Address)).Error()
+		}
+	}
+	return fmt.Errorf("%w: server %q isn't one of the cluster's", catalog.ErrNotFound, id)
+}
