@@ -184,7 +184,7 @@ func (a *Agent) newMesh() error {
 		return err
 	}
 	a.mux, err = api.NewMux(api.MuxConfig{
-		Side: api.Agent, Resolver: api.Open{}, Datacenter: s.Datacenter, Pretty: s.Dev, Forward: c.Servers, Loopback: true,
+		Side: api.Agent, Resolver: api.Open{}, Datacenter: s.Datacenter, Pretty: s.Dev, Forward: c.Servers, Loopback: true, Compress: true,
 		Handlers: rest.Handlers(rest.Config{
 			State: a.state, Checks: a.checks, Leaves: a.leaves, Store: store, Proxies: a.proxies, Metrics: c.Metrics,
 			LAN: c.LAN, WAN: c.WAN, Events: a.events, Leave: c.Leave,

@@ -140,6 +140,8 @@ type MuxConfig struct {
 	MaxBody int64
 	// Pretty indents every JSON answer, as -dev does.
 	Pretty bool
+	// Compress compresses answers for those who accept gzip.
+	Compress bool
 	// Loopback refuses requests that a browser was tricked into: a Host that is a name, or a foreign Origin. The other
 	// routes' answers don't differ.
 	Loopback bool
@@ -152,6 +154,7 @@ const DefaultMaxBody = 8 << 20
 type Mux struct {
 	c   MuxConfig
 	mux *http.ServeMux
+	zip compressor
 	raw []rawPath // looked at first, the longest first
 }
 
@@ -225,6 +228,11 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "refused: this API answers no request that another site's page makes; use the address, not a name, and no Origin",
 			http.StatusForbidden)
 		return
+	}
+	if m.c.Compress {
+		var end func()
+		w, end = m.zip.wrap(w, r)
+		defer end()
 	}
 	escaped := r.URL.EscapedPath()
 	for _, p := range m.raw {

@@ -5,6 +5,7 @@ package api
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
@@ -25,6 +26,12 @@ type Meta struct {
 // its time is over; then the answer is what it was. Only changes of what was read wake it: the topics that the read recorded.
 // An index that the catalog hasn't reached (after a restore) doesn't block, nor one before deletions that were forgotten since.
 func Query[T any](ctx context.Context, store *catalog.Store, o Options, read func(*catalog.Txn) (T, error)) (T, Meta, error) {
+	return query(ctx, store, o, read, nil)
+}
+
+// query is Query for answers that have a sum: what a reader who waits would see as no change doesn't wake it, though something that
+// was read has changed. While it waits it keeps nothing of what it read.
+func query[T any](ctx context.Context, store *catalog.Store, o Options, read func(*catalog.Txn) (T, error), sum func(T) uint64) (T, Meta, error) {
 	if o.Index > 0 {
 		wait := o.Wait
 		if wait == 0 {
@@ -36,17 +43,24 @@ func Query[T any](ctx context.Context, store *catalog.Store, o Options, read fun
 		ctx, cancel = context.WithTimeout(ctx, wait)
 		defer cancel()
 	}
+	seen, waited, over := uint64(0), false, false
 	for {
 		txn := store.Read().Record()
 		out, err := read(txn)
 		meta := Meta{Index: max(txn.ResultIndex(), 1), KnownLeader: true, Consistency: "leader"}
 		absent := errors.Is(err, catalog.ErrNotFound) // what isn't there can be waited for
-		if (err != nil && !absent) || o.Index == 0 || meta.Index > o.Index || o.Index > max(txn.Index(), 1) || txn.Regressed(o.Index) {
+		if (err != nil && !absent) || o.Index == 0 || over || o.Index > max(txn.Index(), 1) || txn.Regressed(o.Index) {
 			return out, meta, err
 		}
-		if store.WaitChange(ctx, txn) != nil {
+		now := uint64(0) // nothing has this sum
+		if sum != nil && err == nil {
+			now = sum(out) | 1
+		}
+		if unchanged := waited && now != 0 && now == seen; meta.Index > o.Index && !unchanged {
 			return out, meta, err
 		}
+		seen, waited = now, true
+		over = store.WaitChange(ctx, txn) != nil
 	}
 }
 
@@ -57,6 +71,7 @@ func (m Meta) Write(h http.Header, o Options) {
 		m.KnownLeader, m.LastContact = o.Freshness()
 	}
 	h.Set("X-Consul-KnownLeader", strconv.FormatBool(m.KnownLeader))
+	h.Set("X-Consul-Query-Backend", "blocking-query")
 	h.Set("X-Consul-LastContact", strconv.FormatInt(m.LastContact.Milliseconds(), 10))
 	switch {
 	case o.Stale:
@@ -70,10 +85,18 @@ func (m Meta) Write(h http.Header, o Options) {
 
 // Answer runs a query for a request and writes its answer as JSON, headers and all.
 func Answer[T any](w http.ResponseWriter, r *Request, store *catalog.Store, read func(*catalog.Txn) (T, error)) error {
-	out, meta, err := Query(r.Context(), store, r.Options, read)
+	seed := maphash.MakeSeed()
+	body, meta, err := query(r.Context(), store, r.Options, func(t *catalog.Txn) ([]byte, error) {
+		out, err := read(t)
+		if err != nil {
+			return nil, err
+		}
+		return encodeJSON(w, out)
+	}, func(body []byte) uint64 { return maphash.Bytes(seed, body) })
 	meta.Write(w.Header(), r.Options)
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, out)
+	writeBody(w, http.StatusOK, body)
+	return nil
 }

@@ -138,28 +138,30 @@ func WriteJSONStatus(w http.ResponseWriter, code int, v any) error {
 func WriteJSON(w http.ResponseWriter, v any) error { return writeJSON(w, http.StatusOK, v) }
 
 func writeJSON(w http.ResponseWriter, code int, v any) error {
-	pretty := false
-	if a, ok := w.(*answer); ok {
-		pretty = a.pretty
-	}
-	var body []byte
-	var err error
-	if pretty {
-		body, err = json.MarshalIndent(v, "", "    ")
-		body = append(body, '\n')
-	} else {
-		body, err = json.Marshal(v)
-	}
+	body, err := encodeJSON(w, v)
 	if err != nil {
 		return err
 	}
+	writeBody(w, code, body)
+	return nil
+}
+
+// encodeJSON encodes an answer as the request wants it.
+func encodeJSON(w http.ResponseWriter, v any) ([]byte, error) {
+	if a, ok := w.(*answer); ok && a.pretty {
+		body, err := json.MarshalIndent(v, "", "    ")
+		return append(body, '\n'), err
+	}
+	return json.Marshal(v)
+}
+
+func writeBody(w http.ResponseWriter, code int, body []byte) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if code != http.StatusOK {
 		w.WriteHeader(code)
 	}
 	_, _ = w.Write(body) // the client may be gone
-	return nil
 }
 
 // ReadJSON decodes a request's body into dst, strictly; faults name the field and are 400.

@@ -3,14 +3,11 @@
 package api
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/hashicorp/go-bexpr"
 
 	"github.com/weftmesh/weft/catalog"
 )
@@ -119,24 +116,4 @@ func scopeOf(r *http.Request, dc string) (catalog.Scope, error) {
 		return s, &StatusError{Code: http.StatusInternalServerError, Text: "No path to datacenter: this cluster is " + dc}
 	}
 	return s, nil
-}
-
-// FilterList keeps the elements of a list that match a go-bexpr expression; "" keeps all.
-func FilterList[T any](expr string, list []T) ([]T, error) {
-	if expr == "" {
-		return list, nil
-	}
-	f, err := bexpr.CreateFilter(expr)
-	if err != nil {
-		return nil, &StatusError{Code: http.StatusInternalServerError, Text: "Failed to create boolean expression evaluator: " + err.Error()}
-	}
-	out, err := f.Execute(list)
-	if err != nil {
-		return nil, &StatusError{Code: http.StatusInternalServerError, Text: "Failed to filter the answer: " + err.Error()}
-	}
-	kept, ok := out.([]T)
-	if !ok {
-		return nil, errors.New("filter: a list of another type came out")
-	}
-	return kept, nil
 }
