@@ -26,11 +26,7 @@ func TestTable(t *testing.T) {
 			w, err := newWorld(k, "deny")
 			if err == nil {
 				w.table = t
-				t.Cleanup(func() {
-					if err := w.close(); err != nil {
-						t.Error(err)
-					}
-				})
+				t.Cleanup(func() { w.endAll(t) })
 			}
 			return w, err
 		})

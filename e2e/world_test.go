@@ -32,12 +32,13 @@ var kinds = []Kind{Envoy, Builtin, Host}
 
 // World is one host: a durable agent, which is a server too, and sidecars of one kind.
 type World struct {
-	Kind       Kind
-	dir        string
-	http, grpc int
-	dns        int
-	args       []string
-	client     *http.Client
+	Kind        Kind
+	dir         string
+	http, grpc  int
+	dns         int
+	args        []string
+	client      *http.Client
+	validations *validations
 
 	mu    sync.Mutex // guards agent
 	agent *process
@@ -53,7 +54,7 @@ func newWorld(kind Kind, policy string, more ...string) (*World, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &World{Kind: kind, dir: dir, client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{}}}
+	w := &World{Kind: kind, dir: dir, client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{}}, validations: newValidations()}
 	var ports [4]int
 	for i := range ports {
 		if ports[i], err = freePort(); err != nil {
@@ -100,12 +101,19 @@ func mustWorld(t *testing.T, kind Kind, policy string, more ...string) *World {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := w.close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { w.endAll(t) })
 	return w
+}
+
+// endAll ends the world, and wants every configuration of its Envoys to have been valid.
+func (w *World) endAll(t *testing.T) {
+	t.Helper()
+	if n := w.validations.end(t); n > 0 {
+		t.Logf("%d configurations of Envoy were validated", n)
+	}
+	if err := w.close(); err != nil {
+		t.Error(err)
+	}
 }
 
 func (w *World) agentLog() string { return filepath.Join(w.dir, "agent.log") }
@@ -291,6 +299,7 @@ type Instance struct {
 	Up       map[string]string
 	admin    string // of its sidecar, where that is a process of its own
 	sidecar  *process
+	envoy    bool // it is an Envoy
 }
 
 // instance registers a service with a sidecar, runs the sidecar, and waits until it has its configuration.
@@ -330,6 +339,9 @@ func (m *Mesh) described(service, id string, port int, fields object, ups ...str
 
 // remove deregisters an instance, and ends its sidecar.
 func (m *Mesh) remove(i *Instance) {
+	if i.envoy && i.sidecar != nil && !i.sidecar.ended() {
+		m.validate(i)
+	}
 	m.deregister(i)
 	if i.sidecar != nil {
 		if err := i.sidecar.stop(10 * time.Second); err != nil {
@@ -356,6 +368,7 @@ func (m *Mesh) sidecar(i *Instance) {
 		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", i.sidecar.cmd.Process.Pid)); err != nil || !strings.Contains(filepath.Base(exe), "envoy") {
 			m.t.Fatalf("the sidecar of %s runs %q (%v), want Envoy", i.ID, exe, err)
 		}
+		m.validate(i)
 	}
 }
 
@@ -365,7 +378,7 @@ func (m *Mesh) runSidecar(kind Kind, i *Instance) *process {
 	if kind == Envoy {
 		args = []string{"connect", "envoy", "-envoy-binary", envoy()}
 	}
-	i.admin = loopback(mustPort(m.t))
+	i.admin, i.envoy = loopback(mustPort(m.t)), kind == Envoy
 	args = append(args, "-http-addr", loopback(m.w.http), "-sidecar-for", i.ID, "-admin-bind", i.admin)
 	if kind == Envoy {
 		args = append(args, "--", "--concurrency", "1", "-l", "warning")

@@ -13,9 +13,11 @@ import (
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"github.com/hashicorp/go-bexpr"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/weftmesh/weft/catalog"
@@ -37,12 +39,25 @@ const LocalCluster = "local_app"
 // The time that an upstream has to take a connection.
 const connectTimeout = 5 * time.Second
 
-func metadata(key string, m proto.Message) (*corev3.Metadata, error) {
-	a, err := pack(m)
+// metadata is a typed message about a resource. An Envoy doesn't know our types, and refuses to show any of its configuration
+// (config_dump) if it has one: it gets the same as a plain structure, which people can read there.
+func (r *renderer) metadata(key string, m proto.Message) (*corev3.Metadata, error) {
+	if r.in.Abilities.Weft {
+		a, err := pack(m)
+		if err != nil {
+			return nil, err
+		}
+		return &corev3.Metadata{TypedFilterMetadata: map[string]*anypb.Any{key: a}}, nil
+	}
+	text, err := protojson.Marshal(m)
 	if err != nil {
 		return nil, err
 	}
-	return &corev3.Metadata{TypedFilterMetadata: map[string]*anypb.Any{key: a}}, nil
+	plain := &structpb.Struct{}
+	if err := protojson.Unmarshal(text, plain); err != nil {
+		return nil, err
+	}
+	return &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{key: plain}}, nil
 }
 
 func httpOptions(protocol string, perConnection *int) (map[string]*anypb.Any, error) {
@@ -98,7 +113,7 @@ func (r *renderer) localCluster() error {
 	if err != nil {
 		return err
 	}
-	meta, err := metadata(clusterInfoKey, &proxyv1.ClusterInfo{Service: ref(r.g.Service, ""), Local: true})
+	meta, err := r.metadata(clusterInfoKey, &proxyv1.ClusterInfo{Service: ref(r.g.Service, ""), Local: true})
 	if err != nil {
 		return err
 	}
@@ -171,7 +186,7 @@ func (r *renderer) upstreamCluster(u *Upstream, node *chain.Node) (string, error
 	if err != nil {
 		return "", err
 	}
-	meta, err := metadata(clusterInfoKey, &proxyv1.ClusterInfo{Service: ref(target.Key(), target.ServiceSubset)})
+	meta, err := r.metadata(clusterInfoKey, &proxyv1.ClusterInfo{Service: ref(target.Key(), target.ServiceSubset)})
 	if err != nil {
 		return "", err
 	}

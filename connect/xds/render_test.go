@@ -76,6 +76,26 @@ func web(upstreams ...string) xdstest.Sidecar {
 	return s
 }
 
+// What only weft's proxy knows reaches an Envoy as plain structures: with a type that it doesn't know it shows nobody what it has.
+func TestForeignTypes(t *testing.T) {
+	for _, weft := range []bool{false, true} {
+		w := world(t)
+		w.Abilities = xds.Abilities{Weft: weft}
+		write(t, w, &catalog.ServiceDefaults{EntryHead: head("api"), Protocol: "http"}, &catalog.ServiceDefaults{EntryHead: head("web"), Protocol: "http"})
+		out, _ := render(t, w, register(t, w, web("api")))
+		typed, plain := false, false
+		for _, list := range out.Resources {
+			for _, r := range list {
+				typed = typed || strings.Contains(string(r.Any.Value), "type.googleapis.com/weft.")
+				plain = plain || strings.Contains(string(r.Any.Value), "service api")
+			}
+		}
+		if typed != weft || !plain {
+			t.Errorf("weft's proxy %v: types of weft's %v, the route's source %v", weft, typed, plain)
+		}
+	}
+}
+
 func TestNamesAndHealth(t *testing.T) {
 	w := world(t)
 	for _, i := range []struct{ node, address, status string }{

@@ -30,7 +30,7 @@ func (r *renderer) publicRoutes() error {
 	if err != nil {
 		return err
 	}
-	meta, err := metadata(routeInfoKey, &proxyv1.RouteInfo{Source: "service " + r.g.Service.Name, Service: ref(r.g.Service, "")})
+	meta, err := r.metadata(routeInfoKey, &proxyv1.RouteInfo{Source: "service " + r.g.Service.Name, Service: ref(r.g.Service, "")})
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (r *renderer) route(u *Upstream, from *chain.Route, clusters map[string]str
 	}
 	action.Timeout = durationpb.New(timeout)
 	action.HashPolicy = hashPolicies(lb)
-	meta, err := metadata(routeInfoKey, &proxyv1.RouteInfo{Source: from.Source, Service: ref(u.Key, "")})
+	meta, err := r.metadata(routeInfoKey, &proxyv1.RouteInfo{Source: from.Source, Service: ref(u.Key, "")})
 	out.Metadata = meta
 	return out, err
 }

@@ -30,6 +30,7 @@ type World struct {
 	Store *catalog.Store
 	// DefaultAllow is the answer where no intention speaks.
 	DefaultAllow bool
+	Abilities    xds.Abilities // of the proxies that are rendered for
 	key          *ecdsa.PrivateKey
 	root         *x509.Certificate
 	serial       int64
@@ -188,5 +189,6 @@ func (w *World) Register(s Sidecar) (*catalog.Service, error) {
 func (w *World) Render(proxy *catalog.Service, leaf *xds.Leaf) (*xds.Output, error) {
 	return xds.Render(xds.Input{
 		Txn: w.Store.Read(), Proxy: proxy, NodeAddress: "127.0.0.1", Leaf: leaf, DefaultAllow: w.DefaultAllow, Now: w.start.Add(time.Hour),
+		Abilities: w.Abilities,
 	})
 }
