@@ -104,9 +104,9 @@ func New(c Config) (*Agent, error) {
 		journal = filepath.Join(s.DataDir, "agent", "registrations")
 	}
 	var err error
-	if a.state, err = local.New(local.Config{
-		Node: node, Journal: journal, SidecarMin: s.Ports.SidecarMinPort, SidecarMax: s.Ports.SidecarMaxPort, Log: c.Log.With("part", "local"),
-	}); err != nil {
+	conf := s.Local(node)
+	conf.Journal, conf.Log = journal, c.Log.With("part", "local")
+	if a.state, err = local.New(conf); err != nil {
 		return nil, err
 	}
 	if a.checks, err = check.New(check.Config{State: a.state, Now: c.Now, Log: c.Log.With("part", "check")}); err != nil {

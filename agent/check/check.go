@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package check runs the health checks of this host: HTTP, TCP and gRPC on their interval, TTL by its expiry, alias by
+// Package check runs the health checks of this host: HTTP, TCP, UDP, gRPC, HTTP/2 and scripts on their interval, TTL by its expiry, alias by
 // what it points to. It decides a status and hands it to the local state; it doesn't know the catalog or a server.
 // Runner.Run owns a goroutine for each check and stops them all before it returns.
 package check
@@ -139,6 +139,9 @@ func (r *Runner) followProbe(ctx context.Context, id string, d local.CheckDefini
 		status, output := probe.ask(ctx)
 		if ctx.Err() != nil {
 			return
+		}
+		if s, ok := probe.(*scriptProbe); ok && s.abrupt() {
+			decide.status = status
 		}
 		status = decide.next(status)
 		r.set(id, status, output)

@@ -3,7 +3,6 @@
 package check
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -22,7 +21,11 @@ import (
 	"github.com/weftmesh/weft/catalog"
 )
 
-const defaultTimeout = 10 * time.Second
+const (
+	defaultTimeout = 10 * time.Second
+	scriptTimeout  = 30 * time.Second
+	maxBody        = 16 << 20 // of an answer that is read to its end
+)
 
 // probe asks a service how it is.
 type probe interface {
@@ -39,6 +42,15 @@ func newProbe(d local.CheckDefinition) probe {
 		return newHTTPProbe(b)
 	case local.TypeGRPC:
 		return &grpcProbe{base: b}
+	case local.TypeUDP:
+		return &udpProbe{base: b}
+	case local.TypeH2PING:
+		return &h2Probe{base: b}
+	case local.TypeScript:
+		if d.Timeout == 0 {
+			b.timeout = scriptTimeout
+		}
+		return &scriptProbe{base: b}
 	}
 	return &tcpProbe{base: b}
 }
@@ -93,11 +105,11 @@ func (p *httpProbe) ask(ctx context.Context) (status, output string) {
 		return catalog.HealthCritical, err.Error()
 	}
 	defer resp.Body.Close()
-	var body bytes.Buffer
-	if _, err := io.Copy(&body, io.LimitReader(resp.Body, int64(p.d.OutputMaxSize))); err != nil {
+	body := tail{limit: p.d.OutputMaxSize}
+	if _, err := io.Copy(&body, io.LimitReader(resp.Body, maxBody)); err != nil {
 		return catalog.HealthCritical, err.Error()
 	}
-	output = fmt.Sprintf("HTTP %s %s: %s Output: %s", method, p.d.HTTP, resp.Status, strings.ToValidUTF8(body.String(), "\uFFFD"))
+	output = fmt.Sprintf("HTTP %s %s: %s Output: %s", method, p.d.HTTP, resp.Status, body.text())
 	switch {
 	case resp.StatusCode >= 200 && resp.StatusCode <= 299:
 		return catalog.HealthPassing, output

@@ -45,10 +45,15 @@ type Config struct {
 	EnableDebug            bool
 	DefaultIntentionPolicy string
 	CheckUpdateInterval    time.Duration
-	Connect                Connect
-	ConfigEntries          ConfigEntries
-	Services               []local.ServiceDefinition `decode:"service"`
-	Checks                 []local.CheckDefinition   `decode:"check"`
+	CheckOutputMaxSize     int
+	DiscardCheckOutput     bool
+	// EnableScriptChecks lets checks run programs; EnableLocalScriptChecks only those of configuration files.
+	EnableScriptChecks      bool
+	EnableLocalScriptChecks bool
+	Connect                 Connect
+	ConfigEntries           ConfigEntries
+	Services                []local.ServiceDefinition `decode:"service"`
+	Checks                  []local.CheckDefinition   `decode:"check"`
 	Gossip
 	// Proxy is weft's own: how proxies of this host are run.
 	Proxy Proxy
@@ -107,7 +112,7 @@ type Proxy struct {
 func Default() Config {
 	return Config{
 		Datacenter: "dc1", BindAddr: "0.0.0.0", ClientAddr: "127.0.0.1", LogLevel: "info",
-		Domain: "consul.", DNSConfig: dns.DefaultSettings(), CheckUpdateInterval: 5 * time.Minute,
+		Domain: "consul.", DNSConfig: dns.DefaultSettings(), CheckUpdateInterval: 5 * time.Minute, CheckOutputMaxSize: 4096,
 		Ports:  Ports{DNS: 8600, HTTP: 8500, GRPC: 8502, Server: 8300, SerfLAN: 8301, SerfWAN: 8302, SidecarMinPort: 21000, SidecarMaxPort: 21255},
 		Gossip: Gossip{RetryInterval: 30 * time.Second, RetryIntervalWAN: 30 * time.Second},
 	}
@@ -232,6 +237,9 @@ func (c *Config) Validate() error {
 			fault("addresses.dns: %q isn't an IP address", addr)
 		}
 	}
+	if c.CheckOutputMaxSize < 1 {
+		fault("check_output_max_size: %d: want 1 or more", c.CheckOutputMaxSize)
+	}
 	zones := c.Zones()
 	faults = append(faults, zones.Validate())
 	if p := c.DefaultIntentionPolicy; p != "" && p != "allow" && p != "deny" {
@@ -251,8 +259,17 @@ func (c *Config) Validate() error {
 	}
 	c.validateGossip(fault)
 	node := catalog.Node{Scope: catalog.Scope{}.Default(c.Datacenter), Node: c.NodeName}
-	faults = append(faults, local.Validate(node, c.Services, c.Checks, c.Ports.SidecarMinPort, c.Ports.SidecarMaxPort))
+	faults = append(faults, local.Validate(c.Local(node), c.Services, c.Checks))
 	return errors.Join(faults...)
+}
+
+// Local is the configuration of this host's registrations.
+func (c *Config) Local(node catalog.Node) local.Config {
+	return local.Config{
+		Node: node, SidecarMin: c.Ports.SidecarMinPort, SidecarMax: c.Ports.SidecarMaxPort,
+		Scripts:   local.ScriptPolicy{API: c.EnableScriptChecks, Files: c.EnableLocalScriptChecks},
+		MaxOutput: c.CheckOutputMaxSize, DiscardOutput: c.DiscardCheckOutput,
+	}
 }
 
 // Zones is what DNS answers for, and how.

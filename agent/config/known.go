@@ -13,10 +13,10 @@ import (
 var ineffective = []string{
 	"acl", "advertise_addr_ipv4", "advertise_addr_ipv6",
 	"audit", "auto_config", "auto_encrypt", "auto_reload_config", "autopilot", "ca_file", "ca_path", "cache",
-	"cert_file", "check_output_max_size", "cloud", "disable_anonymous_signature", "disable_host_node_id",
+	"cert_file", "cloud", "disable_anonymous_signature", "disable_host_node_id",
 	"disable_http_unprintable_char_filter", "disable_remote_exec", "disable_update_check",
-	"discard_check_output", "discovery_max_stale", "enable_agent_tls_for_checks",
-	"enable_central_service_config", "enable_local_script_checks", "enable_script_checks", "enable_syslog",
+	"discovery_max_stale", "enable_agent_tls_for_checks",
+	"enable_central_service_config", "enable_syslog",
 	"experiments", "http_config", "key_file",
 	"license_path", "limits", "locality", "log_file", "log_rotate_bytes", "log_rotate_duration",
 	"log_rotate_max_files", "max_query_time", "default_query_time", "non_voting_server", "partition", "peering", "performance", "pid_file",

@@ -140,8 +140,8 @@ func (s *State) buildCheck(c CheckDefinition, service *catalog.Service, token st
 	if c.Interval > 0 && c.Interval < minInterval {
 		c.Interval = minInterval
 	}
-	if c.OutputMaxSize == 0 {
-		c.OutputMaxSize = defaultOutput
+	if c.OutputMaxSize == 0 || c.OutputMaxSize > s.maxOutput {
+		c.OutputMaxSize = s.maxOutput
 	}
 	r := &catalog.Check{
 		Scope: catalog.Scope{Partition: c.Partition, Namespace: c.Namespace}.Default(s.node.Datacenter),

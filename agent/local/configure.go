@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-
-	"github.com/weftmesh/weft/catalog"
 )
 
 // Configure takes what the configuration's files name, in place of what they named before: ordinary services first, proxies
@@ -50,8 +48,9 @@ func (s *State) Configure(services []ServiceDefinition, checks []CheckDefinition
 
 // Validate says what of a configuration no agent would take. What it can't know is what else will be registered there: the service of
 // a proxy or of a check may come from elsewhere.
-func Validate(node catalog.Node, services []ServiceDefinition, checks []CheckDefinition, sidecarMin, sidecarMax int) error {
-	s, err := New(Config{Node: node, SidecarMin: sidecarMin, SidecarMax: sidecarMax, Log: slog.New(slog.DiscardHandler)})
+func Validate(c Config, services []ServiceDefinition, checks []CheckDefinition) error {
+	c.Journal, c.Log = "", slog.New(slog.DiscardHandler)
+	s, err := New(c)
 	if err != nil {
 		return err
 	}
@@ -64,7 +63,11 @@ func Validate(node catalog.Node, services []ServiceDefinition, checks []CheckDef
 			continue
 		}
 		seen[id] = true
-		main, sidecar, _, err := s.build(s.now, d, "")
+		err := s.scripts.allow(true, d.allChecks()...)
+		var main, sidecar *Service
+		if err == nil {
+			main, sidecar, _, err = s.build(s.now, d, "")
+		}
 		if err != nil {
 			faults = append(faults, fmt.Errorf("service %q: %w", id, err))
 			continue
@@ -72,7 +75,11 @@ func Validate(node catalog.Node, services []ServiceDefinition, checks []CheckDef
 		registration{main: main, sidecar: sidecar}.apply(s.now)
 	}
 	for _, d := range checks {
-		if _, err := s.buildCheck(d, nil, ""); err != nil {
+		err := s.scripts.allow(true, d)
+		if err == nil {
+			_, err = s.buildCheck(d, nil, "")
+		}
+		if err != nil {
 			faults = append(faults, fmt.Errorf("check %q: %w", d.Name, err))
 		}
 	}

@@ -82,14 +82,15 @@ type CheckDefinition struct {
 	Namespace                      string              `json:",omitempty"`
 	Partition                      string              `json:",omitempty"`
 
+	ScriptArgs   []string `json:",omitempty" decode:"args"`
+	UDP          string   `json:",omitempty"`
+	H2PING       string   `json:",omitempty"`
+	H2PingUseTLS *bool    `json:",omitempty"` // nil: true
+
 	// Consul's other mechanisms: taken from files as they are, and refused with a reason.
-	ScriptArgs        []string `json:",omitempty" decode:"args"`
-	UDP               string   `json:",omitempty"`
-	H2PING            string   `json:",omitempty"`
-	H2PingUseTLS      bool     `json:",omitempty"`
-	DockerContainerID string   `json:",omitempty"`
-	Shell             string   `json:",omitempty"`
-	OSService         string   `json:",omitempty"`
+	DockerContainerID string `json:",omitempty"`
+	Shell             string `json:",omitempty"`
+	OSService         string `json:",omitempty"`
 }
 
 // The types of check that an agent runs, as catalog.Check.Type says them.
@@ -98,6 +99,9 @@ const (
 	TypeTCP         = "tcp"
 	TypeGRPC        = "grpc"
 	TypeTTL         = "ttl"
+	TypeUDP         = "udp"
+	TypeScript      = "script"
+	TypeH2PING      = "h2ping"
 	TypeAlias       = "alias"
 	TypeMaintenance = "maintenance"
 )
@@ -112,7 +116,10 @@ func (d *CheckDefinition) Type() string {
 		{d.HTTP != "", TypeHTTP},
 		{d.TTL != 0, TypeTTL},
 		{d.TCP != "", TypeTCP},
+		{d.UDP != "", TypeUDP},
 		{d.AliasService != "" || d.AliasNode != "", TypeAlias},
+		{len(d.ScriptArgs) > 0, TypeScript},
+		{d.H2PING != "", TypeH2PING},
 	} {
 		if m.given {
 			return m.name

@@ -374,7 +374,11 @@ func (s *State) replay(kept []record) {
 			if r.Service == nil || (r.Service.Kind != "") != proxies {
 				continue
 			}
-			main, sidecar, _, err := s.build(t, *r.Service, r.Token)
+			err := s.scripts.allow(r.Configured, r.Service.allChecks()...)
+			var main, sidecar *Service
+			if err == nil {
+				main, sidecar, _, err = s.build(t, *r.Service, r.Token)
+			}
 			if err != nil {
 				s.log.Warn("registration from the journal is refused", "service", serviceID(r.Service), "error", err)
 				continue

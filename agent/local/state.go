@@ -23,7 +23,11 @@ type Config struct {
 	Journal    string       // file that keeps registrations; "" keeps nothing
 	SidecarMin int          // ports of generated sidecars, default 21000 to 21255
 	SidecarMax int
-	Log        *slog.Logger
+	Scripts    ScriptPolicy
+	// MaxOutput bounds each check's output, whatever the check says; 0 is 4096. DiscardOutput keeps none.
+	MaxOutput     int
+	DiscardOutput bool
+	Log           *slog.Logger
 }
 
 // State is this host's wanted state. It is safe for use by several goroutines.
@@ -34,10 +38,13 @@ type Config struct {
 type State struct {
 	node                   catalog.Node
 	sidecarMin, sidecarMax int
+	scripts                ScriptPolicy
+	maxOutput              int
 	log                    *slog.Logger
 	journal                *journal // nil: nothing is kept
 
 	mu        sync.Mutex // guards all below
+	discard   bool
 	now       *tables
 	next      *tables // now itself without a journal
 	version   uint64
@@ -53,8 +60,11 @@ func New(c Config) (*State, error) {
 	if c.SidecarMax == 0 {
 		c.SidecarMax = c.SidecarMin + 255
 	}
+	if c.MaxOutput == 0 {
+		c.MaxOutput = defaultOutput
+	}
 	s := &State{
-		node: c.Node, sidecarMin: c.SidecarMin, sidecarMax: c.SidecarMax, log: c.Log, now: newTables(), changed: make(chan struct{}),
+		scripts: c.Scripts, maxOutput: c.MaxOutput, discard: c.DiscardOutput, node: c.Node, sidecarMin: c.SidecarMin, sidecarMax: c.SidecarMax, log: c.Log, now: newTables(), changed: make(chan struct{}),
 	}
 	s.next = s.now
 	if c.Journal == "" {
@@ -194,6 +204,9 @@ func joinSome(faults []error) error {
 
 // plan turns a definition into the step that it means after t.
 func (s *State) plan(t *tables, d ServiceDefinition, token string, as registration) (st step, warnings []string, err error) {
+	if err = s.scripts.allow(as.configured, d.allChecks()...); err != nil {
+		return step{}, nil, err
+	}
 	if as.main, as.sidecar, warnings, err = s.build(t, d, token); err != nil {
 		return step{}, nil, err
 	}
@@ -269,6 +282,9 @@ func (s *State) RegisterCheck(d CheckDefinition, token string) error {
 
 // planCheck turns a check's definition into the step that it means after t.
 func (s *State) planCheck(t *tables, d CheckDefinition, token string, configured bool) (step, error) {
+	if err := s.scripts.allow(configured, d); err != nil {
+		return step{}, err
+	}
 	var service *catalog.Service
 	if d.ServiceID != "" {
 		svc, ok := t.services[d.ServiceID]
@@ -312,8 +328,11 @@ func (s *State) SetCheck(id, status, output string) error {
 	if !ok {
 		return unknownCheck(id)
 	}
-	if limit := c.Definition.OutputMaxSize; limit > 0 && len(output) > limit {
-		output = strings.ToValidUTF8(output[:limit], "") + fmt.Sprintf(" (cut: %d of %d bytes)", limit, len(output))
+	if limit := c.Definition.OutputMaxSize; c.Definition.Type() == TypeTTL && len(output) > limit { // probes have kept to it
+		output = strings.ToValidUTF8(output[:limit], "") + fmt.Sprintf(" ... (captured %d of %d bytes)", limit, len(output))
+	}
+	if s.discard {
+		output = ""
 	}
 	if c.Record.Status == status && c.Record.Output == output {
 		return nil
@@ -321,6 +340,13 @@ func (s *State) SetCheck(id, status, output string) error {
 	s.now.checks[id] = c.with(status, output) // a result isn't journaled: what is on its way takes it over when it is in force
 	s.publishLocked()
 	return nil
+}
+
+// DiscardOutput says whether outputs of checks are kept from now on.
+func (s *State) DiscardOutput(discard bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.discard = discard
 }
 
 // NodeMaintenance is the ID of the check that holds the whole node out of service.

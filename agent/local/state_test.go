@@ -113,7 +113,7 @@ func TestResults(t *testing.T) {
 		t.Error("a change wakes nobody")
 	}
 	w, changed := s.Wanted()
-	if got := w.Checks["disk"].Record.Output; got != "12é (cut: 4 of 5 bytes)" {
+	if got := w.Checks["disk"].Record.Output; got != "12é ... (captured 4 of 5 bytes)" {
 		t.Errorf("output %q", got)
 	}
 	if err := s.SetCheck("disk", catalog.HealthPassing, "12é4"); err != nil {

@@ -165,25 +165,23 @@ func validMeta(meta map[string]string) error {
 
 func (d *CheckDefinition) validate() error {
 	kind := d.Type()
-	other := map[string]bool{
-		"ScriptArgs": len(d.ScriptArgs) > 0, "UDP": d.UDP != "", "H2PING": d.H2PING != "",
-		"DockerContainerID": d.DockerContainerID != "", "OSService": d.OSService != "",
-	}
-	for name, given := range other {
-		if given {
-			return invalidf("Invalid check: %s checks aren't run by this agent; use HTTP, TCP, GRPC, TTL or AliasService", name)
-		}
+	switch {
+	case d.DockerContainerID != "":
+		return invalidf("Invalid check: docker checks aren't run: what may use Docker's socket may do everything on the host; " +
+			"check the container by HTTP, TCP or GRPC, or by ScriptArgs with `docker exec` where the agent may run that")
+	case d.OSService != "":
+		return invalidf("Invalid check: OSService checks are for Windows and not implemented here; use ScriptArgs with `systemctl is-active`, say")
 	}
 	switch {
 	case d.Interval != 0 && d.TTL != 0:
 		return invalidf("Invalid check: Interval and TTL cannot both be specified")
 	case kind == "" && d.Interval != 0:
-		return invalidf("Invalid check: nothing to run: give one of HTTP, TCP, GRPC, TTL or AliasService")
+		return invalidf("Invalid check: nothing to run: give one of HTTP, TCP, UDP, GRPC, H2PING, ScriptArgs, TTL or AliasService")
 	case kind == "":
 		return invalidf("Invalid check: TTL must be > 0 for TTL checks")
 	case kind == TypeAlias && d.Interval != 0:
 		return invalidf("Invalid check: Interval cannot be set for Alias checks")
-	case (kind == TypeHTTP || kind == TypeTCP || kind == TypeGRPC) && d.Interval <= 0:
+	case kind != TypeTTL && kind != TypeAlias && d.Interval <= 0:
 		return invalidf("Invalid check: Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks")
 	case d.TTL < 0 || d.Timeout < 0 || d.DeregisterCriticalServiceAfter < 0:
 		return invalidf("Invalid check: a negative duration")
@@ -201,4 +199,36 @@ func validStatus(status string) error {
 		return nil
 	}
 	return invalidf("Status for checks must 'passing', 'warning', 'critical'; got %q", status)
+}
+
+// ScriptPolicy says whose checks may run programs on this host.
+type ScriptPolicy struct {
+	API   bool // enable_script_checks: those that the API registers too
+	Files bool // enable_local_script_checks: those of configuration files
+}
+
+// allow refuses checks that would run a program and may not.
+func (p ScriptPolicy) allow(configured bool, checks ...CheckDefinition) error {
+	for _, c := range checks {
+		switch {
+		case c.Type() != TypeScript || p.API || configured && p.Files:
+		case configured:
+			return invalidf("Scripts are disabled on this agent; to enable, configure 'enable_script_checks' or 'enable_local_script_checks' to true")
+		default:
+			return invalidf("Scripts are disabled on this agent from remote calls; to enable, configure 'enable_script_checks' to true")
+		}
+	}
+	return nil
+}
+
+// allChecks are those of a service and of its sidecar.
+func (d *ServiceDefinition) allChecks() []CheckDefinition {
+	all := d.Checks
+	if d.Check != nil {
+		all = append(all[:len(all):len(all)], *d.Check)
+	}
+	if d.Connect != nil && d.Connect.SidecarService != nil {
+		all = append(all[:len(all):len(all)], d.Connect.SidecarService.allChecks()...)
+	}
+	return all
 }
