@@ -236,7 +236,9 @@ func randomCommand(r *rand.Rand) Body {
 	check := func() Check {
 		return Check{CheckID: pick("c1", "c2", SerfHealth), ServiceID: pick("", "a", "b"), Status: pick("passing", "critical")}
 	}
-	switch r.IntN(16) {
+	switch r.IntN(18) {
+	case 16, 17:
+		return randomACL(r)
 	case 10, 11, 12, 13, 14, 15:
 		return randomData(r)
 	case 0, 1, 2:
@@ -298,6 +300,13 @@ func answer(t *Txn, topic Topic) (any, uint64, error) {
 		out, err = rec.Entry(topic.Entry, topic.Key)
 	case TopicEntries:
 		out, err = rec.Entries(topic.Entry, topic.Key.Scope)
+	case TopicACL:
+		var all []ACLObject
+		for _, kind := range []string{ACLTokens, ACLPolicies, ACLRoles, ACLBindingRules, ACLAuthMethods} {
+			list, e := rec.ACLList(kind)
+			all, err = append(all, list...), e
+		}
+		out = all
 	case TopicKV:
 		out, err = rec.KV(topic.Key)
 	case TopicKVPrefix:

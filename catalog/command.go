@@ -224,6 +224,12 @@ func newBody(kind string) (Body, error) {
 		return &SetQuery{}, nil
 	case "delete-query":
 		return &DeleteQuery{}, nil
+	case "set-acl":
+		return &SetACL{}, nil
+	case "delete-acl":
+		return &DeleteACL{}, nil
+	case "bootstrap-acl":
+		return &BootstrapACL{}, nil
 	case "reap":
 		return &Reap{}, nil
 	}

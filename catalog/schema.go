@@ -26,6 +26,8 @@ const (
 	tableTombstones = "tombstones" // *tombstone
 	tableSessions   = "sessions"   // *Session
 	tableDelays     = "delays"     // *delayRow
+
+	tableACL = "acl" // *aclRow
 )
 
 // SchemaVersion is the newest schema version that this code knows.
@@ -74,6 +76,8 @@ type metaRow struct {
 	index  uint64
 	schema uint64
 	reaped uint64 // the highest index of a tombstone that was forgotten
+	// bootstrap is the index at which the first management token was made, 0 if it wasn't.
+	bootstrap uint64
 }
 
 type coveredRow struct{ topic Topic }
@@ -176,6 +180,13 @@ func dbSchema() *memdb.DBSchema {
 		table(tableKV, rowKey(func(r *kvRow) string { return r.key }),
 			&memdb.IndexSchema{Name: "session", AllowMissing: true, Indexer: rowIndex(func(r *kvRow) (string, bool) {
 				return join(sessionString(r.Scope, r.Session)), r.Session != ""
+			})}),
+		table(tableACL, rowKey((*aclRow).key),
+			&memdb.IndexSchema{Name: "unique", AllowMissing: true, Indexer: rowIndex(func(r *aclRow) (string, bool) {
+				return join(r.Kind(), r.unique()), r.unique() != ""
+			})},
+			&memdb.IndexSchema{Name: "method", AllowMissing: true, Indexer: rowIndex(func(r *aclRow) (string, bool) {
+				return join(strings.ToLower(r.method())), r.method() != ""
 			})}),
 		table(tableTombstones, rowKey(func(r *tombstone) string { return r.key })),
 		table(tableDelays, rowKey(func(r *delayRow) string { return r.key })),

@@ -25,6 +25,8 @@ type snapshotHeader struct {
 	Index  uint64
 	Epoch  uint64
 	Reaped uint64 `json:",omitempty"`
+	// Bootstrap is the index at which the first management token was made.
+	Bootstrap uint64 `json:",omitempty"`
 }
 
 // snapshotRow is one row of one table; exactly one field is set. The table of names is made anew from the services.
@@ -43,6 +45,7 @@ type snapshotRow struct {
 	Query     *PreparedQuery `json:",omitempty"`
 
 	Autopilot *AutopilotConfig `json:",omitempty"`
+	ACL       *ACLObject       `json:",omitempty"`
 }
 
 // snapshotKey is a row about a key of the key-value store, by its row key.
@@ -82,7 +85,7 @@ func (sn *Snapshot) WriteTo(w io.Writer) (int64, error) {
 	buf := bufio.NewWriterSize(w, 64<<10)
 	out := &snapshotWriter{w: io.MultiWriter(buf, sum)}
 	out.write([]byte(snapshotMagic))
-	out.record(snapshotHeader{1, sn.txn.Schema(), sn.txn.Index(), sn.txn.epoch, sn.txn.meta.reaped})
+	out.record(snapshotHeader{1, sn.txn.Schema(), sn.txn.Index(), sn.txn.epoch, sn.txn.meta.reaped, sn.txn.meta.bootstrap})
 	sn.txn.eachRow(func(r snapshotRow) { out.record(r) })
 	out.write([]byte{0, 0, 0, 0})
 	if out.err != nil {
@@ -137,6 +140,7 @@ func (t *Txn) eachRow(f func(snapshotRow)) {
 	each(t.db, tableTombstones, "id_prefix", "", func(r *tombstone) { f(snapshotRow{Tombstone: &snapshotKey{Raw(r.key), r.index}}) })
 	each(t.db, tableDelays, "id_prefix", "", func(r *delayRow) { f(snapshotRow{Delay: &snapshotKey{Raw(r.key), uint64(r.until)}}) })
 	each(t.db, tableAutopilot, "id_prefix", "", func(c *AutopilotConfig) { f(snapshotRow{Autopilot: c}) })
+	each(t.db, tableACL, "id_prefix", "", func(r *aclRow) { f(snapshotRow{ACL: &r.ACLObject}) })
 }
 
 // Digest is over all tables and the index: equal for two servers that applied the same log.
@@ -144,7 +148,7 @@ func (s *Store) Digest() []byte {
 	t := s.Read()
 	sum := sha256.New()
 	out := &snapshotWriter{w: sum}
-	out.record(snapshotHeader{1, t.Schema(), t.Index(), 0, t.meta.reaped})
+	out.record(snapshotHeader{1, t.Schema(), t.Index(), 0, t.meta.reaped, t.meta.bootstrap})
 	t.eachRow(func(r snapshotRow) { out.record(r) })
 	if out.err != nil {
 		return nil // what is stored came out of a decoder and always encodes
@@ -201,7 +205,7 @@ func readSnapshot(r io.Reader, dc string) (db *memdb.MemDB, head snapshotHeader,
 	if db, err = newDB(); err != nil {
 		return nil, head, err
 	}
-	w := &write{txn: db.Txn(true), dc: dc, topics: map[Topic]uint64{}, meta: metaRow{head.Index, head.Schema, head.Reaped}}
+	w := &write{txn: db.Txn(true), dc: dc, topics: map[Topic]uint64{}, meta: metaRow{head.Index, head.Schema, head.Reaped, head.Bootstrap}}
 	w.index = head.Index
 	for {
 		data, err := in.next()
@@ -264,6 +268,8 @@ func (w *write) load(row *snapshotRow) error {
 		insert(w.txn, tableDelays, &delayRow{string(row.Delay.Key), int64(row.Delay.Value)})
 	case row.Autopilot != nil:
 		insert(w.txn, tableAutopilot, row.Autopilot)
+	case row.ACL != nil && row.ACL.Kind() != "":
+		insert(w.txn, tableACL, &aclRow{*row.ACL})
 	default:
 		return errors.New("a record of no table")
 	}

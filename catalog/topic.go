@@ -164,7 +164,7 @@ func (t Topic) canonical(dc string) (Topic, error) {
 	case TopicKV, TopicKVPrefix, TopicKVTable, TopicSession, TopicSessions, TopicNodeSessions:
 		t.Key = k
 		return t, nil
-	case TopicAllSessions, TopicQuery, TopicQueries:
+	case TopicAllSessions, TopicQuery, TopicQueries, TopicACL:
 		return t, nil
 	}
 	return Topic{}, fmt.Errorf("%w: unknown kind of topic %q", ErrInvalid, t.Kind)

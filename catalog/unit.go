@@ -20,6 +20,7 @@ type unit struct {
 	kv        slots[*kvRow]
 	sessions  slots[*Session]
 	queries   slots[*PreparedQuery]
+	acl       slots[*aclRow]
 	delays    map[string]int64 // lock delays that begin with this command, by row key
 	ca        *CAState         // nil: unchanged
 	schema    uint64
@@ -27,6 +28,8 @@ type unit struct {
 	// abandoned: a transaction that failed, with a result that says why.
 	abandoned bool
 	reap      *uint64
+
+	bootstrapped bool // the ACL system, by this command
 
 	onService map[string][]*slot[*Check] // the checks that this command wrote, by their service
 	dirtied   map[string]bool            // nodes all of whose services are marked
@@ -72,6 +75,7 @@ func newUnit(w *write) *unit {
 	u := &unit{w: w}
 	u.nodes.table, u.services.table, u.checks.table, u.entries.table = tableNodes, tableServices, tableChecks, tableEntries
 	u.kv.table, u.sessions.table, u.queries.table = tableKV, tableSessions, tableQueries
+	u.acl.table = tableACL
 	return u
 }
 
@@ -109,6 +113,12 @@ func (u *unit) run(body Body) (any, error) {
 	case *Reap:
 		u.reap = &c.Tombstones
 		return nil, nil
+	case *SetACL:
+		return u.setACL(c)
+	case *DeleteACL:
+		return u.deleteACL(c)
+	case *BootstrapACL:
+		return u.bootstrapACL(c)
 	case *SetCA:
 		return u.setCA(c)
 	case *SetAutopilot:
@@ -232,6 +242,14 @@ func (u *unit) flush() {
 		if s.changed() {
 			u.flushKV(s)
 		}
+	}
+	for _, s := range u.acl.list {
+		if s.changed() {
+			u.flushACL(s)
+		}
+	}
+	if u.bootstrapped {
+		w.meta.bootstrap = w.index
 	}
 	for _, key := range sorted(u.delays) {
 		insert(w.txn, tableDelays, &delayRow{key, u.delays[key]})

@@ -79,6 +79,9 @@ func (s *Server) lead(ctx context.Context) error {
 				g.Go("autopilot", s.pilot.keep)
 			}
 			g.Go("members", s.reconcile)
+			if s.c.ACL.Enabled {
+				g.Go("tokens", s.reapTokens)
+			}
 			return g.Wait()
 		}
 		if ctx.Err() != nil {
@@ -134,6 +137,9 @@ func (s *Server) takeOffice(ctx context.Context) error {
 		if _, err := s.Propose(ctx, catalog.SetEntry{Entry: catalog.EntryBox{Entry: e}, CAS: &absent}); err != nil {
 			return fmt.Errorf("config entry %s/%s: %w", e.EntryKind(), e.Head().Name, err)
 		}
+	}
+	if err := s.ensureACL(ctx); err != nil {
+		return err
 	}
 	return s.ca.open(ctx)
 }

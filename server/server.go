@@ -87,8 +87,10 @@ type Config struct {
 	// Rand is where keys and identifiers come from, safe for concurrent use; nil is the system's source.
 	Rand io.Reader
 	// Now is the clock: certificates, reports and positions are dated by it; nil is the system's.
-	Now      func() time.Time
-	Resolver api.Resolver // nil: ACLs are off
+	Now func() time.Time
+	// Resolver finds what a token grants; nil: the server's own, as ACL says.
+	Resolver api.Resolver
+	ACL      ACLConfig
 	Pretty   bool         // answers are indented
 	Log      *slog.Logger // nil: nothing is logged
 }
@@ -113,6 +115,7 @@ type Server struct {
 	pilot     *pilot
 	anew      chan chan struct{} // asks for the leader's work to begin anew
 
+	acl     *rest.ACL  // nil: ACLs are off
 	entryMu sync.Mutex // config entries are checked against each other and written one at a time
 
 	ready     chan struct{} // closed when this server first took office
@@ -168,6 +171,10 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{c: c, store: store, fatal: make(chan error, 1), ready: make(chan struct{})}
+	if err := s.setUpACL(); err != nil {
+		return nil, err
+	}
+	c = s.c
 	s.peers = newPeers(c.Dial)
 	s.ca, s.others, s.reads, s.entrance = newAuthority(s), &serversService{s: s}, newGate(s), newEntrance(s)
 	s.sessions, s.pilot, s.anew = newSessionKeeper(s), newPilot(s), make(chan chan struct{})
@@ -185,10 +192,10 @@ func New(c Config) (*Server, error) {
 		}
 	}
 	s.mux, err = api.NewMux(api.MuxConfig{
-		Side: api.Server, Resolver: c.Resolver, Datacenter: c.Datacenter, Pretty: c.Pretty, DefaultACLPolicy: "allow", // ACLs are off
+		Side: api.Server, Resolver: c.Resolver, Datacenter: c.Datacenter, Pretty: c.Pretty, DefaultACLPolicy: c.ACL.defaultPolicy(),
 		Before: s.before,
 		Handlers: rest.Handlers(rest.Config{
-			Cluster: s, Operator: s, Store: store, CA: s.ca, Proxies: verify.New(verify.Config{
+			ACL: s.acl, Cluster: s, Operator: s, Store: store, CA: s.ca, Proxies: verify.New(verify.Config{
 				Store: store, Reports: s.feed.Reports, Render: c.Render, DefaultAllow: c.DefaultAllow, Now: c.Now,
 			}), LAN: c.LAN, WAN: c.WAN, DefaultAllow: c.DefaultAllow, Rand: c.Rand, Now: c.Now,
 			Node: c.NodeName, MaxValue: c.MaxValue, MaxTransaction: c.MaxTransaction, SessionTTLMin: c.SessionTTLMin,

@@ -32,6 +32,8 @@ const (
 	Read  Access = "read"
 	List  Access = "list"
 	Write Access = "write"
+	// WritePrefix is to write everything below a name, as a recursive delete does.
+	WritePrefix Access = "write-prefix"
 )
 
 // Permission is what a caller needs: an access to a kind of resource. The zero Permission is "none".
@@ -348,6 +350,9 @@ func TokenOf(r *http.Request) string {
 	}
 	return ""
 }
+
+// ErrTokenUnknown marks a token that nobody has, or whose time is over.
+var ErrTokenUnknown = errors.New("ACL not found") //nolint:staticcheck // Consul's text
 
 // ErrDenied marks a request that its subject may not make.
 var ErrDenied = errors.New("Permission denied") //nolint:staticcheck // Consul's text

@@ -41,6 +41,7 @@ var table = []struct {
 	grpc codes.Code
 }{
 	{ErrDenied, http.StatusForbidden, codes.PermissionDenied},
+	{ErrTokenUnknown, http.StatusForbidden, codes.PermissionDenied},
 	{ErrNoLeader, http.StatusInternalServerError, codes.Unavailable},
 	{ca.ErrRateLimited, http.StatusTooManyRequests, codes.ResourceExhausted},
 	{catalog.ErrNotFound, http.StatusNotFound, codes.NotFound},

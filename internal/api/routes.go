@@ -26,6 +26,8 @@ var (
 	keyringWrite   = Permission{"keyring", Write}
 	queryRead      = Permission{"query", Read}
 	queryWrite     = Permission{"query", Write}
+	aclRead        = Permission{"acl", Read}
+	aclWrite       = Permission{"acl", Write}
 	none           = Permission{}
 )
 
@@ -129,6 +131,45 @@ var Routes = []Route{
 	{http.MethodPost, "/v1/operator/keyring", Server, keyringWrite, Nothing, "", false},
 	{http.MethodPut, "/v1/operator/keyring", Server, keyringWrite, Nothing, "", false},
 	{http.MethodDelete, "/v1/operator/keyring", Server, keyringWrite, Nothing, "", false},
+	// Tokens and what they grant. Without a permission: who logs in or out, asks for its own token, or is the first.
+	{http.MethodPut, "/v1/acl/bootstrap", Server, none, Nothing, "", false},
+	{http.MethodGet, "/v1/acl/replication", Server, none, Nothing, "", false},
+	{http.MethodPost, "/v1/acl/login", Server, none, Nothing, "", false},
+	{http.MethodPost, "/v1/acl/logout", Server, none, Nothing, "", false},
+	{http.MethodPut, "/v1/acl/token", Server, aclWrite, Nothing, "", false},
+	{http.MethodGet, "/v1/acl/token/self", Server, none, Nothing, "", false},
+	{http.MethodGet, "/v1/acl/token/{id}", Server, aclRead, Nothing, "", false},
+	{http.MethodPut, "/v1/acl/token/{id}", Server, aclWrite, Nothing, "", false},
+	{http.MethodDelete, "/v1/acl/token/{id}", Server, aclWrite, Nothing, "", false},
+	{http.MethodPut, "/v1/acl/policy", Server, aclWrite, Nothing, "", false},
+	{http.MethodGet, "/v1/acl/policy/{id}", Server, aclRead, Nothing, "", false},
+	{http.MethodPut, "/v1/acl/policy/{id}", Server, aclWrite, Nothing, "", false},
+	{http.MethodDelete, "/v1/acl/policy/{id}", Server, aclWrite, Nothing, "", false},
+	{http.MethodPut, "/v1/acl/role", Server, aclWrite, Nothing, "", false},
+	{http.MethodGet, "/v1/acl/role/{id}", Server, aclRead, Nothing, "", false},
+	{http.MethodPut, "/v1/acl/role/{id}", Server, aclWrite, Nothing, "", false},
+	{http.MethodDelete, "/v1/acl/role/{id}", Server, aclWrite, Nothing, "", false},
+	{http.MethodPut, "/v1/acl/binding-rule", Server, aclWrite, Nothing, "", false},
+	{http.MethodGet, "/v1/acl/binding-rule/{id}", Server, aclRead, Nothing, "", false},
+	{http.MethodPut, "/v1/acl/binding-rule/{id}", Server, aclWrite, Nothing, "", false},
+	{http.MethodDelete, "/v1/acl/binding-rule/{id}", Server, aclWrite, Nothing, "", false},
+	{http.MethodPut, "/v1/acl/auth-method", Server, aclWrite, Nothing, "", false},
+	{http.MethodGet, "/v1/acl/auth-method/{id}", Server, aclRead, Nothing, "", false},
+	{http.MethodPut, "/v1/acl/auth-method/{id}", Server, aclWrite, Nothing, "", false},
+	{http.MethodDelete, "/v1/acl/auth-method/{id}", Server, aclWrite, Nothing, "", false},
+	{http.MethodPut, "/v1/acl/token/{id}/clone", Server, aclWrite, Nothing, "", false},
+	{http.MethodGet, "/v1/acl/policy/name/{id}", Server, aclRead, Nothing, "", false},
+	{http.MethodGet, "/v1/acl/role/name/{id}", Server, aclRead, Nothing, "", false},
+	{http.MethodGet, "/v1/acl/tokens", Server, aclRead, Nothing, "", false},
+	{http.MethodGet, "/v1/acl/policies", Server, aclRead, Nothing, "", false},
+	{http.MethodGet, "/v1/acl/roles", Server, aclRead, Nothing, "", false},
+	{http.MethodGet, "/v1/acl/binding-rules", Server, aclRead, Nothing, "", false},
+	{http.MethodGet, "/v1/acl/auth-methods", Server, aclRead, Nothing, "", false},
+	{http.MethodGet, "/v1/acl/templated-policies", Server, aclRead, Nothing, "", false},
+	{http.MethodGet, "/v1/acl/templated-policy/name/{id...}", Server, aclRead, Nothing, "", false},
+	{http.MethodPost, "/v1/acl/templated-policy/preview/{id...}", Server, aclRead, Nothing, "", false},
+	// weft's: what the caller's own token grants, for its agent.
+	{http.MethodGet, "/v1/weft/acl/resolve", Server, none, Nothing, "", false},
 	// weft's: what every proxy should have and has.
 	{http.MethodGet, "/v1/weft/proxies", Server, serviceRead, Listed, "service", false},
 }

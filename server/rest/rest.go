@@ -55,6 +55,7 @@ type Config struct {
 	// SessionTTLMin is the shortest time to live of a session; 0 for 10 seconds.
 	SessionTTLMin time.Duration
 	Now           func() time.Time // dates what is written
+	ACL           *ACL             // nil: ACLs are off
 }
 
 // withDefaults fills in what is unset.
@@ -135,6 +136,7 @@ func Handlers(c Config) map[string]api.Handler {
 		"GET /v1/weft/proxies":                 h.proxies,
 	}
 	maps.Copy(all, h.operator())
+	maps.Copy(all, h.aclHandlers())
 	return all
 }
 

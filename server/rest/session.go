@@ -174,12 +174,12 @@ func (h *handlers) destroySession(w http.ResponseWriter, r *api.Request) error {
 	if err != nil {
 		return err
 	}
-	if s != nil {
-		if err := r.Authorize(s.Node); err != nil {
-			return err
-		}
+	if s == nil {
+		return api.WriteJSON(w, true)
 	}
-	// Also where this server knows of no such session: its catalog may be behind.
+	if err := r.Authorize(s.Node); err != nil {
+		return err
+	}
 	if _, err := h.c.Cluster.Propose(r.Context(), catalog.DestroySession{Scope: h.commandScope(r), ID: r.PathValue("id")}); err != nil {
 		return err
 	}

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weftmesh/weft/internal/acl"
+	"github.com/weftmesh/weft/internal/api"
+)
+
+const rootSecret = "11111111-2222-3333-4444-555555555555"
+
+// ask makes a request with a token, and gives its answer.
+func (r *running) ask(method, path, token, body string) (int, string, http.Header) {
+	r.t.Helper()
+	req := httptest.NewRequest(method, path, strings.NewReader(body))
+	if token != "" {
+		req.Header.Set("X-Consul-Token", token)
+	}
+	w := httptest.NewRecorder()
+	r.Handler().ServeHTTP(w, req)
+	return w.Code, w.Body.String(), w.Header()
+}
+
+// as checks a request with a token.
+func (r *running) as(token, method, path, body string, status int, want string) string {
+	r.t.Helper()
+	code, got, _ := r.ask(method, path, token, body)
+	if code != status || !strings.Contains(got, want) {
+		r.t.Errorf("%s %s: %d %s\nwant %d with %s", method, path, code, got, status, want)
+	}
+	return got
+}
+
+// made decodes an answer that has an ID of some sort, and a secret.
+func made(t *testing.T, body string) (id, secret string) {
+	t.Helper()
+	var o struct{ ID, AccessorID, SecretID string }
+	if err := json.Unmarshal([]byte(body), &o); err != nil {
+		t.Fatalf("%s: %v", body, err)
+	}
+	if o.AccessorID != "" {
+		return o.AccessorID, o.SecretID
+	}
+	return o.ID, o.SecretID
+}
+
+// locked is a server whose default is to deny, with a management token.
+func locked(t *testing.T) *running {
+	t.Helper()
+	return startWith(t, Config{ACL: ACLConfig{Enabled: true, InitialManagement: rootSecret, DownPolicy: "extend-cache"}})
+}
+
+// token makes a token with some rules.
+func (r *running) token(rules string) (accessor, secret string) {
+	r.t.Helper()
+	name := fmt.Sprintf("p%d", time.Now().UnixNano())
+	body, err := json.Marshal(map[string]string{"Name": name, "Rules": rules})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.as(rootSecret, "PUT", "/v1/acl/policy", string(body), 200, name)
+	return made(r.t, r.as(rootSecret, "PUT", "/v1/acl/token", `{"Policies":[{"Name":"`+name+`"}]}`, 200, name))
+}
+
+func TestACLsAreOff(t *testing.T) {
+	r := start(t, "")
+	r.as("", "GET", "/v1/acl/policies", "", 401, "ACL support disabled")
+	r.as("anything", "GET", "/v1/catalog/nodes", "", 200, "[]")
+}
+
+func TestACLBootstrap(t *testing.T) {
+	dir := t.TempDir()
+	r := startWith(t, Config{DataDir: dir, ACL: ACLConfig{Enabled: true}})
+	r.as("", "PUT", "/v1/acl/bootstrap", `{"BootstrapSecret":"no uuid"}`, 500, "must be a UUID")
+	r.as("nobody", "GET", "/v1/acl/policies", "", 403, "ACL system must be bootstrapped before making any requests that require authorization: ACL not found")
+	_, secret := made(t, r.as("", "PUT", "/v1/acl/bootstrap", "", 200, "global-management"))
+	r.as(secret, "GET", "/v1/acl/policies", "", 200, "builtin/global-read-only")
+	body := r.as("", "PUT", "/v1/acl/bootstrap", "", 403, "Permission denied: ACL bootstrap no longer allowed (reset index: ")
+	index := regexp.MustCompile(`\d+`).FindString(body)
+	file := filepath.Join(dir, "acl-bootstrap-reset")
+	if err := os.WriteFile(file, []byte("1"+index), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.as("", "PUT", "/v1/acl/bootstrap", "", 500, "Invalid bootstrap reset index")
+	if err := os.WriteFile(file, []byte(index+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, second := made(t, r.as("", "PUT", "/v1/acl/bootstrap", "", 200, "global-management"))
+	r.as("", "PUT", "/v1/acl/bootstrap", "", 403, "no longer allowed")
+	r.as(second, "GET", "/v1/acl/tokens", "", 200, "Bootstrap Token")
+	r.as(secret, "GET", "/v1/acl/tokens", "", 200, "Bootstrap Token")
+}
+
+// Secrets are shown to who makes a token, and are nowhere else: not in reads, not on disk.
+func TestSecretsAreHashed(t *testing.T) {
+	dir := t.TempDir()
+	r := startWith(t, Config{DataDir: dir, ACL: ACLConfig{Enabled: true, InitialManagement: rootSecret}})
+	accessor, secret := r.token(`node_prefix "" { policy = "read" }`)
+	for _, path := range []string{"/v1/acl/tokens", "/v1/acl/token/" + accessor, "/v1/acl/token/" + accessor + "?expanded=true"} {
+		if body := r.as(rootSecret, "GET", path, "", 200, "hidden"); strings.Contains(body, secret) || strings.Contains(body, rootSecret) {
+			t.Errorf("%s shows a secret: %s", path, body)
+		}
+	}
+	r.as(secret, "GET", "/v1/acl/token/self", "", 200, secret)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if strings.Contains(string(data), secret) || strings.Contains(string(data), rootSecret) {
+			t.Errorf("%s has a secret in it", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestACLTexts(t *testing.T) {
+	r := locked(t)
+	accessor, secret := r.token(`service "web" { policy = "write" }`)
+	policy, _ := made(t, r.as(rootSecret, "PUT", "/v1/acl/policy", `{"Name":"one","Rules":"operator = \"read\""}`, 200, "one"))
+	role, _ := made(t, r.as(rootSecret, "PUT", "/v1/acl/role", `{"Name":"r","Policies":[{"Name":"one"}]}`, 200, `"Policies":[{"ID":"`+policy+`","Name":"one"}]`))
+	const none = "99999999-2222-3333-4444-555555555555"
+	for _, c := range []struct {
+		token, method, path, body string
+		status                    int
+		want                      string
+	}{
+		{"", "GET", "/v1/acl/policies", "", 403, "Permission denied: anonymous token lacks permission 'acl:read'. The anonymous token is used implicitly when a request does not specify a token."},
+		{secret, "GET", "/v1/acl/policies", "", 403, "Permission denied: token with AccessorID '" + accessor + "' lacks permission 'acl:read'"},
+		{secret, "GET", "/v1/catalog/node/n1", "", 403, "lacks permission 'node:read' on \"n1\""},
+		{"unknown", "GET", "/v1/catalog/services", "", 403, "ACL not found"},
+		{rootSecret, "GET", "/v1/acl/token/" + none, "", 403, "token does not exist: ACL not found"},
+		{rootSecret, "GET", "/v1/acl/policy/" + none, "", 404, "Requested policy does not exist: ACL not found"},
+		{rootSecret, "GET", "/v1/acl/role/name/none", "", 404, "Requested role does not exist: ACL not found"},
+		{rootSecret, "GET", "/v1/acl/auth-method/none", "", 404, "Requested auth method does not exist: ACL not found"},
+		{rootSecret, "DELETE", "/v1/acl/policy/" + none, "", 404, "Cannot find policy to delete"},
+		{rootSecret, "DELETE", "/v1/acl/token/" + none, "", 404, "Cannot find token to delete"},
+		{rootSecret, "DELETE", "/v1/acl/token/x", "", 500, "Accessor ID is missing or an invalid UUID"},
+		{rootSecret, "DELETE", "/v1/acl/token/" + acl.AnonymousAccessor, "", 500, "Delete operation not permitted on the anonymous token"},
+		{rootSecret, "DELETE", "/v1/acl/policy/00000000-0000-0000-0000-000000000001", "", 500, "Delete operation not permitted on the builtin global-management policy"},
+		{rootSecret, "PUT", "/v1/acl/policy/00000000-0000-0000-0000-000000000001", `{"Name":"global-management","Rules":"acl = \"read\""}`, 500, "Changing the Rules for the builtin global-management policy is not permitted"},
+		{rootSecret, "PUT", "/v1/acl/policy", `{"Name":"ONE"}`, 500, `Invalid Policy: A Policy with Name "ONE" already exists`},
+		{rootSecret, "PUT", "/v1/acl/policy", `{"Name":"a b"}`, 500, "invalid Name"},
+		{rootSecret, "PUT", "/v1/acl/policy", `{"Name":"x","Rules":"servise \"a\" {}"}`, 500, "Failed to parse ACL rules"},
+		{rootSecret, "PUT", "/v1/acl/policy", `{"Nam":"x"}`, 400, "Policy decoding failed"},
+		{rootSecret, "PUT", "/v1/acl/policy/" + policy, `{"ID":"` + role + `","Name":"x"}`, 400, "Policy ID in URL and payload do not match"},
+		{rootSecret, "PUT", "/v1/acl/policy/" + none, `{"Name":"x"}`, 500, "cannot find policy " + none},
+		{rootSecret, "PUT", "/v1/acl/role", `{"Name":"r"}`, 500, `A Role with Name "r" already exists`},
+		{rootSecret, "PUT", "/v1/acl/token", `{"Policies":[{"Name":"none"}]}`, 500, `No such ACL policy with name "none"`},
+		{rootSecret, "PUT", "/v1/acl/token", `{"Roles":[{"Name":"none"}]}`, 500, `No such ACL role with name "none"`},
+		{rootSecret, "PUT", "/v1/acl/token", `{"AccessorID":"` + accessor + `"}`, 500, "Invalid Token: AccessorID is already in use"},
+		{rootSecret, "PUT", "/v1/acl/token", `{"SecretID":"` + secret + `"}`, 500, "Invalid Token: SecretID is already in use"},
+		{rootSecret, "PUT", "/v1/acl/token", `{"AccessorID":"00000000-0000-0000-0000-000000000099"}`, 500, "are reserved"},
+		{rootSecret, "PUT", "/v1/acl/token", `{"ExpirationTTL":"10s"}`, 500, "ExpirationTime cannot be less than 1m0s in the future"},
+		{rootSecret, "PUT", "/v1/acl/token", `{"ServiceIdentities":[{"ServiceName":"Web"}]}`, 500, "Only lowercase alphanumeric"},
+		{rootSecret, "PUT", "/v1/acl/token", `{"NodeIdentities":[{"NodeName":"n"}]}`, 500, "missing the datacenter"},
+		{rootSecret, "PUT", "/v1/acl/token", `{"TemplatedPolicies":[{"TemplateName":"builtin/service"}]}`, 500, "variable name"},
+		{rootSecret, "PUT", "/v1/acl/token/" + accessor, `{"SecretID":"` + none + `"}`, 500, "Changing a token's SecretID is not permitted"},
+		{rootSecret, "PUT", "/v1/acl/token/" + accessor, `{"Local":true}`, 500, "Cannot toggle local mode of " + accessor},
+		{rootSecret, "PUT", "/v1/acl/token/" + none, `{}`, 500, `Cannot find token "` + none + `"`},
+		{rootSecret, "GET", "/v1/acl/tokens?policy=a&role=b", "", 500, "can only filter by one of"},
+		{rootSecret, "GET", "/v1/acl/templated-policy/name/nope", "", 400, `templated policy "nope" does not exist`},
+		{rootSecret, "GET", "/v1/acl/templated-policy/name/builtin/service", "", 200, `"TemplateName":"builtin/service"`},
+		{rootSecret, "POST", "/v1/acl/templated-policy/preview/builtin/service", `{"Name":"api"}`, 200, `service \"api\"`},
+		{"", "POST", "/v1/acl/logout", "", 401, "Supplied token does not exist"},
+		{rootSecret, "POST", "/v1/acl/logout", "", 403, "token wasn't created via login"},
+		{"", "POST", "/v1/acl/login", `{"AuthMethod":"none","BearerToken":"x"}`, 403, "ACL not found"},
+	} {
+		r.as(c.token, c.method, c.path, c.body, c.status, c.want)
+	}
+	management := r.as(rootSecret, "GET", "/v1/acl/token/self", "", 200, "Initial Management Token")
+	own, _ := made(t, management)
+	r.as(rootSecret, "DELETE", "/v1/acl/token/"+own, "", 500, "Deletion of the request's authorization token is not permitted")
+	r.as(rootSecret, "GET", "/v1/acl/roles?policy="+policy, "", 200, `"Name":"r"`)
+	r.as(rootSecret, "GET", "/v1/acl/token/"+accessor+"?expanded", "", 200, `"ExpandedPolicies":[{"ID"`)
+	clone, cloned := made(t, r.as(rootSecret, "PUT", "/v1/acl/token/"+accessor+"/clone", `{"Description":"again"}`, 200, `"Description":"again"`))
+	if clone == accessor || cloned == secret {
+		t.Error("the clone is the token itself")
+	}
+	r.as(cloned, "GET", "/v1/health/service/web", "", 200, "[]")
+}
+
+// A change of a token, its role or its policy holds with the next request.
+func TestRevocationIsImmediate(t *testing.T) {
+	r := locked(t)
+	policy, _ := made(t, r.as(rootSecret, "PUT", "/v1/acl/policy", `{"Name":"p","Rules":"service \"web\" { policy = \"read\" }"}`, 200, "p"))
+	role, _ := made(t, r.as(rootSecret, "PUT", "/v1/acl/role", `{"Name":"r","Policies":[{"Name":"p"}]}`, 200, "r"))
+	accessor, secret := made(t, r.as(rootSecret, "PUT", "/v1/acl/token", `{"Roles":[{"Name":"r"}]}`, 200, "r"))
+	try := func(status int) {
+		t.Helper()
+		r.as(secret, "GET", "/v1/health/service/web", "", status, "")
+	}
+	try(200)
+	r.as(rootSecret, "PUT", "/v1/acl/policy/"+policy, `{"Name":"p","Rules":"service \"api\" { policy = \"read\" }"}`, 200, "")
+	try(403)
+	r.as(rootSecret, "PUT", "/v1/acl/policy/"+policy, `{"Name":"p","Rules":"service \"web\" { policy = \"read\" }"}`, 200, "")
+	try(200)
+	r.as(rootSecret, "PUT", "/v1/acl/role/"+role, `{"Name":"r"}`, 200, "")
+	try(403)
+	r.as(rootSecret, "PUT", "/v1/acl/role/"+role, `{"Name":"r","ServiceIdentities":[{"ServiceName":"web"}]}`, 200, "")
+	try(200)
+	r.as(rootSecret, "DELETE", "/v1/acl/token/"+accessor, "", 200, "true")
+	try(403)
+}
+
+// TestPermissionMatrix: every route of the servers' table, with each sort of token. A route that needs nothing of a name, or
+// finds the name in path or query, is refused before its handler runs; of lists, nothing is shown.
+func TestPermissionMatrix(t *testing.T) {
+	r := locked(t)
+	r.as(rootSecret, "PUT", "/v1/catalog/register", web, 200, "true")
+	_, other := r.token(`key "other" { policy = "write" }`)
+	gone, deleted := r.token(acl.GlobalManagement)
+	r.as(rootSecret, "DELETE", "/v1/acl/token/"+gone, "", 200, "true")
+	checked := 0
+	for _, route := range api.Routes {
+		if route.Side != api.Server || route.Need == (api.Permission{}) {
+			continue
+		}
+		path := strings.NewReplacer("{name}", "web", "{name...}", "web", "{kind}", "service-defaults", "{id}", "x", "{id...}", "x").Replace(route.Path)
+		for name, token := range map[string]string{"none": "", "unknown": "22222222-2222-3333-4444-555555555555", "wrong scope": other, "deleted": deleted} {
+			code, body, _ := r.ask(route.Method, path, token, "{}")
+			checked++
+			if strings.Contains(body, "ACL not found") && (name == "unknown" || name == "deleted") && code == http.StatusForbidden {
+				continue
+			}
+			switch route.Extract {
+			case api.Nothing, api.PathName, api.QueryName:
+				if code != http.StatusForbidden {
+					t.Errorf("%s with token %s: %d %s", route.Name(), name, code, body)
+				}
+			case api.Listed:
+				if code == http.StatusOK && (strings.Contains(body, "web") || strings.Contains(body, "n1")) {
+					t.Errorf("%s shows token %s: %s", route.Name(), name, body)
+				}
+			default:
+				if code/100 == 2 && body != "[]" && body != "null" && route.Name() != "PUT /v1/session/destroy/{id}" { // which has nothing to end
+					t.Errorf("%s with token %s: %d %s", route.Name(), name, code, body)
+				}
+			}
+		}
+		if code, body, _ := r.ask(route.Method, path, rootSecret, "{}"); code == http.StatusForbidden && !strings.Contains(body, "does not exist") {
+			t.Errorf("%s with the right token: %d %s", route.Name(), code, body)
+		}
+	}
+	if checked < 100 {
+		t.Errorf("only %d combinations: is the table empty?", checked)
+	}
+}

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package login proves who bears a token of somebody else's: a JWT, or a Kubernetes service account's. It says who it is; what
+// they get, the binding rules say. It owns no goroutine.
+package login
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/decode"
+	"github.com/weftmesh/weft/server/rest"
+)
+
+// The types of auth methods.
+const (
+	typeJWT        = "jwt"
+	typeKubernetes = "kubernetes"
+)
+
+// Config is what Methods are made of.
+type Config struct {
+	Now func() time.Time
+}
+
+// Methods verify bearer tokens.
+type Methods struct {
+	c    Config
+	keys keyCache
+}
+
+// New makes Methods.
+func New(c Config) *Methods {
+	return &Methods{c: c, keys: keyCache{now: c.Now, known: map[string]cachedKeys{}}}
+}
+
+// Verify proves who bears a token. Its error says what isn't as it must be, and nothing of the token.
+func (m *Methods) Verify(ctx context.Context, method *catalog.ACLAuthMethod, bearer string) (*rest.Bearer, error) {
+	if bearer == "" {
+		return nil, errors.New("no bearer token")
+	}
+	switch method.Type {
+	case typeJWT:
+		c, err := jwtConfigOf(method)
+		if err != nil {
+			return nil, err
+		}
+		return m.verifyJWT(ctx, c, bearer)
+	case typeKubernetes:
+		c, err := kubernetesConfigOf(method)
+		if err != nil {
+			return nil, err
+		}
+		return verifyKubernetes(ctx, c, bearer)
+	}
+	return nil, fmt.Errorf("no such type of auth method: %q", method.Type)
+}
+
+// Validate checks a method's configuration without asking anybody.
+func Validate(method *catalog.ACLAuthMethod) error {
+	switch method.Type {
+	case typeJWT:
+		_, err := jwtConfigOf(method)
+		return err
+	case typeKubernetes:
+		_, err := kubernetesConfigOf(method)
+		return err
+	}
+	return fmt.Errorf("no auth method type %q: want jwt or kubernetes", method.Type)
+}
+
+// configInto decodes a method's Config strictly.
+func configInto(method *catalog.ACLAuthMethod, dst any) error {
+	doc := &decode.Document{File: "Config", Root: decode.FromAny(map[string]any(method.Config))}
+	return doc.Into(dst)
+}
+
+// answerMax bounds what another server's answer may hold.
+const answerMax = 1 << 20
+
+// askTimeout bounds the wait for one.
+const askTimeout = 10 * time.Second
+
+// ask makes a request of another server's, and decodes its JSON. It follows no redirect to another host.
+func ask(ctx context.Context, method, url, caCert, bearer string, body io.Reader, dst any) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	transport := &http.Transport{DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment}
+	if caCert != "" {
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM([]byte(caCert)) {
+			return errors.New("the CA certificate has no PEM certificate in it")
+		}
+		transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, url, body)
+	if err != nil {
+		return err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if bearer != "" {
+		req.Header.Set("Authorization", "Bearer "+bearer)
+	}
+	client := &http.Client{Transport: transport, CheckRedirect: func(to *http.Request, via []*http.Request) error {
+		if to.URL.Host != via[0].URL.Host || len(via) > 3 {
+			return http.ErrUseLastResponse
+		}
+		return nil
+	}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, answerMax+1))
+	switch {
+	case err != nil:
+		return err
+	case len(data) > answerMax:
+		return fmt.Errorf("%s answered with more than %d bytes", url, answerMax)
+	case resp.StatusCode/100 != 2:
+		return fmt.Errorf("%s answered %s", url, resp.Status)
+	}
+	return json.Unmarshal(data, dst)
+}
+
+// kubernetesConfig is that of a kubernetes method.
+type kubernetesConfig struct {
+	Host, CACert, ServiceAccountJWT string
+	MapNamespaces                   bool
+	ConsulNamespacePrefix           string
+	ConsulNamespaceOverrides        map[string]string
+}
+
+func kubernetesConfigOf(method *catalog.ACLAuthMethod) (*kubernetesConfig, error) {
+	var c kubernetesConfig
+	if err := configInto(method, &c); err != nil {
+		return nil, err
+	}
+	switch {
+	case c.Host == "":
+		return nil, errors.New("Config.Host is required: the API server's URL")
+	case !strings.HasPrefix(c.Host, "https://") && !strings.HasPrefix(c.Host, "http://127.0.0.1"):
+		return nil, errors.New("Config.Host must begin with https://")
+	case c.CACert == "" && strings.HasPrefix(c.Host, "https://"):
+		return nil, errors.New("Config.CACert is required: the API server's CA certificates, PEM")
+	case c.ServiceAccountJWT == "":
+		return nil, errors.New("Config.ServiceAccountJWT is required: who may review tokens")
+	}
+	return &c, nil
+}
+
+// verifyKubernetes asks the API server whose token it is (authentication.k8s.io/v1, TokenReview).
+func verifyKubernetes(ctx context.Context, c *kubernetesConfig, bearer string) (*rest.Bearer, error) {
+	type review struct {
+		APIVersion string `json:"apiVersion"`
+		Kind       string `json:"kind"`
+		Spec       struct {
+			Token string `json:"token"`
+		} `json:"spec"`
+		Status struct {
+			Authenticated bool   `json:"authenticated"`
+			Error         string `json:"error"`
+			User          struct {
+				Username string   `json:"username"`
+				UID      string   `json:"uid"`
+				Groups   []string `json:"groups"`
+			} `json:"user"`
+		} `json:"status"`
+	}
+	var q, a review
+	q.APIVersion, q.Kind, q.Spec.Token = "authentication.k8s.io/v1", "TokenReview", bearer
+	data, err := json.Marshal(q)
+	if err != nil {
+		return nil, err
+	}
+	host := strings.TrimSuffix(c.Host, "/")
+	if err := ask(ctx, http.MethodPost, host+"/apis/authentication.k8s.io/v1/tokenreviews", c.CACert, c.ServiceAccountJWT, strings.NewReader(string(data)), &a); err != nil {
+		return nil, fmt.Errorf("the API server didn't review the token: %w", err)
+	}
+	if a.Status.Error != "" || !a.Status.Authenticated {
+		return nil, errors.New("the API server doesn't take the token")
+	}
+	parts := strings.Split(a.Status.User.Username, ":")
+	if len(parts) != 4 || parts[0] != "system" || parts[1] != "serviceaccount" || !slices.Contains(a.Status.User.Groups, "system:serviceaccounts") {
+		return nil, errors.New("the token isn't a service account's")
+	}
+	namespace, name, uid := parts[2], parts[3], a.Status.User.UID
+	// An annotation of the service account may give another name to the service.
+	var account struct {
+		Metadata struct {
+			Annotations map[string]string `json:"annotations"`
+		} `json:"metadata"`
+	}
+	if err := ask(ctx, http.MethodGet, host+"/api/v1/namespaces/"+namespace+"/serviceaccounts/"+name, c.CACert, c.ServiceAccountJWT, nil, &account); err != nil {
+		return nil, fmt.Errorf("the service account can't be read: %w", err)
+	}
+	if other := account.Metadata.Annotations["consul.hashicorp.com/service-name"]; other != "" {
+		name = other
+	}
+	fields := map[string]any{"serviceaccount": map[string]string{"namespace": namespace, "name": name, "uid": uid}}
+	return &rest.Bearer{Fields: fields, Vars: map[string]string{
+		"serviceaccount.namespace": namespace, "serviceaccount.name": name, "serviceaccount.uid": uid,
+	}}, nil
+}
