@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -44,6 +45,7 @@ func connectCommand(env Env) *ucli.Command {
 		&ucli.BoolFlag{Name: "log-json", Usage: "logs as JSON"},
 		&ucli.BoolFlag{Name: "shared", Usage: "be the host proxy: sidecar of all services that the agent names on -socket"},
 		&ucli.StringFlag{Name: "socket", Usage: "control socket of the host proxy"},
+		&ucli.DurationFlag{Name: "upgrade-drain", Value: 15 * time.Minute, Usage: "how long open connections may go on in this process when SIGUSR2 has had a newer one take over"},
 	}, which...)
 	return group("connect", "run sidecars; the authority that signs their certificates",
 		&ucli.Command{Name: "envoy", Usage: "run Envoy as a sidecar", ArgsUsage: "[-- ARGUMENTS FOR ENVOY]", Flags: clientFlags(envoy...), Action: func(c *ucli.Context) error { return connectEnvoy(c, env) }},
@@ -240,7 +242,7 @@ func connectProxy(c *ucli.Context, env Env) error {
 		if c.String("socket") == "" {
 			return usage("-shared needs -socket, where the agent says which services there are")
 		}
-		return runHostProxy(c.Context, env, c.String("socket"), c.String("admin-bind"), log)
+		return runHostProxy(c.Context, env, c.String("socket"), c.String("admin-bind"), c.Duration("upgrade-drain"), log)
 	}
 	if c.String("socket") != "" {
 		return usage("-socket is only for -shared")
@@ -249,5 +251,5 @@ func connectProxy(c *ucli.Context, env Env) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(runProxy(c.Context, env, a, c.String("token"), c.String("admin-bind"), log))
+	return errors.Join(runProxy(c.Context, env, a, c.String("token"), c.String("admin-bind"), c.Duration("upgrade-drain"), log))
 }

@@ -23,24 +23,35 @@ import (
 )
 
 // runProxy runs weft's own proxy for one service until ctx ends.
-func runProxy(ctx context.Context, env Env, a rest.Access, token, admin string, log *slog.Logger) error {
+func runProxy(ctx context.Context, env Env, a rest.Access, token, admin string, retirement time.Duration, log *slog.Logger) error {
 	metrics := prometheus.NewRegistry()
 	door, err := listen.New(listen.Config{Log: log, Metrics: metrics})
 	if err != nil {
 		return err
 	}
+	u, err := newUpgrade(env, door, log)
+	if err != nil {
+		return err
+	}
 	p, err := proxy.New(proxy.Config{
 		ID: a.ProxyID, Service: a.Service, Version: Version, Address: a.ADSAddress, Secret: a.Secret, Token: token, Door: door,
-		Metrics: metrics, Process: true, Stdout: env.Stdout, Stderr: env.Stderr, Log: log.With("proxy", a.ProxyID),
+		Retire: u.retire, Retirement: retirement, Metrics: metrics, Process: true, Stdout: env.Stdout, Stderr: env.Stderr, Log: log.With("proxy", a.ProxyID),
 	})
 	if err != nil {
 		return err
 	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	g := run.New(ctx)
-	if err := serveAdmin(g, door, admin, func() prometheus.Gatherer { return metrics }, func() []*proxy.Proxy { return []*proxy.Proxy{p} }); err != nil {
+	if err := serveAdmin(g, u, door, admin, func() prometheus.Gatherer { return metrics }, func() []*proxy.Proxy { return []*proxy.Proxy{p} }); err != nil {
 		return errors.Join(err, g.Stop())
 	}
-	g.GoOrdered("proxy", p.Run)
+	u.ready = p.Ready
+	g.Go("upgrade", u.run)
+	g.GoOrdered("proxy", func(ctx context.Context) error {
+		defer stop() // of a proxy that has retired nothing else stays
+		return p.Run(ctx)
+	})
 	return g.Wait()
 }
 
@@ -104,7 +115,7 @@ func (r runner) Run(ctx context.Context) error { return r.of.run(ctx, r.one) }
 func (r runner) Ready() bool                   { return r.one.Ready() }
 
 // runHostProxy is the sidecar of all services that an agent names on the control socket, until ctx ends.
-func runHostProxy(ctx context.Context, env Env, socket, admin string, log *slog.Logger) error {
+func runHostProxy(ctx context.Context, env Env, socket, admin string, retirement time.Duration, log *slog.Logger) error {
 	m := &members{process: prometheus.NewRegistry(), all: map[*member]struct{}{}}
 	door, err := listen.New(listen.Config{Log: log, Metrics: m.process})
 	if err != nil {
@@ -114,27 +125,38 @@ func runHostProxy(ctx context.Context, env Env, socket, admin string, log *slog.
 		m.process.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))); err != nil {
 		return err
 	}
-	h, err := host.New(host.Config{Socket: socket, Version: Version, Door: door, Log: log, New: func(c host.Member) (host.Runner, error) {
+	u, err := newUpgrade(env, door, log)
+	if err != nil {
+		return err
+	}
+	h, err := host.New(host.Config{Socket: socket, Version: Version, Door: door, Predecessor: u.predecessor(), Retire: u.retire, Log: log, New: func(c host.Member) (host.Runner, error) {
 		own := prometheus.NewRegistry()
 		p, err := proxy.New(proxy.Config{
 			ID: c.ProxyID, Service: c.Service, Version: Version, Address: c.ADSAddress, Secret: c.Secret, Token: c.Token, Door: door,
-			Metrics: own, Linger: memberLinger, Stdout: env.Stdout, Stderr: env.Stderr, Log: log.With("proxy", c.ProxyID),
+			Retire: u.retire, Retirement: retirement, Metrics: own, Linger: memberLinger, Stdout: env.Stdout, Stderr: env.Stderr, Log: log.With("proxy", c.ProxyID),
 		})
 		return runner{m, &member{p, own}}, err
 	}})
 	if err != nil {
 		return err
 	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	g := run.New(ctx)
-	if err := serveAdmin(g, door, admin, m.gatherer, m.proxies); err != nil {
+	if err := serveAdmin(g, u, door, admin, m.gatherer, m.proxies); err != nil {
 		return errors.Join(err, g.Stop())
 	}
-	g.GoOrdered("host proxy", h.Run)
+	u.ready, u.note, u.undo = h.Ready, h.HandOver, h.Resume
+	g.Go("upgrade", u.run)
+	g.GoOrdered("host proxy", func(ctx context.Context) error {
+		defer stop() // as above
+		return h.Run(ctx)
+	})
 	return g.Wait()
 }
 
-// serveAdmin serves the admin page, if it has an address.
-func serveAdmin(g *run.Group, door *listen.Door, address string, metrics func() prometheus.Gatherer, proxies func() []*proxy.Proxy) error {
+// serveAdmin serves the admin page, if it has an address, until the process is replaced.
+func serveAdmin(g *run.Group, u *upgrade, door *listen.Door, address string, metrics func() prometheus.Gatherer, proxies func() []*proxy.Proxy) error {
 	if address == "" {
 		return nil
 	}
@@ -178,7 +200,15 @@ func serveAdmin(g *run.Group, door *listen.Door, address string, metrics func() 
 	})
 	server := door.HTTPServer(spec, mux)
 	g.GoOrdered("admin", func(ctx context.Context) error {
-		defer context.AfterFunc(ctx, func() { _ = server.Close() })() // ends Serve below
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		g.Go("admin's end", func(context.Context) error {
+			select {
+			case <-ctx.Done():
+			case <-u.retire:
+			}
+			return server.Close() // ends Serve below
+		})
 		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}

@@ -163,10 +163,27 @@ func (c *connection) drain() exchange.Drain {
 	switch since := c.leaving.Load(); {
 	case since == 0:
 		return exchange.Serving
-	case time.Now().UnixNano()-since < int64(c.p.c.Linger):
+	case time.Now().UnixNano()-since < int64(c.p.linger()):
 		return exchange.Leaving
 	}
 	return exchange.Closing
+}
+
+// linger is how long an idle connection waits for its client.
+func (p *Proxy) linger() time.Duration {
+	if p.retired() && !p.hurried.Load() {
+		return p.c.Retirement / 10
+	}
+	return p.c.Linger
+}
+
+func (p *Proxy) retired() bool {
+	select {
+	case <-p.c.Retire:
+		return true
+	default:
+		return false
+	}
 }
 
 func (p *Proxy) closeAll() {

@@ -51,7 +51,11 @@ type Config struct {
 	// Linger is how long an idle connection of a listener that is gone waits for its client to close it, or to use it a last
 	// time; 0 means 1 s.
 	Linger time.Duration
-	Log    *slog.Logger
+	// Retire is closed when another process has taken over the sockets. The listeners are closed then, and open connections may
+	// go on for Retirement, kept to the newest configuration as before; 0 means 15 min. Idle ones wait for a tenth of that.
+	Retire     <-chan struct{}
+	Retirement time.Duration
+	Log        *slog.Logger
 }
 
 // Proxy is one service's sidecar. Make it with New, and Run it.
@@ -62,6 +66,7 @@ type Proxy struct {
 	snapshot atomic.Pointer[config.Snapshot]
 	applied  chan struct{} // a new snapshot is there; capacity 1
 	ready    atomic.Bool   // a first configuration is in force
+	hurried  atomic.Bool   // it is to stop soon
 
 	mu        sync.Mutex // guards what follows
 	conns     map[*connection]struct{}
@@ -76,6 +81,9 @@ func New(c Config) (*Proxy, error) {
 	}
 	if c.Linger == 0 {
 		c.Linger = time.Second
+	}
+	if c.Retirement == 0 {
+		c.Retirement = 15 * time.Minute
 	}
 	p := &Proxy{c: c, applied: make(chan struct{}, 1), conns: map[*connection]struct{}{}}
 	metrics := exchange.NewMetrics(c.Service)
@@ -128,35 +136,41 @@ func (p *Proxy) apply(s *config.Snapshot) {
 	}
 }
 
-// Run serves until ctx ends, then drains: sockets close at once, connections get their time. Nothing that a client has sent is
-// lost in it, where the client listens to what it is told (Connection: close, GOAWAY).
+// Run serves until ctx ends or the proxy is retired, then drains: sockets close at once, connections get their time. Nothing
+// that a client has sent is lost in it, where the client listens to what it is told (Connection: close, GOAWAY).
 func (p *Proxy) Run(ctx context.Context) error {
 	// What serves connections outlives ctx by the time for draining.
 	work, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(nil)
-	g := run.New(ctx)
 	served := run.New(work)
 	served.Go("pools", p.engine.Run)
-	g.Go("configuration", p.intake.Run)
-	g.Go("listeners", func(ctx context.Context) error { return p.keepListeners(ctx, served) })
-	err := g.Wait()
+	// What draining connections may do is still decided by the newest configuration.
+	served.Go("configuration", p.intake.Run)
+	live, stop := context.WithCancel(served.Context())
+	defer context.AfterFunc(ctx, stop)()
+	err := p.keepListeners(live, served)
+	stop()
 	p.drain(ctx)
 	end(errors.New("the proxy has stopped"))
 	p.closeAll()
 	return errors.Join(err, served.Stop())
 }
 
-// drain waits until no connection is left, or the time for it is over.
-func (p *Proxy) drain(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.c.Drain)
+// drain waits until no connection is left, or the time for it is over: short once ctx has ended, long for a retired proxy.
+func (p *Proxy) drain(parent context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), p.c.Retirement)
 	defer cancel()
+	defer context.AfterFunc(parent, func() {
+		p.hurried.Store(true)
+		time.AfterFunc(p.c.Drain, cancel)
+	})()
 	p.mu.Lock()
 	p.stopping = true
 	for c := range p.conns {
 		c.beginDrain()
 	}
 	p.mu.Unlock()
-	p.engine.Drain()
+	p.engine.Leave()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -200,6 +214,8 @@ func (p *Proxy) keepListeners(ctx context.Context, served *run.Group) error {
 		select {
 		case <-p.applied:
 		case <-retry:
+		case <-p.c.Retire:
+			return nil
 		case <-ctx.Done():
 			return nil
 		}

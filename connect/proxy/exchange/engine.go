@@ -30,9 +30,10 @@ type Config struct {
 
 // Engine serves requests. Make it with New; Run must run while it serves.
 type Engine struct {
-	config Config
-	began  time.Time
-	view   atomic.Pointer[view]
+	config  Config
+	began   time.Time
+	view    atomic.Pointer[view]
+	leaving atomic.Bool // see Leave
 
 	mu     sync.Mutex // guards states and the making of views
 	states map[string]*clusterState
@@ -92,6 +93,7 @@ func (e *Engine) spawn(f func(context.Context), refused func()) {
 const (
 	drainLook = 100 * time.Millisecond
 	poolLook  = 5 * time.Second
+	leaveIdle = 500 * time.Millisecond
 )
 
 // Run keeps the pools, writes access logs, tells connections that drain, and lets the counts of ejections fall, until ctx
@@ -117,7 +119,9 @@ func (e *Engine) Run(ctx context.Context) error {
 			return nil
 		case now := <-tick.C:
 			e.Drain()
-			if now.Sub(pools) >= poolLook {
+			if e.leaving.Load() {
+				e.prune(now.Add(-leaveIdle))
+			} else if now.Sub(pools) >= poolLook {
 				pools = now
 				e.prune(now.Add(-poolIdle))
 			}
@@ -154,6 +158,13 @@ func (e *Engine) stop() {
 	e.cancel()
 	e.prune(time.Now().Add(time.Hour))
 	e.work.Wait()
+}
+
+// Leave tells the engine that its connections are coming to their end: from now on upstream connections that nobody uses are
+// closed soon, so that the other side doesn't wait for them where it drains too.
+func (e *Engine) Leave() {
+	e.leaving.Store(true)
+	e.Drain()
 }
 
 // Drain looks at once which downstream connections are to end: HTTP/2 ones are told to open no more requests, and those of

@@ -20,7 +20,10 @@ import (
 // maxMembers bounds what one configuration may ask for.
 const maxMembers = 10000
 
-var errStopping = errors.New("the host proxy is stopping")
+var (
+	errStopping   = errors.New("the host proxy is stopping")
+	errSucceeding = errors.New("the host proxy is being replaced by a newer one: ask again")
+)
 
 // control serves the control socket.
 type control struct {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/run"
@@ -59,7 +60,12 @@ type Config struct {
 	// New makes a member's proxy. It opens nothing. It may be called for a member while an earlier one of the same ID still
 	// drains, never while one of that ID serves.
 	New func(Member) (Runner, error)
-	Log *slog.Logger
+	// Predecessor is what HandOver gave in the process before this one: the members to begin with. Nil for none.
+	Predecessor []byte
+	// Retire is closed when a successor has taken over: Run then closes the control socket, starts nothing any more, and returns
+	// when the members, which are to look at the same channel, have ended.
+	Retire <-chan struct{}
+	Log    *slog.Logger
 }
 
 func (c Config) validate() error {
@@ -80,6 +86,8 @@ type Host struct {
 	members    map[string]*member
 	generation uint64
 	group      *run.Group // of the members; nil unless Run runs
+	begun      bool       // with the predecessor's members, if there was one
+	frozen     bool       // a successor is coming up with the members of now
 }
 
 // New makes a host proxy without members. It opens nothing.
@@ -90,7 +98,7 @@ func New(c Config) (*Host, error) {
 	return &Host{c: c, members: map[string]*member{}}, nil
 }
 
-// Run serves the control socket and the members until ctx ends, then drains all members at the same time and returns when
+// Run serves the control socket and the members until ctx ends or it is retired, then drains all members at the same time and returns when
 // they have ended. A member that fails is started again and never ends the others.
 func (h *Host) Run(ctx context.Context) error {
 	l, err := h.c.Door.Stream(ctx, listen.Spec{Name: "hostproxy", Network: "unix", Address: h.c.Socket, Mode: 0o600})
@@ -98,17 +106,94 @@ func (h *Host) Run(ctx context.Context) error {
 		return fmt.Errorf("host proxy: %w", err)
 	}
 	members := run.New(ctx)
-	members.Go("stay", func(ctx context.Context) error { <-ctx.Done(); return nil })
+	ended := make(chan struct{})
+	members.Go("stay", func(ctx context.Context) error {
+		select {
+		case <-ctx.Done():
+		case <-ended:
+		}
+		return nil
+	})
 	h.mu.Lock()
 	h.group = members
 	h.mu.Unlock()
-	serving := run.New(ctx)
-	serving.Go("control socket", func(ctx context.Context) error { return h.serve(ctx, l) })
-	err = serving.Wait() // only ctx ends it, or a socket that broke
+	if err = h.succeed(); err == nil {
+		serving := run.New(ctx)
+		serving.Go("control socket", func(ctx context.Context) error { return h.serve(ctx, l) })
+		err = serving.Wait() // only ctx ends it, or a successor, or a socket that broke
+	}
 	h.mu.Lock()
 	h.group = nil // no member begins any more
 	h.mu.Unlock()
+	close(ended)
+	if err == nil && h.retired() {
+		return members.Wait()
+	}
 	return errors.Join(err, members.Stop())
+}
+
+func (h *Host) retired() bool {
+	select {
+	case <-h.c.Retire:
+		return true
+	default:
+		return false
+	}
+}
+
+// succeed begins with the predecessor's members.
+func (h *Host) succeed() error {
+	defer func() {
+		h.mu.Lock()
+		h.begun = true
+		h.mu.Unlock()
+	}()
+	if h.c.Predecessor == nil {
+		return nil
+	}
+	var c proxyv1.HostConfig
+	if err := proto.Unmarshal(h.c.Predecessor, &c); err != nil {
+		return fmt.Errorf("what the predecessor hands over: %w", err)
+	}
+	members, err := membersOf(&c)
+	if err == nil {
+		_, err = h.configure(c.GetGeneration(), members)
+	}
+	return err
+}
+
+// HandOver gives the members as a successor takes them, secrets included. From then on callers that want others are told to
+// come again, until Resume: they find the successor then.
+func (h *Host) HandOver() ([]byte, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.frozen = true
+	c := &proxyv1.HostConfig{Generation: h.generation}
+	for _, s := range h.statusLocked() {
+		c.Members = append(c.Members, &proxyv1.HostMember{
+			ProxyId: s.ProxyID, Service: s.Service, AdsAddress: s.ADSAddress, Secret: s.Secret, Token: s.Token,
+		})
+	}
+	return proto.Marshal(c)
+}
+
+// Resume goes on as before HandOver: there is no successor.
+func (h *Host) Resume() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.frozen = false
+}
+
+// Ready says whether every member has a configuration in force.
+func (h *Host) Ready() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, s := range h.statusLocked() {
+		if !s.Ready {
+			return false
+		}
+	}
+	return h.begun
 }
 
 // drainCalls is how long a call on the control socket may go on when the host proxy ends.
@@ -119,14 +204,17 @@ func (h *Host) serve(ctx context.Context, l net.Listener) error {
 	proxyv1.RegisterHostProxyServer(s, &control{h: h})
 	g := run.New(ctx)
 	g.Go("stop", func(ctx context.Context) error {
-		<-ctx.Done()
+		select {
+		case <-ctx.Done():
+		case <-h.c.Retire:
+		}
 		hard := time.AfterFunc(drainCalls, s.Stop)
 		defer hard.Stop()
 		s.GracefulStop()
 		return nil
 	})
 	g.Go("serve", func(ctx context.Context) error {
-		if err := s.Serve(l); ctx.Err() == nil && err != nil {
+		if err := s.Serve(l); ctx.Err() == nil && !h.retired() && err != nil {
 			return err
 		}
 		return nil

@@ -206,6 +206,82 @@ func TestAFailingMemberIsStartedAgainAndHurtsNobody(t *testing.T) {
 	})
 }
 
+// A host proxy is replaced: its successor begins with its members, callers are held off meanwhile, and it ends when its members
+// have, without starting anything again.
+func TestASuccessor(t *testing.T) {
+	f := newFakes()
+	socket := filepath.Join(t.TempDir(), "host.sock")
+	start := func(predecessor []byte, retire chan struct{}) (*Host, chan error) {
+		door, err := listen.New(listen.Config{Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := New(Config{
+			Socket: socket, Version: "1", Door: door, Predecessor: predecessor, Retire: retire, Log: slog.New(slog.DiscardHandler),
+			New: func(m Member) (Runner, error) { return &retiring{fake{f: f, m: m}, retire}, nil },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- h.Run(t.Context()) }()
+		return h, done
+	}
+	retire := make(chan struct{})
+	old, ended := start(nil, retire)
+	member := &proxyv1.HostMember{ProxyId: "web-1", Service: "web", AdsAddress: "a:1", Secret: "s", Token: "t"}
+	config := &proxyv1.HostConfig{Generation: 4, Members: []*proxyv1.HostMember{member}}
+	agent := dial(t, socket)
+	if _, err := agent.Configure(t.Context(), config, grpc.WaitForReady(true)); err != nil {
+		t.Fatal(err)
+	}
+	note, err := old.HandOver()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := agent.Configure(t.Context(), config); status.Code(err) != codes.Unavailable {
+		t.Errorf("while a successor comes up: %v", err)
+	}
+	old.Resume()
+	if _, err := agent.Configure(t.Context(), config); err != nil {
+		t.Errorf("after all without one: %v", err)
+	}
+	close(retire)
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	next, _ := start(note, make(chan struct{}))
+	for deadline := time.Now().Add(5 * time.Second); !next.Ready(); {
+		if time.Now().After(deadline) {
+			t.Fatal("the successor doesn't become ready")
+		}
+	}
+	list, generation := next.Members()
+	want := Member{ProxyID: "web-1", Service: "web", ADSAddress: "a:1", Secret: "s", Token: "t"}
+	if generation != 4 || len(list) != 1 || list[0].Member != want {
+		t.Errorf("%+v of generation %d", list, generation)
+	}
+}
+
+// retiring is a runner that ends also when it is retired.
+type retiring struct {
+	fake
+	retire chan struct{}
+}
+
+func (r *retiring) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-r.retire:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return r.fake.Run(ctx)
+}
+
 func TestControlSocket(t *testing.T) {
 	f := newFakes()
 	socket := filepath.Join(t.TempDir(), "host.sock")

@@ -59,7 +59,7 @@ func (h *Host) keep(ctx context.Context, m *member) {
 	for {
 		began := time.Now()
 		err := h.once(ctx, m)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || h.retired() {
 			return
 		}
 		if err == nil {
@@ -73,6 +73,9 @@ func (h *Host) keep(ctx context.Context, m *member) {
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
+		case <-h.c.Retire:
+			timer.Stop()
+			return
 		case <-ctx.Done():
 			timer.Stop()
 			return
@@ -105,6 +108,9 @@ func (h *Host) configure(generation uint64, want []Member) ([]Status, error) {
 	defer h.mu.Unlock()
 	if h.group == nil {
 		return nil, errStopping
+	}
+	if h.frozen {
+		return nil, errSucceeding
 	}
 	wanted := make(map[string]Member, len(want))
 	for _, w := range want {

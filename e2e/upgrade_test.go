@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestUpgrade replaces weft's proxies in place, twice, under load and with long streams open: nothing is lost, no stream is cut,
+// a policy that changes holds for the streams that the old processes still carry, and these end with their last stream. It is
+// no row of the table: Envoy is replaced by Envoy's own means.
+func TestUpgrade(t *testing.T) {
+	enabled(t)
+	for _, kind := range []Kind{Builtin, Host} {
+		t.Run(string(kind), func(t *testing.T) { upgrade(t, mustWorld(t, kind, "deny")) })
+	}
+}
+
+func upgrade(t *testing.T, w *World) {
+	p := newPair(t, w, "http")
+	p.protocol("db", "tcp")
+	p.intend("allow", "worker", "db")
+	db := p.instance("db", "db", tcpBackend(t).Port)
+	worker := p.instance("worker", "worker", mustPort(t), "db")
+	until(t, 15*time.Second, func() error { return call("tcp", worker.Up["db"]) })
+	logs := map[string]string{} // of each process, by what its command line has in it
+	if w.Kind == Host {
+		logs["-shared -socket "+w.dir] = filepath.Join(w.dir, "data", "run", "proxy.log")
+	} else {
+		for _, i := range []*Instance{p.api, p.web, db, worker} {
+			logs["-sidecar-for "+i.ID+" "] = i.sidecar.log
+		}
+	}
+	t.Cleanup(func() {
+		for which := range logs {
+			all, _ := processesOf(which)
+			for pid := range all {
+				_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+			}
+		}
+	})
+	var streams []net.Conn
+	for range 10 {
+		streams = append(streams, openWebsocket(t, p.addr), mustDial(t, worker.Up["db"]))
+	}
+	l := load(t, "http://"+p.addr+"/echo", 300)
+	l.more(50)
+	first := map[int]string{}
+	for round := range 2 {
+		for which, log := range logs {
+			old := newest(t, which)
+			if round == 0 {
+				first[old] = which
+			}
+			if err := syscall.Kill(old, syscall.SIGUSR2); err != nil {
+				t.Fatal(err)
+			}
+			until(t, 20*time.Second, func() error {
+				if n := strings.Count(tail(log, 1000), "took over from the predecessor"); n != round+1 {
+					return fmt.Errorf("%s: %d successors, want %d\n%s", which, n, round+1, tail(log, 10))
+				}
+				return nil
+			})
+			l.more(50)
+		}
+		for i, s := range streams {
+			if err := ping(s); err != nil {
+				t.Errorf("round %d: stream %d: %v", round, i, err)
+			}
+		}
+	}
+	for _, i := range []*Instance{p.api, p.web} {
+		until(t, 15*time.Second, func() error {
+			st, err := p.status(i)
+			if err == nil && (!st.Connected || st.AckedHash != st.RenderedHash) {
+				err = fmt.Errorf("%+v", st)
+			}
+			return err
+		})
+	}
+	if err := l.agree(nil, p.backend); err != nil {
+		t.Error(err)
+	}
+	p.intend("deny", "worker", "db")
+	for i := 1; i < len(streams); i += 2 {
+		until(t, effect+slack, func() error {
+			if ping(streams[i]) == nil {
+				return fmt.Errorf("stream %d goes on though it is denied", i)
+			}
+			return nil
+		})
+	}
+	for _, s := range streams {
+		_ = s.Close()
+	}
+	until(t, 20*time.Second, func() error {
+		for pid, which := range first {
+			if all, err := processesOf(which); err != nil || all[pid] != "" && !zombie(pid) {
+				return fmt.Errorf("process %d (%s) hasn't ended: %v", pid, which, err)
+			}
+		}
+		return nil
+	})
+}
+
+// newest is the process that was started last of those with this text in their command line.
+func newest(t *testing.T, which string) int {
+	t.Helper()
+	all, err := processesOf(which)
+	if err != nil || len(all) == 0 {
+		t.Fatalf("no process %q: %v", which, err)
+	}
+	last := 0
+	for pid := range all {
+		last = max(last, pid)
+	}
+	return last
+}
+
+func zombie(pid int) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || strings.Contains(string(data), ") Z ")
+}
+
+func mustDial(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	conn, err := dialTCP(addr)
+	if err == nil {
+		err = ping(conn)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// openWebsocket gives a connection on which bytes are echoed.
+func openWebsocket(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	conn, err := dialTCP(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if _, err := io.WriteString(conn, "GET /ws HTTP/1.1\r\nHost: api\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	var head []byte
+	for one := make([]byte, 1); !strings.HasSuffix(string(head), "\r\n\r\n"); head = append(head, one...) {
+		if _, err := io.ReadFull(conn, one); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !strings.HasPrefix(string(head), fmt.Sprintf("HTTP/1.1 %d", http.StatusSwitchingProtocols)) {
+		t.Fatalf("%q", head)
+	}
+	if err := ping(conn); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
