@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -309,6 +310,8 @@ func startHostProxy(s config.Config) func(context.Context, string) error {
 		defer log.Close()
 		cmd := exec.Command(binary, "connect", "proxy", "-shared", "-socket", socket)
 		cmd.Stdout, cmd.Stderr = log, log
+		// To the service manager it would be the agent.
+		cmd.Env = slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "NOTIFY_SOCKET=") })
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		if err := cmd.Start(); err != nil {
 			return fmt.Errorf("start the host proxy: %w", err)

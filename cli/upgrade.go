@@ -56,7 +56,7 @@ func (u *upgrade) predecessor() []byte {
 	return u.inherit.Note
 }
 
-// run tells the predecessor when this process serves, and then waits for the signal that makes it one itself.
+// run tells whom it concerns when this process serves, and then waits for the signal that makes it one itself.
 func (u *upgrade) run(ctx context.Context) error {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGUSR2)
@@ -88,7 +88,7 @@ func (u *upgrade) run(ctx context.Context) error {
 const readyLook = 5 * time.Millisecond
 
 func (u *upgrade) arrive(ctx context.Context) error {
-	if u.inherit == nil {
+	if u.inherit == nil && u.getenv("NOTIFY_SOCKET") == "" {
 		return nil
 	}
 	tick := time.NewTicker(readyLook)
@@ -100,11 +100,14 @@ func (u *upgrade) arrive(ctx context.Context) error {
 			return nil
 		}
 	}
+	if err := u.notify(); err != nil {
+		u.log.Warn("the service manager isn't told that the proxy serves", "error", err)
+	}
+	if u.inherit == nil {
+		return nil
+	}
 	for _, name := range u.door.CloseInherited() {
 		u.log.Info("a socket of the predecessor isn't needed any more", "listener", name)
-	}
-	if err := u.notify(); err != nil {
-		u.log.Warn("the service manager isn't told of this process", "error", err)
 	}
 	if err := u.inherit.Ready(); err != nil {
 		return fmt.Errorf("the predecessor has gone: %w", err)
@@ -137,7 +140,8 @@ func (u *upgrade) once(ctx context.Context) (pid int, err error) {
 	return handover.Start(ctx, handover.Successor{Path: path, Args: os.Args, Env: os.Environ(), Files: files, Note: note})
 }
 
-// notify tells systemd (sd_notify(3), Type=notify, NotifyAccess=all) that this process is the service's main one from now on.
+// notify tells systemd (sd_notify(3), Type=notify) that the proxy serves, and, of a successor, that it is the service's main
+// process from now on (NotifyAccess=all).
 func (u *upgrade) notify() error {
 	path := u.getenv("NOTIFY_SOCKET")
 	if path == "" {
@@ -147,6 +151,10 @@ func (u *upgrade) notify() error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(conn, "MAINPID=%d\nREADY=1", os.Getpid())
+	state := "READY=1"
+	if u.inherit != nil {
+		state = fmt.Sprintf("MAINPID=%d\n%s", os.Getpid(), state)
+	}
+	_, err = conn.Write([]byte(state))
 	return errors.Join(err, conn.Close())
 }
