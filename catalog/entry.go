@@ -226,6 +226,9 @@ type ServiceRoute struct {
 	// MatchAny is weft's, in place of Match: the route is for what any of these matches.
 	MatchAny    []ServiceRouteMatch      `json:",omitempty"`
 	Destination *ServiceRouteDestination `json:",omitempty"`
+	// Redirect and Response are weft's, in place of a Destination: the proxy answers by itself.
+	Redirect *HTTPRedirect `json:",omitempty"`
+	Response *HTTPResponse `json:",omitempty"`
 }
 
 // ServiceRouteMatch holds the match's kinds.
@@ -294,6 +297,19 @@ type ServiceRouteDestination struct {
 	RetryOnStatusCodes    []uint32             `json:",omitempty"`
 	RequestHeaders        *HTTPHeaderModifiers `json:",omitempty"`
 	ResponseHeaders       *HTTPHeaderModifiers `json:",omitempty"`
+	// What follows is weft's.
+	PathRewrite       string        `json:",omitempty"` // the whole path
+	RegexRewrite      *RegexRewrite `json:",omitempty"`
+	HostRewrite       string        `json:",omitempty"`
+	Mirror            []Mirror      `json:",omitempty"`
+	CORS              *CORS         `json:",omitempty"`
+	PerTryTimeout     time.Duration `json:",omitempty"`
+	MaxStreamDuration time.Duration `json:",omitempty"` // of the whole request and answer, however it moves
+	RetryBackOff      *BackOff      `json:",omitempty"`
+	RetryOtherHost    bool          `json:",omitempty"` // a retry goes to an instance that wasn't tried, if there is one
+	RetryMethods      []string      `json:",omitempty"` // only requests of these methods are tried again
+	RetryBodyBytes    uint32        `json:",omitempty"` // a request with a larger body isn't tried again
+	Fault             *Fault        `json:",omitempty"`
 }
 
 // HTTPHeaderModifiers change a message's header: Remove, then Set, then Add.
@@ -307,6 +323,8 @@ type HTTPHeaderModifiers struct {
 type ServiceSplitter struct {
 	EntryHead
 	Splits []ServiceSplit `json:",omitempty"`
+	// Sticky is weft's: what a request is hashed by, so that who was on a share stays on it.
+	Sticky []HashPolicy `json:",omitempty"`
 }
 
 // EntryKind is KindServiceSplitter.

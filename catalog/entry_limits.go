@@ -11,6 +11,10 @@ type UpstreamLimits struct {
 	MaxConcurrentRequests *int `json:",omitempty"`
 	// MaxRequestsPerConnection is weft's: a connection is closed after so many.
 	MaxRequestsPerConnection *int `json:",omitempty"`
+	// MaxConcurrentRetries and RetryBudget are weft's and exclude each other. Where a route asks for retries and neither is
+	// said, a budget of 20 percent holds.
+	MaxConcurrentRetries *int         `json:",omitempty"`
+	RetryBudget          *RetryBudget `json:",omitempty"`
 }
 
 // PassiveHealthCheck is outlier detection: who fails is left out for a time. Interval is how often the rates are looked at and

@@ -126,6 +126,12 @@ func (e *ServiceRouter) Normalize() {
 		if len(e.Routes[i].MatchAny) == 0 {
 			e.Routes[i].MatchAny = nil
 		}
+		if d := e.Routes[i].Destination; d != nil {
+			upper(d.RetryMethods)
+			if d.CORS != nil {
+				upper(d.CORS.AllowMethods)
+			}
+		}
 		for _, m := range e.Routes[i].Matches() {
 			if m.HTTP != nil {
 				upper(m.HTTP.Methods)

@@ -235,5 +235,5 @@ func (e *ServiceSplitter) Validate() error {
 	if sum != 10000 {
 		return invalidf("the sum of all split weights must be 100, not %f", sum/100)
 	}
-	return nil
+	return hashPolicies("Sticky", e.Sticky)
 }

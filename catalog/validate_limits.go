@@ -13,7 +13,20 @@ func (l *UpstreamLimits) validate(f string) error {
 		return notNegative(f+"."+field, *v)
 	}
 	return firstError(at("MaxConnections", l.MaxConnections), at("MaxPendingRequests", l.MaxPendingRequests),
-		at("MaxConcurrentRequests", l.MaxConcurrentRequests), at("MaxRequestsPerConnection", l.MaxRequestsPerConnection))
+		at("MaxConcurrentRequests", l.MaxConcurrentRequests), at("MaxRequestsPerConnection", l.MaxRequestsPerConnection),
+		at("MaxConcurrentRetries", l.MaxConcurrentRetries), l.RetryBudget.validate(f+".RetryBudget", l.MaxConcurrentRetries != nil))
+}
+
+func (b *RetryBudget) validate(f string, fixed bool) error {
+	switch {
+	case b == nil:
+		return nil
+	case fixed:
+		return invalidf("%s and MaxConcurrentRetries exclude each other", f)
+	case b.MinConcurrent != nil && *b.MinConcurrent < 0:
+		return invalidf("%s.MinConcurrent must not be negative, got %d", f, *b.MinConcurrent)
+	}
+	return share(f+".Percent", b.Percent)
 }
 
 func percent(field string, v *uint32) error {

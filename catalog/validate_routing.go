@@ -47,6 +47,12 @@ func (r *ServiceRoute) validate(f string) error {
 		}
 		rewritable = rewritable && m.HTTP != nil && (m.HTTP.PathExact != "" || m.HTTP.PathPrefix != "")
 	}
+	if count(r.Destination != nil, r.Redirect != nil, r.Response != nil) > 1 {
+		return invalidf("%s: Destination, Redirect and Response exclude each other", f)
+	}
+	if err := firstError(r.Redirect.validate(f+".Redirect", rewritable), r.Response.validate(f+".Response")); err != nil {
+		return err
+	}
 	d := r.Destination
 	if d == nil {
 		return nil
@@ -63,6 +69,9 @@ func (d *ServiceRouteDestination) validate(f string) error {
 	}
 	if d.RequestTimeout < 0 || d.IdleTimeout < 0 {
 		return invalidf("%s: RequestTimeout and IdleTimeout must not be negative", f)
+	}
+	if err := firstError(d.validateSend(f), d.validateEndure(f), d.Fault.validate(f+".Fault")); err != nil {
+		return err
 	}
 	for _, r := range d.RetryOn {
 		if !slices.Contains(retryOn(), r) {
@@ -184,8 +193,12 @@ func (l *LoadBalancer) validate() error {
 	if r := l.RingHashConfig; r != nil && r.MaximumRingSize > 0 && r.MinimumRingSize > r.MaximumRingSize {
 		return invalidf("%s.RingHashConfig: MinimumRingSize %d is above MaximumRingSize %d", f, r.MinimumRingSize, r.MaximumRingSize)
 	}
-	for i, h := range l.HashPolicies {
-		f := fmt.Sprintf("%s.HashPolicies[%d]", f, i)
+	return hashPolicies(f+".HashPolicies", l.HashPolicies)
+}
+
+func hashPolicies(at string, list []HashPolicy) error {
+	for i, h := range list {
+		f := fmt.Sprintf("%s[%d]", at, i)
 		switch {
 		case h.SourceIP && (h.Field != "" || h.FieldValue != ""):
 			return invalidf("%s: a single hash policy cannot hash both a source address and a %q", f, h.Field)

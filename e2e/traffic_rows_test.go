@@ -5,10 +5,13 @@ package e2e
 import "slices"
 
 // trafficRows are the rows of website/docs/traffic.md.
-var trafficRows = slices.Concat(acceptanceRows, matchRows)
+var trafficRows = slices.Concat(acceptanceRows, matchRows, sendRows, endureRows)
 
 // trafficNames are the behaviours of which none may be missing.
 var trafficNames = []string{
 	"tester to v2 else ninety to ten with limits and ejection", "match path", "match header", "match query", "match method",
 	"match authority port and scheme", "match source", "match order and alternatives", "match grpc service and method",
+	"send header changes", "send rewrite", "send redirect and direct response", "send mirror", "send cors", "send sticky split",
+	"send tcp split", "send failover", "endure timeouts", "endure retries", "endure retry budget", "break delay and abort", "break grpc",
+	"break reset", "break bandwidth", "break until",
 }

@@ -62,6 +62,7 @@ type Node struct {
 	Name         string
 	Routes       []*Route              `json:",omitempty"`
 	Splits       []*Split              `json:",omitempty"`
+	Sticky       []catalog.HashPolicy  `json:",omitempty"` // of a splitter
 	Resolver     *Resolver             `json:",omitempty"`
 	LoadBalancer *catalog.LoadBalancer `json:",omitempty"`
 	// What the resolver says of how to call its service; of nodes of type resolver.
@@ -73,6 +74,8 @@ type Node struct {
 type Route struct {
 	Definition *catalog.ServiceRoute
 	NextNode   string
+	// Mirrors are the keys of the nodes that get copies, in the order of the destination's mirrors.
+	Mirrors []string `json:",omitempty"`
 	// Source is where the route was written, as "service-router/api route 2", or "service api" for the one at the end.
 	Source string `json:"-"`
 }

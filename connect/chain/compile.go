@@ -97,7 +97,11 @@ func (c *compiler) start() (string, error) {
 		return "", err
 	}
 	if !catalog.HTTPLike(c.chain.Protocol) {
-		if (router != nil || splitter != nil) && c.over.Protocol == "" {
+		// A splitter may divide connections too; Consul refuses that.
+		if splitter != nil && router == nil && c.over.Protocol == "" {
+			return c.splitter(c.root, splitter)
+		}
+		if router != nil && c.over.Protocol == "" {
 			return "", invalidf("discovery chain %q uses a protocol %q that does not permit advanced routing or splitting behavior", c.root.Name, c.chain.Protocol)
 		}
 		return c.resolver(c.root, "")
@@ -123,15 +127,11 @@ func (c *compiler) router(e *catalog.ServiceRouter) (string, error) {
 		if err := c.fits(e, i); err != nil {
 			return "", err
 		}
-		to, subset := c.root, ""
-		if d := r.Destination; d != nil {
-			to, subset = c.redirected(c.root, d.Service, d.Namespace, d.Partition), d.ServiceSubset
-		}
-		next, err := c.service(to, subset)
+		next, mirrors, err := c.lead(r)
 		if err != nil {
 			return "", err
 		}
-		n.Routes = append(n.Routes, alternatives(r, next, fmt.Sprintf("%s/%s route %d", catalog.KindServiceRouter, e.Name, i+1))...)
+		n.Routes = append(n.Routes, alternatives(r, next, mirrors, fmt.Sprintf("%s/%s route %d", catalog.KindServiceRouter, e.Name, i+1))...)
 	}
 	next, err := c.service(c.root, "")
 	if err != nil {
@@ -188,7 +188,10 @@ func (c *compiler) splitter(k catalog.Key, e *catalog.ServiceSplitter) (string, 
 	if err := c.agree(k); err != nil {
 		return "", err
 	}
-	n := &Node{Type: TypeSplitter, Name: nodeName(k)}
+	n := &Node{Type: TypeSplitter, Name: nodeName(k), Sticky: e.Sticky}
+	if !catalog.HTTPLike(c.chain.Protocol) && whole(e) {
+		return "", invalidf("service-splitter %q: RequestHeaders, ResponseHeaders and Sticky need a protocol with requests, and %q has %q", e.Name, k.Name, c.chain.Protocol)
+	}
 	for i := range e.Splits {
 		s := &e.Splits[i]
 		to := c.redirected(k, s.Service, s.Namespace, s.Partition)
@@ -208,6 +211,9 @@ func (c *compiler) splitter(k catalog.Key, e *catalog.ServiceSplitter) (string, 
 		if sub.Type != TypeSplitter {
 			n.Splits = append(n.Splits, &Split{Definition: s, Weight: hundredths(s.Weight), NextNode: next})
 			continue
+		}
+		if len(n.Sticky) == 0 {
+			n.Sticky = sub.Sticky
 		}
 		for _, inner := range sub.Splits {
 			n.Splits = append(n.Splits, &Split{Definition: merged(s, inner.Definition), Weight: hundredths(s.Weight * inner.Weight / 100), NextNode: inner.NextNode})
@@ -282,6 +288,9 @@ func (c *compiler) finish(own string) {
 		reached[key] = true
 		for _, r := range n.Routes {
 			walk(r.NextNode)
+			for _, m := range r.Mirrors {
+				walk(m)
+			}
 		}
 		for _, s := range n.Splits {
 			walk(s.NextNode)

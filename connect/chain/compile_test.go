@@ -98,7 +98,7 @@ func TestErrors(t *testing.T) {
 		want    string
 	}{
 		"protocols": {[]catalog.Entry{http("api"), split("api", "db", "")}, `discovery chain "api" uses inconsistent protocols; service "db" has "tcp" which is not "http"`},
-		"tcp":       {[]catalog.Entry{split("api", "db", "")}, `discovery chain "api" uses a protocol "tcp" that does not permit advanced routing or splitting behavior`},
+		"tcp":       {[]catalog.Entry{&catalog.ServiceRouter{EntryHead: head("api")}}, `discovery chain "api" uses a protocol "tcp" that does not permit advanced routing or splitting behavior`},
 		"subset":    {[]catalog.Entry{http("api"), split("api", "", "v9")}, `service "api" does not have a subset named "v9"`},
 		"redirects": {[]catalog.Entry{redirect("api", "db"), redirect("db", "api")}, `detected circular resolver redirect: [api.default.default.dc1 -> db.default.default.dc1 -> api.default.default.dc1]`},
 		"splits":    {[]catalog.Entry{http("api"), http("b"), split("api", "b", ""), split("b", "api", "")}, `detected circular reference: [splitter:api.default.default -> splitter:b.default.default -> splitter:api.default.default]`},

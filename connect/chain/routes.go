@@ -21,20 +21,47 @@ func order(routes []catalog.ServiceRoute) []int {
 }
 
 // alternatives are a route as often as it has matches.
-func alternatives(r *catalog.ServiceRoute, next, source string) []*Route {
+func alternatives(r *catalog.ServiceRoute, next string, mirrors []string, source string) []*Route {
 	if r.Name != "" {
 		source += " (" + r.Name + ")"
 	}
 	if len(r.MatchAny) == 0 {
-		return []*Route{{Definition: r, NextNode: next, Source: source}}
+		return []*Route{{Definition: r, NextNode: next, Mirrors: mirrors, Source: source}}
 	}
 	var out []*Route
 	for i := range r.MatchAny {
 		one := *r
 		one.Match, one.MatchAny = &r.MatchAny[i], nil
-		out = append(out, &Route{Definition: &one, NextNode: next, Source: source})
+		out = append(out, &Route{Definition: &one, NextNode: next, Mirrors: mirrors, Source: source})
 	}
 	return out
+}
+
+// lead compiles where a route leads, "" if the proxy answers by itself, and whom else it tells.
+func (c *compiler) lead(r *catalog.ServiceRoute) (next string, mirrors []string, err error) {
+	if r.Redirect != nil || r.Response != nil {
+		return "", nil, nil
+	}
+	to, subset := c.root, ""
+	if d := r.Destination; d != nil {
+		to, subset = c.redirected(c.root, d.Service, d.Namespace, d.Partition), d.ServiceSubset
+		for _, m := range d.Mirror {
+			node, err := c.resolver(c.redirected(to, m.Service, "", ""), m.ServiceSubset)
+			if err != nil {
+				return "", nil, err
+			}
+			mirrors = append(mirrors, node)
+		}
+	}
+	next, err = c.service(to, subset)
+	return next, mirrors, err
+}
+
+// whole says whether a splitter asks for what only requests have.
+func whole(e *catalog.ServiceSplitter) bool {
+	return len(e.Sticky) > 0 || slices.ContainsFunc(e.Splits, func(s catalog.ServiceSplit) bool {
+		return s.RequestHeaders != nil || s.ResponseHeaders != nil
+	})
 }
 
 // fits refuses what a route asks for and its service's protocol can't have.

@@ -194,10 +194,11 @@ func (r *renderer) upstreamCluster(u *Upstream, node *chain.Node) (string, error
 	if conf.ConnectTimeoutMs > 0 {
 		timeout = time.Duration(conf.ConnectTimeoutMs) * time.Millisecond
 	}
+	asked := retriedTo(u.Chain)[chain.TypeResolver+":"+target.ID]
 	c := &clusterv3.Cluster{
 		Name: name, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 		EdsClusterConfig: &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()}, ConnectTimeout: durationpb.New(orDefault(timeout, connectTimeout)),
-		TransportSocket: tls, TypedExtensionProtocolOptions: options, Metadata: meta, CircuitBreakers: breakers(conf.Limits),
+		TransportSocket: tls, TypedExtensionProtocolOptions: options, Metadata: meta, CircuitBreakers: breakers(conf.Limits, asked),
 		OutlierDetection: outlier(conf.PassiveHealthCheck), CommonLbConfig: &clusterv3.Cluster_CommonLbConfig{
 			// Who was left out for failing stays out, however many they are.
 			HealthyPanicThreshold: &typev3.Percent{Value: 0},

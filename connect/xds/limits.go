@@ -6,10 +6,12 @@ import (
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/chain"
 )
 
 // registrationConfig reads the keys of an upstream's opaque configuration.
@@ -56,20 +58,58 @@ func limit(o catalog.Opaque, key string) *int {
 	return nil
 }
 
-func breakers(l *catalog.UpstreamLimits) *clusterv3.CircuitBreakers {
-	if l == nil {
-		return unlimited()
-	}
+// breakers bound what is sent to a cluster. Retries that a route asked for are held to a budget, unless a number of them was
+// said; those of what certainly wasn't processed cost nobody anything and are free.
+func breakers(l *catalog.UpstreamLimits, retried bool) *clusterv3.CircuitBreakers {
 	t := unlimited().Thresholds[0]
 	for _, set := range []struct {
 		to   **wrapperspb.UInt32Value
 		from *int
-	}{{&t.MaxConnections, l.MaxConnections}, {&t.MaxPendingRequests, l.MaxPendingRequests}, {&t.MaxRequests, l.MaxConcurrentRequests}} {
+	}{
+		{&t.MaxConnections, l.MaxConnections}, {&t.MaxPendingRequests, l.MaxPendingRequests}, {&t.MaxRequests, l.MaxConcurrentRequests},
+		{&t.MaxRetries, l.MaxConcurrentRetries},
+	} {
 		if set.from != nil && *set.from > 0 {
 			*set.to = wrapperspb.UInt32(uint32(*set.from))
 		}
 	}
+	if l.MaxConcurrentRetries != nil || !retried && l.RetryBudget == nil {
+		return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{t}}
+	}
+	percent, least := 20.0, uint32(3)
+	if b := l.RetryBudget; b != nil {
+		if b.Percent != nil {
+			percent = *b.Percent
+		}
+		if b.MinConcurrent != nil {
+			least = uint32(*b.MinConcurrent)
+		}
+	}
+	t.MaxRetries = nil
+	t.RetryBudget = &clusterv3.CircuitBreakers_Thresholds_RetryBudget{
+		// Envoy counts the retries among the requests of which they are a share.
+		BudgetPercent: &typev3.Percent{Value: 100 * percent / (100 + percent)}, MinRetryConcurrency: wrapperspb.UInt32(least),
+	}
 	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{t}}
+}
+
+// retriedTo are the nodes of a chain that a route with retries of its own leads to.
+func retriedTo(c *chain.Chain) map[string]bool {
+	out := map[string]bool{}
+	for _, n := range c.Nodes {
+		for _, r := range n.Routes {
+			if r.Definition == nil || !asksForRetries(r.Definition.Destination) {
+				continue
+			}
+			out[r.NextNode] = true
+			if next := c.Nodes[r.NextNode]; next != nil {
+				for _, s := range next.Splits {
+					out[s.NextNode] = true
+				}
+			}
+		}
+	}
+	return out
 }
 
 // fill completes limits by those that hold where nothing was said.
@@ -84,10 +124,14 @@ func fill(said, base *catalog.UpstreamLimits) *catalog.UpstreamLimits {
 	for _, set := range []struct{ to, from **int }{
 		{&out.MaxConnections, &said.MaxConnections}, {&out.MaxPendingRequests, &said.MaxPendingRequests},
 		{&out.MaxConcurrentRequests, &said.MaxConcurrentRequests}, {&out.MaxRequestsPerConnection, &said.MaxRequestsPerConnection},
+		{&out.MaxConcurrentRetries, &said.MaxConcurrentRetries},
 	} {
 		if *set.from != nil {
 			*set.to = *set.from
 		}
+	}
+	if said.RetryBudget != nil || said.MaxConcurrentRetries != nil {
+		out.RetryBudget = said.RetryBudget
 	}
 	return out
 }

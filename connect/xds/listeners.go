@@ -14,6 +14,8 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	filelogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
+	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	limitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/connection_limit/v3"
@@ -151,6 +153,18 @@ func (r *renderer) manager(stat, routes string, inbound bool, log []*accesslogv3
 			return nil, err
 		}
 		m.HttpFilters = append(m.HttpFilters, &hcmv3.HttpFilter{Name: rbacFilter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: auth}})
+	}
+	if !inbound {
+		for _, f := range []struct {
+			name string
+			m    validated
+		}{{corsFilter, &corsv3.Cors{}}, {faultFilter, &faultv3.HTTPFault{}}} {
+			a, err := pack(f.m)
+			if err != nil {
+				return nil, err
+			}
+			m.HttpFilters = append(m.HttpFilters, &hcmv3.HttpFilter{Name: f.name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: a}})
+		}
 	}
 	router, err := pack(&routerv3.Router{})
 	if err != nil {

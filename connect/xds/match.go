@@ -5,7 +5,6 @@ package xds
 import (
 	"fmt"
 	"regexp"
-	"strings"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
@@ -29,14 +28,17 @@ func (r *renderer) reached(c *chain.Chain) map[string]bool {
 	out := map[string]bool{}
 	var walk func(string)
 	walk = func(id string) {
-		if out[id] {
+		n := c.Nodes[id]
+		if n == nil || out[id] {
 			return
 		}
 		out[id] = true
-		n := c.Nodes[id]
 		for _, route := range n.Routes {
 			if route.About(r.caller()) {
 				walk(route.NextNode)
+				for _, m := range route.Mirrors {
+					walk(m)
+				}
 			}
 		}
 		for _, s := range n.Splits {
@@ -73,9 +75,7 @@ func routeMatch(h *catalog.ServiceRouteHTTPMatch) *routev3.RouteMatch {
 		}))
 	}
 	if len(h.Methods) > 0 {
-		m.Headers = append(m.Headers, &routev3.HeaderMatcher{
-			Name: ":method", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: regex(strings.Join(h.Methods, "|"))},
-		})
+		m.Headers = append(m.Headers, methodsMatcher(h.Methods))
 	}
 	for _, q := range h.QueryParam {
 		p := &routev3.QueryParameterMatcher{Name: q.Name}

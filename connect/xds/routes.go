@@ -5,7 +5,6 @@ package xds
 import (
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -78,39 +77,66 @@ func (r *renderer) upstreamRoutes(u *Upstream, name string, clusters map[string]
 }
 
 func (r *renderer) route(u *Upstream, from *chain.Route, clusters map[string]string) (*routev3.Route, error) {
-	action := &routev3.RouteAction{}
-	timeout, lb := r.lead(u.Chain, from.NextNode, clusters, action)
+	out := &routev3.Route{Match: everything()}
+	def := from.Definition
+	if def != nil && def.Match != nil && def.Match.HTTP != nil {
+		out.Match = routeMatch(def.Match.HTTP)
+	}
+	info := &proxyv1.RouteInfo{Source: from.Source, Service: ref(u.Key, ""), FaultReset: resets(def)}
+	var err error
+	if out.Metadata, err = r.metadata(routeInfoKey, info); err != nil {
+		return nil, err
+	}
+	if def != nil && (def.Redirect != nil || def.Response != nil) {
+		answers(out, def)
+		return out, nil
+	}
+	action := &routev3.RouteAction{RetryPolicy: safeRetries()}
+	out.Action = &routev3.Route_Route{Route: action}
+	timeout, by := r.lead(u.Chain, from.NextNode, clusters, action)
 	if u.Chain.Protocol == catalog.ProtocolGRPC {
 		timeout = 0 // streams have no end of their own; a call's deadline is the caller's
 	}
-	action.RetryPolicy = safeRetries()
-	out := &routev3.Route{Match: everything(), Action: &routev3.Route_Route{Route: action}}
-	if def := from.Definition; def != nil {
-		if def.Match != nil && def.Match.HTTP != nil {
-			out.Match = routeMatch(def.Match.HTTP)
+	if def != nil && def.Destination != nil {
+		d := def.Destination
+		if d.RequestTimeout > 0 {
+			timeout = d.RequestTimeout
 		}
-		if d := def.Destination; d != nil {
-			if d.RequestTimeout > 0 {
-				timeout = d.RequestTimeout
-			}
-			destination(out, action, d)
+		rewrites(action, d)
+		times(action, d)
+		retries(out, action, d)
+		for i, node := range from.Mirrors {
+			action.RequestMirrorPolicies = append(action.RequestMirrorPolicies, &routev3.RouteAction_RequestMirrorPolicy{
+				Cluster: clusters[node], RuntimeFraction: &corev3.RuntimeFractionalPercent{DefaultValue: fraction(d.Mirror[i].Percent)},
+			})
+		}
+		out.RequestHeadersToAdd, out.RequestHeadersToRemove = edits(d.RequestHeaders)
+		out.ResponseHeadersToAdd, out.ResponseHeadersToRemove = edits(d.ResponseHeaders)
+		if err := r.filters(out, from, d); err != nil {
+			return nil, err
 		}
 	}
 	action.Timeout = durationpb.New(timeout)
-	action.HashPolicy = hashPolicies(lb)
-	meta, err := r.metadata(routeInfoKey, &proxyv1.RouteInfo{Source: from.Source, Service: ref(u.Key, "")})
-	out.Metadata = meta
-	return out, err
+	action.HashPolicy = hashPolicies(by)
+	return out, nil
 }
 
-// lead makes an action lead to a node of the chain, and says which request timeout and balancing hold there.
-func (r *renderer) lead(c *chain.Chain, node string, clusters map[string]string, action *routev3.RouteAction) (time.Duration, *catalog.LoadBalancer) {
+// lead makes an action lead to a node of the chain, and says which request timeout and hashing hold there.
+func (r *renderer) lead(c *chain.Chain, node string, clusters map[string]string, action *routev3.RouteAction) (time.Duration, []catalog.HashPolicy) {
 	n := c.Nodes[node]
+	var by []catalog.HashPolicy
+	if n.LoadBalancer != nil {
+		by = n.LoadBalancer.HashPolicies
+	}
 	if n.Type == chain.TypeResolver {
 		action.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: clusters[node]}
-		return n.Resolver.RequestTimeout, n.LoadBalancer
+		return n.Resolver.RequestTimeout, by
 	}
 	weighted := &routev3.WeightedCluster{}
+	if len(n.Sticky) > 0 {
+		weighted.RandomValueSpecifier = &routev3.WeightedCluster_UseHashPolicy{UseHashPolicy: wrapperspb.Bool(true)}
+		by = n.Sticky
+	}
 	var timeout time.Duration
 	for _, s := range n.Splits {
 		weight := uint32(s.Weight*100 + 0.5)
@@ -126,41 +152,7 @@ func (r *renderer) lead(c *chain.Chain, node string, clusters map[string]string,
 		timeout = max(timeout, c.Nodes[s.NextNode].Resolver.RequestTimeout)
 	}
 	action.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: weighted}
-	return timeout, n.LoadBalancer
-}
-
-// destination adds what a router's destination asks for.
-func destination(route *routev3.Route, a *routev3.RouteAction, d *catalog.ServiceRouteDestination) {
-	a.PrefixRewrite = d.PrefixRewrite
-	if d.IdleTimeout > 0 {
-		a.IdleTimeout = durationpb.New(d.IdleTimeout)
-	}
-	route.RequestHeadersToAdd, route.RequestHeadersToRemove = edits(d.RequestHeaders)
-	route.ResponseHeadersToAdd, route.ResponseHeadersToRemove = edits(d.ResponseHeaders)
-	var on []string
-	if d.RetryOnConnectFailure {
-		on = append(on, "connect-failure")
-	}
-	for _, o := range d.RetryOn {
-		if !slices.Contains(on, o) {
-			on = append(on, o)
-		}
-	}
-	if len(d.RetryOnStatusCodes) > 0 && !slices.Contains(on, "retriable-status-codes") {
-		on = append(on, "retriable-status-codes")
-	}
-	if len(on) > 0 {
-		a.RetryPolicy = &routev3.RetryPolicy{RetryOn: strings.Join(on, ","), RetriableStatusCodes: d.RetryOnStatusCodes}
-	}
-	if d.NumRetries > 0 {
-		a.RetryPolicy.NumRetries = wrapperspb.UInt32(d.NumRetries)
-	}
-}
-
-// safeRetries sends again, to another instance, what certainly wasn't processed: no connection was made, or the request hadn't
-// left. Weft's own proxy does so by itself.
-func safeRetries() *routev3.RetryPolicy {
-	return &routev3.RetryPolicy{RetryOn: "connect-failure,refused-stream,reset-before-request", NumRetries: wrapperspb.UInt32(2)}
+	return timeout, by
 }
 
 // edits are header changes: set replaces, add appends.
@@ -180,12 +172,9 @@ func edits(m *catalog.HTTPHeaderModifiers) (add []*corev3.HeaderValueOption, rem
 	return add, m.Remove
 }
 
-func hashPolicies(lb *catalog.LoadBalancer) []*routev3.RouteAction_HashPolicy {
-	if lb == nil {
-		return nil
-	}
+func hashPolicies(by []catalog.HashPolicy) []*routev3.RouteAction_HashPolicy {
 	var out []*routev3.RouteAction_HashPolicy
-	for _, p := range lb.HashPolicies {
+	for _, p := range by {
 		h := &routev3.RouteAction_HashPolicy{Terminal: p.Terminal}
 		switch {
 		case p.SourceIP:

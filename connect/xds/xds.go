@@ -173,6 +173,13 @@ func pack(m proto.Message) (*anypb.Any, error) {
 	return a, anypb.MarshalFrom(a, m, proto.MarshalOptions{Deterministic: true})
 }
 
+// until notes a time at which what was rendered is over.
+func (r *renderer) until(t time.Time) {
+	if r.out.Deadline.IsZero() || t.Before(r.out.Deadline) {
+		r.out.Deadline = t
+	}
+}
+
 func (r *renderer) warn(format string, args ...any) {
 	r.out.Warnings = append(r.out.Warnings, fmt.Sprintf(format, args...))
 }

@@ -158,7 +158,42 @@ type Route struct {
 	Authorize []*Policies // each must allow
 	Request   *Mutations
 	Response  *Mutations
+	CORS      *CORS
+	Fault     *Fault
 	Source    string // where the rule was written; for explanations
+}
+
+// CORS is how browsers are answered that ask from pages of other origins. The lists are in the form of their header.
+type CORS struct {
+	Origins                          []StringMatch
+	Methods, Headers, Expose, MaxAge string
+	Credentials                      bool
+}
+
+// Fault breaks requests on purpose: those whose headers match, and of these shares by chance.
+type Fault struct {
+	Headers     []HeaderMatch
+	Delay       time.Duration
+	DelayShare  Share
+	AbortStatus int // 0: no abort
+	AbortGRPC   int // status of gRPC in place of AbortStatus, where AbortByGRPC
+	AbortByGRPC bool
+	AbortReset  bool // reset the caller in place of answering
+	AbortShare  Share
+	Rate        int64 // bytes of a response in a second; 0: as it comes
+	RateShare   Share
+}
+
+// Share is a part in a million.
+type Share uint32
+
+// Whole is everything.
+const Whole Share = 1_000_000
+
+// Mirror is who gets copies of a share of the requests.
+type Mirror struct {
+	Cluster string
+	Share   Share
 }
 
 // Match is what a request must look like: the path form that is set, all headers, all parameters.
@@ -217,9 +252,12 @@ const (
 // Forward sends a request to a cluster.
 type Forward struct {
 	Clusters    []WeightedCluster // shares of the sum; one has all
-	Timeout     time.Duration     // of the whole request; 0: none
-	IdleTimeout time.Duration     // 0: the HTTP's
-	PrefixTo    string            // replaces the matched prefix (or exact path); "" changes nothing
+	ByHash      bool              // the cluster is chosen by what the request is hashed by
+	Mirrors     []Mirror
+	Timeout     time.Duration // from when the request was sent; 0: none
+	MaxDuration time.Duration // from when the request came; 0: none
+	IdleTimeout time.Duration // 0: the HTTP's
+	PrefixTo    string        // replaces the matched prefix (or exact path); "" changes nothing
 	RegexFrom   *regexp.Regexp
 	RegexTo     string
 	HostTo      string
@@ -250,6 +288,8 @@ type Retry struct {
 	OnGRPC       []int
 	BackOff      time.Duration // base; 25 ms by default
 	MaxBackOff   time.Duration
+	Methods      []string // only of these; all if empty
+	MaxBody      int      // bytes of a body that is kept to be sent again; 0: 64 KiB
 }
 
 // HashBy is what a request is hashed by, for policies that hash.
@@ -331,6 +371,13 @@ type Endpoint struct {
 // Limits bound what one cluster gets at once; 0 for no bound.
 type Limits struct {
 	Connections, Pending, Requests, Retries int
+	Budget                                  *Budget // in place of Retries
+}
+
+// Budget bounds the retries under way to a share of the requests under way, of which they are some.
+type Budget struct {
+	Percent float64
+	Least   int // so many may be under way in any case
 }
 
 // Outlier leaves endpoints out that fail.

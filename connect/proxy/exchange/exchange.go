@@ -43,6 +43,10 @@ type exchange struct {
 	trailers  header.List // a copy, for the log
 	parent    context.Context
 	setCookie string
+	origin    string         // that CORS allows
+	rate      int64          // bytes in a second of the response, by a fault; 0: as it comes
+	mirrors   []*clusterView // that get a copy
+	retrying  bool           // counted among the cluster's retries
 
 	watch  watchdog
 	source source
@@ -80,6 +84,9 @@ func (ex *exchange) recycle() {
 	ex.host, ex.route, ex.weighted, ex.cluster, ex.parent = nil, nil, nil, nil, nil
 	ex.resp, ex.trailers, ex.rec = resp, trailers, record{}
 	ex.answered, ex.grpc, ex.setCookie = false, false, ""
+	ex.origin, ex.rate, ex.retrying = "", 0, false
+	clear(ex.mirrors)
+	ex.mirrors, ex.source.copying = ex.mirrors[:0], false
 	ex.source.read, ex.source.ended = 0, false
 	if cap(ex.source.replay) > smallBuffer*8 {
 		ex.source.replay = nil
@@ -155,6 +162,12 @@ func (ex *exchange) run() {
 		return
 	}
 	if ex.answered {
+		return
+	}
+	if c := ex.route.CORS; c != nil && ex.cors(c) {
+		return
+	}
+	if f := ex.route.Fault; f != nil && ex.fault(f) {
 		return
 	}
 	switch r := ex.route; {
@@ -253,9 +266,17 @@ func (ex *exchange) vet() reason.Code {
 
 // requestDone is called when the request has been sent on as a whole: its timeout begins.
 func (ex *exchange) requestDone() {
-	if f := ex.route.Forward; f.Timeout > 0 && ex.req.Upgrade == "" {
-		ex.watch.limit(0, f.Timeout, 0)
+	f := ex.route.Forward
+	timeout := f.Timeout
+	if f.MaxDuration > 0 {
+		if left := max(1, f.MaxDuration-time.Since(ex.rec.began)); timeout == 0 || left < timeout {
+			timeout = left
+		}
 	}
+	if timeout > 0 && ex.req.Upgrade == "" {
+		ex.watch.limit(0, timeout, 0)
+	}
+	ex.startMirrors()
 }
 
 // forward sends the request to its cluster.
@@ -264,7 +285,10 @@ func (ex *exchange) forward(f *config.Forward) {
 		ex.fail(reason.UpgradeRefused)
 		return
 	}
-	ex.weighted = choose(f.Clusters)
+	var c choice
+	c.avoid = ex.avoid[:0]
+	ex.hash(f, &c)
+	ex.weighted = choose(f, &c)
 	if ex.weighted != nil {
 		ex.rec.cluster = ex.weighted.Cluster
 		ex.cluster = ex.view.clusters[ex.weighted.Cluster]
@@ -279,11 +303,9 @@ func (ex *exchange) forward(f *config.Forward) {
 		return
 	}
 	defer state.requests.Add(-1)
-	var c choice
-	c.avoid = ex.avoid[:0]
-	ex.hash(f, &c)
 	ex.rewrite(f)
-	ex.watch.limit(orDefault(f.IdleTimeout, orDefault(ex.http.StreamIdle, defaultStreamIdle)), 0, 0)
+	ex.watch.limit(orDefault(f.IdleTimeout, orDefault(ex.http.StreamIdle, defaultStreamIdle)), f.MaxDuration, 0)
+	ex.mirrored(f)
 	if ex.req.ExpectContinue && ex.d.multied {
 		_ = ex.x.WriteInformational(&stream.ResponseHead{Status: 100}) // a client that is gone is noticed below
 	}
@@ -295,8 +317,9 @@ func (ex *exchange) forward(f *config.Forward) {
 	ex.tries(f, &c)
 }
 
-// choose draws a cluster by weight.
-func choose(all []config.WeightedCluster) *config.WeightedCluster {
+// choose draws a cluster by weight, or by what the request is hashed by.
+func choose(f *config.Forward, c *choice) *config.WeightedCluster {
+	all := f.Clusters
 	switch len(all) {
 	case 0:
 		return nil
@@ -311,6 +334,9 @@ func choose(all []config.WeightedCluster) *config.WeightedCluster {
 		return nil
 	}
 	n := randomUint64() % sum
+	if f.ByHash && c.hashed {
+		n = mix(c.hash) % sum // another mixture than the one by which a hashing cluster chooses
+	}
 	for i := range all {
 		if w := uint64(all[i].Weight); n < w {
 			return &all[i]

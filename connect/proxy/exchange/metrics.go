@@ -84,7 +84,7 @@ var reasons = [...]reason.Code{
 	reason.RBACDenied, reason.NoRoute, reason.NoCluster, reason.NoHealthyUpstream, reason.UpstreamConnectFailure,
 	reason.UpstreamTLSFailure, reason.UpstreamReset, reason.UpstreamTimeout, reason.StreamIdleTimeout, reason.UpstreamOverflow,
 	reason.UpstreamProtocol, reason.BadRequest, reason.BadPath, reason.HeaderTooLarge, reason.UpgradeRefused, reason.Draining,
-	reason.DownstreamTLSFailure, reason.DownstreamReset, reason.Direct,
+	reason.DownstreamTLSFailure, reason.DownstreamReset, reason.Direct, reason.FaultInjected,
 }
 
 // Edge finds or makes an edge; "" is an unknown service. Keep what it gives: finding takes a lock.

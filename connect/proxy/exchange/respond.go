@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/weftmesh/weft/connect/proxy/reason"
 	"github.com/weftmesh/weft/connect/proxy/stream"
@@ -91,7 +92,11 @@ func (ex *exchange) copyBack(l lease) error {
 	if !ex.resp.HasLength {
 		left = -1
 	}
+	began, sent := time.Now(), int64(0)
 	for {
+		if ex.rate > 0 && !ex.throttle(began, sent) {
+			return errCut
+		}
 		buffered := l.Buffered()
 		if buffered == 0 && left != 0 {
 			if err := ex.x.Flush(); err != nil {
@@ -100,7 +105,14 @@ func (ex *exchange) copyBack(l lease) error {
 			}
 		}
 		p := ex.room.get(buffered)
+		if ex.rate > 0 {
+			p = p[:min(len(p), int(max(1, ex.rate/16)))]
+			if err := ex.x.Flush(); err != nil {
+				return err
+			}
+		}
 		n, err := l.ReadBody(p)
+		sent += int64(n)
 		if n > 0 {
 			ex.watch.touch()
 			ex.rec.toDown += int64(n)

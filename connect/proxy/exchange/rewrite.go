@@ -175,6 +175,7 @@ func (ex *exchange) mutateResponse() {
 	if ex.host != nil {
 		mutate(&ex.resp.Fields, ex.host.Response)
 	}
+	ex.corsFields()
 }
 
 // hash works out what the request is hashed by.

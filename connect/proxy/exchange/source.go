@@ -26,6 +26,8 @@ type source struct {
 	room scratch
 
 	keeping atomic.Bool // replay holds all that was read, and is still wanted
+	copying bool        // a mirror wants what was read, also once the response has begun
+	limit   int         // bytes of the body that are kept
 
 	mu       sync.Mutex // held also while a piece is written to a try, so not to be taken where a response is awaited
 	to       stream.ClientExchange
@@ -41,6 +43,10 @@ type source struct {
 func (s *source) begin(ex *exchange, x stream.ServerExchange, size int64) {
 	s.ex, s.x, s.size = ex, x, size
 	s.keeping.Store(true)
+	s.limit = maxReplay
+	if r := ex.route.Forward.Retry; r != nil && r.MaxBody > 0 {
+		s.limit = r.MaxBody
+	}
 	s.to, s.replay, s.read, s.ended, s.trailers, s.running, s.told = nil, s.replay[:0], 0, size == 0, nil, false, false
 	if s.done == nil {
 		s.done = make(chan struct{}, 1)
@@ -137,14 +143,15 @@ func (s *source) pass(p []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.read += int64(len(p))
-	if s.keeping.Load() {
-		if len(s.replay)+len(p) <= maxReplay {
+	if s.keeping.Load() || s.copying {
+		if len(s.replay)+len(p) <= s.limit {
 			s.replay = append(s.replay, p...)
 		} else {
 			s.keeping.Store(false)
+			s.copying = false
 		}
 	}
-	if !s.keeping.Load() && cap(s.replay) > smallBuffer*8 {
+	if !s.keeping.Load() && !s.copying && cap(s.replay) > smallBuffer*8 {
 		s.replay = nil
 	}
 	if s.to != nil {

@@ -21,6 +21,7 @@ const freeTries = 2
 // tries sends the request until a response can be passed on, or nothing is left to try.
 func (ex *exchange) tries(f *config.Forward, c *choice) {
 	defer ex.source.room.drop()
+	defer ex.endRetrying()
 	free, byPolicy := 0, 0
 	for {
 		began := time.Now()
@@ -30,7 +31,7 @@ func (ex *exchange) tries(f *config.Forward, c *choice) {
 		}
 		switch {
 		case fail.final || !ex.source.replayable():
-		case wanted(f.Retry, fail) && ex.mayRetry(f.Retry, byPolicy) && ex.again(f.Retry, byPolicy):
+		case ex.wanted(f.Retry, fail) && ex.takeRetry(f.Retry, byPolicy) && ex.again(f.Retry, byPolicy):
 			byPolicy++
 			continue
 		case (fail.unsent || fail.connect && ex.elsewhere(c, began)) && free < freeTries:
@@ -48,9 +49,9 @@ func (ex *exchange) tries(f *config.Forward, c *choice) {
 }
 
 // wanted says whether the policy has such a failure tried again.
-func wanted(r *config.Retry, f failure) bool {
+func (ex *exchange) wanted(r *config.Retry, f failure) bool {
 	switch {
-	case r == nil:
+	case r == nil || !ex.retriable(r):
 		return false
 	case f.status != 0:
 		return true // try asked for it
@@ -66,10 +67,37 @@ func wanted(r *config.Retry, f failure) bool {
 	return false
 }
 
-// mayRetry says whether one more retry by the policy is left, and the limit on retries isn't reached.
-func (ex *exchange) mayRetry(r *config.Retry, before int) bool {
-	limit := ex.cluster.config.Limits.Retries
-	return r != nil && before < r.Attempts && (limit <= 0 || ex.cluster.state.retries.Load() < int64(limit))
+func (ex *exchange) retriable(r *config.Retry) bool {
+	return len(r.Methods) == 0 || slices.Contains(r.Methods, ex.req.Method)
+}
+
+// takeRetry takes one more retry by the policy, unless none is left or the cluster has as many as it may. The exchange counts
+// among the cluster's retries from then on.
+func (ex *exchange) takeRetry(r *config.Retry, before int) bool {
+	if r == nil || before >= r.Attempts {
+		return false
+	}
+	if ex.retrying {
+		return true
+	}
+	state, limits := ex.cluster.state, &ex.cluster.config.Limits
+	most := int64(limits.Retries)
+	if b := limits.Budget; b != nil {
+		most = max(int64(b.Least), int64(b.Percent/100*float64(state.requests.Load())))
+	}
+	if n := state.retries.Add(1); n > most && (limits.Budget != nil || most > 0) {
+		state.retries.Add(-1)
+		return false
+	}
+	ex.retrying = true
+	return true
+}
+
+func (ex *exchange) endRetrying() {
+	if ex.retrying {
+		ex.retrying = false
+		ex.cluster.state.retries.Add(-1)
+	}
 }
 
 // elsewhere says whether a connection that could not be made is worth another try without a policy: there is an endpoint
@@ -81,7 +109,7 @@ func (ex *exchange) elsewhere(c *choice, began time.Time) bool {
 // wantsStatus says whether the policy has a response tried again.
 func (ex *exchange) wantsStatus(r *config.Retry, status int) bool {
 	switch {
-	case r == nil:
+	case r == nil || !ex.retriable(r):
 		return false
 	case r.On5xx && status >= 500, r.OnGateway && status >= 502 && status <= 504, r.OnRetriable4 && status == 409:
 		return true
@@ -120,10 +148,6 @@ func (ex *exchange) try(f *config.Forward, c *choice, retry int) (done bool, _ f
 	ep := v.pick(c)
 	if ep == nil {
 		return false, failure{code: reason.NoHealthyUpstream, err: errNoEndpoint, final: true}
-	}
-	if retry > 0 {
-		v.state.retries.Add(1)
-		defer v.state.retries.Add(-1)
 	}
 	ex.watch.newTry()
 	if f.Retry != nil && f.Retry.PerTry > 0 {
@@ -193,7 +217,7 @@ func (ex *exchange) over(f *config.Forward, v *clusterView, l lease, retry int) 
 	}
 	ex.noteGRPC(&ex.resp.Fields)
 	v.report(l.endpoint, outcomeOf(ex.resp.Status, ex.grpcCode))
-	if ex.wantsStatus(f.Retry, ex.resp.Status) && ex.source.replayable() && ex.mayRetry(f.Retry, retry) {
+	if ex.wantsStatus(f.Retry, ex.resp.Status) && ex.source.replayable() && ex.takeRetry(f.Retry, retry) {
 		l.Reset(stream.CodeCancel)
 		ex.source.detach()
 		ex.grpcCode = -1

@@ -155,6 +155,15 @@ func limits(m *clusterv3.Cluster, c *config.Cluster) error {
 			Connections: int(t.GetMaxConnections().GetValue()), Pending: int(t.GetMaxPendingRequests().GetValue()),
 			Requests: int(t.GetMaxRequests().GetValue()), Retries: int(t.GetMaxRetries().GetValue()),
 		}
+		if b := t.GetRetryBudget(); b != nil {
+			c.Limits.Budget = &config.Budget{Percent: 20, Least: 3}
+			if b.GetBudgetPercent() != nil {
+				c.Limits.Budget.Percent = b.GetBudgetPercent().GetValue()
+			}
+			if b.GetMinRetryConcurrency() != nil {
+				c.Limits.Budget.Least = int(b.GetMinRetryConcurrency().GetValue())
+			}
+		}
 		for what, v := range map[string]*wrapperspb.UInt32Value{
 			"max_connections": t.GetMaxConnections(), "max_pending_requests": t.GetMaxPendingRequests(), "max_requests": t.GetMaxRequests(),
 		} {

@@ -216,7 +216,15 @@ func compileHTTP(l *config.Listener, a *anypb.Any) error {
 func compileHTTPFilters(h *config.HTTP, filters []*hcmv3.HttpFilter) error {
 	for _, f := range filters {
 		switch url := f.GetTypedConfig().GetTypeUrl(); url {
-		case routerURL, grpcStatsURL:
+		case routerURL, grpcStatsURL, corsURL: // cors does what routes say
+		case faultURL:
+			m, err := compileFault(f.GetTypedConfig())
+			if err == nil && (m.Delay != 0 || m.AbortStatus != 0 || m.Rate != 0) {
+				err = errors.New("faults are read from routes only")
+			}
+			if err != nil {
+				return fmt.Errorf("http filter %s: %w", f.GetName(), err)
+			}
 		case httpRBACURL:
 			m, err := read[*httprbacv3.RBAC](f.GetTypedConfig())
 			if err != nil {

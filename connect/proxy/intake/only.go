@@ -42,7 +42,7 @@ const (
 		"set_current_client_cert_details upgrade_configs normalize_path merge_slashes path_with_escaped_slashes_action"
 	tcpFields      = "stat_prefix cluster weighted_clusters idle_timeout access_log tunneling_config max_connect_attempts metadata_match"
 	vhostFields    = "name domains routes request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove typed_per_filter_config metadata"
-	routeFields    = "name match route redirect direct_response metadata request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove typed_per_filter_config stat_prefix"
+	routeFields    = "name match route redirect direct_response metadata request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove typed_per_filter_config stat_prefix per_request_buffer_limit_bytes request_body_buffer_limit"
 	pathFields     = "prefix path path_separated_prefix safe_regex case_sensitive headers query_parameters grpc runtime_fraction"
 	commonFields   = "tls_params alpn_protocols tls_certificates tls_certificate_sds_secret_configs validation_context_sds_secret_config combined_validation_context"
 	validateFields = "trusted_ca match_typed_subject_alt_names"

@@ -34,11 +34,15 @@ func compileRoutes(m *routev3.RouteConfiguration) (*config.RouteTable, error) {
 			return nil, fmt.Errorf("virtual_hosts[%d]: %w", i, err)
 		}
 		h := &config.VirtualHost{Name: v.GetName(), Domains: v.GetDomains(), Request: mutations(v.GetRequestHeadersToAdd(), v.GetRequestHeadersToRemove()), Response: mutations(v.GetResponseHeadersToAdd(), v.GetResponseHeadersToRemove())}
-		if h.Authorize, err = compilePerRoute(v.GetTypedPerFilterConfig()); err != nil {
+		own, err := compilePerRoute(v.GetTypedPerFilterConfig())
+		if err != nil {
 			return nil, fmt.Errorf("virtual_hosts[%d]: %w", i, err)
 		}
-		if h.Authorize == nil {
-			h.Authorize = shared
+		if h.Authorize = own.authorize; h.Authorize == nil {
+			h.Authorize = shared.authorize
+		}
+		if own.cors != nil || own.fault != nil || shared.cors != nil || shared.fault != nil {
+			return nil, fmt.Errorf("virtual_hosts[%d]: cors and fault are read from routes only", i)
 		}
 		for j, r := range v.GetRoutes() {
 			route, err := compileRoute(r)
@@ -52,30 +56,47 @@ func compileRoutes(m *routev3.RouteConfiguration) (*config.RouteTable, error) {
 	return t, nil
 }
 
-// compilePerRoute reads what a route overrides of filters: only authorisation is known.
-func compilePerRoute(all map[string]*anypb.Any) ([]*config.Policies, error) {
-	if len(all) == 0 {
-		return nil, nil
-	}
-	out := []*config.Policies{} // not nil: it stands in place of what is further out, even if it checks nothing
+// perRoute is what a route, virtual host or table sets of filters.
+type perRoute struct {
+	authorize []*config.Policies // not nil where it stands in place of what is further out, even if it checks nothing
+	cors      *config.CORS
+	fault     *config.Fault
+}
+
+// compilePerRoute reads the filters' settings; one that isn't known is refused, for it might protect.
+func compilePerRoute(all map[string]*anypb.Any) (perRoute, error) {
+	var out perRoute
 	for name, a := range all {
-		if a.GetTypeUrl() != rbacPerRouteURL {
-			return nil, fmt.Errorf("typed_per_filter_config %s (%s) isn't known to this proxy", name, a.GetTypeUrl())
+		var err error
+		switch a.GetTypeUrl() {
+		case rbacPerRouteURL:
+			var p *config.Policies
+			if p, err = perRouteRBAC(a); p != nil {
+				out.authorize = append(out.authorize, p)
+			} else if out.authorize == nil {
+				out.authorize = []*config.Policies{}
+			}
+		case corsPolicyURL:
+			out.cors, err = compileCORS(a)
+		case faultURL:
+			out.fault, err = compileFault(a)
+		default:
+			err = errors.New("not known to this proxy")
 		}
-		m, err := read[*httprbacv3.RBACPerRoute](a)
 		if err != nil {
-			return nil, fmt.Errorf("typed_per_filter_config %s: %w", name, err)
+			return out, fmt.Errorf("typed_per_filter_config %s (%s): %w", name, a.GetTypeUrl(), err)
 		}
-		if m.GetRbac().GetRules() == nil {
-			continue // explicitly nothing to check
-		}
-		p, err := compilePolicies(m.GetRbac().GetRules(), m.GetRbac().GetShadowRules())
-		if err != nil {
-			return nil, fmt.Errorf("typed_per_filter_config %s: %w", name, err)
-		}
-		out = append(out, p)
 	}
 	return out, nil
+}
+
+// perRouteRBAC gives nil where explicitly nothing is checked.
+func perRouteRBAC(a *anypb.Any) (*config.Policies, error) {
+	m, err := read[*httprbacv3.RBACPerRoute](a)
+	if err != nil || m.GetRbac().GetRules() == nil {
+		return nil, err
+	}
+	return compilePolicies(m.GetRbac().GetRules(), m.GetRbac().GetShadowRules())
 }
 
 func compileRoute(m *routev3.Route) (*config.Route, error) {
@@ -90,19 +111,30 @@ func compileRoute(m *routev3.Route) (*config.Route, error) {
 	if r.Match, err = compileMatch(m.GetMatch()); err != nil {
 		return nil, fmt.Errorf("match: %w", err)
 	}
-	if r.Authorize, err = compilePerRoute(m.GetTypedPerFilterConfig()); err != nil {
+	own, err := compilePerRoute(m.GetTypedPerFilterConfig())
+	if err != nil {
 		return nil, err
 	}
+	r.Authorize, r.CORS, r.Fault = own.authorize, own.cors, own.fault
 	if a := m.GetMetadata().GetTypedFilterMetadata()[routeInfoKey]; a != nil {
 		info := &proxyv1.RouteInfo{}
 		if err := a.UnmarshalTo(info); err != nil {
 			return nil, fmt.Errorf("metadata %s: %w", routeInfoKey, err)
 		}
 		r.Source = info.GetSource()
+		if r.Fault != nil {
+			r.Fault.AbortReset = info.GetFaultReset()
+		}
 	}
 	switch a := m.GetAction().(type) {
 	case *routev3.Route_Route:
-		r.Forward, err = compileForward(a.Route)
+		if r.Forward, err = compileForward(a.Route); err == nil && r.Forward.Retry != nil {
+			limit := m.GetRequestBodyBufferLimit().GetValue()
+			if limit == 0 {
+				limit = uint64(m.GetPerRequestBufferLimitBytes().GetValue())
+			}
+			r.Forward.Retry.MaxBody = int(min(limit, 16<<20))
+		}
 		return r, err
 	case *routev3.Route_Redirect:
 		r.Redirect = &config.Redirect{
@@ -233,6 +265,7 @@ func compileForward(m *routev3.RouteAction) (*config.Forward, error) {
 	case *routev3.RouteAction_Cluster:
 		f.Clusters = []config.WeightedCluster{{Cluster: c.Cluster, Weight: 1}}
 	case *routev3.RouteAction_WeightedClusters:
+		f.ByHash = c.WeightedClusters.GetUseHashPolicy().GetValue()
 		for _, w := range c.WeightedClusters.GetClusters() {
 			f.Clusters = append(f.Clusters, config.WeightedCluster{
 				Cluster: w.GetName(), Weight: w.GetWeight().GetValue(),
@@ -254,14 +287,19 @@ func compileForward(m *routev3.RouteAction) (*config.Forward, error) {
 		if err != nil {
 			return nil, fmt.Errorf("regex_rewrite: %w", err)
 		}
-		f.RegexFrom, f.RegexTo = re, backReferences.ReplaceAllString(r.GetSubstitution(), "$${$1}")
+		f.RegexFrom, f.RegexTo = re, backReferences.ReplaceAllString(strings.ReplaceAll(r.GetSubstitution(), "$", "$$"), "$${$1}")
+		f.RegexTo = strings.ReplaceAll(f.RegexTo, `\\`, `\`)
 	}
 	for _, u := range m.GetUpgradeConfigs() {
 		f.Upgrade = u.GetEnabled() == nil || u.GetEnabled().GetValue()
 	}
-	if len(m.GetRequestMirrorPolicies()) > 0 {
-		return nil, errors.New("request_mirror_policies: not known to this proxy")
+	for i, p := range m.GetRequestMirrorPolicies() {
+		if err := only(p, mirrorFields); err != nil {
+			return nil, fmt.Errorf("request_mirror_policies[%d]: %w", i, err)
+		}
+		f.Mirrors = append(f.Mirrors, config.Mirror{Cluster: p.GetCluster(), Share: shareOf(p.GetRuntimeFraction().GetDefaultValue())})
 	}
+	f.MaxDuration = m.GetMaxStreamDuration().GetMaxStreamDuration().AsDuration()
 	for _, h := range m.GetHashPolicy() {
 		f.Hash = append(f.Hash, config.HashBy{
 			Header: h.GetHeader().GetHeaderName(), Cookie: h.GetCookie().GetName(), CookieTTL: h.GetCookie().GetTtl().AsDuration(),
@@ -290,6 +328,13 @@ func compileRetry(m *routev3.RetryPolicy) (*config.Retry, error) {
 	}
 	if r.MaxBackOff == 0 {
 		r.MaxBackOff = 10 * r.BackOff
+	}
+	for i, h := range m.GetRetriableRequestHeaders() {
+		methods, err := methodsOf(h)
+		if err != nil {
+			return nil, fmt.Errorf("retriable_request_headers[%d]: %w", i, err)
+		}
+		r.Methods = methods
 	}
 	codes := []string{
 		"ok", "cancelled", "unknown", "invalid-argument", "deadline-exceeded", "not-found", "already-exists", "permission-denied",

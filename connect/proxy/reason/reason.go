@@ -32,6 +32,7 @@ const (
 	DownstreamTLSFailure   Code = "downstream_tls_failure"
 	DownstreamReset        Code = "downstream_reset"
 	Direct                 Code = "direct_response"
+	FaultInjected          Code = "fault_injected"
 )
 
 // Explanation is what a code means, and what to do.
@@ -95,5 +96,9 @@ var Explanations = map[Code]Explanation{
 		"callers of this port must be sidecars of the same mesh; plain callers use the service's own port",
 	},
 	DownstreamReset: {"the client went away before it had its answer", "nothing, or a longer timeout at the client"},
-	Direct:          {"the answer is configured, not an instance's", "see the service's routes"},
+	FaultInjected: {
+		"the request was broken on purpose, by a fault of a route",
+		"see which: weft config read -kind service-router -name SERVICE, Fault; it ends at its Until, or when it is taken out",
+	},
+	Direct: {"the answer is configured, not an instance's", "see the service's routes"},
 }

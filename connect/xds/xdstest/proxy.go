@@ -90,6 +90,9 @@ func (p *Proxy) references() error {
 				for c := range routeClusters(r) {
 					clusters[c] = true
 				}
+				for _, m := range r.GetRoute().GetRequestMirrorPolicies() {
+					clusters[m.GetCluster()] = true
+				}
 			}
 		}
 	}
