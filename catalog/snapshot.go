@@ -27,6 +27,15 @@ type snapshotHeader struct {
 	Reaped uint64 `json:",omitempty"`
 	// Bootstrap is the index at which the first management token was made.
 	Bootstrap uint64 `json:",omitempty"`
+	Digest    []byte `json:",omitempty"` // of the tables: see digests
+}
+
+func (m metaRow) header(epoch uint64, digest []byte) snapshotHeader {
+	return snapshotHeader{Format: 1, Schema: m.schema, Index: m.index, Epoch: epoch, Reaped: m.reaped, Bootstrap: m.bootstrap, Digest: digest}
+}
+
+func (h *snapshotHeader) meta() metaRow {
+	return metaRow{index: h.Index, schema: h.Schema, reaped: h.Reaped, bootstrap: h.Bootstrap}
 }
 
 // snapshotRow is one row of one table; exactly one field is set. The table of names is made anew from the services.
@@ -65,10 +74,22 @@ type snapshotTopic struct {
 }
 
 // Snapshot is the store at one moment.
-type Snapshot struct{ txn *Txn }
+type Snapshot struct {
+	txn    *Txn
+	digest []byte
+}
 
 // Snapshot takes the store's state as it is now; it costs nothing until it is written.
-func (s *Store) Snapshot() *Snapshot { return &Snapshot{s.Read()} }
+func (s *Store) Snapshot() *Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sn := &Snapshot{txn: s.Read()}
+	if s.digests != nil {
+		s.digests.settle()
+		sn.digest = s.digests.whole(sn.txn.meta)
+	}
+	return sn
+}
 
 // Index is the last log entry that the snapshot holds.
 func (sn *Snapshot) Index() uint64 { return sn.txn.Index() }
@@ -85,7 +106,7 @@ func (sn *Snapshot) WriteTo(w io.Writer) (int64, error) {
 	buf := bufio.NewWriterSize(w, 64<<10)
 	out := &snapshotWriter{w: io.MultiWriter(buf, sum)}
 	out.write([]byte(snapshotMagic))
-	out.record(snapshotHeader{1, sn.txn.Schema(), sn.txn.Index(), sn.txn.epoch, sn.txn.meta.reaped, sn.txn.meta.bootstrap})
+	out.record(sn.txn.meta.header(sn.txn.epoch, sn.digest))
 	sn.txn.eachRow(func(r snapshotRow) { out.record(r) })
 	out.write([]byte{0, 0, 0, 0})
 	if out.err != nil {
@@ -124,23 +145,62 @@ func (s *snapshotWriter) record(v any) {
 	s.write(data)
 }
 
+// snapshotTables are the tables whose rows a snapshot holds, in its order: services come after the nodes and checks that their
+// instances hold. The others are made out of these.
+var snapshotTables = []string{
+	tableNodes, tableChecks, tableServices, tableEntries, tableCA, tableTopics, tableSessions, tableQueries, tableKV, tableTombstones, tableDelays,
+	tableAutopilot, tableACL,
+}
+
+// rowForm is a row's form in a snapshot; ok is false for rows that have none.
+func rowForm(row any) (r snapshotRow, ok bool) {
+	switch row := row.(type) {
+	case *Node:
+		r.Node = row
+	case *Check:
+		r.Check = row
+	case *instanceRow:
+		r.Service = &snapshotHolder{row.Service, row.last}
+	case *entryRow:
+		r.Entry = &EntryBox{row.entry}
+	case *CAState:
+		r.CA = row
+	case *topicRow:
+		r.Topic = &snapshotTopic{row.topic, row.index}
+	case *Session:
+		r.Session = row
+	case *PreparedQuery:
+		r.Query = row
+	case *kvRow:
+		r.KV = &row.KVEntry
+	case *tombstone:
+		r.Tombstone = &snapshotKey{Raw(row.key), row.index}
+	case *delayRow:
+		r.Delay = &snapshotKey{Raw(row.key), uint64(row.until)}
+	case *AutopilotConfig:
+		r.Autopilot = row
+	case *aclRow:
+		r.ACL = &row.ACLObject
+	default:
+		return r, false
+	}
+	return r, true
+}
+
+// eachTable visits all rows that a snapshot holds, in a fixed order.
+func (t *Txn) eachTable(f func(table string, row any)) {
+	for _, table := range snapshotTables {
+		each(t.db, table, "id_prefix", "", func(row any) { f(table, row) })
+	}
+}
+
 // eachRow visits all that a snapshot holds, in a fixed order.
 func (t *Txn) eachRow(f func(snapshotRow)) {
-	each(t.db, tableNodes, "id_prefix", "", func(n *Node) { f(snapshotRow{Node: n}) })
-	each(t.db, tableChecks, "id_prefix", "", func(c *Check) { f(snapshotRow{Check: c}) })
-	each(t.db, tableServices, "id_prefix", "", func(r *instanceRow) {
-		f(snapshotRow{Service: &snapshotHolder{r.Service, r.last}})
+	t.eachTable(func(_ string, row any) {
+		if r, ok := rowForm(row); ok {
+			f(r)
+		}
 	})
-	each(t.db, tableEntries, "id_prefix", "", func(r *entryRow) { f(snapshotRow{Entry: &EntryBox{r.entry}}) })
-	each(t.db, tableCA, "id_prefix", "", func(c *CAState) { f(snapshotRow{CA: c}) })
-	each(t.db, tableTopics, "id_prefix", "", func(r *topicRow) { f(snapshotRow{Topic: &snapshotTopic{r.topic, r.index}}) })
-	each(t.db, tableSessions, "id_prefix", "", func(s *Session) { f(snapshotRow{Session: s}) })
-	each(t.db, tableQueries, "id_prefix", "", func(q *PreparedQuery) { f(snapshotRow{Query: q}) })
-	each(t.db, tableKV, "id_prefix", "", func(r *kvRow) { f(snapshotRow{KV: &r.KVEntry}) })
-	each(t.db, tableTombstones, "id_prefix", "", func(r *tombstone) { f(snapshotRow{Tombstone: &snapshotKey{Raw(r.key), r.index}}) })
-	each(t.db, tableDelays, "id_prefix", "", func(r *delayRow) { f(snapshotRow{Delay: &snapshotKey{Raw(r.key), uint64(r.until)}}) })
-	each(t.db, tableAutopilot, "id_prefix", "", func(c *AutopilotConfig) { f(snapshotRow{Autopilot: c}) })
-	each(t.db, tableACL, "id_prefix", "", func(r *aclRow) { f(snapshotRow{ACL: &r.ACLObject}) })
 }
 
 // Digest is over all tables and the index: equal for two servers that applied the same log.
@@ -148,7 +208,7 @@ func (s *Store) Digest() []byte {
 	t := s.Read()
 	sum := sha256.New()
 	out := &snapshotWriter{w: sum}
-	out.record(snapshotHeader{1, t.Schema(), t.Index(), 0, t.meta.reaped, t.meta.bootstrap})
+	out.record(t.meta.header(0, nil))
 	t.eachRow(func(r snapshotRow) { out.record(r) })
 	if out.err != nil {
 		return nil // what is stored came out of a decoder and always encodes
@@ -169,8 +229,16 @@ func (s *Store) Restore(r io.Reader) error {
 		}
 		return &CorruptError{Err: fmt.Errorf("snapshot: %w", err)}
 	}
+	// What was written and what was read are held against the sums that were kept while the rows came to be.
+	sums := newDigests(s.config.DigestEvery)
+	loaded := &Txn{db: db.Txn(false), meta: head.meta()}
+	sums.load(loaded)
+	if len(head.Digest) > 0 && !bytes.Equal(head.Digest, sums.whole(loaded.meta)) {
+		return &CorruptError{Err: errors.New("snapshot: its rows aren't those of the tables that it was made of: it was written, or is read, by a faulty weft")}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.digests = sums
 	epoch := max(head.Epoch, s.state.Load().epoch) + 1
 	s.window.reset(Position{epoch, head.Index})
 	s.state.Store(&state{db: db, epoch: epoch})
@@ -205,7 +273,7 @@ func readSnapshot(r io.Reader, dc string) (db *memdb.MemDB, head snapshotHeader,
 	if db, err = newDB(); err != nil {
 		return nil, head, err
 	}
-	w := &write{txn: db.Txn(true), dc: dc, topics: map[Topic]uint64{}, meta: metaRow{head.Index, head.Schema, head.Reaped, head.Bootstrap}}
+	w := &write{txn: db.Txn(true), dc: dc, topics: map[Topic]uint64{}, meta: head.meta()}
 	w.index = head.Index
 	for {
 		data, err := in.next()

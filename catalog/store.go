@@ -21,6 +21,8 @@ type Config struct {
 	Epoch uint64
 	// WindowBytes bounds the retained changes that feeds resume from; 0 means 32 MiB.
 	WindowBytes int
+	// DigestEvery is after how many log entries the tables' digest is noted, 0 for 1024; the same on all servers.
+	DigestEvery uint64
 }
 
 // Position is a place in a store's history. Positions of different epochs have no order.
@@ -48,6 +50,8 @@ type Store struct {
 	mu    sync.Mutex // one writer at a time
 	state atomic.Pointer[state]
 
+	digests *digests // the writers'; nil in a replica
+
 	waiters waiters
 	window  window
 }
@@ -70,7 +74,13 @@ func New(c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.DigestEvery == 0 {
+		c.DigestEvery = 1024
+	}
 	s := &Store{config: c}
+	if !c.Replica {
+		s.digests = newDigests(c.DigestEvery)
+	}
 	s.window.max, s.window.epoch = c.WindowBytes, c.Epoch
 	s.state.Store(&state{db: db, epoch: c.Epoch})
 	return s, nil
@@ -93,7 +103,7 @@ func (s *Store) Read() *Txn {
 	return t
 }
 
-// Apply runs a batch of log entries in one transaction and publishes it once. Each has its own index and result, in order, and
+// Apply runs a batch of log entries in one transaction (two, where the tables' digest is due in between) and publishes it. Each has its own index and result, in order, and
 // all is as if they had come one by one. A command that fails changes nothing. One that panics is an error of that command
 // alone. If an entry is corrupt, it and those after it are not applied and have a *CorruptError.
 //
@@ -109,12 +119,27 @@ func (s *Store) Apply(batch []LogEntry) []Result {
 	bodies, bad := decodeBatch(batch, results)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for from := 0; from < bad; {
+		meta := s.Read().meta
+		n, before := s.digests.segment(meta.index, batch[from:bad])
+		if before {
+			s.digests.checkpoint(s.digests.block(batch[from].Index), meta)
+		}
+		s.applyLocked(batch[from:from+n], bodies[from:from+n], results[from:from+n])
+		from += n
+	}
+	return results
+}
+
+// applyLocked runs entries in one transaction.
+func (s *Store) applyLocked(batch []LogEntry, bodies []timed, results []Result) {
 	panicked := map[int]error{}
 	for {
 		b := newWrite(s)
-		if b.applyAll(batch[:bad], bodies, results, panicked) {
+		b.txn.TrackChanges()
+		if b.applyAll(batch, bodies, results, panicked) {
 			s.publish(b)
-			return results
+			return
 		}
 		b.txn.Abort() // once more without the command that panicked
 	}
@@ -156,6 +181,9 @@ func decodeSafely(data []byte) (c timed, err error) {
 func (s *Store) publish(w *write) {
 	w.finish()
 	s.window.add(w.changes, w.index)
+	if s.digests != nil {
+		s.digests.note(w.txn.Changes())
+	}
 	w.txn.Commit()
 	s.waiters.wake(w.topics, w.advanced)
 	s.waiters.wakeLive(w.keys, w.woken)

@@ -45,6 +45,8 @@ type citizen struct {
 	id   string
 	c    Config
 	stop func() error
+	// ended is closed when Run has returned.
+	ended chan struct{}
 }
 
 func newTown(t *testing.T) *town {
@@ -170,7 +172,12 @@ func (s *citizen) start() {
 	work.Go(func() { _ = web.Serve(hl) })
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- srv.Run(ctx) }()
+	ended := make(chan struct{})
+	s.ended = ended
+	go func() {
+		done <- srv.Run(ctx)
+		close(ended)
+	}()
 	s.stop = sync.OnceValue(func() error {
 		_ = web.Close()
 		rpc.Stop()

@@ -251,6 +251,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.GoOrdered("reads", s.reads.run)
 	if !s.c.Alone {
 		g.Go("bootstrap", s.bootstrap)
+		g.Go("digests", s.compareDigests)
 	}
 	g.Go("faults", func(ctx context.Context) error {
 		select {

@@ -353,6 +353,139 @@ func (x *ReadIndexResponse) GetIndex() uint64 {
 	return 0
 }
 
+type DigestsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DigestsRequest) Reset() {
+	*x = DigestsRequest{}
+	mi := &file_weft_v1_servers_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestsRequest) ProtoMessage() {}
+
+func (x *DigestsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_servers_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestsRequest.ProtoReflect.Descriptor instead.
+func (*DigestsRequest) Descriptor() ([]byte, []int) {
+	return file_weft_v1_servers_proto_rawDescGZIP(), []int{6}
+}
+
+type DigestsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoints   []*Checkpoint          `protobuf:"bytes,1,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DigestsResponse) Reset() {
+	*x = DigestsResponse{}
+	mi := &file_weft_v1_servers_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestsResponse) ProtoMessage() {}
+
+func (x *DigestsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_servers_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestsResponse.ProtoReflect.Descriptor instead.
+func (*DigestsResponse) Descriptor() ([]byte, []int) {
+	return file_weft_v1_servers_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *DigestsResponse) GetCheckpoints() []*Checkpoint {
+	if x != nil {
+		return x.Checkpoints
+	}
+	return nil
+}
+
+// Checkpoint is catalog.Checkpoint in Go.
+type Checkpoint struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Block         uint64                 `protobuf:"varint,1,opt,name=block,proto3" json:"block,omitempty"`
+	Tables        map[string][]byte      `protobuf:"bytes,2,rep,name=tables,proto3" json:"tables,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Checkpoint) Reset() {
+	*x = Checkpoint{}
+	mi := &file_weft_v1_servers_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Checkpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Checkpoint) ProtoMessage() {}
+
+func (x *Checkpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_v1_servers_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
+func (*Checkpoint) Descriptor() ([]byte, []int) {
+	return file_weft_v1_servers_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Checkpoint) GetBlock() uint64 {
+	if x != nil {
+		return x.Block
+	}
+	return 0
+}
+
+func (x *Checkpoint) GetTables() map[string][]byte {
+	if x != nil {
+		return x.Tables
+	}
+	return nil
+}
+
 type StreamsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nodes         []string               `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
@@ -362,7 +495,7 @@ type StreamsRequest struct {
 
 func (x *StreamsRequest) Reset() {
 	*x = StreamsRequest{}
-	mi := &file_weft_v1_servers_proto_msgTypes[6]
+	mi := &file_weft_v1_servers_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -374,7 +507,7 @@ func (x *StreamsRequest) String() string {
 func (*StreamsRequest) ProtoMessage() {}
 
 func (x *StreamsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_servers_proto_msgTypes[6]
+	mi := &file_weft_v1_servers_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -387,7 +520,7 @@ func (x *StreamsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamsRequest.ProtoReflect.Descriptor instead.
 func (*StreamsRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_servers_proto_rawDescGZIP(), []int{6}
+	return file_weft_v1_servers_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StreamsRequest) GetNodes() []string {
@@ -406,7 +539,7 @@ type StreamsResponse struct {
 
 func (x *StreamsResponse) Reset() {
 	*x = StreamsResponse{}
-	mi := &file_weft_v1_servers_proto_msgTypes[7]
+	mi := &file_weft_v1_servers_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -418,7 +551,7 @@ func (x *StreamsResponse) String() string {
 func (*StreamsResponse) ProtoMessage() {}
 
 func (x *StreamsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_servers_proto_msgTypes[7]
+	mi := &file_weft_v1_servers_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -431,7 +564,7 @@ func (x *StreamsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamsResponse.ProtoReflect.Descriptor instead.
 func (*StreamsResponse) Descriptor() ([]byte, []int) {
-	return file_weft_v1_servers_proto_rawDescGZIP(), []int{7}
+	return file_weft_v1_servers_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StreamsResponse) GetConnected() []string {
@@ -471,15 +604,26 @@ const file_weft_v1_servers_proto_rawDesc = "" +
 	"\thas_state\x18\x02 \x01(\bR\bhasState\"\x12\n" +
 	"\x10ReadIndexRequest\")\n" +
 	"\x11ReadIndexResponse\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index\"&\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"\x10\n" +
+	"\x0eDigestsRequest\"H\n" +
+	"\x0fDigestsResponse\x125\n" +
+	"\vcheckpoints\x18\x01 \x03(\v2\x13.weft.v1.CheckpointR\vcheckpoints\"\x96\x01\n" +
+	"\n" +
+	"Checkpoint\x12\x14\n" +
+	"\x05block\x18\x01 \x01(\x04R\x05block\x127\n" +
+	"\x06tables\x18\x02 \x03(\v2\x1f.weft.v1.Checkpoint.TablesEntryR\x06tables\x1a9\n" +
+	"\vTablesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"&\n" +
 	"\x0eStreamsRequest\x12\x14\n" +
 	"\x05nodes\x18\x01 \x03(\tR\x05nodes\"/\n" +
 	"\x0fStreamsResponse\x12\x1c\n" +
-	"\tconnected\x18\x01 \x03(\tR\tconnected2\x90\x02\n" +
+	"\tconnected\x18\x01 \x03(\tR\tconnected2\xce\x02\n" +
 	"\aServers\x12E\n" +
 	"\x06Status\x12\x1c.weft.v1.ServerStatusRequest\x1a\x1d.weft.v1.ServerStatusResponse\x12<\n" +
 	"\aPromise\x12\x17.weft.v1.PromiseRequest\x1a\x18.weft.v1.PromiseResponse\x12B\n" +
 	"\tReadIndex\x12\x19.weft.v1.ReadIndexRequest\x1a\x1a.weft.v1.ReadIndexResponse\x12<\n" +
+	"\aDigests\x12\x17.weft.v1.DigestsRequest\x1a\x18.weft.v1.DigestsResponse\x12<\n" +
 	"\aStreams\x12\x17.weft.v1.StreamsRequest\x1a\x18.weft.v1.StreamsResponseB/Z-github.com/weftmesh/weft/proto/weft/v1;weftv1b\x06proto3"
 
 var (
@@ -494,7 +638,7 @@ func file_weft_v1_servers_proto_rawDescGZIP() []byte {
 	return file_weft_v1_servers_proto_rawDescData
 }
 
-var file_weft_v1_servers_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_weft_v1_servers_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_weft_v1_servers_proto_goTypes = []any{
 	(*ServerStatusRequest)(nil),  // 0: weft.v1.ServerStatusRequest
 	(*ServerStatusResponse)(nil), // 1: weft.v1.ServerStatusResponse
@@ -502,25 +646,33 @@ var file_weft_v1_servers_proto_goTypes = []any{
 	(*PromiseResponse)(nil),      // 3: weft.v1.PromiseResponse
 	(*ReadIndexRequest)(nil),     // 4: weft.v1.ReadIndexRequest
 	(*ReadIndexResponse)(nil),    // 5: weft.v1.ReadIndexResponse
-	(*StreamsRequest)(nil),       // 6: weft.v1.StreamsRequest
-	(*StreamsResponse)(nil),      // 7: weft.v1.StreamsResponse
-	nil,                          // 8: weft.v1.ServerStatusResponse.MetaEntry
+	(*DigestsRequest)(nil),       // 6: weft.v1.DigestsRequest
+	(*DigestsResponse)(nil),      // 7: weft.v1.DigestsResponse
+	(*Checkpoint)(nil),           // 8: weft.v1.Checkpoint
+	(*StreamsRequest)(nil),       // 9: weft.v1.StreamsRequest
+	(*StreamsResponse)(nil),      // 10: weft.v1.StreamsResponse
+	nil,                          // 11: weft.v1.ServerStatusResponse.MetaEntry
+	nil,                          // 12: weft.v1.Checkpoint.TablesEntry
 }
 var file_weft_v1_servers_proto_depIdxs = []int32{
-	8, // 0: weft.v1.ServerStatusResponse.meta:type_name -> weft.v1.ServerStatusResponse.MetaEntry
-	0, // 1: weft.v1.Servers.Status:input_type -> weft.v1.ServerStatusRequest
-	2, // 2: weft.v1.Servers.Promise:input_type -> weft.v1.PromiseRequest
-	4, // 3: weft.v1.Servers.ReadIndex:input_type -> weft.v1.ReadIndexRequest
-	6, // 4: weft.v1.Servers.Streams:input_type -> weft.v1.StreamsRequest
-	1, // 5: weft.v1.Servers.Status:output_type -> weft.v1.ServerStatusResponse
-	3, // 6: weft.v1.Servers.Promise:output_type -> weft.v1.PromiseResponse
-	5, // 7: weft.v1.Servers.ReadIndex:output_type -> weft.v1.ReadIndexResponse
-	7, // 8: weft.v1.Servers.Streams:output_type -> weft.v1.StreamsResponse
-	5, // [5:9] is the sub-list for method output_type
-	1, // [1:5] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	11, // 0: weft.v1.ServerStatusResponse.meta:type_name -> weft.v1.ServerStatusResponse.MetaEntry
+	8,  // 1: weft.v1.DigestsResponse.checkpoints:type_name -> weft.v1.Checkpoint
+	12, // 2: weft.v1.Checkpoint.tables:type_name -> weft.v1.Checkpoint.TablesEntry
+	0,  // 3: weft.v1.Servers.Status:input_type -> weft.v1.ServerStatusRequest
+	2,  // 4: weft.v1.Servers.Promise:input_type -> weft.v1.PromiseRequest
+	4,  // 5: weft.v1.Servers.ReadIndex:input_type -> weft.v1.ReadIndexRequest
+	6,  // 6: weft.v1.Servers.Digests:input_type -> weft.v1.DigestsRequest
+	9,  // 7: weft.v1.Servers.Streams:input_type -> weft.v1.StreamsRequest
+	1,  // 8: weft.v1.Servers.Status:output_type -> weft.v1.ServerStatusResponse
+	3,  // 9: weft.v1.Servers.Promise:output_type -> weft.v1.PromiseResponse
+	5,  // 10: weft.v1.Servers.ReadIndex:output_type -> weft.v1.ReadIndexResponse
+	7,  // 11: weft.v1.Servers.Digests:output_type -> weft.v1.DigestsResponse
+	10, // 12: weft.v1.Servers.Streams:output_type -> weft.v1.StreamsResponse
+	8,  // [8:13] is the sub-list for method output_type
+	3,  // [3:8] is the sub-list for method input_type
+	3,  // [3:3] is the sub-list for extension type_name
+	3,  // [3:3] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_weft_v1_servers_proto_init() }
@@ -534,7 +686,7 @@ func file_weft_v1_servers_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_v1_servers_proto_rawDesc), len(file_weft_v1_servers_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

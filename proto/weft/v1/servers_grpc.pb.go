@@ -26,6 +26,7 @@ const (
 	Servers_Status_FullMethodName    = "/weft.v1.Servers/Status"
 	Servers_Promise_FullMethodName   = "/weft.v1.Servers/Promise"
 	Servers_ReadIndex_FullMethodName = "/weft.v1.Servers/ReadIndex"
+	Servers_Digests_FullMethodName   = "/weft.v1.Servers/Digests"
 	Servers_Streams_FullMethodName   = "/weft.v1.Servers/Streams"
 )
 
@@ -42,6 +43,8 @@ type ServersClient interface {
 	Promise(ctx context.Context, in *PromiseRequest, opts ...grpc.CallOption) (*PromiseResponse, error)
 	// ReadIndex has the leader confirm that it leads, and gives the index that a read which began before has to see.
 	ReadIndex(ctx context.Context, in *ReadIndexRequest, opts ...grpc.CallOption) (*ReadIndexResponse, error)
+	// Digests gives the last checkpoints of this server's tables, for the others to compare with theirs.
+	Digests(ctx context.Context, in *DigestsRequest, opts ...grpc.CallOption) (*DigestsResponse, error)
 	// Streams says which of these nodes have an open feed to this server: a sign of life.
 	Streams(ctx context.Context, in *StreamsRequest, opts ...grpc.CallOption) (*StreamsResponse, error)
 }
@@ -84,6 +87,16 @@ func (c *serversClient) ReadIndex(ctx context.Context, in *ReadIndexRequest, opt
 	return out, nil
 }
 
+func (c *serversClient) Digests(ctx context.Context, in *DigestsRequest, opts ...grpc.CallOption) (*DigestsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DigestsResponse)
+	err := c.cc.Invoke(ctx, Servers_Digests_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *serversClient) Streams(ctx context.Context, in *StreamsRequest, opts ...grpc.CallOption) (*StreamsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StreamsResponse)
@@ -107,6 +120,8 @@ type ServersServer interface {
 	Promise(context.Context, *PromiseRequest) (*PromiseResponse, error)
 	// ReadIndex has the leader confirm that it leads, and gives the index that a read which began before has to see.
 	ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error)
+	// Digests gives the last checkpoints of this server's tables, for the others to compare with theirs.
+	Digests(context.Context, *DigestsRequest) (*DigestsResponse, error)
 	// Streams says which of these nodes have an open feed to this server: a sign of life.
 	Streams(context.Context, *StreamsRequest) (*StreamsResponse, error)
 	mustEmbedUnimplementedServersServer()
@@ -127,6 +142,9 @@ func (UnimplementedServersServer) Promise(context.Context, *PromiseRequest) (*Pr
 }
 func (UnimplementedServersServer) ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReadIndex not implemented")
+}
+func (UnimplementedServersServer) Digests(context.Context, *DigestsRequest) (*DigestsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Digests not implemented")
 }
 func (UnimplementedServersServer) Streams(context.Context, *StreamsRequest) (*StreamsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Streams not implemented")
@@ -206,6 +224,24 @@ func _Servers_ReadIndex_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Servers_Digests_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DigestsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ServersServer).Digests(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Servers_Digests_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ServersServer).Digests(ctx, req.(*DigestsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Servers_Streams_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StreamsRequest)
 	if err := dec(in); err != nil {
@@ -242,6 +278,10 @@ var Servers_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReadIndex",
 			Handler:    _Servers_ReadIndex_Handler,
+		},
+		{
+			MethodName: "Digests",
+			Handler:    _Servers_Digests_Handler,
 		},
 		{
 			MethodName: "Streams",
