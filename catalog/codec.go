@@ -243,6 +243,30 @@ func NewEntry(kind string) (Entry, error) {
 		return &ServiceResolver{}, nil
 	case KindMesh:
 		return &Mesh{}, nil
+	case KindIngressEntry:
+		return &IngressGateway{}, nil
+	case KindTerminatingEntry:
+		return &TerminatingGateway{}, nil
+	case KindAPIGatewayEntry:
+		return &APIGateway{}, nil
+	case KindBoundAPIGateway:
+		return &BoundAPIGateway{}, nil
+	case KindHTTPRoute:
+		return &HTTPRoute{}, nil
+	case KindTCPRoute:
+		return &TCPRoute{}, nil
+	case KindInlineCertificate:
+		return &InlineCertificate{}, nil
+	case KindFileCertificate:
+		return &FileCertificate{}, nil
+	case KindJWTProvider:
+		return &JWTProvider{}, nil
+	case KindExportedServices:
+		return &ExportedServices{}, nil
+	case KindSamenessGroup:
+		return &SamenessGroup{}, nil
+	case KindRequestLimit:
+		return &RequestLimit{}, nil
 	}
 	return nil, fmt.Errorf("%w config entry kind: %s", ErrInvalid, kind)
 }
@@ -252,5 +276,7 @@ func EntryKinds() []string {
 	return []string{
 		KindServiceDefaults, KindProxyDefaults, KindServiceIntentions, KindServiceRouter,
 		KindServiceSplitter, KindServiceResolver, KindMesh,
+		KindIngressEntry, KindTerminatingEntry, KindAPIGatewayEntry, KindBoundAPIGateway, KindHTTPRoute, KindTCPRoute,
+		KindInlineCertificate, KindFileCertificate, KindJWTProvider, KindExportedServices, KindSamenessGroup, KindRequestLimit,
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -208,14 +210,48 @@ func (h *handlers) services(w http.ResponseWriter, r *api.Request) error {
 		if err != nil {
 			return nil, err
 		}
+		filter, err := api.NewFilter(r.Options.Filter)
+		if err != nil {
+			return nil, err
+		}
 		out := map[string][]string{}
 		for name, tags := range names {
-			if r.Visible(name) {
-				out[name] = append([]string{}, tags...)
+			if !r.Visible(name) {
+				continue
 			}
+			if filter != nil || len(r.Options.NodeMeta) > 0 {
+				var some bool
+				if tags, some, err = someTags(t, r, filter, name); err != nil {
+					return nil, err
+				}
+				if !some {
+					continue
+				}
+			}
+			out[name] = append([]string{}, tags...)
 		}
 		return out, nil
 	})
+}
+
+// someTags are the tags of a service's instances that the request's filter and node-meta leave; some is whether any is left.
+func someTags(t *catalog.Txn, r *api.Request, filter *api.Filter, name string) (tags []string, some bool, err error) {
+	instances, err := t.Instances(r.Options.Scope.Name(name))
+	if err != nil {
+		return nil, false, err
+	}
+	for _, i := range instances {
+		keep, err := filter.Keeps(viewFlat(i))
+		if err != nil {
+			return nil, false, err
+		}
+		if keep && matches(i.Node.Meta, r.Options.NodeMeta) {
+			some = true
+			tags = append(tags, i.Service.Tags...)
+		}
+	}
+	slices.Sort(tags)
+	return slices.Compact(tags), some, nil
 }
 
 type instancesOf func(*catalog.Txn, catalog.Key) ([]*catalog.Instance, error)
@@ -307,11 +343,33 @@ func (h *handlers) nodeServices(w http.ResponseWriter, r *api.Request) error {
 func onNode(t *catalog.Txn, r *api.Request) (*catalog.Node, []*catalog.Service, error) {
 	key := r.Options.Scope.Name(r.PathValue("name"))
 	node, err := t.Node(key)
+	if err == nil && node == nil {
+		node, err = nodeByID(t, key)
+	}
 	if err != nil || node == nil {
 		return nil, nil, err
 	}
+	key = node.Key()
 	services, err := t.NodeServices(key)
 	return node, services, err
+}
+
+// nodeByID finds the node whose ID begins with a name, if there is just one; a few letters are no ID.
+func nodeByID(t *catalog.Txn, key catalog.Key) (*catalog.Node, error) {
+	if len(key.Name) < 8 {
+		return nil, nil
+	}
+	nodes, err := t.Nodes(key.Scope)
+	if err != nil {
+		return nil, err
+	}
+	nodes = slices.DeleteFunc(nodes, func(n *catalog.Node) bool {
+		return !strings.HasPrefix(strings.ToLower(n.ID), strings.ToLower(key.Name))
+	})
+	if len(nodes) != 1 {
+		return nil, nil
+	}
+	return nodes[0], nil
 }
 
 func viewChecks(checks []*catalog.Check, keep func(*catalog.Check) bool) []api.CheckView {
@@ -340,8 +398,14 @@ func (h *handlers) healthChecks(w http.ResponseWriter, r *api.Request) error {
 		if err != nil {
 			return nil, err
 		}
+		if err := nearFirst(t, r, r.Options.Near, all, nodeOf); err != nil {
+			return nil, err
+		}
 		out := []api.CheckView{}
 		for _, i := range all {
+			if !matches(i.Node.Meta, r.Options.NodeMeta) {
+				continue
+			}
 			out = append(out, viewChecks(i.Checks, func(c *catalog.Check) bool { return c.ServiceID == i.Service.ID })...)
 		}
 		return api.FilterList(r.Options.Filter, out)
@@ -370,6 +434,9 @@ func (h *handlers) healthState(w http.ResponseWriter, r *api.Request) error {
 				return nil, err
 			}
 			out = append(out, viewChecks(checks, func(c *catalog.Check) bool { return state == "any" || c.Status == state })...)
+		}
+		if err := nearFirst(t, r, r.Options.Near, out, func(c api.CheckView) string { return c.Node }); err != nil {
+			return nil, err
 		}
 		return api.FilterList(r.Options.Filter, out)
 	})

@@ -70,6 +70,9 @@ func readEntryBody(r *api.Request) (catalog.Entry, []string, error) {
 	}
 	doc.Root.Remove("Kind")
 	var warnings []string
+	if catalog.Inert(kind.Text) {
+		warnings = append(warnings, kind.Text+" is kept and served, but has no effect yet")
+	}
 	for _, field := range ineffective {
 		if _, ok := doc.Root.Remove(field); ok {
 			warnings = append(warnings, fmt.Sprintf("%s of %s is known but has no effect yet", field, kind.Text))
@@ -126,7 +129,7 @@ func (h *handlers) writeEntry(w http.ResponseWriter, r *api.Request) error {
 	}
 	defer h.c.Cluster.LockEntries()()
 	before := h.c.Store.Read()
-	if err := checkGraph(before, before.With(entry), entry); err != nil {
+	if err := firstFault(checkClash(before, entry), checkGraph(before, before.With(entry), entry)); err != nil {
 		return refused(err)
 	}
 	result, err := h.propose(w, r, catalog.SetEntry{Entry: catalog.EntryBox{Entry: entry}, CAS: cas})
@@ -183,6 +186,34 @@ func checkGraph(before, after *catalog.Txn, changed catalog.Entry) error {
 	return nil
 }
 
+// checkClash refuses two gateways of one name.
+func checkClash(t *catalog.Txn, entry catalog.Entry) error {
+	kinds := []string{catalog.KindIngressEntry, catalog.KindTerminatingEntry, catalog.KindAPIGatewayEntry}
+	if !slices.Contains(kinds, entry.EntryKind()) {
+		return nil
+	}
+	for _, kind := range kinds {
+		other, err := t.Entry(kind, entry.Head().Key())
+		if err != nil {
+			return err
+		}
+		if other != nil && kind != entry.EntryKind() {
+			return fmt.Errorf("cannot create a %q config entry with name %q, a %q config entry with that name already exists",
+				entry.EntryKind(), entry.Head().Name, kind)
+		}
+	}
+	return nil
+}
+
+func firstFault(faults ...error) error {
+	for _, err := range faults {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // concerned are the services whose chain or intentions a change of this entry can alter.
 func concerned(t *catalog.Txn, changed catalog.Entry) []catalog.Key {
 	head := changed.Head()
@@ -190,6 +221,9 @@ func concerned(t *catalog.Txn, changed catalog.Entry) []catalog.Key {
 	case catalog.KindServiceIntentions:
 		return []catalog.Key{head.Key()}
 	case catalog.KindMesh:
+		return nil
+	}
+	if catalog.Inert(changed.EntryKind()) {
 		return nil
 	}
 	keys := map[catalog.Key]bool{}
@@ -270,13 +304,31 @@ func (h *handlers) listEntries(w http.ResponseWriter, r *api.Request) error {
 			err = errors.Join(err, verr)
 			out = append(out, v)
 		}
-		return out, err
+		if err != nil {
+			return nil, err
+		}
+		return api.FilterList(r.Options.Filter, out)
 	})
 }
 
 func (h *handlers) chain(w http.ResponseWriter, r *api.Request) error {
+	var o chain.Overrides
+	if r.Method == http.MethodPost {
+		var b struct {
+			OverrideProtocol       string
+			OverrideConnectTimeout time.Duration
+			OverrideMeshGateway    catalog.MeshGatewayMode
+		}
+		if err := api.ReadJSON(r, &b); err != nil {
+			return err
+		}
+		if !slices.Contains([]string{"", "none", "local", "remote"}, b.OverrideMeshGateway.Mode) {
+			return badRequest("Invalid OverrideMeshGateway.Mode parameter")
+		}
+		o = chain.Overrides{Protocol: b.OverrideProtocol, ConnectTimeout: b.OverrideConnectTimeout, MeshGateway: b.OverrideMeshGateway}
+	}
 	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) (map[string]any, error) {
-		c, err := chain.Compile(t, r.Options.Scope.Name(r.PathValue("name")), chain.Overrides{})
+		c, err := chain.Compile(t, r.Options.Scope.Name(r.PathValue("name")), o)
 		if err != nil {
 			return nil, refused(err)
 		}
@@ -303,10 +355,6 @@ func viewChain(c *chain.Chain) (map[string]any, error) {
 		node, ok := nodes[key].(map[string]any)
 		if !ok {
 			continue
-		}
-		if r, ok := node["Resolver"].(map[string]any); ok && n.Resolver != nil {
-			delete(r, "RequestTimeout")
-			spell(r, "RequestTimeout", n.Resolver.RequestTimeout)
 		}
 		routes, _ := node["Routes"].([]any)
 		for i, r := range n.Routes {

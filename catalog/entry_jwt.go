@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package catalog
+
+import "time"
+
+// JWTProvider is who issues tokens, where they are found in a request, and how they are checked.
+type JWTProvider struct {
+	EntryHead
+	Issuer           string         `json:",omitempty"`
+	Audiences        []string       `json:",omitempty"`
+	JSONWebKeySet    *JSONWebKeySet `json:",omitempty"`
+	Locations        []JWTLocation  `json:",omitempty"`
+	Forwarding       *JWTForwarding `json:",omitempty"`
+	ClockSkewSeconds int            `json:",omitempty"`
+	CacheConfig      *JWTCache      `json:",omitempty"`
+}
+
+// JSONWebKeySet is the issuer's keys; one field is set.
+type JSONWebKeySet struct {
+	Local  *LocalJWKS  `json:",omitempty"`
+	Remote *RemoteJWKS `json:",omitempty"`
+}
+
+// LocalJWKS is keys in base64, or in a file.
+type LocalJWKS struct {
+	JWKS     string `json:",omitempty"`
+	Filename string `json:",omitempty"`
+}
+
+// RemoteJWKS is keys that are fetched.
+type RemoteJWKS struct {
+	URI                 string           `json:",omitempty"`
+	RequestTimeoutMs    int              `json:",omitempty"`
+	CacheDuration       time.Duration    `json:",omitempty"`
+	FetchAsynchronously bool             `json:",omitempty"`
+	UseSNI              bool             `json:",omitempty"`
+	RetryPolicy         *JWKSRetryPolicy `json:",omitempty"`
+	JWKSCluster         *JWKSCluster     `json:",omitempty"`
+}
+
+// JWKSRetryPolicy says how fetching is tried again.
+type JWKSRetryPolicy struct {
+	NumRetries         int           `json:",omitempty"`
+	RetryPolicyBackOff *RetryBackOff `json:",omitempty"`
+}
+
+// RetryBackOff bounds the time between tries.
+type RetryBackOff struct {
+	BaseInterval time.Duration `json:",omitempty"`
+	MaxInterval  time.Duration `json:",omitempty"`
+}
+
+// JWKSCluster is how the key server is reached.
+type JWKSCluster struct {
+	DiscoveryType   string        `json:",omitempty"`
+	TLSCertificates *JWKSTLS      `json:",omitempty"`
+	ConnectTimeout  time.Duration `json:",omitempty"`
+}
+
+// JWKSTLS is whom the key server must be certified by.
+type JWKSTLS struct {
+	CaCertificateProviderInstance *JWKSProviderInstance `json:",omitempty"`
+	TrustedCA                     *JWKSTrustedCA        `json:",omitempty"`
+}
+
+// JWKSProviderInstance names a certificate that the proxy has.
+type JWKSProviderInstance struct {
+	InstanceName    string `json:",omitempty"`
+	CertificateName string `json:",omitempty"`
+}
+
+// JWKSTrustedCA is a CA's certificate.
+type JWKSTrustedCA struct {
+	Filename            string `json:",omitempty"`
+	EnvironmentVariable string `json:",omitempty"`
+	InlineString        string `json:",omitempty"`
+	InlineBytes         string `json:",omitempty"` // base64
+}
+
+// JWTLocation is where a token stands; one field is set.
+type JWTLocation struct {
+	Header     *JWTHeader `json:",omitempty"`
+	QueryParam *JWTName   `json:",omitempty"`
+	Cookie     *JWTName   `json:",omitempty"`
+}
+
+// JWTHeader is a header with a token.
+type JWTHeader struct {
+	Name        string
+	ValuePrefix string `json:",omitempty"`
+	Forward     bool   `json:",omitempty"`
+}
+
+// JWTName is a parameter or cookie with a token.
+type JWTName struct{ Name string }
+
+// JWTForwarding hands the token's payload on.
+type JWTForwarding struct {
+	HeaderName              string
+	PadForwardPayloadHeader bool `json:",omitempty"`
+}
+
+// JWTCache bounds the cache of checked tokens.
+type JWTCache struct{ Size int }
+
+// EntryKind is KindJWTProvider.
+func (*JWTProvider) EntryKind() string { return KindJWTProvider }
+
+// Normalize fills in the clock's skew.
+func (e *JWTProvider) Normalize() {
+	e.normalize()
+	if e.ClockSkewSeconds == 0 {
+		e.ClockSkewSeconds = 30
+	}
+}
+
+// Validate checks that there is one key set, and the locations.
+func (e *JWTProvider) Validate() error {
+	if err := firstError(e.validate(), e.exactName(), notNegative("ClockSkewSeconds", e.ClockSkewSeconds)); err != nil {
+		return err
+	}
+	set := e.JSONWebKeySet
+	if set == nil || (set.Local == nil) == (set.Remote == nil) {
+		return invalidf("JSONWebKeySet must have exactly one of Local and Remote")
+	}
+	if l := set.Local; l != nil && (l.JWKS == "") == (l.Filename == "") {
+		return invalidf("JSONWebKeySet.Local must have exactly one of JWKS and Filename")
+	}
+	if r := set.Remote; r != nil && r.URI == "" {
+		return invalidf("JSONWebKeySet.Remote.URI is required")
+	}
+	for i, l := range e.Locations {
+		n := 0
+		for _, set := range []bool{l.Header != nil, l.QueryParam != nil, l.Cookie != nil} {
+			if set {
+				n++
+			}
+		}
+		if n != 1 {
+			return invalidf("Locations[%d] must have exactly one of Header, QueryParam and Cookie", i)
+		}
+	}
+	if e.Forwarding != nil && e.Forwarding.HeaderName == "" {
+		return invalidf("Forwarding.HeaderName is required")
+	}
+	return nil
+}
