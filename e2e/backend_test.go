@@ -77,6 +77,7 @@ func (b *Backend) header() http.Header {
 //	/echo      the body, after all of it was read; the id is noted
 //	/slow      the same after 300 ms
 //	/stream    the body, as it comes
+//	/page      100 bytes
 //	/trailers  the request's trailers as the response's
 //	/ws        upgrades and echoes bytes
 //	/hang      nothing, until the caller is gone
@@ -100,6 +101,7 @@ func httpBackend(t *testing.T, name string) *Backend {
 		}
 	})
 	mux.HandleFunc("/stream", stream)
+	mux.HandleFunc("/page", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, strings.Repeat("page ", 20)) })
 	mux.HandleFunc("/trailers", trailers)
 	mux.HandleFunc("/ws", websocket)
 	mux.HandleFunc("/hang", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
