@@ -35,6 +35,7 @@ import (
 	"github.com/weftmesh/weft/agent/replica"
 	"github.com/weftmesh/weft/agent/rest"
 	"github.com/weftmesh/weft/agent/sync"
+	"github.com/weftmesh/weft/agent/tokens"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/xds/ads"
 	"github.com/weftmesh/weft/internal/api"
@@ -54,6 +55,7 @@ type Config struct {
 
 	Servers http.Handler             // answers what isn't the agent's own
 	Conn    grpc.ClientConnInterface // to a server
+	Tokens  *tokens.Tokens           // what callers may do; nil: ACLs are off
 	Door    *listen.Door
 	LAN     *gossip.Pool // who is there; it runs beside the agent
 	WAN     *gossip.Pool // the same of all datacenters' servers; nil: this node isn't in it
@@ -95,6 +97,13 @@ func New(c Config) (*Agent, error) {
 	if c.Rand == nil {
 		c.Rand = rand.Reader
 	}
+	if c.Tokens == nil {
+		var err error
+		if c.Tokens, err = tokens.New(tokens.Config{Now: c.Now}); err != nil {
+			return nil, err
+		}
+	}
+	c.Conn = c.Tokens.Conn(c.Conn)
 	a := &Agent{c: c, settings: c.Settings}
 	s := &a.settings
 	scope := catalog.Scope{}.Default(s.Datacenter)
@@ -113,7 +122,7 @@ func New(c Config) (*Agent, error) {
 		return nil, err
 	}
 	if a.syncer, err = sync.New(sync.Config{
-		State: a.state, Client: weftv1.NewCatalogClient(c.Conn), Log: c.Log.With("part", "sync"), Outputs: s.CheckUpdateInterval, Now: c.Now, Jitter: c.Jitter,
+		State: a.state, Client: weftv1.NewCatalogClient(c.Conn), Log: c.Log.With("part", "sync"), Outputs: s.CheckUpdateInterval, Token: c.Tokens.Or, Now: c.Now, Jitter: c.Jitter,
 	}); err != nil {
 		return nil, err
 	}
@@ -149,11 +158,11 @@ func (a *Agent) newMesh() error {
 		return err
 	}
 	feed := weftv1.NewFeedClient(c.Conn)
-	if a.replica, err = replica.New(replica.Config{Node: c.NodeName, Client: feed, Store: store, Jitter: c.Jitter, Log: c.Log.With("part", "replica")}); err != nil {
+	if a.replica, err = replica.New(replica.Config{Node: c.NodeName, Client: feed, Store: store, Token: c.Tokens.Or, Jitter: c.Jitter, Log: c.Log.With("part", "replica")}); err != nil {
 		return err
 	}
 	if a.leaves, err = leaf.New(leaf.Config{
-		Node: c.NodeName, Client: weftv1.NewCAClient(c.Conn), Store: store, Rand: c.Rand, Now: c.Now, Jitter: c.Jitter, Log: c.Log.With("part", "leaf"),
+		Node: c.NodeName, Client: weftv1.NewCAClient(c.Conn), Store: store, Rand: c.Rand, Token: c.Tokens.Or, Now: c.Now, Jitter: c.Jitter, Log: c.Log.With("part", "leaf"),
 	}); err != nil {
 		return err
 	}
@@ -161,7 +170,7 @@ func (a *Agent) newMesh() error {
 	if err != nil {
 		return err
 	}
-	allow := s.DefaultIntentionPolicy != catalog.ActionDeny
+	allow := s.IntentionsAllow()
 	if a.proxies, err = proxies.New(proxies.Config{
 		State: a.state, Store: store, Replica: a.replica, Leaves: a.leaves, Feed: feed, Synced: a.syncer.Wait, Key: key, ADSAddress: a.adsAddress(),
 		NodeAddress: c.Address, DefaultAllow: allow, Now: c.Now, Log: c.Log.With("part", "proxies"),
@@ -184,15 +193,25 @@ func (a *Agent) newMesh() error {
 		return err
 	}
 	a.mux, err = api.NewMux(api.MuxConfig{
-		Side: api.Agent, Resolver: api.Open{}, Datacenter: s.Datacenter, Pretty: s.Dev, Forward: c.Servers, Loopback: true, Compress: true,
+		Side: api.Agent, Node: c.NodeName, Resolver: c.Tokens, Datacenter: s.Datacenter, Pretty: s.Dev, Forward: c.Servers, Loopback: true, Compress: true,
 		Handlers: rest.Handlers(rest.Config{
 			State: a.state, Checks: a.checks, Leaves: a.leaves, Store: store, Proxies: a.proxies, Metrics: c.Metrics,
-			LAN: c.LAN, WAN: c.WAN, Events: a.events, Leave: c.Leave,
+			LAN: c.LAN, WAN: c.WAN, Events: a.events, Leave: c.Leave, SetToken: a.setToken, Node: c.NodeName,
 			Version: c.Version, Server: s.Server || s.Dev, GRPCPort: s.Ports.GRPC, DefaultAll: allow, Now: c.Now,
 			Settings: map[string]any{"Datacenter": s.Datacenter, "NodeName": c.NodeName, "DevMode": s.Dev, "ServerMode": s.Server || s.Dev},
 		}),
 	})
 	return err
+}
+
+// setToken changes one of the agent's own tokens, and tries again what was refused without it.
+func (a *Agent) setToken(kind tokens.Kind, secret string) error {
+	if err := a.c.Tokens.Set(kind, secret); err != nil {
+		return err
+	}
+	a.syncer.Again()
+	a.replica.Restate()
+	return nil
 }
 
 // runDir is where sockets go.
@@ -266,7 +285,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // registerConfigured registers what the configuration files name.
 func (a *Agent) registerConfigured() error {
-	warnings, err := a.state.Configure(a.settings.Services, a.settings.Checks)
+	warnings, err := a.state.Configure(a.settings.Services, a.settings.Checks, a.c.Tokens.Own(tokens.ConfigFile))
 	for _, w := range warnings {
 		a.c.Log.Warn("configuration", "warning", w)
 	}

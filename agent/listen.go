@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/weftmesh/weft/agent/dns"
+	"github.com/weftmesh/weft/agent/tokens"
 	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/run"
@@ -119,7 +120,7 @@ func (a *Agent) newDNS() error {
 	var err error
 	a.dns, err = dns.New(dns.Config{
 		Servers: a.c.Servers, NodeName: a.c.NodeName, Address: a.c.Address, Datacenter: s.Datacenter, Listen: on, Door: a.c.Door,
-		Metrics: a.c.Metrics, Log: a.c.Log.With("part", "dns"),
+		Token: func() string { return a.c.Tokens.Own(tokens.DNS) }, Metrics: a.c.Metrics, Log: a.c.Log.With("part", "dns"),
 	}, s.Zones())
 	return err
 }

@@ -23,7 +23,6 @@ import (
 	"github.com/weftmesh/weft/ca"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/xds"
-	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/decode"
 	"github.com/weftmesh/weft/internal/logs"
 	"github.com/weftmesh/weft/internal/plane"
@@ -194,7 +193,11 @@ func (n *node) newServer() (*server.Server, error) {
 		},
 		Closure:      func(t *catalog.Txn, p *catalog.Service) error { _, err := xds.Gather(t, p); return err },
 		Render:       renderForVerify,
-		DefaultAllow: s.DefaultIntentionPolicy != catalog.ActionDeny, Entries: entries, Rand: rand.Reader, Resolver: api.Open{}, Pretty: s.Dev,
+		DefaultAllow: s.IntentionsAllow(), Entries: entries, Rand: rand.Reader, Pretty: s.Dev,
+		ACL: server.ACLConfig{
+			Enabled: s.ACL.Enabled, Allow: s.ACL.DefaultPolicy != "deny", KeyList: s.ACL.EnableKeyListPolicy, DownPolicy: s.ACL.DownPolicy,
+			InitialManagement: s.ACL.Tokens.Initial(),
+		},
 		Log: log,
 	}
 	if !s.Dev {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -24,6 +25,8 @@ import (
 	"github.com/weftmesh/weft/agent/config"
 	"github.com/weftmesh/weft/agent/forward"
 	"github.com/weftmesh/weft/agent/servers"
+	"github.com/weftmesh/weft/agent/tokens"
+	"github.com/weftmesh/weft/internal/acl"
 	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/gossip"
 	"github.com/weftmesh/weft/internal/listen"
@@ -51,6 +54,7 @@ type node struct {
 	pick   *servers.Servers // nil for a server
 
 	forward *forward.Forwarder
+	tokens  *tokens.Tokens
 	conn    *grpc.ClientConn
 	agent   *agent.Agent
 
@@ -155,7 +159,7 @@ func (n *node) make(ctx context.Context) error {
 		return err
 	}
 	n.agent, err = agent.New(agent.Config{
-		Settings: n.s, NodeName: n.s.NodeName, NodeID: n.s.NodeID, Address: n.address, Version: Version, Servers: n.forward, Conn: n.conn,
+		Settings: n.s, NodeName: n.s.NodeName, NodeID: n.s.NodeID, Address: n.address, Version: Version, Servers: n.forward, Conn: n.conn, Tokens: n.tokens,
 		Door: n.door, LAN: n.gossip.lan, WAN: n.gossip.wan, Leave: n.leave, Metrics: n.metrics, Log: n.log,
 		StartHostProxy: startHostProxy(n.s),
 	})
@@ -174,8 +178,12 @@ func (n *node) dialServers() (err error) {
 	}
 	n.forward, err = forward.New(forward.Config{
 		Dial: dial(serverHTTP, plane.HTTP), Node: n.s.NodeName, Log: n.log.With("part", "forward"),
+		DefaultToken: func() string { return n.tokens.Own(tokens.Default) },
 	})
 	if err != nil {
+		return err
+	}
+	if n.tokens, err = n.newTokens(); err != nil {
 		return err
 	}
 	dialGRPC := dial(serverGRPC, plane.GRPC)
@@ -188,6 +196,22 @@ func (n *node) dialServers() (err error) {
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}))
 	return err
+}
+
+// newTokens are what the agent knows of tokens.
+func (n *node) newTokens() (*tokens.Tokens, error) {
+	a := n.s.ACL
+	c := tokens.Config{
+		Enabled: a.Enabled, Servers: n.forward, Node: n.s.NodeName, TTL: a.TTL(), Down: tokens.DownPolicy(a.DownPolicy), Default: acl.Deny,
+		KeyList: a.EnableKeyListPolicy, Own: a.Tokens.Own(), Now: time.Now,
+	}
+	if a.DefaultPolicy != "deny" {
+		c.Default = acl.Write
+	}
+	if a.EnableTokenPersistence && n.s.DataDir != "" {
+		c.Store = tokens.File{Path: filepath.Join(n.s.DataDir, "acl-tokens.json")}
+	}
+	return tokens.New(c)
 }
 
 // close closes what was made, where it isn't run, and what nobody else closes.

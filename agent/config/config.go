@@ -51,6 +51,7 @@ type Config struct {
 	EnableScriptChecks      bool
 	EnableLocalScriptChecks bool
 	Connect                 Connect
+	ACL                     ACL
 	ConfigEntries           ConfigEntries
 	Services                []local.ServiceDefinition `decode:"service"`
 	Checks                  []local.CheckDefinition   `decode:"check"`
@@ -242,6 +243,9 @@ func (c *Config) Validate() error {
 	}
 	zones := c.Zones()
 	faults = append(faults, zones.Validate())
+	if err := c.ACL.validate(); err != nil {
+		faults = append(faults, err)
+	}
 	if p := c.DefaultIntentionPolicy; p != "" && p != "allow" && p != "deny" {
 		fault("default_intention_policy: %q: want \"allow\" or \"deny\"", p)
 	}

@@ -109,7 +109,7 @@ func TestFaults(t *testing.T) {
 // Consul's keys without effect are taken, each with a warning that says where it stands.
 func TestIneffectiveKeys(t *testing.T) {
 	dir := folder(t, map[string]string{
-		"a.hcl":  "audit {}\nui_config {\n  enabled = true\n}\nports {\n  https = 8501\n  http = 9500\n}\nacl = {\n  enabled = true\n}\n",
+		"a.hcl":  "audit {}\nui_config {\n  enabled = true\n}\nports {\n  https = 8501\n  http = 9500\n}\n",
 		"b.json": `{"UseStreamingBackend": true, "addresses": {"grpc_tls": "127.0.0.1"}}`,
 	})
 	c := Default()
@@ -119,7 +119,7 @@ func TestIneffectiveKeys(t *testing.T) {
 	}
 	want := []string{
 		"a.hcl:1: audit is known but has no effect yet", "a.hcl:2: ui_config is known but has no effect yet",
-		"a.hcl:6: ports.https is known but has no effect yet", "a.hcl:9: acl is known but has no effect yet",
+		"a.hcl:6: ports.https is known but has no effect yet",
 		"b.json:1: use_streaming_backend is known but has no effect yet", "b.json:1: addresses.grpc_tls is known but has no effect yet",
 	}
 	for i, w := range warnings {

@@ -11,7 +11,7 @@ import (
 
 // ineffective are Consul's keys that this version takes without acting on them.
 var ineffective = []string{
-	"acl", "advertise_addr_ipv4", "advertise_addr_ipv6",
+	"advertise_addr_ipv4", "advertise_addr_ipv6",
 	"audit", "auto_config", "auto_encrypt", "auto_reload_config", "autopilot", "ca_file", "ca_path", "cache",
 	"cert_file", "cloud", "disable_anonymous_signature", "disable_host_node_id",
 	"disable_http_unprintable_char_filter", "disable_remote_exec", "disable_update_check",

@@ -32,7 +32,9 @@ type Config struct {
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Node is this agent's node, for near=_agent.
 	Node string
-	Log  *slog.Logger
+	// DefaultToken is the token of requests that bring none; nil: there is none.
+	DefaultToken func() string
+	Log          *slog.Logger
 }
 
 // Forwarder is an http.Handler that passes each request on.
@@ -155,6 +157,11 @@ func (f *Forwarder) resolve(r *http.Request) {
 		r.Header.Set(Token, token)
 		q.Del("token")
 		changed = true
+	}
+	if f.c.DefaultToken != nil && r.Header.Get(Token) == "" && r.Header.Get("Authorization") == "" {
+		if token := f.c.DefaultToken(); token != "" {
+			r.Header.Set(Token, token)
+		}
 	}
 	if changed {
 		r.URL.RawQuery = q.Encode()

@@ -38,6 +38,8 @@ type Config struct {
 	Client weftv1.CAClient
 	Store  *catalog.Store // the replica, for the trust domain and the roots
 	Rand   io.Reader      // of keys and requests; nil: the system's
+	// Token is what stands for a service's own token, "" too; nil: the token itself.
+	Token func(own string) string
 	// Now is the clock, Jitter spreads renewals by numbers from 0 to 1; nil: the system's.
 	Now    func() time.Time
 	Jitter func() float64
@@ -294,6 +296,9 @@ func (m *Manager) sign(ctx context.Context, service catalog.Key, token string) (
 	csr, err := ca.CSR(id, key, m.c.Rand)
 	if err != nil {
 		return ca.Leaf{}, err
+	}
+	if m.c.Token != nil {
+		token = m.c.Token(token)
 	}
 	resp, err := m.c.Client.Sign(ctx, &weftv1.SignRequest{Node: m.c.Node, CsrPem: csr, Token: token})
 	switch st := status.Convert(err); st.Code() {

@@ -11,13 +11,14 @@ import (
 
 // Configure takes what the configuration's files name, in place of what they named before: ordinary services first, proxies
 // after them, then checks. What they don't name any more goes. All is one append to the journal, and all or nothing: if
+// token is that of those that bring none; "" for none. If
 // anything is refused, the faults are joined and what was in force stays. Warnings name what was taken without effect.
-func (s *State) Configure(services []ServiceDefinition, checks []CheckDefinition) (warnings []string, err error) {
+func (s *State) Configure(services []ServiceDefinition, checks []CheckDefinition, token string) (warnings []string, err error) {
 	s.mu.Lock()
 	draft := s.next.clone()
-	steps, warnings, faults := s.planAll(draft, services, "", registration{configured: true})
+	steps, warnings, faults := s.planAll(draft, services, token, registration{configured: true})
 	for _, d := range checks {
-		st, err := s.planCheck(draft, d, "", true)
+		st, err := s.planCheck(draft, d, token, true)
 		if err != nil {
 			faults = append(faults, fmt.Errorf("check %q: %w", d.Name, err))
 			continue

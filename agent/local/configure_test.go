@@ -22,7 +22,7 @@ func TestConfigure(t *testing.T) {
 	disk := CheckDefinition{Name: "disk", TTL: time.Minute}
 	configure := func(s *State, services []ServiceDefinition, checks ...CheckDefinition) {
 		t.Helper()
-		if _, err := s.Configure(services, checks); err != nil {
+		if _, err := s.Configure(services, checks, ""); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -63,7 +63,7 @@ func TestConfigure(t *testing.T) {
 func TestConfigureOrderAndFaults(t *testing.T) {
 	s := newState(t, "")
 	proxy := ServiceDefinition{Name: "p", Kind: catalog.KindConnectProxy, Port: 1, Proxy: &ProxyDefinition{Proxy: catalog.Proxy{DestinationServiceName: "web", DestinationServiceID: "web"}}}
-	_, err := s.Configure([]ServiceDefinition{proxy, {Name: "web"}, {Name: "bad", Port: -1}}, []CheckDefinition{{Name: "odd"}})
+	_, err := s.Configure([]ServiceDefinition{proxy, {Name: "web"}, {Name: "bad", Port: -1}}, []CheckDefinition{{Name: "odd"}}, "")
 	if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `service "bad": Invalid Port`) ||
 		!strings.Contains(err.Error(), `check "odd": Invalid check`) {
 		t.Errorf("%v", err)
@@ -71,7 +71,7 @@ func TestConfigureOrderAndFaults(t *testing.T) {
 	if got := names(s); got != "" {
 		t.Errorf("half applied: %s", got)
 	}
-	if _, err := s.Configure([]ServiceDefinition{proxy, {Name: "web"}}, nil); err != nil {
+	if _, err := s.Configure([]ServiceDefinition{proxy, {Name: "web"}}, nil, ""); err != nil {
 		t.Error(err)
 	}
 	if got := names(s); got != "p, web" {
@@ -88,7 +88,7 @@ func TestConfigureMany(t *testing.T) {
 	}
 	live(t, path, func(s *State) {
 		start := time.Now()
-		if _, err := s.Configure(all, nil); err != nil {
+		if _, err := s.Configure(all, nil, ""); err != nil {
 			t.Fatal(err)
 		}
 		if took := time.Since(start); took > 10*time.Second {

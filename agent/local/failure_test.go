@@ -100,7 +100,7 @@ func TestDiskFails(t *testing.T) {
 		"check":            func(s *State) error { return s.RegisterCheck(ttl, "") },
 		"deregister check": func(s *State) error { return s.DeregisterCheck("disk") },
 		"maintenance":      func(s *State) error { return s.SetMaintenance("web", true, "") },
-		"configure":        func(s *State) error { _, err := s.Configure([]ServiceDefinition{{Name: "c"}}, nil); return err },
+		"configure":        func(s *State) error { _, err := s.Configure([]ServiceDefinition{{Name: "c"}}, nil, ""); return err },
 	}
 	faults := map[string]func(d *brokenDisk){
 		"write":                  func(d *brokenDisk) { d.write = errDisk },

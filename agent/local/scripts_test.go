@@ -40,7 +40,7 @@ func TestScriptPolicy(t *testing.T) {
 		if _, err := s.Register(service, "", false); (err == nil) != c.api {
 			t.Errorf("%+v: a sidecar's check by the API: %v", c.policy, err)
 		}
-		if _, err := s.Configure([]ServiceDefinition{service}, []CheckDefinition{script}); (err == nil) != c.files {
+		if _, err := s.Configure([]ServiceDefinition{service}, []CheckDefinition{script}, ""); (err == nil) != c.files {
 			t.Errorf("%+v: by files: %v", c.policy, err)
 		}
 	}

@@ -35,6 +35,8 @@ type Config struct {
 	Node   string
 	Client weftv1.FeedClient
 	Store  *catalog.Store // a replica store
+	// Token is what stands for an interest's own token, "" too; nil: the token itself.
+	Token func(own string) string
 	// Jitter spreads the tries by numbers from 0 to 1; nil: the system's.
 	Jitter func() float64
 	Log    *slog.Logger
@@ -66,6 +68,11 @@ func (r *Replica) SetInterests(interests map[string]Interest) {
 	r.mu.Lock()
 	r.interests = interests
 	r.mu.Unlock()
+	r.Restate()
+}
+
+// Restate states the interests again at once: what was refused before may be allowed now.
+func (r *Replica) Restate() {
 	select {
 	case r.changed <- struct{}{}:
 	default:
@@ -161,6 +168,9 @@ func (r *Replica) request() *weftv1.SubscribeRequest {
 	for _, id := range slices.Sorted(maps.Keys(r.interests)) {
 		i := r.interests[id]
 		m := &weftv1.Interest{Id: id, Token: i.Token, Topics: wire.Topics(i.Topics)}
+		if r.c.Token != nil {
+			m.Token = r.c.Token(i.Token)
+		}
 		if i.Proxy != nil {
 			body, err := catalog.Canonical(i.Proxy)
 			if err != nil {

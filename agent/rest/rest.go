@@ -20,6 +20,7 @@ import (
 	"github.com/weftmesh/weft/agent/event"
 	"github.com/weftmesh/weft/agent/leaf"
 	"github.com/weftmesh/weft/agent/local"
+	"github.com/weftmesh/weft/agent/tokens"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/xds"
 	"github.com/weftmesh/weft/internal/api"
@@ -36,10 +37,13 @@ type Config struct {
 	Metrics  prometheus.Gatherer
 	Version  string
 	Server   bool
+	Node     string // this agent's
 	GRPCPort int
 	LAN      *gossip.Pool
 	WAN      *gossip.Pool // nil: this node isn't in the WAN
 	Events   *event.Events
+	// SetToken changes one of the agent's own tokens, "" for none.
+	SetToken func(kind tokens.Kind, secret string) error
 	// Leave has this node leave and the agent end; it returns when the others were told.
 	Leave      func(context.Context) error
 	Settings   map[string]any   // shown as DebugConfig; without secrets
@@ -100,6 +104,7 @@ func Handlers(c Config) map[string]api.Handler {
 		"GET /v1/agent/members":                    h.members,
 		"PUT /v1/agent/join/{address}":             h.join,
 		"PUT /v1/agent/leave":                      h.leave,
+		"PUT /v1/agent/token/{name}":               h.setToken,
 		"PUT /v1/agent/force-leave/{name}":         h.forceLeave,
 		"PUT /v1/event/fire/{name}":                h.fire,
 		"GET /v1/event/list":                       h.events,

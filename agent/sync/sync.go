@@ -22,6 +22,8 @@ type Config struct {
 	State  State
 	Client weftv1.CatalogClient
 	Log    *slog.Logger
+	// Token is what stands for an item's own token, "" too; nil: the token itself.
+	Token func(own string) string
 	// Now is the clock, Jitter spreads full comparisons by numbers from 0 to 1; nil: the system's.
 	Now    func() time.Time
 	Jitter func() float64
@@ -40,6 +42,8 @@ type State interface {
 type Syncer struct {
 	c    Config
 	host *Host // what the catalog has, as far as is known; nil: has to be asked
+
+	again chan struct{} // asks for a full comparison at once
 
 	mu     gosync.Mutex // guards what follows
 	synced uint64       // version of the wanted state that the catalog has
@@ -67,7 +71,7 @@ func New(c Config) (*Syncer, error) {
 	if c.Jitter == nil {
 		c.Jitter = rand.Float64
 	}
-	return &Syncer{c: c, wake: make(chan struct{})}, nil
+	return &Syncer{c: c, wake: make(chan struct{}), again: make(chan struct{}, 1)}, nil
 }
 
 // Run syncs at each change and at intervals until ctx ends. A server that can't be reached is tried again, slower and
@@ -102,6 +106,8 @@ func (s *Syncer) Run(ctx context.Context) error {
 		timer := time.NewTimer(max(wait, 0))
 		select {
 		case <-changed:
+		case <-s.again:
+			full = s.c.Now()
 		case <-timer.C:
 		case <-ctx.Done():
 		}
@@ -109,6 +115,14 @@ func (s *Syncer) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+	}
+}
+
+// Again has everything compared at once: what was refused before may be allowed now.
+func (s *Syncer) Again() {
+	select {
+	case s.again <- struct{}{}:
+	default:
 	}
 }
 
@@ -199,7 +213,9 @@ func (s *Syncer) send(ctx context.Context, wanted *local.Wanted, items []Item) (
 	tokens := make([]string, len(items))
 	for i, item := range items {
 		cmd.Items = append(cmd.Items, item.SyncItem)
-		tokens[i] = item.Token
+		if tokens[i] = item.Token; s.c.Token != nil {
+			tokens[i] = s.c.Token(item.Token)
+		}
 	}
 	body, err := catalog.Canonical(cmd)
 	if err != nil {

@@ -126,11 +126,11 @@ func New(c Config) (*Tokens, error) {
 	return t, nil
 }
 
-// Own is one of the agent's own tokens, "" for none.
+// Own is one of the agent's own tokens, "" for none. The default one stands for those that say what the agent itself does.
 func (t *Tokens) Own(k Kind) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if secret := t.own[k]; secret != "" || k == Recovery || k == Replication {
+	if secret := t.own[k]; secret != "" || k == Recovery || k == Replication || k == ConfigFile {
 		return secret
 	}
 	return t.own[Default]

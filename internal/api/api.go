@@ -130,6 +130,8 @@ type MuxConfig struct {
 	Side       Side
 	Resolver   Resolver
 	Datacenter string
+	// Node is the agent's: what permissions on the agent, or on its node, are about. A server has none.
+	Node string
 	// Handlers has exactly the routes of Side, by name.
 	Handlers map[string]Handler
 	// Before runs before each handler, once the caller is known; nil: nothing does. Its error is the answer.
@@ -285,7 +287,11 @@ func (m *Mux) request(route Route, r *http.Request) (*Request, error) {
 	}
 	switch route.Extract {
 	case Nothing:
-		err = subject.Allow(route.Need, "")
+		about := ""
+		if route.Need.Resource == "agent" || route.Need.Resource == "node" {
+			about = m.c.Node
+		}
+		err = subject.Allow(route.Need, about)
 	case PathName:
 		err = subject.Allow(route.Need, r.PathValue("name"))
 	case QueryName:
