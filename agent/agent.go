@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -104,6 +105,9 @@ func New(c Config) (*Agent, error) {
 		}
 	}
 	c.Conn = c.Tokens.Conn(c.Conn)
+	if c.Jitter == nil {
+		c.Jitter = mathrand.Float64
+	}
 	a := &Agent{c: c, settings: c.Settings}
 	s := &a.settings
 	scope := catalog.Scope{}.Default(s.Datacenter)
@@ -127,7 +131,7 @@ func New(c Config) (*Agent, error) {
 		return nil, err
 	}
 	if a.events, err = event.New(event.Config{
-		Node: c.NodeName, Services: a.serviceTags, Fire: c.LAN.Fire, Rand: rand.Reader,
+		Node: c.NodeName, Services: a.serviceTags, Fire: c.LAN.Fire, Rand: c.Rand,
 	}); err != nil {
 		return nil, err
 	}
@@ -274,6 +278,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.dns != nil {
 		g.GoOrdered("dns", a.dns.Run)
 	}
+	g.GoOrdered("coordinates", a.sendCoordinates)
 	if a.keeper != nil {
 		g.GoOrdered("host proxy", a.keeper.Run)
 	}

@@ -321,6 +321,8 @@ func answer(t *Txn, topic Topic) (any, uint64, error) {
 			q, _ := rec.FindQuery(n)
 			out = []any{out, q}
 		}
+	case TopicCoordinates:
+		out, err = rec.Coordinates(topic.Key.Scope, "")
 	case TopicSessions:
 		out, err = rec.Sessions(topic.Key.Scope)
 	case TopicNodeSessions:

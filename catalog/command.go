@@ -230,6 +230,8 @@ func newBody(kind string) (Body, error) {
 		return &DeleteACL{}, nil
 	case "bootstrap-acl":
 		return &BootstrapACL{}, nil
+	case "set-coordinates":
+		return &SetCoordinates{}, nil
 	case "reap":
 		return &Reap{}, nil
 	}

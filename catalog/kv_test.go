@@ -22,7 +22,11 @@ func randomData(r *rand.Rand) Body {
 			Key:  Raw(pick("a", "a/b", "a/c", "\x00\xff", "b")), Value: []byte(pick("", "x", "y")), Session: pick("s1", "s2"), Index: uint64(r.IntN(9)),
 		}
 	}
-	switch r.IntN(7) {
+	switch r.IntN(8) {
+	case 7:
+		return SetCoordinates{[]NodeCoordinate{
+			{Node: pick("n1", "N2"), Coord: Coordinate{Vec: []float64{r.Float64()}}}, {Node: pick("n3", "nobody"), Segment: pick("", "alpha")},
+		}}
 	case 5:
 		q := PreparedQuery{ID: pick("q1", "q2"), Name: pick("", "a", "ab"), Session: pick("", "s1"), Service: QueryService{Service: "web"}}
 		q.Template.Type = pick("", QueryPrefix)
@@ -49,7 +53,7 @@ func randomData(r *rand.Rand) Body {
 func dataTopics() []Topic {
 	sc := Scope{}.Default("dc1")
 	list := []Topic{SessionsTopic(sc), NodeSessionsTopic(sc, "n1"), NodeSessionsTopic(sc, "n2"), SessionTopic(sc, "s1"), SessionTopic(sc, "S2")}
-	list = append(list, aclTopic, queriesTopic, queryTopic("q1"), queryTopic("Q2"))
+	list = append(list, aclTopic, coordinatesTopic(sc), queriesTopic, queryTopic("q1"), queryTopic("Q2"))
 	for _, k := range []string{"", "a", "a/", "a/b", "\x00\xff", "c"} {
 		list = append(list, KVTopic(name(k)), KVPrefixTopic(name(k)))
 	}

@@ -200,6 +200,7 @@ func dbSchema() *memdb.DBSchema {
 			&memdb.IndexSchema{Name: "session", AllowMissing: true, Indexer: rowIndex(func(q *PreparedQuery) (string, bool) {
 				return join(strings.ToLower(q.Session)), q.Session != ""
 			})}),
+		table(tableCoordinates, rowKey(coordinateString)),
 		table(tableCovered, rowKey(func(r *coveredRow) string { return r.topic.row() })),
 	}
 	s := &memdb.DBSchema{Tables: make(map[string]*memdb.TableSchema, len(tables))}

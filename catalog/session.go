@@ -149,8 +149,9 @@ func (u *unit) destroySession(key string) {
 	}
 }
 
-// settle ends the sessions whose node is gone, or whose checks are gone or critical.
+// settle ends the sessions whose node is gone, or whose checks are gone or critical, and forgets where nodes were that are gone.
 func (u *unit) settle() {
+	u.forgetCoordinates()
 	end := map[string]bool{}
 	gather := func(index, key string) {
 		each(u.w.txn, tableSessions, index, key, func(s *Session) { end[sessionString(s.Scope, s.ID)] = true })

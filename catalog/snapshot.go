@@ -53,8 +53,9 @@ type snapshotRow struct {
 	Delay     *snapshotKey   `json:",omitempty"`
 	Query     *PreparedQuery `json:",omitempty"`
 
-	Autopilot *AutopilotConfig `json:",omitempty"`
-	ACL       *ACLObject       `json:",omitempty"`
+	Autopilot  *AutopilotConfig `json:",omitempty"`
+	ACL        *ACLObject       `json:",omitempty"`
+	Coordinate *NodeCoordinate  `json:",omitempty"`
 }
 
 // snapshotKey is a row about a key of the key-value store, by its row key.
@@ -149,7 +150,7 @@ func (s *snapshotWriter) record(v any) {
 // instances hold. The others are made out of these.
 var snapshotTables = []string{
 	tableNodes, tableChecks, tableServices, tableEntries, tableCA, tableTopics, tableSessions, tableQueries, tableKV, tableTombstones, tableDelays,
-	tableAutopilot, tableACL,
+	tableAutopilot, tableACL, tableCoordinates,
 }
 
 // rowForm is a row's form in a snapshot; ok is false for rows that have none.
@@ -181,6 +182,8 @@ func rowForm(row any) (r snapshotRow, ok bool) {
 		r.Autopilot = row
 	case *aclRow:
 		r.ACL = &row.ACLObject
+	case *NodeCoordinate:
+		r.Coordinate = row
 	default:
 		return r, false
 	}
@@ -328,6 +331,8 @@ func (w *write) load(row *snapshotRow) error {
 		insert(w.txn, tableSessions, row.Session)
 	case row.Query != nil:
 		insert(w.txn, tableQueries, row.Query)
+	case row.Coordinate != nil:
+		insert(w.txn, tableCoordinates, row.Coordinate)
 	case row.KV != nil:
 		insert(w.txn, tableKV, &kvRow{*row.KV, kvString(row.KV.Scope, row.KV.Key)})
 	case row.Tombstone != nil:

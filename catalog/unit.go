@@ -12,19 +12,20 @@ import (
 
 // unit is one command's changes, held back until all of it has been checked: until flush, the transaction is untouched.
 type unit struct {
-	w         *write
-	nodes     slots[*Node]
-	services  slots[*instanceRow] // of the new rows, only Service counts before flush
-	checks    slots[*Check]
-	entries   slots[*entryRow]
-	kv        slots[*kvRow]
-	sessions  slots[*Session]
-	queries   slots[*PreparedQuery]
-	acl       slots[*aclRow]
-	delays    map[string]int64 // lock delays that begin with this command, by row key
-	ca        *CAState         // nil: unchanged
-	schema    uint64
-	autopilot *AutopilotConfig // nil: unchanged
+	w           *write
+	nodes       slots[*Node]
+	services    slots[*instanceRow] // of the new rows, only Service counts before flush
+	checks      slots[*Check]
+	entries     slots[*entryRow]
+	kv          slots[*kvRow]
+	sessions    slots[*Session]
+	queries     slots[*PreparedQuery]
+	coordinates slots[*NodeCoordinate]
+	acl         slots[*aclRow]
+	delays      map[string]int64 // lock delays that begin with this command, by row key
+	ca          *CAState         // nil: unchanged
+	schema      uint64
+	autopilot   *AutopilotConfig // nil: unchanged
 	// abandoned: a transaction that failed, with a result that says why.
 	abandoned bool
 	reap      *uint64
@@ -76,6 +77,7 @@ func newUnit(w *write) *unit {
 	u.nodes.table, u.services.table, u.checks.table, u.entries.table = tableNodes, tableServices, tableChecks, tableEntries
 	u.kv.table, u.sessions.table, u.queries.table = tableKV, tableSessions, tableQueries
 	u.acl.table = tableACL
+	u.coordinates.table = tableCoordinates
 	return u
 }
 
@@ -110,6 +112,9 @@ func (u *unit) run(body Body) (any, error) {
 		return nil, u.setQuery(c)
 	case *DeleteQuery:
 		return nil, u.deleteQuery(c.ID)
+	case *SetCoordinates:
+		u.setCoordinates(c)
+		return nil, nil
 	case *Reap:
 		u.reap = &c.Tombstones
 		return nil, nil
@@ -236,6 +241,11 @@ func (u *unit) flush() {
 	for _, s := range u.queries.list {
 		if s.changed() {
 			u.flushQuery(s)
+		}
+	}
+	for _, s := range u.coordinates.list {
+		if s.changed() {
+			u.flushCoordinate(s)
 		}
 	}
 	for _, s := range u.kv.list {

@@ -296,6 +296,15 @@ func TestCommands(t *testing.T) {
 		{name: "keyring without an action", args: []string{"keyring"}, code: 1, err: "Only a single action"},
 		{name: "keyring with two", args: []string{"keyring", "-list", "-use", "k"}, code: 1, err: "Only a single action"},
 		{name: "keyring with a large factor", args: []string{"keyring", "-list", "-relay-factor", "6"}, code: 1, err: "relay factor"},
+		{name: "rtt", args: []string{"rtt", "n1", "n2"}, out: "Estimated n1 <-> n2 rtt: 5.500 ms (using LAN coordinates)", answers: map[string]string{"GET /v1/coordinate/nodes": coordinatesJSON}},
+		{name: "rtt from here", args: []string{"rtt", "n2"}, out: "n2 <-> n1 rtt", answers: map[string]string{"GET /v1/coordinate/nodes": coordinatesJSON, "GET /v1/agent/self": `{"Config":{"NodeName":"n1"}}`}},
+		{name: "rtt to nobody", args: []string{"rtt", "n1", "n3"}, code: 1, err: `coordinate for node "n3"`, answers: map[string]string{"GET /v1/coordinate/nodes": coordinatesJSON}},
+		{
+			name: "rtt in the WAN", args: []string{"rtt", "-wan", "n1.dc1", "n2.dc2"}, out: "(using WAN coordinates)",
+			answers: map[string]string{"GET /v1/coordinate/datacenters": `[{"Datacenter":"dc1","Coordinates":[{"Node":"n1","Coord":{"Vec":[1]}}]},{"Datacenter":"dc2","Coordinates":[{"Node":"n2","Coord":{"Vec":[2]}}]}]`},
+		},
+		{name: "rtt without a datacenter", args: []string{"rtt", "-wan", "n1", "n2"}, code: 1, err: "NODE.DATACENTER", answers: map[string]string{"GET /v1/coordinate/datacenters": `[]`}},
+		{name: "rtt of nothing", args: []string{"rtt"}, code: 1, err: "One or two node names"},
 		{name: "keygen", args: []string{"keygen"}, out: "=\n"},
 
 		{name: "validate", args: []string{"validate", write(t, "a.hcl", "server = true\ndata_dir = \"/x\"\n")}, out: "valid"},
@@ -324,6 +333,8 @@ func TestCommands(t *testing.T) {
 // membersJSON is an answer of the agent's list of members.
 const membersJSON = `[{"Name":"n2","Addr":"fd00::2","Port":8301,"Status":4,"Tags":{"role":"node","dc":"dc1","vsn":"2","build":"0.1.0"}},
 	{"Name":"n1","Addr":"10.0.0.1","Port":8301,"Status":1,"Tags":{"role":"consul","dc":"dc1","vsn":"2","build":"0.1.0:abc"}}]`
+
+const coordinatesJSON = `[{"Node":"n1","Coord":{"Vec":[0.003,0],"Height":0.0002,"Adjustment":0.0001}},{"Node":"n2","Coord":{"Vec":[0,0.004],"Height":0.0002}}]`
 
 // script is a program that prints one line.
 func script(t *testing.T, line string) string {

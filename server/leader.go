@@ -74,6 +74,7 @@ func (s *Server) lead(ctx context.Context) error {
 			g := run.New(ctx)
 			g.Go("certificate authority", s.ca.keep)
 			g.Go("sessions", s.sessions.keep)
+			g.Go("coordinates", s.coordinates.keep)
 			g.Go("deletions", s.reap)
 			if !s.c.Alone {
 				g.Go("autopilot", s.pilot.keep)

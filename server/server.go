@@ -104,16 +104,17 @@ type Server struct {
 	feed  *feed.Server
 	mux   *api.Mux
 
-	sessions  *sessionKeeper
-	peers     *peers
-	others    *serversService
-	entrance  *entrance
-	reads     *gate
-	applied   progress
-	elections broadcast // a leader was elected, or lost
-	inOffice  atomic.Bool
-	pilot     *pilot
-	anew      chan chan struct{} // asks for the leader's work to begin anew
+	sessions    *sessionKeeper
+	coordinates *coordinates
+	peers       *peers
+	others      *serversService
+	entrance    *entrance
+	reads       *gate
+	applied     progress
+	elections   broadcast // a leader was elected, or lost
+	inOffice    atomic.Bool
+	pilot       *pilot
+	anew        chan chan struct{} // asks for the leader's work to begin anew
 
 	acl     *rest.ACL  // nil: ACLs are off
 	entryMu sync.Mutex // config entries are checked against each other and written one at a time
@@ -178,6 +179,7 @@ func New(c Config) (*Server, error) {
 	s.peers = newPeers(c.Dial)
 	s.ca, s.others, s.reads, s.entrance = newAuthority(s), &serversService{s: s}, newGate(s), newEntrance(s)
 	s.sessions, s.pilot, s.anew = newSessionKeeper(s), newPilot(s), make(chan chan struct{})
+	s.coordinates = &coordinates{s: s}
 	if s.feed, err = feed.New(feed.Config{
 		Store: store, Resolver: c.Resolver, Closure: c.Closure, Now: c.Now, Log: c.Log.With("part", "feed"),
 	}); err != nil {
@@ -197,7 +199,7 @@ func New(c Config) (*Server, error) {
 		Handlers: rest.Handlers(rest.Config{
 			ACL: s.acl, Cluster: s, Operator: s, Store: store, CA: s.ca, Proxies: verify.New(verify.Config{
 				Store: store, Reports: s.feed.Reports, Render: c.Render, DefaultAllow: c.DefaultAllow, Now: c.Now,
-			}), LAN: c.LAN, WAN: c.WAN, DefaultAllow: c.DefaultAllow, Rand: c.Rand, Now: c.Now,
+			}), LAN: c.LAN, WAN: c.WAN, Coordinates: s.coordinates, DefaultAllow: c.DefaultAllow, Rand: c.Rand, Now: c.Now,
 			Node: c.NodeName, MaxValue: c.MaxValue, MaxTransaction: c.MaxTransaction, SessionTTLMin: c.SessionTTLMin,
 		}),
 	})

@@ -40,6 +40,14 @@ func memberView(m gossip.Member) Member {
 	}
 }
 
+// coordinate is where this node is in the network; nil if nobody knows.
+func (h *handlers) coordinate() *gossip.Coordinate {
+	if c, ok := h.c.LAN.Coordinate(); ok {
+		return &c
+	}
+	return nil
+}
+
 var errNoWAN = &api.StatusError{
 	Code: http.StatusInternalServerError, Text: "this agent isn't in the WAN pool: only servers are, where ports.serf_wan isn't -1",
 }

@@ -140,6 +140,7 @@ func (h *handlers) self(w http.ResponseWriter, _ *api.Request) error {
 		},
 		"DebugConfig": h.c.Settings,
 		"Member":      memberView(h.c.LAN.Local()),
+		"Coord":       h.coordinate(),
 		"Meta":        node.Meta,
 		"xDS": map[string]any{
 			"SupportedProxies": map[string]any{"envoy": []string{"1.40.0"}},

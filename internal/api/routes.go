@@ -143,6 +143,10 @@ var Routes = []Route{
 	{http.MethodGet, "/v1/internal/federation-states", Server, operatorRead, Nothing, "", false},
 	{http.MethodGet, "/v1/internal/federation-states/mesh-gateways", Server, operatorRead, Nothing, "", false},
 	{http.MethodPut, "/v1/txn", Server, none, Nothing, "", false}, // each operation by itself: see Operations
+	{http.MethodGet, "/v1/coordinate/datacenters", Server, none, Nothing, "", false},
+	{http.MethodGet, "/v1/coordinate/nodes", Server, nodeRead, Listed, "node", true},
+	{http.MethodGet, "/v1/coordinate/node/{name}", Server, nodeRead, PathName, "", true},
+	{http.MethodPut, "/v1/coordinate/update", Server, nodeWrite, InBody, "", false},
 	{http.MethodGet, "/v1/operator/keyring", Server, keyringRead, Nothing, "", false},
 	{http.MethodPost, "/v1/operator/keyring", Server, keyringWrite, Nothing, "", false},
 	{http.MethodPut, "/v1/operator/keyring", Server, keyringWrite, Nothing, "", false},

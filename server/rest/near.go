@@ -4,8 +4,10 @@ package rest
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/internal/api"
@@ -14,7 +16,8 @@ import (
 // nearIP is the value of near for the node that has the client's own address.
 const nearIP = "_ip"
 
-// nearFirst sorts a list by how near its nodes are to the one that near names; the others stay in their order behind. near "" sorts
+// nearFirst sorts a list by how near its nodes are to the one that near names, by network coordinates: that node itself first, and
+// those last, in their order, that have no coordinate. near "" sorts
 // nothing.
 func nearFirst[T any](t *catalog.Txn, r *api.Request, near string, list []T, node func(T) string) error {
 	if near == nearIP {
@@ -32,11 +35,21 @@ func nearFirst[T any](t *catalog.Txn, r *api.Request, near string, list []T, nod
 	if near == "" || near == nearIP {
 		return nil
 	}
-	away := func(v T) int {
-		if strings.EqualFold(node(v), near) {
-			return 0
+	distance := t.DistanceFrom(r.Options.Scope, near)
+	known := map[string]time.Duration{}
+	away := func(v T) time.Duration {
+		name := node(v)
+		if strings.EqualFold(name, near) {
+			return -1 // itself
 		}
-		return 1
+		d, ok := known[name]
+		if !ok {
+			if d, ok = distance(name); !ok {
+				d = math.MaxInt64 // nobody knows where it is
+			}
+			known[name] = d
+		}
+		return d
 	}
 	slices.SortStableFunc(list, func(a, b T) int { return cmp.Compare(away(a), away(b)) })
 	return nil

@@ -48,8 +48,9 @@ type Config struct {
 	Proxies      *verify.Verifier
 	DefaultAllow bool
 	LAN, WAN     *gossip.Pool // whose keyrings are changed; nil: this server isn't in it
-	Rand         io.Reader    // of identifiers
-	Node         string       // this server's
+	Coordinates  Coordinates
+	Rand         io.Reader // of identifiers
+	Node         string    // this server's
 	// MaxValue bounds a key's value, MaxTransaction a transaction's body; 0 for DefaultMaxValue.
 	MaxValue, MaxTransaction int64
 	// SessionTTLMin is the shortest time to live of a session; 0 for 10 seconds.
@@ -149,6 +150,10 @@ func Handlers(c Config) map[string]api.Handler {
 		"PUT /v1/operator/keyring":                          h.keyring(gossip.UseKey),
 		"DELETE /v1/operator/keyring":                       h.keyring(gossip.RemoveKey),
 		"GET /v1/weft/proxies":                              h.proxies,
+		"GET /v1/coordinate/datacenters":                    h.datacenterCoordinates,
+		"GET /v1/coordinate/nodes":                          h.coordinates,
+		"GET /v1/coordinate/node/{name}":                    h.nodeCoordinates,
+		"PUT /v1/coordinate/update":                         h.updateCoordinate,
 	}
 	maps.Copy(all, h.operator())
 	maps.Copy(all, h.aclHandlers())
