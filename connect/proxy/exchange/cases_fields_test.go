@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/weftmesh/weft/connect/identity"
+	"github.com/weftmesh/weft/connect/proxy/config"
+)
+
+func headerPolicy(allow bool, m config.HeaderMatch) *config.Policies {
+	return &config.Policies{Allow: allow, Policies: []config.Policy{{
+		Name: "field", Principal: config.Rule{Kind: config.Any}, Permission: config.Rule{Kind: config.HeaderIs, Header: &m},
+	}}}
+}
+
+// TestFieldsCannotPassAPolicy is class B, as far as it is about what a policy sees. Each policy denies; the control is the same
+// policy and a request that it is not about.
+func TestFieldsCannotPassAPolicy(t *testing.T) {
+	exact := func(name, v string) config.HeaderMatch {
+		return config.HeaderMatch{Name: name, Value: config.StringMatch{Kind: config.MatchExact, Text: v}}
+	}
+	contains := func(name, v string) config.HeaderMatch {
+		return config.HeaderMatch{Name: name, Value: config.StringMatch{Kind: config.MatchContains, Text: v}}
+	}
+	matches := func(name, v string) config.HeaderMatch {
+		return config.HeaderMatch{Name: name, Value: config.StringMatch{Kind: config.MatchRegex, Regex: regexp.MustCompile("^(?:" + v + ")$")}}
+	}
+	present := func(name string) config.HeaderMatch { return config.HeaderMatch{Name: name, Present: true} }
+	fold := func(m config.HeaderMatch) config.HeaderMatch { m.Value.CaseFold = true; return m }
+	o := newOrigin(t)
+	for _, c := range []struct {
+		id              string
+		deny            config.HeaderMatch
+		in, status      string // what of the request comes after its first line; a status or "403"
+		control, passes string
+	}{
+		// Fields of one name are one list (RFC 9110 §5.3), for a policy as for the origin.
+		{"C21", contains("x-role", "admin"), "x-role: user\r\nx-role: admin\r\n", "403", "x-role: user\r\nx-role: guest\r\n", "200"},
+		{"C21", contains("x-role", "admin"), "x-role: admin\r\nx-role: user\r\n", "403", "x-role: guest\r\nx-role: user\r\n", "200"},
+		{"C21", exact("x-role", "user,admin"), "X-Role: user\r\nx-ROLE: admin\r\n", "403", "x-role: user\r\n", "200"},
+		{"C22", matches("x-role", ".*admin.*"), "x-role: \"a,b\", admin\r\n", "403", "x-role: \"a,b\"\r\n", "200"},
+		{"C23", present("x-role"), "X-ROLE: a\r\n", "403", "X_ROLE: a\r\n", "200"}, // another name: nobody here takes _ for -
+		{"C23", present("x-role"), "x-Role: a\r\n", "403", "x.role: a\r\n", "200"},
+		{"C24", matches("x-role", "(?s).*"), "x-role: \x80\xff\r\n", "403", "x-other: \x80\xff\r\n", "200"},
+		{"C24", contains("x-role", "admin"), "x-role: \xffadmin\xff\r\n", "403", "x-role: \xffuser\xff\r\n", "200"},
+		{"C25", exact("x-role", "admin"), "x-role: \t admin \t\r\n", "403", "x-role: \t user \t\r\n", "200"},
+		{"C25", present("x-role"), "x-role:\r\n", "403", "x-other:\r\n", "200"},
+		{"C25", exact("x-role", "admin"), "x-role: ad\r\n min\r\n", "400", "x-role: ad\r\nmin: x\r\n", "200"},
+		{"C26", exact(":authority", "secret.com"), "Host: secret.com\r\n", "403", "Host: open.com\r\n", "200"},
+		{"C26", fold(exact(":authority", "secret.com")), "Host: SECRET.com\r\n", "403", "Host: OPEN.com\r\n", "200"},
+		{"C28", exact(":authority", "secret.com"), "Host: open.com\r\nHost: secret.com\r\n", "400", "Host: open.com\r\n", "200"},
+		{"C28", exact(":authority", "secret.com"), "Host: open.com,secret.com\r\n", "400", "Host: open.com\r\n", "200"},
+		{"C29", exact(":method", "GET"), "X-HTTP-Method-Override: POST\r\n", "403", "", ""},
+	} {
+		t.Run(c.id+" "+c.in, func(t *testing.T) {
+			r := sidecar(t, o.addr, config.HTTP1, headerPolicy(false, c.deny))
+			request := func(fields string) string {
+				if !strings.Contains(fields, "Host:") {
+					fields += "Host: api\r\n"
+				}
+				return "GET / HTTP/1.1\r\n" + fields + "Connection: close\r\n\r\n"
+			}
+			if got := fmt.Sprint(rawly(t, r, request(c.in)), len(o.take())); got != "["+c.status+"] 0" {
+				t.Errorf("status and requests at the origin: %s, want %s and none", got, c.status)
+			}
+			if c.passes == "" {
+				return
+			}
+			if got := fmt.Sprint(rawly(t, r, request(c.control)), len(o.take())); got != "["+c.passes+"] 1" {
+				t.Errorf("the control: %s", got)
+			}
+		})
+	}
+}
+
+// TestHostsAndMethods is C27 to C29: a virtual host is found by the authority in its normal form, and a method is what it is.
+func TestHostsAndMethods(t *testing.T) {
+	o := newOrigin(t)
+	r := sidecar(t, o.addr, config.HTTP1, headerPolicy(false, config.HeaderMatch{Name: ":method", Value: config.StringMatch{Kind: config.MatchExact, Text: "GET"}}))
+	r.put(func(s *config.Snapshot) {
+		open := s.Routes["routes"].Hosts[0]
+		secret := *open
+		secret.Domains = []string{"secret.com", "[::1]"}
+		secret.Authorize = []*config.Policies{{Allow: true}} // nobody
+		s.Routes = map[string]*config.RouteTable{"routes": {Name: "routes", Hosts: []*config.VirtualHost{&secret, open}}}
+	})
+	for _, c := range []struct{ id, line, host, want string }{
+		{"C26", "POST / HTTP/1.1", "secret.com", "[403] 0"},
+		{"C26", "POST / HTTP/1.1", "SECRET.com", "[403] 0"},
+		{"C27", "POST / HTTP/1.1", "secret.com:80", "[403] 0"},
+		{"C27", "POST / HTTP/1.1", "SeCrEt.CoM:08443", "[403] 0"},
+		{"C27", "POST / HTTP/1.1", "[::1]", "[403] 0"},
+		{"C27", "POST / HTTP/1.1", "[::1]:80", "[403] 0"},
+		{"C27", "POST / HTTP/1.1", "secret.com:", "[400] 0"},
+		{"C27", "POST / HTTP/1.1", "secret.com:80:80", "[400] 0"},
+		{"C27", "POST / HTTP/1.1", "s%65cret.com", "[400] 0"},
+		{"C27", "POST / HTTP/1.1", "se\xc3\xa7ret.com", "[400] 0"},
+		{"C27", "POST / HTTP/1.1", "xn--seret-yra.com", "[200] 1"},
+		{"C28", "POST http://secret.com/ HTTP/1.1", "open.com", "[400] 0"},
+		{"C28", "POST http://secret.com/ HTTP/1.1", "secret.com", "[403] 0"},
+		{"C28", "POST http://open.com/ HTTP/1.1", "open.com", "[200] 1"},
+		{"C29", "GET / HTTP/1.1", "open.com", "[403] 0"},
+		{"C29", "POST / HTTP/1.1", "open.com", "[200] 1"},
+		{"C29", "get / HTTP/1.1", "open.com", "[200] 1"}, // methods are compared with regard to case (RFC 9110 §9.1): it isn't GET
+		{"C29", "PURGE / HTTP/1.1", "open.com", "[200] 1"},
+	} {
+		in := c.line + "\r\nHost: " + c.host + "\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+		got := rawly(t, r, in)
+		log := o.take()
+		if fmt.Sprint(got, len(log)) != c.want {
+			t.Errorf("%s %s of %s: %v %v, want %s", c.id, c.line, c.host, got, log, c.want)
+		}
+		if method, _, _ := strings.Cut(c.line, " "); len(log) == 1 && log[0].method != method {
+			t.Errorf("%s: the origin saw %s", c.line, log[0])
+		}
+	}
+}
+
+// TestIdentityCannotBeForged is C30 to C32: who calls is what the connection has proved, whatever a request says of it.
+func TestIdentityCannotBeForged(t *testing.T) {
+	o := newOrigin(t)
+	r := sidecar(t, o.addr, config.HTTP1)
+	r.put(func(s *config.Snapshot) {
+		l := *s.Listeners["l"]
+		h := *l.HTTP
+		h.ForwardClient, h.ClientDetails = config.SanitizeSetClient, config.ClientDetails{URI: true}
+		l.HTTP = &h
+		s.Listeners = map[string]*config.Listener{"l": &l}
+	})
+	id := identity.Service{TrustDomain: "td.consul", Datacenter: "dc1", Service: "front"}
+	uri, err := url.Parse(id.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.peer.Store(&config.Peer{Identity: id, URI: id.String(), TLS: &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{Raw: []byte("x"), URIs: []*url.URL{uri}}}}})
+	for name, fields := range map[string]string{
+		"C30":          "X-Forwarded-Client-Cert: URI=spiffe://forged\r\n",
+		"C30 twice":    "x-forwarded-client-cert: URI=spiffe://forged\r\nX-FORWARDED-CLIENT-CERT: By=forged\r\n",
+		"C31":          "Connection: close, x-forwarded-client-cert\r\nX-Forwarded-Client-Cert: URI=spiffe://forged\r\n",
+		"C31 capitals": "Connection: X-Forwarded-Client-Cert\r\n",
+		"C32 control":  "",
+	} {
+		in := "POST / HTTP/1.1\r\nHost: api\r\nConnection: close\r\nContent-Length: 0\r\n" + fields + "\r\n"
+		got := rawly(t, r, in)
+		log := o.take()
+		if len(got) != 1 || got[0] != "200" || len(log) != 1 {
+			t.Errorf("%s: %v %v", name, got, log)
+			continue
+		}
+		if all := log[0].header.Values("X-Forwarded-Client-Cert"); len(all) != 1 || !strings.HasSuffix(all[0], ";URI="+id.String()) || strings.Contains(all[0], "forged") {
+			t.Errorf("%s: the origin sees %q", name, all)
+		}
+	}
+}
