@@ -7,17 +7,22 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	mathrand "math/rand/v2"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,6 +42,7 @@ import (
 	"github.com/weftmesh/weft/agent/rest"
 	"github.com/weftmesh/weft/agent/sync"
 	"github.com/weftmesh/weft/agent/tokens"
+	"github.com/weftmesh/weft/agent/watch"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/xds/ads"
 	"github.com/weftmesh/weft/internal/api"
@@ -85,6 +91,9 @@ type Agent struct {
 	keeper   *hostproxy.Keeper
 	ads      *ads.Server
 	dns      *dns.Server // nil: not served
+	watches  *watch.Runner
+	httpsTLS atomic.Pointer[tls.Config]
+	grpcTLS  atomic.Pointer[tls.Config]
 	events   *event.Events
 	mux      *api.Mux
 	settings config.Config
@@ -111,7 +120,7 @@ func New(c Config) (*Agent, error) {
 	a := &Agent{c: c, settings: c.Settings}
 	s := &a.settings
 	scope := catalog.Scope{}.Default(s.Datacenter)
-	node := catalog.Node{Scope: scope, ID: c.NodeID, Node: c.NodeName, Address: c.Address, Meta: s.NodeMeta, Owner: local.Owner}
+	node := catalog.Node{Scope: scope, ID: c.NodeID, Node: c.NodeName, Address: c.Address, TaggedAddresses: tagged(s, c.Address), Meta: s.NodeMeta, Owner: local.Owner}
 	journal := ""
 	if s.DataDir != "" {
 		journal = filepath.Join(s.DataDir, "agent", "registrations")
@@ -138,7 +147,27 @@ func New(c Config) (*Agent, error) {
 	if err := a.newMesh(); err != nil {
 		return nil, err
 	}
+	if a.watches, err = watch.New(watch.Config{
+		API: a.mux, HTTPAddr: a.httpAddress(), Watches: s.Watches, Log: c.Log.With("part", "watch"),
+	}); err != nil {
+		return nil, err
+	}
 	return a, a.newDNS()
+}
+
+// tagged are the node's addresses by place: those of the configuration, and lan and wan always.
+func tagged(s *config.Config, address string) map[string]string {
+	out := map[string]string{}
+	for place, addr := range map[string]string{"lan": address, "wan": cmp.Or(s.AdvertiseAddrWAN, address)} {
+		out[place] = addr
+		if ip, err := netip.ParseAddr(addr); err == nil && ip.Is4() {
+			out[place+"_ipv4"] = addr
+		} else if err == nil {
+			out[place+"_ipv6"] = addr
+		}
+	}
+	maps.Copy(out, s.TaggedAddresses)
+	return out
 }
 
 // Event takes a user event that gossip brought.
@@ -233,10 +262,25 @@ func (a *Agent) adsAddress() string {
 	if s.Addresses.GRPC != "" {
 		addr = s.Addresses.GRPC
 	}
+	addr = strings.Fields(addr + " 127.0.0.1")[0]
 	if path, ok := strings.CutPrefix(addr, "unix://"); ok {
 		return "unix:" + path
 	}
 	return dialable(addr, s.Ports.GRPC)
+}
+
+// httpAddress is where this host's programs find the API.
+func (a *Agent) httpAddress() string {
+	s := &a.settings
+	addr := s.ClientAddr
+	if s.Addresses.HTTP != "" {
+		addr = s.Addresses.HTTP
+	}
+	addr = strings.Fields(addr + " 127.0.0.1")[0]
+	if strings.HasPrefix(addr, "unix://") {
+		return addr
+	}
+	return dialable(addr, s.Ports.HTTP)
 }
 
 // proxyKey is what secrets of proxies are derived from: kept in data_dir, so that proxies outlive the agent.
@@ -285,6 +329,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.listen(g); err != nil {
 		return errors.Join(err, g.Stop())
 	}
+	g.GoOrdered("watches", a.watches.Run)
 	return g.Wait()
 }
 

@@ -4,7 +4,9 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -31,15 +33,52 @@ func dialable(addr string, port int) string {
 	return net.JoinHostPort(addr, strconv.Itoa(port))
 }
 
-// spec is where a listener goes: an address of its own, or the client address; port -1 is nowhere.
-func spec(name, own, client string, port int) (listen.Spec, bool) {
-	if path, ok := strings.CutPrefix(own, "unix://"); ok {
-		return listen.Spec{Name: name, Network: "unix", Address: path, BodyLimit: api.BodyLimit}, true
-	}
+// specs are where listeners go: addresses of their own, or the client addresses; port -1 is nowhere but on Unix sockets.
+func (a *Agent) specs(name, own string, port int) []listen.Spec {
+	s := &a.settings
 	if own == "" {
-		own = client
+		own = s.ClientAddr
 	}
-	return listen.Spec{Name: name, Network: "tcp", Address: net.JoinHostPort(own, strconv.Itoa(port)), BodyLimit: api.BodyLimit}, port > 0
+	var out []listen.Spec
+	for i, addr := range strings.Fields(own) {
+		sp := listen.Spec{
+			Name: name, Network: "tcp", Address: net.JoinHostPort(addr, strconv.Itoa(port)), BodyLimit: api.BodyLimit,
+			Limits: listen.Limits{
+				MaxHeaderBytes: s.HTTPConfig.MaxHeaderBytes, HandshakeTimeout: s.Limits.HTTPSHandshakeTimeout,
+				MaxUnauthenticatedPerAddr: s.Limits.HTTPMaxConnsPerClient, MaxUnauthenticatedLoopback: s.Limits.HTTPMaxConnsPerClient,
+			},
+			Reject: listen.RejectHTTP("Your IP is issuing too many concurrent connections, please rate limit your calls"),
+		}
+		if i > 0 {
+			sp.Name += "-" + strconv.Itoa(i+1)
+		}
+		if path, ok := strings.CutPrefix(addr, "unix://"); ok {
+			sp.Network, sp.Address = "unix", path
+		} else if port <= 0 {
+			continue
+		}
+		out = append(out, sp)
+	}
+	return out
+}
+
+// open opens one of the agent's listeners; a Unix socket gets its owner.
+func (a *Agent) open(ctx context.Context, sp listen.Spec) (net.Listener, error) {
+	if sp.Network != "unix" {
+		return a.c.Door.Stream(ctx, sp)
+	}
+	uid, gid, mode, err := a.settings.UnixSockets.Owner()
+	if err != nil {
+		return nil, err
+	}
+	sp.Mode = mode
+	l, err := a.c.Door.Stream(ctx, sp)
+	if err == nil && (uid >= 0 || gid >= 0) {
+		if err := os.Chown(sp.Address, uid, gid); err != nil {
+			return nil, errors.Join(fmt.Errorf("unix_sockets: %w", err), l.Close())
+		}
+	}
+	return l, err
 }
 
 // listen opens the agent's sockets and serves them in the group.
@@ -50,30 +89,69 @@ func (a *Agent) listen(g *run.Group) error {
 			return err
 		}
 	}
-	if sp, ok := spec("grpc", s.Addresses.GRPC, s.ClientAddr, s.Ports.GRPC); ok {
-		l, err := a.c.Door.Stream(g.Context(), sp)
-		if err != nil {
-			return err
-		}
-		server := grpc.NewServer(grpcOptions()...)
-		a.ads.Register(server)
-		g.GoOrdered("grpc", func(ctx context.Context) error {
-			stop := context.AfterFunc(ctx, server.Stop)
-			defer stop()
-			return server.Serve(l)
-		})
-		a.c.Log.Info("serving", "what", "xds", "address", sp.Address)
+	if err := a.LoadTLS(); err != nil {
+		return err
 	}
-	if sp, ok := spec("http", s.Addresses.HTTP, s.ClientAddr, s.Ports.HTTP); ok {
-		l, err := a.c.Door.Stream(g.Context(), sp)
-		if err != nil {
-			return err
+	for _, l := range []struct {
+		name, own string
+		port      int
+		tls       func() *tls.Config
+		serve     func(sp listen.Spec, l net.Listener) func(context.Context) error
+	}{
+		{"grpc", s.Addresses.GRPC, s.Ports.GRPC, nil, a.serveGRPC},
+		{"grpc_tls", s.Addresses.GRPCTLS, s.Ports.GRPCTLS, a.grpcTLS.Load, a.serveGRPC},
+		{"http", s.Addresses.HTTP, s.Ports.HTTP, nil, a.serveAPI},
+		{"https", s.Addresses.HTTPS, s.Ports.HTTPS, a.httpsTLS.Load, a.serveAPI},
+	} {
+		if l.tls != nil && l.port <= 0 {
+			continue
 		}
-		server := a.c.Door.HTTPServer(sp, a.mux)
-		g.GoOrdered("http", func(ctx context.Context) error { return serveHTTP(ctx, server, l) })
-		a.c.Log.Info("serving", "what", "http", "address", sp.Address)
+		for _, sp := range a.specs(l.name, l.own, l.port) {
+			sp.TLS = l.tls
+			opened, err := a.open(g.Context(), sp)
+			if err != nil {
+				return err
+			}
+			g.GoOrdered(sp.Name, l.serve(sp, opened))
+			a.c.Log.Info("serving", "what", l.name, "address", sp.Address)
+		}
 	}
 	return nil
+}
+
+// LoadTLS reads the certificates of the listeners anew: handshakes from now on use them. With an error, the old ones stay.
+func (a *Agent) LoadTLS() error {
+	s := &a.settings
+	if s.Ports.HTTPS > 0 {
+		c, err := s.TLS.HTTPSFiles().Server("tls.https", "h2", "http/1.1")
+		if err != nil {
+			return err
+		}
+		a.httpsTLS.Store(c)
+	}
+	if s.Ports.GRPCTLS > 0 {
+		c, err := s.TLS.GRPCFiles().Server("tls.grpc", "h2")
+		if err != nil {
+			return err
+		}
+		a.grpcTLS.Store(c)
+	}
+	return nil
+}
+
+func (a *Agent) serveGRPC(_ listen.Spec, l net.Listener) func(context.Context) error {
+	server := grpc.NewServer(grpcOptions()...)
+	a.ads.Register(server)
+	return func(ctx context.Context) error {
+		stop := context.AfterFunc(ctx, server.Stop)
+		defer stop()
+		return server.Serve(l)
+	}
+}
+
+func (a *Agent) serveAPI(sp listen.Spec, l net.Listener) func(context.Context) error {
+	server := a.c.Door.HTTPServer(sp, guarded(&a.settings.HTTPConfig, a.mux))
+	return func(ctx context.Context) error { return serveHTTP(ctx, server, l) }
 }
 
 // drainHTTP is how long requests that run may take to end when the agent stops.

@@ -31,49 +31,6 @@ import (
 	"github.com/weftmesh/weft/server/verify"
 )
 
-func agentFlags() []ucli.Flag {
-	return []ucli.Flag{
-		&ucli.BoolFlag{Name: "dev", Usage: "server and agent in one, nothing on disk, bound to this machine"},
-		&ucli.BoolFlag{Name: "server", Usage: "be a server too"},
-		&ucli.IntFlag{Name: "bootstrap-expect", Usage: "how many servers make a cluster"},
-		&ucli.StringSliceFlag{Name: "config-dir", Usage: "folder of configuration files (repeatable)"},
-		&ucli.StringSliceFlag{Name: "config-file", Usage: "configuration file (repeatable)"},
-		&ucli.StringFlag{Name: "data-dir", Usage: "where state is kept"},
-		&ucli.StringFlag{Name: "node", Usage: "this node's name, by default the host's"},
-		&ucli.StringFlag{Name: "node-id", Usage: "this node's UUID, by default one that is made and kept"},
-		&ucli.StringFlag{Name: "datacenter", Usage: "this node's datacenter (dc1)"},
-		&ucli.StringFlag{Name: "bind", Usage: "address for traffic between nodes"},
-		&ucli.StringFlag{Name: "advertise", Usage: "address that others reach this node by"},
-		&ucli.StringFlag{Name: "advertise-wan", Usage: "address that servers of other datacenters reach this one by"},
-		&ucli.StringSliceFlag{Name: "retry-join", Usage: "address, name, exec=command or provider=… to join, until one answers (repeatable)"},
-		&ucli.StringSliceFlag{Name: "retry-join-wan", Usage: "the same for servers of other datacenters (repeatable)"},
-		&ucli.StringSliceFlag{Name: "join", Usage: "an older name of -retry-join"},
-		&ucli.StringSliceFlag{Name: "join-wan", Usage: "an older name of -retry-join-wan"},
-		&ucli.DurationFlag{Name: "retry-interval", Usage: "between tries to join (30s)"},
-		&ucli.DurationFlag{Name: "retry-interval-wan", Usage: "between tries to join the WAN (30s)"},
-		&ucli.IntFlag{Name: "retry-max", Usage: "tries to join before giving up, 0 is never"},
-		&ucli.IntFlag{Name: "retry-max-wan", Usage: "tries to join the WAN before giving up, 0 is never"},
-		&ucli.BoolFlag{Name: "rejoin", Usage: "join again what was known before this node left"},
-		&ucli.StringFlag{Name: "encrypt", Usage: "gossip key in base64 (weft keygen makes one)"},
-		&ucli.BoolFlag{Name: "disable-keyring-file", Usage: "keep no gossip keys on disk"},
-		&ucli.StringFlag{Name: "serf-lan-bind", Usage: "address of gossip, instead of -bind"},
-		&ucli.StringFlag{Name: "serf-wan-bind", Usage: "address of gossip with other datacenters, instead of -bind"},
-		&ucli.IntFlag{Name: "serf-lan-port", Usage: "port of gossip (8301)"},
-		&ucli.IntFlag{Name: "serf-wan-port", Usage: "port of gossip with other datacenters (8302), -1 for none"},
-		&ucli.StringFlag{Name: "client", Usage: "address for the HTTP API and xDS (127.0.0.1)"},
-		&ucli.IntFlag{Name: "http-port", Usage: "port of the HTTP API (8500)"},
-		&ucli.IntFlag{Name: "grpc-port", Usage: "port of xDS (8502)"},
-		&ucli.IntFlag{Name: "dns-port", Usage: "port of DNS (8600)"},
-		&ucli.StringFlag{Name: "domain", Usage: "domain that DNS answers for (consul.)"},
-		&ucli.StringFlag{Name: "alt-domain", Usage: "a second domain that DNS answers for"},
-		&ucli.StringSliceFlag{Name: "recursor", Usage: "address of a DNS server for other names (repeatable)"},
-		&ucli.IntFlag{Name: "sidecar-min-port", Usage: "first port of generated sidecars (21000)"},
-		&ucli.IntFlag{Name: "sidecar-max-port", Usage: "last port of generated sidecars (21255)"},
-		&ucli.StringFlag{Name: "log-level", Usage: "trace, debug, info, warn or error"},
-		&ucli.BoolFlag{Name: "log-json", Usage: "logs as JSON"},
-	}
-}
-
 func agentCommand(env Env) *ucli.Command {
 	return &ucli.Command{
 		Name: "agent", Usage: "run the agent of this host", Flags: agentFlags(),
@@ -90,13 +47,16 @@ func agentCommand(env Env) *ucli.Command {
 func validateCommand(env Env) *ucli.Command {
 	return &ucli.Command{
 		Name: "validate", Usage: "check configuration files and folders", ArgsUsage: "FILE|FOLDER …",
-		Flags: []ucli.Flag{&ucli.BoolFlag{Name: "quiet", Usage: "print nothing when all is well"}},
+		Flags: []ucli.Flag{
+			&ucli.BoolFlag{Name: "quiet", Usage: "print nothing when all is well"},
+			&ucli.StringFlag{Name: "config-format", Usage: "hcl, json or yaml, whatever the files' names end in"},
+		},
 		Action: func(c *ucli.Context) error {
 			if !c.Args().Present() {
 				return usage("name at least one file or folder")
 			}
 			settings := config.Default()
-			warnings, err := settings.Load(c.Args().Slice()...)
+			warnings, err := settings.LoadAs(c.String("config-format"), c.Args().Slice()...)
 			if err == nil {
 				err = settings.ExpandAddresses()
 			}
@@ -115,61 +75,6 @@ func validateCommand(env Env) *ucli.Command {
 			return nil
 		},
 	}
-}
-
-// settingsOf merges defaults, files and flags, in this order.
-func settingsOf(c *ucli.Context) (config.Config, []string, error) {
-	s := config.Default()
-	if c.Bool("dev") {
-		s.Dev, s.Server, s.BindAddr, s.AdvertiseAddr = true, true, "127.0.0.1", "127.0.0.1"
-	}
-	s.Recursors = c.StringSlice("recursor")
-	warnings, err := s.Load(append(c.StringSlice("config-file"), c.StringSlice("config-dir")...)...)
-	if err != nil {
-		return s, warnings, err
-	}
-	for name, to := range map[string]*string{
-		"data-dir": &s.DataDir, "node": &s.NodeName, "node-id": &s.NodeID, "datacenter": &s.Datacenter, "bind": &s.BindAddr,
-		"advertise": &s.AdvertiseAddr, "client": &s.ClientAddr, "log-level": &s.LogLevel, "domain": &s.Domain, "alt-domain": &s.AltDomain,
-		"advertise-wan": &s.AdvertiseAddrWAN, "encrypt": &s.Encrypt, "serf-lan-bind": &s.SerfLAN, "serf-wan-bind": &s.SerfWAN,
-	} {
-		if c.IsSet(name) {
-			*to = c.String(name)
-		}
-	}
-	for name, to := range map[string]*int{
-		"http-port": &s.Ports.HTTP, "grpc-port": &s.Ports.GRPC, "dns-port": &s.Ports.DNS, "sidecar-min-port": &s.Ports.SidecarMinPort,
-		"sidecar-max-port": &s.Ports.SidecarMaxPort, "bootstrap-expect": &s.BootstrapExpect,
-		"serf-lan-port": &s.Ports.SerfLAN, "serf-wan-port": &s.Ports.SerfWAN, "retry-max": &s.RetryMax, "retry-max-wan": &s.RetryMaxWAN,
-	} {
-		if c.IsSet(name) {
-			*to = c.Int(name)
-		}
-	}
-	for name, to := range map[string]*bool{
-		"server": &s.Server, "log-json": &s.LogJSON, "rejoin": &s.RejoinAfterLeave, "disable-keyring-file": &s.DisableKeyringFile,
-	} {
-		if c.IsSet(name) {
-			*to = c.Bool(name)
-		}
-	}
-	for name, to := range map[string]*time.Duration{"retry-interval": &s.RetryInterval, "retry-interval-wan": &s.RetryIntervalWAN} {
-		if c.IsSet(name) {
-			*to = c.Duration(name)
-		}
-	}
-	for name, to := range map[string]*[]string{
-		"retry-join": &s.RetryJoin, "retry-join-wan": &s.RetryJoinWAN, "join": &s.StartJoin, "join-wan": &s.StartJoinWAN,
-	} {
-		*to = append(c.StringSlice(name), *to...)
-	}
-	if s.Dev {
-		s.DataDir = ""
-	}
-	if err := s.ExpandAddresses(); err != nil {
-		return s, warnings, err
-	}
-	return s, warnings, s.Validate()
 }
 
 // newServer makes the server of this node. One that runs with -dev is alone.

@@ -70,10 +70,20 @@ const (
 // runAgent runs an agent, and where it is one a server with it, until ctx ends. The server is there before the agent and goes
 // after it, and gossip is there longest.
 func runAgent(ctx context.Context, env Env, s config.Config, warnings []string) error {
-	log, err := newLog(env.Stdout, s.LogLevel, s.LogJSON)
+	out, end, err := logOutput(env.Stdout, &s.Logging)
 	if err != nil {
 		return err
 	}
+	defer end()
+	log, err := newLog(out, s.LogLevel, s.LogJSON)
+	if err != nil {
+		return err
+	}
+	forget, err := writePID(s.PIDFile)
+	if err != nil {
+		return err
+	}
+	defer forget()
 	for _, w := range warnings {
 		log.Warn("configuration", "warning", w)
 	}
@@ -81,9 +91,9 @@ func runAgent(ctx context.Context, env Env, s config.Config, warnings []string) 
 	if err := n.identify(); err != nil {
 		return err
 	}
-	running, end := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer end(nil)
-	n.end = end
+	running, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	n.end = cancel
 	defer n.close()
 	if err := n.make(running); err != nil {
 		return err
@@ -95,7 +105,7 @@ func runAgent(ctx context.Context, env Env, s config.Config, warnings []string) 
 				log.Warn("the others may take this node for failed", "error", err)
 			}
 		}
-		end(context.Cause(ctx))
+		cancel(context.Cause(ctx))
 	})()
 	return n.run(running)
 }

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 
+	"github.com/weftmesh/weft/agent/config"
 	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/gossip"
 	"github.com/weftmesh/weft/internal/listen"
@@ -30,7 +31,12 @@ func (n *node) newPlane() error {
 	if err != nil {
 		return err
 	}
+	rpc := n.s.TLS.RPCFiles()
 	n.plane, err = plane.New(plane.Config{
+		Files: plane.TLSFiles{
+			CAFile: rpc.CAFile, CAPath: rpc.CAPath, CertFile: rpc.CertFile, KeyFile: rpc.KeyFile, VerifyIncoming: config.True(rpc.VerifyIncoming),
+			VerifyOutgoing: config.True(rpc.VerifyOutgoing), VerifyServerHostname: config.True(rpc.VerifyServerHostname),
+		},
 		Datacenter: n.s.Datacenter, NodeName: n.s.NodeName, Domain: strings.Trim(n.s.Domain, "."), Server: n.s.Server,
 		Secrets: func() [][]byte {
 			if p := n.lan.Load(); p != nil {

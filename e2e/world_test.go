@@ -79,12 +79,14 @@ ports {
 }
 proxy { shared = %t }
 `, filepath.Join(dir, "data"), policy, w.http, w.grpc, ports[2], w.dns, kind == Host)
-	conf += strings.Join(more, "\n")
 	confDir := filepath.Join(dir, "conf")
 	if err := os.Mkdir(confDir, 0o700); err != nil {
 		return nil, err
 	}
 	if err := os.WriteFile(filepath.Join(confDir, "agent.hcl"), []byte(conf), 0o600); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(confDir, "more.hcl"), []byte(strings.Join(more, "\n")), 0o600); err != nil {
 		return nil, err
 	}
 	w.args = []string{"agent", "-config-dir", confDir}

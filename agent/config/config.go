@@ -5,6 +5,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/weftmesh/weft/agent/dns"
 	"github.com/weftmesh/weft/agent/local"
+	"github.com/weftmesh/weft/agent/watch"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/internal/decode"
 )
@@ -38,7 +40,15 @@ type Config struct {
 	Recursors              []string
 	DNSConfig              dns.Settings
 	TranslateWANAddrs      bool
+	TaggedAddresses        map[string]string
 	Addresses              Addresses
+	HTTPConfig             HTTPConfig
+	Limits                 Limits
+	UnixSockets            UnixSockets
+	TLS                    TLS
+	Watches                []watch.Definition
+	Locality               *catalog.Locality
+	PIDFile                string `decode:"pid_file"`
 	Ports                  Ports
 	LogLevel               string
 	LogJSON                bool
@@ -56,6 +66,8 @@ type Config struct {
 	Services                []local.ServiceDefinition `decode:"service"`
 	Checks                  []local.CheckDefinition   `decode:"check"`
 	Gossip
+	Logging
+	OldTLS
 	// Proxy is weft's own: how proxies of this host are run.
 	Proxy Proxy
 
@@ -63,18 +75,23 @@ type Config struct {
 	Dev bool `decode:"-"`
 }
 
-// Addresses are where listeners are bound, each instead of ClientAddr: an IP address, or unix:///path.
+// Addresses are where listeners are bound, each instead of ClientAddr: IP addresses, or (not for DNS) unix:///path, with spaces
+// between them.
 type Addresses struct {
-	DNS  string // IP addresses, separated by spaces
-	HTTP string
-	GRPC string
+	DNS     string
+	HTTP    string
+	HTTPS   string
+	GRPC    string
+	GRPCTLS string `decode:"grpc_tls"`
 }
 
 // Ports are the listeners' ports; -1 means "don't listen".
 type Ports struct {
 	DNS            int
 	HTTP           int
+	HTTPS          int
 	GRPC           int
+	GRPCTLS        int `decode:"grpc_tls"`
 	Server         int
 	SerfLAN        int
 	SerfWAN        int // of a server; -1 takes it out of the WAN
@@ -114,7 +131,7 @@ func Default() Config {
 	return Config{
 		Datacenter: "dc1", BindAddr: "0.0.0.0", ClientAddr: "127.0.0.1", LogLevel: "info",
 		Domain: "consul.", DNSConfig: dns.DefaultSettings(), CheckUpdateInterval: 5 * time.Minute, CheckOutputMaxSize: 4096,
-		Ports:  Ports{DNS: 8600, HTTP: 8500, GRPC: 8502, Server: 8300, SerfLAN: 8301, SerfWAN: 8302, SidecarMinPort: 21000, SidecarMaxPort: 21255},
+		Ports:  Ports{DNS: 8600, HTTP: 8500, HTTPS: -1, GRPC: 8502, GRPCTLS: -1, Server: 8300, SerfLAN: 8301, SerfWAN: 8302, SidecarMinPort: 21000, SidecarMaxPort: 21255},
 		Gossip: Gossip{RetryInterval: 30 * time.Second, RetryIntervalWAN: 30 * time.Second},
 	}
 }
@@ -125,16 +142,25 @@ const maxFile = 64 << 20
 // Load reads files and folders (their .hcl, .json, .yaml and .yml files in the order of their names, not those of folders
 // inside) over c. Later files override earlier ones; lists are appended to. Warnings name keys that have no effect yet.
 // All faults of all files are reported together.
-func (c *Config) Load(paths ...string) (warnings []string, err error) {
+func (c *Config) Load(paths ...string) (warnings []string, err error) { return c.LoadAs("", paths...) }
+
+// LoadAs is Load for files of one format (hcl, json or yaml), whatever their names end in; "" goes by the names.
+func (c *Config) LoadAs(format string, paths ...string) (warnings []string, err error) {
+	switch format {
+	case "", "hcl", "json", "yaml":
+	default:
+		return nil, fmt.Errorf("configuration: there is no format %q: want hcl, json or yaml", format)
+	}
 	var faults []error
 	for _, path := range paths {
-		files, err := expand(path)
+		files, other, err := expand(path, format)
+		warnings = append(warnings, other...)
 		if err != nil {
 			faults = append(faults, err)
 			continue
 		}
 		for _, file := range files {
-			w, err := c.loadFile(file)
+			w, err := c.loadFile(file, format)
 			warnings = append(warnings, w...)
 			if err != nil {
 				faults = append(faults, err)
@@ -144,32 +170,50 @@ func (c *Config) Load(paths ...string) (warnings []string, err error) {
 	return warnings, errors.Join(faults...)
 }
 
-func expand(path string) ([]string, error) {
+// LoadText lays one piece of configuration over c; name says where it is from.
+func (c *Config) LoadText(name, format, text string) (warnings []string, err error) {
+	doc, err := decode.ParseAs(name, format, []byte(text))
+	if err != nil {
+		return nil, err
+	}
+	return c.take(doc)
+}
+
+// LoadKeys lays keys over c, as those of one document; name says where they are from.
+func (c *Config) LoadKeys(name string, keys map[string]any) (warnings []string, err error) {
+	return c.take(&decode.Document{File: name, Root: decode.FromAny(keys)})
+}
+
+// expand gives the files of a folder, and warnings that name what is left out of it.
+func expand(path, format string) (files, warnings []string, err error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
+		return nil, nil, fmt.Errorf("configuration: %w", err)
 	}
 	if !info.IsDir() {
-		return []string{path}, nil
+		return []string{path}, nil, nil
 	}
 	entries, err := os.ReadDir(path)
 	if err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
+		return nil, nil, fmt.Errorf("configuration: %w", err)
 	}
-	var files []string
 	for _, e := range entries {
-		switch strings.ToLower(filepath.Ext(e.Name())) {
-		case ".hcl", ".json", ".yaml", ".yml":
-			if !e.IsDir() {
-				files = append(files, filepath.Join(path, e.Name()))
-			}
+		file := filepath.Join(path, e.Name())
+		if info, err := os.Stat(file); err != nil || info.IsDir() { // links are followed
+			continue
+		}
+		switch ext := strings.ToLower(filepath.Ext(e.Name())); {
+		case format != "" || ext == ".hcl" || ext == ".json" || ext == ".yaml" || ext == ".yml":
+			files = append(files, file)
+		default:
+			warnings = append(warnings, file+" is skipped: its name ends in none of .hcl, .json, .yaml and .yml")
 		}
 	}
 	slices.Sort(files)
-	return files, nil
+	return files, warnings, nil
 }
 
-func (c *Config) loadFile(file string) ([]string, error) {
+func (c *Config) loadFile(file, format string) ([]string, error) {
 	info, err := os.Stat(file)
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
@@ -181,12 +225,22 @@ func (c *Config) loadFile(file string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
-	doc, err := decode.Parse(file, data)
+	if len(bytes.TrimSpace(data)) == 0 {
+		return nil, nil // as Consul takes it, in JSON too
+	}
+	doc, err := decode.ParseAs(file, format, data)
 	if err != nil {
 		return nil, err
 	}
-	warnings := dropIneffective(doc)
-	return warnings, doc.Over(c)
+	return c.take(doc)
+}
+
+// take lays a document over c.
+func (c *Config) take(doc *decode.Document) (warnings []string, err error) {
+	warnings, err = dropIneffective(doc)
+	err = errors.Join(err, doc.Over(c))
+	c.settleTLS()
+	return warnings, err
 }
 
 // Validate finds what contradicts itself, after everything was merged.
@@ -202,7 +256,9 @@ func (c *Config) Validate() error {
 	}{
 		{"dns", c.Ports.DNS},
 		{"http", c.Ports.HTTP},
+		{"https", c.Ports.HTTPS},
 		{"grpc", c.Ports.GRPC},
+		{"grpc_tls", c.Ports.GRPCTLS},
 		{"server", c.Ports.Server},
 		{"serf_lan", c.Ports.SerfLAN},
 		{"serf_wan", c.Ports.SerfWAN},
@@ -222,22 +278,15 @@ func (c *Config) Validate() error {
 		{"advertise_addr_wan", c.AdvertiseAddrWAN},
 		{"serf_lan", c.SerfLAN},
 		{"serf_wan", c.SerfWAN},
-		{"client_addr", c.ClientAddr},
-		{"addresses.http", c.Addresses.HTTP},
-		{"addresses.grpc", c.Addresses.GRPC},
 	} {
-		if a.addr == "" || (strings.HasPrefix(a.addr, "unix://") && strings.HasPrefix(a.key, "addresses.")) {
+		if a.addr == "" {
 			continue
 		}
 		if _, err := netip.ParseAddr(a.addr); err != nil {
 			fault("%s: %q isn't an IP address", a.key, a.addr)
 		}
 	}
-	for addr := range strings.FieldsSeq(c.Addresses.DNS) {
-		if _, err := netip.ParseAddr(addr); err != nil {
-			fault("addresses.dns: %q isn't an IP address", addr)
-		}
-	}
+	faults = append(faults, c.validateWeb(), c.validateTLS())
 	if c.CheckOutputMaxSize < 1 {
 		fault("check_output_max_size: %d: want 1 or more", c.CheckOutputMaxSize)
 	}
@@ -272,6 +321,7 @@ func (c *Config) Local(node catalog.Node) local.Config {
 	return local.Config{
 		Node: node, SidecarMin: c.Ports.SidecarMinPort, SidecarMax: c.Ports.SidecarMaxPort,
 		Scripts:   local.ScriptPolicy{API: c.EnableScriptChecks, Files: c.EnableLocalScriptChecks},
+		Locality:  c.Locality,
 		MaxOutput: c.CheckOutputMaxSize, DiscardOutput: c.DiscardCheckOutput,
 	}
 }

@@ -47,7 +47,7 @@ func TestMergeOrder(t *testing.T) {
 	})
 	c := Default()
 	warnings, err := c.Load(dir)
-	if err != nil || len(warnings) != 0 {
+	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "README.md is skipped") {
 		t.Fatalf("%v, %v", warnings, err)
 	}
 	if c.NodeName != "third" || c.Ports.HTTP != 9600 || c.Ports.GRPC != 9502 || c.Ports.Server != 8300 || !c.Server {
@@ -100,7 +100,7 @@ func TestFaults(t *testing.T) {
 			t.Errorf("no %q in:\n%v", want, err)
 		}
 	}
-	odd := filepath.Join(folder(t, map[string]string{"x.toml": ""}), "x.toml")
+	odd := filepath.Join(folder(t, map[string]string{"x.toml": "a = 1"}), "x.toml")
 	if _, err := c.Load(odd); err == nil || !strings.Contains(err.Error(), ".hcl, .json, .yaml or .yml") {
 		t.Errorf("another format: %v", err)
 	}
@@ -109,8 +109,8 @@ func TestFaults(t *testing.T) {
 // Consul's keys without effect are taken, each with a warning that says where it stands.
 func TestIneffectiveKeys(t *testing.T) {
 	dir := folder(t, map[string]string{
-		"a.hcl":  "audit {}\nui_config {\n  enabled = true\n}\nports {\n  https = 8501\n  http = 9500\n}\n",
-		"b.json": `{"UseStreamingBackend": true, "addresses": {"grpc_tls": "127.0.0.1"}}`,
+		"a.hcl":  "audit {}\nui_config {\n  enabled = true\n}\nports {\n  expose_min_port = 21500\n  http = 9500\n}\n",
+		"b.json": `{"UseStreamingBackend": true, "telemetry": {"statsd_address": "x:1", "circonus_api_url": "y", "prometheus_retention_time": "1m"}}`,
 	})
 	c := Default()
 	warnings, err := c.Load(dir)
@@ -118,9 +118,9 @@ func TestIneffectiveKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"a.hcl:1: audit is known but has no effect yet", "a.hcl:2: ui_config is known but has no effect yet",
-		"a.hcl:6: ports.https is known but has no effect yet",
-		"b.json:1: use_streaming_backend is known but has no effect yet", "b.json:1: addresses.grpc_tls is known but has no effect yet",
+		"a.hcl:1: \"audit\" is a Consul Enterprise configuration and will have no effect", "a.hcl:2: ui_config is known but has no effect yet",
+		"a.hcl:6: ports.expose_min_port is known but has no effect yet",
+		"b.json:1: telemetry.circonus_api_url is known but has no effect yet", "b.json:1: telemetry.statsd_address is known but has no effect yet",
 	}
 	for i, w := range warnings {
 		warnings[i] = strings.TrimPrefix(w, dir+"/")

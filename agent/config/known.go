@@ -3,7 +3,9 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/weftmesh/weft/internal/decode"
@@ -11,44 +13,128 @@ import (
 
 // ineffective are Consul's keys that this version takes without acting on them.
 var ineffective = []string{
-	"advertise_addr_ipv4", "advertise_addr_ipv6",
-	"audit", "auto_config", "auto_encrypt", "auto_reload_config", "autopilot", "ca_file", "ca_path", "cache",
-	"cert_file", "cloud", "disable_anonymous_signature", "disable_host_node_id",
-	"disable_http_unprintable_char_filter", "disable_remote_exec", "disable_update_check",
-	"discovery_max_stale", "enable_agent_tls_for_checks",
-	"enable_central_service_config", "enable_syslog",
-	"experiments", "http_config", "key_file",
-	"license_path", "limits", "locality", "log_file", "log_rotate_bytes", "log_rotate_duration",
-	"log_rotate_max_files", "max_query_time", "default_query_time", "non_voting_server", "partition", "peering", "performance", "pid_file",
-	"primary_datacenter", "primary_gateways", "primary_gateways_interval", "protocol", "raft_boltdb", "raft_logstore",
-	"raft_protocol", "raft_snapshot_interval", "raft_snapshot_threshold", "raft_trailing_logs", "read_replica",
-	"reporting",
-	"rpc", "segment", "segments",
-	"session_ttl_min", "syslog_facility",
-	"tagged_addresses", "telemetry", "tls", "ui", "ui_config", "ui_content_path", "unix_sockets",
-	"use_streaming_backend", "verify_incoming", "verify_incoming_https", "verify_incoming_rpc", "verify_outgoing",
-	"verify_server_hostname", "watches", "xds",
-	"addresses.https", "addresses.grpc_tls",
-	"ports.https", "ports.grpc_tls", "ports.expose_min_port", "ports.expose_max_port",
+	"auto_config", "auto_encrypt", "auto_reload_config", "autopilot", "cache",
+	"discovery_max_stale", "enable_agent_tls_for_checks", "http_config.use_cache",
+	"limits.rpc_handshake_timeout", "limits.rpc_client_timeout", "limits.rpc_rate", "limits.rpc_max_burst", "limits.rpc_max_conns_per_client",
+	"limits.kv_max_value_size", "limits.txn_max_req_len", "limits.request_limits",
+	"max_query_time", "default_query_time", "peering", "performance", "primary_datacenter", "primary_gateways", "primary_gateways_interval",
+	"raft_boltdb", "raft_logstore", "raft_snapshot_interval", "raft_snapshot_threshold", "raft_trailing_logs", "raft_prevote_disabled",
+	"session_ttl_min", "tls.grpc.use_auto_cert", "ui", "ui_config", "ui_content_path", "ui_dir", "xds",
+	"ports.expose_min_port", "ports.expose_max_port", "ports.proxy_min_port", "ports.proxy_max_port",
+	"telemetry.metrics_prefix", "telemetry.disable_hostname", "telemetry.statsd_address", "telemetry.statsite_address",
+	"telemetry.dogstatsd_addr", "telemetry.dogstatsd_tags", "telemetry.prefix_filter", "telemetry.filter_default",
+	"telemetry.retry_failed_connection", "telemetry.disable_per_tenancy_usage_metrics", "telemetry.enable_host_metrics",
+	"telemetry.disable_compat_1.9", "telemetry.circonus_*",
 	"connect.enable_mesh_gateway_wan_federation", "connect.enable_serverless_plugin",
 	"connect.ca_config.private_key_type", "connect.ca_config.private_key_bits", "connect.ca_config.csr_max_per_second",
 	"connect.ca_config.csr_max_concurrent",
 }
 
+// enterprise are keys of Consul's paid edition, for which weft has another way, or none.
+var enterprise = []string{
+	"audit", "license_path", "non_voting_server", "partition", "read_replica", "reporting", "snapshot_agent", "acl.tokens.managed_service_provider",
+	"autopilot.redundancy_zone_tag", "autopilot.upgrade_version_tag",
+}
+
+// needless are keys that say what weft does anyway, with the values that do; "*" is any value. Another value has no effect, and that
+// is said.
+var needless = map[string][]string{
+	"cloud": {"*"}, "disable_anonymous_signature": {"*"}, "disable_update_check": {"*"}, // weft calls nobody
+	"disable_host_node_id": {"true"}, "disable_remote_exec": {"true"}, "enable_central_service_config": {"true"}, "experiments": {"*"},
+	"protocol": {"2", "3"}, "raft_protocol": {"3"}, "rpc": {"*"}, "use_streaming_backend": {"*"}, "acl_enforce_version_8": {"*"}, "version": {"*"},
+	"telemetry.prometheus_retention_time":  {"*"}, // the metrics are always there
+	"disable_http_unprintable_char_filter": {"false"},
+}
+
+// renamed are older names of keys.
+var renamed = map[string]string{"advertise_addr_ipv4": "advertise_addr", "advertise_addr_ipv6": "advertise_addr", "advertise_addr_wan_ipv4": "advertise_addr_wan", "advertise_addr_wan_ipv6": "advertise_addr_wan"}
+
+// refusedKeys can't be taken without an effect: what they say would change what is safe, or who is found.
+var refusedKeys = map[string]string{
+	"segment": "network segments need a gossip pool of their own, which weft hasn't: remove it", "segments": "network segments need gossip pools of their own, which weft hasn't: remove it",
+}
+
+// holder finds the object that a dotted key's last part is in.
+func holder(doc *decode.Document, key string) (n *decode.Node, last string) {
+	parts := strings.Split(key, ".")
+	n = doc.Root
+	for _, part := range parts[:len(parts)-1] {
+		n = unwrapped(n.Field(part))
+	}
+	return n, parts[len(parts)-1]
+}
+
+func unwrapped(n *decode.Node) *decode.Node {
+	if n != nil && n.Kind == decode.List && len(n.Items) == 1 {
+		return n.Items[0] // an HCL block
+	}
+	return n
+}
+
 // dropIneffective takes the keys without effect out of a document and names each in a warning.
-func dropIneffective(doc *decode.Document) (warnings []string) {
-	for _, key := range ineffective {
-		path := strings.Split(key, ".")
-		n := doc.Root
-		for _, part := range path[:len(path)-1] {
-			n = n.Field(part)
-			if n != nil && n.Kind == decode.List && len(n.Items) == 1 {
-				n = n.Items[0] // an HCL block
-			}
+func dropIneffective(doc *decode.Document) (warnings []string, err error) {
+	at := func(line int, format string, args ...any) string {
+		where := doc.File
+		if line > 0 {
+			where = fmt.Sprintf("%s:%d", doc.File, line)
 		}
-		if line, ok := n.Remove(path[len(path)-1]); ok {
-			warnings = append(warnings, fmt.Sprintf("%s:%d: %s is known but has no effect yet", doc.File, line, key))
+		return where + ": " + fmt.Sprintf(format, args...)
+	}
+	for key, values := range needless {
+		n, last := holder(doc, key)
+		v := unwrapped(n.Field(last))
+		if line, ok := n.Remove(last); ok && values[0] != "*" && !slices.Contains(values, fmt.Sprint(decode.Any(v))) {
+			warnings = append(warnings, at(line, "%s is known but has no effect yet", key))
 		}
 	}
-	return warnings
+	for _, key := range enterprise {
+		n, last := holder(doc, key)
+		if line, ok := n.Remove(last); ok {
+			warnings = append(warnings, at(line, "%q is a Consul Enterprise configuration and will have no effect", key))
+		}
+	}
+	for _, key := range ineffective {
+		n, last := holder(doc, key)
+		for _, name := range matching(n, last) {
+			if line, ok := n.Remove(name); ok {
+				warnings = append(warnings, at(line, "%s is known but has no effect yet", strings.TrimSuffix(key, last)+name))
+			}
+		}
+	}
+	for _, block := range []string{"telemetry"} { // nothing of it is left
+		if n := unwrapped(doc.Root.Field(block)); n != nil && len(n.Fields) == 0 {
+			doc.Root.Remove(block)
+		}
+	}
+	for old, key := range renamed {
+		v := doc.Root.Field(old)
+		if line, ok := doc.Root.Remove(old); ok && doc.Root.Field(key) == nil {
+			doc.Root.Fields = append(doc.Root.Fields, &decode.Field{Name: key, Line: line, Value: v})
+		}
+	}
+	var faults []error
+	for key, why := range refusedKeys {
+		if line, ok := doc.Root.Remove(key); ok {
+			faults = append(faults, errors.New(at(line, "%s: %s", key, why)))
+		}
+	}
+	slices.Sort(warnings)
+	return warnings, errors.Join(faults...)
+}
+
+// matching are the names of n's fields that a name, which may end in *, stands for.
+func matching(n *decode.Node, name string) []string {
+	prefix, wild := strings.CutSuffix(name, "*")
+	if !wild {
+		return []string{name}
+	}
+	var out []string
+	if n != nil {
+		for _, f := range n.Fields {
+			if strings.HasPrefix(strings.ToLower(f.Name), prefix) {
+				out = append(out, f.Name)
+			}
+		}
+	}
+	return out
 }

@@ -3,6 +3,7 @@
 package local
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"strconv"
@@ -79,7 +80,7 @@ func (s *State) buildOne(d ServiceDefinition, token string) (*Service, error) {
 	r := &catalog.Service{
 		Scope: scope, Node: s.node.Node, ID: d.ID, Service: d.Name, Kind: d.Kind, Tags: d.Tags, Address: d.Address,
 		SocketPath: d.SocketPath, TaggedAddresses: d.TaggedAddresses, Meta: d.Meta, Port: d.Port, Ports: d.Ports,
-		Weights: catalog.Weights{Passing: 1, Warning: 1}, EnableTagOverride: d.EnableTagOverride, Locality: d.Locality, Owner: Owner,
+		Weights: catalog.Weights{Passing: 1, Warning: 1}, EnableTagOverride: d.EnableTagOverride, Locality: cmp.Or(d.Locality, s.locality), Owner: Owner,
 	}
 	if d.Weights != nil {
 		r.Weights = *d.Weights

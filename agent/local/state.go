@@ -24,6 +24,7 @@ type Config struct {
 	SidecarMin int          // ports of generated sidecars, default 21000 to 21255
 	SidecarMax int
 	Scripts    ScriptPolicy
+	Locality   *catalog.Locality // of services that name none
 	// MaxOutput bounds each check's output, whatever the check says; 0 is 4096. DiscardOutput keeps none.
 	MaxOutput     int
 	DiscardOutput bool
@@ -39,6 +40,7 @@ type State struct {
 	node                   catalog.Node
 	sidecarMin, sidecarMax int
 	scripts                ScriptPolicy
+	locality               *catalog.Locality
 	maxOutput              int
 	log                    *slog.Logger
 	journal                *journal // nil: nothing is kept
@@ -64,7 +66,7 @@ func New(c Config) (*State, error) {
 		c.MaxOutput = defaultOutput
 	}
 	s := &State{
-		scripts: c.Scripts, maxOutput: c.MaxOutput, discard: c.DiscardOutput, node: c.Node, sidecarMin: c.SidecarMin, sidecarMax: c.SidecarMax, log: c.Log, now: newTables(), changed: make(chan struct{}),
+		scripts: c.Scripts, locality: c.Locality, maxOutput: c.MaxOutput, discard: c.DiscardOutput, node: c.Node, sidecarMin: c.SidecarMin, sidecarMax: c.SidecarMax, log: c.Log, now: newTables(), changed: make(chan struct{}),
 	}
 	s.next = s.now
 	if c.Journal == "" {

@@ -104,18 +104,24 @@ type Document struct {
 const MaxDepth = 64
 
 // Parse reads a document in the format that the file's name says. The root must be an object.
-func Parse(file string, data []byte) (*Document, error) {
+func Parse(file string, data []byte) (*Document, error) { return ParseAs(file, "", data) }
+
+// ParseAs is Parse in a format (hcl, json or yaml), whatever the name says; "" goes by the name.
+func ParseAs(file, format string, data []byte) (*Document, error) {
+	if format == "" {
+		format = strings.TrimPrefix(strings.ToLower(filepath.Ext(file)), ".")
+	}
 	if i := invalidUTF8(data); i >= 0 {
 		return nil, &Error{File: file, Line: 1 + strings.Count(string(data[:i]), "\n"), Text: fmt.Sprintf("invalid UTF-8 at byte %d", i)}
 	}
 	var root *Node
 	var err error
-	switch strings.ToLower(filepath.Ext(file)) {
-	case ".json":
+	switch format {
+	case "json":
 		root, err = parseJSON(data)
-	case ".hcl":
+	case "hcl":
 		root, err = parseHCL(data)
-	case ".yaml", ".yml":
+	case "yaml", "yml":
 		root, err = parseYAML(data)
 	default:
 		return nil, &Error{File: file, Text: ErrUnknownFormat.Error()}

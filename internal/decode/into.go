@@ -76,6 +76,9 @@ func (w *walker) value(n *Node, field string, v reflect.Value) {
 		}
 		n = n.Items[0]
 	}
+	if w.over && n.Kind == List && len(n.Items) == 1 && (v.Kind() == reflect.Struct || v.Kind() == reflect.Map) {
+		n = n.Items[0] // in configuration files a list of one object stands for the object
+	}
 	if w.special(n, field, v) {
 		return
 	}
@@ -247,8 +250,11 @@ func (w *walker) list(n *Node, field string, v reflect.Value) {
 	case Object:
 		items = []*Node{n}
 	default:
-		w.fail(n, field, "want a list, got %s", n.Kind)
-		return
+		if v.Type().Elem().Kind() != reflect.String || n.Kind != String || !w.over {
+			w.fail(n, field, "want a list, got %s", n.Kind)
+			return
+		}
+		items = []*Node{n} // in configuration files one string stands for a list of it
 	}
 	s := reflect.MakeSlice(v.Type(), len(items), len(items))
 	for i, item := range items {
