@@ -77,7 +77,8 @@ type ServiceDefaults struct {
 	LocalConnectTimeoutMs int               `json:",omitempty"`
 	LocalRequestTimeoutMs int               `json:",omitempty"`
 	// BalanceInboundConnections is "" or "exact_balance".
-	BalanceInboundConnections string `json:",omitempty"`
+	BalanceInboundConnections string      `json:",omitempty"`
+	RateLimits                *RateLimits `json:",omitempty"`
 }
 
 // EntryKind is KindServiceDefaults.
@@ -353,8 +354,11 @@ type ServiceResolver struct {
 	LoadBalancer   *LoadBalancer                      `json:",omitempty"`
 	// Limits and PassiveHealthCheck are weft's: how every caller holds itself towards the service. What a caller's own
 	// service-defaults say (UpstreamConfig) wins.
-	Limits             *UpstreamLimits     `json:",omitempty"`
-	PassiveHealthCheck *PassiveHealthCheck `json:",omitempty"`
+	Limits               *UpstreamLimits       `json:",omitempty"`
+	PassiveHealthCheck   *PassiveHealthCheck   `json:",omitempty"`
+	PrioritizeByLocality *PrioritizeByLocality `json:",omitempty"`
+	// LocalityWeights is weft's: instances elsewhere get nothing.
+	LocalityWeights []LocalityWeight `json:",omitempty"`
 }
 
 // EntryKind is KindServiceResolver.
@@ -397,10 +401,16 @@ type ServiceResolverFailoverTarget struct {
 
 // LoadBalancer chooses among a target's instances.
 type LoadBalancer struct {
-	Policy             string              `json:",omitempty"` // random, round_robin, least_request, ring_hash, maglev
+	Policy             string              `json:",omitempty"` // random, round_robin, least_request, ring_hash, maglev; weft's: peak_ewma
 	RingHashConfig     *RingHashConfig     `json:",omitempty"`
 	LeastRequestConfig *LeastRequestConfig `json:",omitempty"`
 	HashPolicies       []HashPolicy        `json:",omitempty"`
+	// What follows is weft's.
+	MaglevConfig *MaglevConfig       `json:",omitempty"`
+	SlowStart    *SlowStart          `json:",omitempty"`
+	Persistence  *SessionPersistence `json:",omitempty"`
+	// PanicThreshold is the percentage of instances below which those that were left out for failing get calls again; 0: never.
+	PanicThreshold *uint32 `json:",omitempty"`
 }
 
 // RingHashConfig sizes the ring.

@@ -116,7 +116,10 @@ func (e *ServiceDefaults) Validate() error {
 		notNegative("MaxInboundConnections", e.MaxInboundConnections),
 		notNegative("LocalConnectTimeoutMs", e.LocalConnectTimeoutMs),
 		notNegative("LocalRequestTimeoutMs", e.LocalRequestTimeoutMs),
-		balance("BalanceInboundConnections", e.BalanceInboundConnections))
+		balance("BalanceInboundConnections", e.BalanceInboundConnections), e.RateLimits.validate("RateLimits"))
+	if err == nil && e.RateLimits != nil && e.Protocol == ProtocolTCP {
+		err = invalidf("RateLimits needs a Protocol with requests, not %q", e.Protocol)
+	}
 	if err != nil || e.UpstreamConfig == nil {
 		return err
 	}

@@ -109,7 +109,7 @@ func (e *ServiceResolver) Validate() error {
 	if e.ConnectTimeout < 0 || e.RequestTimeout < 0 {
 		return invalidf("ConnectTimeout and RequestTimeout must not be negative")
 	}
-	if err := firstError(e.Limits.validate("Limits"), e.PassiveHealthCheck.validate("PassiveHealthCheck")); err != nil {
+	if err := firstError(e.Limits.validate("Limits"), e.PassiveHealthCheck.validate("PassiveHealthCheck"), e.validateLocality()); err != nil {
 		return err
 	}
 	if e.Redirect != nil && len(e.Failover) > 0 {
@@ -178,7 +178,7 @@ func (l *LoadBalancer) validate() error {
 		return nil
 	}
 	const f = "LoadBalancer"
-	if err := oneOf(f+".Policy", l.Policy, "", "random", "round_robin", "least_request", "ring_hash", "maglev"); err != nil {
+	if err := oneOf(f+".Policy", l.Policy, "", "random", "round_robin", "least_request", "ring_hash", "maglev", "peak_ewma"); err != nil {
 		return err
 	}
 	hashed := l.Policy == "ring_hash" || l.Policy == "maglev"
@@ -193,7 +193,7 @@ func (l *LoadBalancer) validate() error {
 	if r := l.RingHashConfig; r != nil && r.MaximumRingSize > 0 && r.MinimumRingSize > r.MaximumRingSize {
 		return invalidf("%s.RingHashConfig: MinimumRingSize %d is above MaximumRingSize %d", f, r.MinimumRingSize, r.MaximumRingSize)
 	}
-	return hashPolicies(f+".HashPolicies", l.HashPolicies)
+	return firstError(hashPolicies(f+".HashPolicies", l.HashPolicies), l.validateMore(f))
 }
 
 func hashPolicies(at string, list []HashPolicy) error {

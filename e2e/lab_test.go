@@ -24,6 +24,7 @@ type Lab struct {
 	v1, v1b, v2, spare  *labBackend
 	raw1, raw2          *Instance
 	grpc                *Backend
+	made                time.Time
 	api, rawAddr, calls string // where web finds them
 }
 
@@ -51,15 +52,18 @@ func newLab(w *World) *Lab {
 		m.intend("allow", "web", service)
 	}
 	version := func(v string) object { return object{"Meta": object{"version": v}} }
-	m.described("api", "api-1", l.v1.port, version("1"))
-	m.described("api", "api-1b", l.v1b.port, version("1"))
-	m.described("api", "api-2", l.v2.port, version("2"))
+	at := func(v, region, zone string) object {
+		return object{"Meta": object{"version": v}, "Locality": object{"Region": region, "Zone": zone}}
+	}
+	m.described("api", "api-1", l.v1.port, at("1", "r1", "z1"))
+	m.described("api", "api-1b", l.v1b.port, at("1", "r1", "z2"))
+	m.described("api", "api-2", l.v2.port, at("2", "r2", "z1"))
 	m.instance("spare", "spare", l.spare.port)
 	l.raw1 = m.described("raw", "raw-1", namedTCP(t, "1"), version("1"))
 	l.raw2 = m.described("raw", "raw-2", namedTCP(t, "2"), version("2"))
 	l.grpc = grpcBackend(t)
 	m.instance("calls", "calls", l.grpc.Port)
-	l.web = m.described("web", "web", mustPort(t), object{"Meta": object{"tier": "gold"}}, "api", "raw", "calls", "spare")
+	l.web = m.described("web", "web", mustPort(t), object{"Meta": object{"tier": "gold"}, "Locality": object{"Region": "r1", "Zone": "z1"}}, "api", "raw", "calls", "spare")
 	l.api, l.rawAddr, l.calls = l.web.Up["api"], l.web.Up["raw"], l.web.Up["calls"]
 	until(t, 30*time.Second, func() error {
 		for service, want := range map[string]int{"api": 3, "raw": 2, "calls": 1, "spare": 1} {
@@ -74,6 +78,7 @@ func newLab(w *World) *Lab {
 		}
 		return statusIs(http.StatusOK)(g)
 	})
+	l.made = time.Now()
 	return l
 }
 

@@ -5,7 +5,7 @@ package e2e
 import "slices"
 
 // trafficRows are the rows of website/docs/traffic.md.
-var trafficRows = slices.Concat(acceptanceRows, matchRows, sendRows, endureRows)
+var trafficRows = slices.Concat(acceptanceRows, matchRows, sendRows, endureRows, balanceRows)
 
 // trafficNames are the behaviours of which none may be missing.
 var trafficNames = []string{
@@ -13,5 +13,7 @@ var trafficNames = []string{
 	"match authority port and scheme", "match source", "match order and alternatives", "match grpc service and method",
 	"send header changes", "send rewrite", "send redirect and direct response", "send mirror", "send cors", "send sticky split",
 	"send tcp split", "send failover", "endure timeouts", "endure retries", "endure retry budget", "break delay and abort", "break grpc",
-	"break reset", "break bandwidth", "break until",
+	"break reset", "break bandwidth", "break until", "balance by turns by chance and by load", "balance peak ewma", "balance by hash",
+	"balance session persistence", "balance slow start", "balance panic threshold", "balance locality",
+	"limit of a path and of an instance", "limit of a caller", "limit of all instances together",
 }

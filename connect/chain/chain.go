@@ -68,6 +68,8 @@ type Node struct {
 	// What the resolver says of how to call its service; of nodes of type resolver.
 	Limits             *catalog.UpstreamLimits     `json:",omitempty"`
 	PassiveHealthCheck *catalog.PassiveHealthCheck `json:",omitempty"`
+	ByLocality         bool                        `json:",omitempty"`
+	LocalityWeights    []catalog.LocalityWeight    `json:",omitempty"`
 }
 
 // Route is one of a router's routes, and the key of the node it leads to.

@@ -42,7 +42,8 @@ func (c *compiler) resolver(k catalog.Key, subset string) (string, error) {
 	connect := DefaultConnectTimeout
 	if e != nil {
 		connect, n.LoadBalancer = orDuration(e.ConnectTimeout, connect), e.LoadBalancer
-		n.Limits, n.PassiveHealthCheck = e.Limits, e.PassiveHealthCheck
+		n.Limits, n.PassiveHealthCheck, n.LocalityWeights = e.Limits, e.PassiveHealthCheck, e.LocalityWeights
+		n.ByLocality = e.PrioritizeByLocality != nil && e.PrioritizeByLocality.Mode == "failover"
 		n.Resolver.RequestTimeout = orDuration(e.RequestTimeout, DefaultRequestTimeout)
 	}
 	n.Resolver.ConnectTimeout = orDuration(c.over.ConnectTimeout, connect).String()

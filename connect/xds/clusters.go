@@ -11,7 +11,6 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"github.com/hashicorp/go-bexpr"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -199,18 +198,15 @@ func (r *renderer) upstreamCluster(u *Upstream, node *chain.Node) (string, error
 		Name: name, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 		EdsClusterConfig: &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()}, ConnectTimeout: durationpb.New(orDefault(timeout, connectTimeout)),
 		TransportSocket: tls, TypedExtensionProtocolOptions: options, Metadata: meta, CircuitBreakers: breakers(conf.Limits, asked),
-		OutlierDetection: outlier(conf.PassiveHealthCheck), CommonLbConfig: &clusterv3.Cluster_CommonLbConfig{
-			// Who was left out for failing stays out, however many they are.
-			HealthyPanicThreshold: &typev3.Percent{Value: 0},
-		},
+		OutlierDetection: outlier(conf.PassiveHealthCheck), CommonLbConfig: common(node),
 	}
-	if err := balance(c, node.LoadBalancer); err != nil {
+	if err := r.balance(c, node.LoadBalancer, u.Key.Name); err != nil {
 		return "", fmt.Errorf("upstream %s: %w", u.Key, err)
 	}
 	if err := r.add(ClusterType, name, c); err != nil {
 		return "", err
 	}
-	return name, r.endpoints(name, u, targets)
+	return name, r.endpoints(name, u, node, targets)
 }
 
 func orDefault(d, def time.Duration) time.Duration {
@@ -250,88 +246,6 @@ func (r *renderer) upstreamConfig(u *Upstream, node *chain.Node) catalog.Upstrea
 	take(registrationConfig(own))
 	out.Limits = fill(out.Limits, node.Limits)
 	return out
-}
-
-func balance(c *clusterv3.Cluster, lb *catalog.LoadBalancer) error {
-	if lb == nil {
-		return nil
-	}
-	switch lb.Policy {
-	case "", "round_robin":
-	case "random":
-		c.LbPolicy = clusterv3.Cluster_RANDOM
-	case "least_request":
-		c.LbPolicy = clusterv3.Cluster_LEAST_REQUEST
-		if l := lb.LeastRequestConfig; l != nil && l.ChoiceCount > 0 {
-			c.LbConfig = &clusterv3.Cluster_LeastRequestLbConfig_{LeastRequestLbConfig: &clusterv3.Cluster_LeastRequestLbConfig{ChoiceCount: wrapperspb.UInt32(l.ChoiceCount)}}
-		}
-	case "ring_hash":
-		c.LbPolicy = clusterv3.Cluster_RING_HASH
-		if h := lb.RingHashConfig; h != nil {
-			conf := &clusterv3.Cluster_RingHashLbConfig{}
-			if h.MinimumRingSize > 0 {
-				conf.MinimumRingSize = wrapperspb.UInt64(h.MinimumRingSize)
-			}
-			if h.MaximumRingSize > 0 {
-				conf.MaximumRingSize = wrapperspb.UInt64(h.MaximumRingSize)
-			}
-			c.LbConfig = &clusterv3.Cluster_RingHashLbConfig_{RingHashLbConfig: conf}
-		}
-	case "maglev":
-		c.LbPolicy = clusterv3.Cluster_MAGLEV
-	default:
-		return fmt.Errorf("load balancer policy %q isn't known", lb.Policy)
-	}
-	return nil
-}
-
-// endpoints lists where a cluster's targets run: who passes its checks with its passing weight, who warns with its warning
-// weight, who is critical not at all.
-func (r *renderer) endpoints(cluster string, u *Upstream, targets []*chain.Target) error {
-	out := &endpointv3.ClusterLoadAssignment{ClusterName: cluster}
-	for priority, t := range targets {
-		group := &endpointv3.LocalityLbEndpoints{Priority: uint32(priority)}
-		instances, err := selected(t, u.Instances[t.ID])
-		if err != nil {
-			return fmt.Errorf("subset %q of %s: %w", t.ServiceSubset, t.Service, err)
-		}
-		for _, i := range instances {
-			if e := endpoint(i); e != nil {
-				group.LbEndpoints = append(group.LbEndpoints, e)
-			}
-		}
-		if len(group.LbEndpoints) > 0 || len(targets) == 1 {
-			out.Endpoints = append(out.Endpoints, group)
-		}
-	}
-	// Priorities must follow each other without a gap.
-	for i, group := range out.Endpoints {
-		group.Priority = uint32(i)
-	}
-	return r.add(EndpointType, cluster, out)
-}
-
-func endpoint(i *catalog.Instance) *endpointv3.LbEndpoint {
-	weight := i.Service.Weights.Passing
-	switch i.Status() {
-	case catalog.HealthCritical:
-		return nil
-	case catalog.HealthWarning:
-		weight = i.Service.Weights.Warning
-	}
-	if weight < 1 {
-		return nil
-	}
-	host, port := i.Address()
-	addr := socket(host, port)
-	if i.Service.SocketPath != "" {
-		addr = pipe(i.Service.SocketPath, 0)
-	}
-	return &endpointv3.LbEndpoint{
-		HealthStatus:        corev3.HealthStatus_HEALTHY,
-		LoadBalancingWeight: wrapperspb.UInt32(uint32(weight)),
-		HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: addr}},
-	}
 }
 
 // filtered is an instance in the form that subset filters are written for.

@@ -23,6 +23,8 @@ type Gathered struct {
 	Mesh      *catalog.Mesh
 	Rules     intention.Rules
 	Upstreams []*Upstream
+	// Peers is how many instances of the service pass their checks; looked at only for a limit on all of them.
+	Peers int
 }
 
 // Upstream is one of the services that the proxy calls.
@@ -53,6 +55,15 @@ func Gather(t *catalog.Txn, proxy *catalog.Service) (*Gathered, error) {
 	}
 	g.Defaults, err = catalog.EntryAs[*catalog.ServiceDefaults](t, catalog.KindServiceDefaults, g.Service)
 	errs = errors.Join(errs, err)
+	if g.Defaults != nil && g.Defaults.RateLimits != nil && g.Defaults.RateLimits.ServiceLevel != nil {
+		all, err := t.ConnectInstances(g.Service)
+		errs = errors.Join(errs, err)
+		for _, i := range all {
+			if i.Status() != catalog.HealthCritical {
+				g.Peers++
+			}
+		}
+	}
 	g.Global, err = catalog.EntryAs[*catalog.ProxyDefaults](t, catalog.KindProxyDefaults, g.Service.Scope.Name(catalog.ProxyDefaultsName))
 	errs = errors.Join(errs, err)
 	g.Mesh, err = catalog.EntryAs[*catalog.Mesh](t, catalog.KindMesh, g.Service.Scope.Name(catalog.MeshName))

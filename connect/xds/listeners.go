@@ -16,8 +16,10 @@ import (
 	filelogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	localratev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/local_ratelimit/v3"
 	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	sessionv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/stateful_session/v3"
 	limitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/connection_limit/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	netrbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
@@ -153,12 +155,17 @@ func (r *renderer) manager(stat, routes string, inbound bool, log []*accesslogv3
 			return nil, err
 		}
 		m.HttpFilters = append(m.HttpFilters, &hcmv3.HttpFilter{Name: rbacFilter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: auth}})
+		limit, err := pack(&localratev3.LocalRateLimit{StatPrefix: "inbound"})
+		if err != nil {
+			return nil, err
+		}
+		m.HttpFilters = append(m.HttpFilters, &hcmv3.HttpFilter{Name: limitFilter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: limit}})
 	}
 	if !inbound {
 		for _, f := range []struct {
 			name string
 			m    validated
-		}{{corsFilter, &corsv3.Cors{}}, {faultFilter, &faultv3.HTTPFault{}}} {
+		}{{corsFilter, &corsv3.Cors{}}, {faultFilter, &faultv3.HTTPFault{}}, {sessionFilter, &sessionv3.StatefulSession{}}} {
 			a, err := pack(f.m)
 			if err != nil {
 				return nil, err

@@ -19,7 +19,7 @@ import (
 	proxyv1 "github.com/weftmesh/weft/proto/weft/proxy/v1"
 )
 
-// publicRoutes hands every request to the application that the intentions allow.
+// publicRoutes hands every request to the application that the intentions allow and the limits have room for.
 func (r *renderer) publicRoutes() error {
 	auth := &httprbacv3.RBAC{Rules: rbac(r.td, r.g.Rules, true, r.in.DefaultAllow)}
 	if r.in.Abilities.Weft {
@@ -29,23 +29,37 @@ func (r *renderer) publicRoutes() error {
 	if err != nil {
 		return err
 	}
-	meta, err := r.metadata(routeInfoKey, &proxyv1.RouteInfo{Source: "service " + r.g.Service.Name, Service: ref(r.g.Service, "")})
+	host := &routev3.VirtualHost{Name: PublicRoutes, Domains: []string{"*"}}
+	for _, l := range r.rateLimits() {
+		route, err := r.publicRoute(l, rules)
+		if err != nil {
+			return err
+		}
+		host.Routes = append(host.Routes, route)
+	}
+	return r.add(RouteType, PublicRoutes, &routev3.RouteConfiguration{
+		Name: PublicRoutes, ValidateClusters: wrapperspb.Bool(false), VirtualHosts: []*routev3.VirtualHost{host},
+	})
+}
+
+func (r *renderer) publicRoute(l limited, rules *anypb.Any) (*routev3.Route, error) {
+	meta, err := r.metadata(routeInfoKey, &proxyv1.RouteInfo{Source: l.source, Service: ref(r.g.Service, "")})
 	if err != nil {
-		return err
+		return nil, err
+	}
+	filters := map[string]*anypb.Any{rbacFilter: rules}
+	if limit := r.localLimit(l); limit != nil {
+		if filters[limitFilter], err = pack(limit); err != nil {
+			return nil, err
+		}
 	}
 	timeout := millis(0, r.setting("local_request_timeout_ms", r.defaults().LocalRequestTimeoutMs))
-	return r.add(RouteType, PublicRoutes, &routev3.RouteConfiguration{
-		Name: PublicRoutes, ValidateClusters: wrapperspb.Bool(false),
-		VirtualHosts: []*routev3.VirtualHost{{
-			Name: PublicRoutes, Domains: []string{"*"},
-			Routes: []*routev3.Route{{
-				Match: everything(), Metadata: meta, TypedPerFilterConfig: map[string]*anypb.Any{rbacFilter: rules},
-				Action: &routev3.Route_Route{Route: &routev3.RouteAction{
-					ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: LocalCluster}, Timeout: durationpb.New(timeout),
-				}},
-			}},
+	return &routev3.Route{
+		Match: l.match, Metadata: meta, TypedPerFilterConfig: filters,
+		Action: &routev3.Route_Route{Route: &routev3.RouteAction{
+			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: LocalCluster}, Timeout: durationpb.New(timeout),
 		}},
-	})
+	}, nil
 }
 
 func everything() *routev3.RouteMatch {
@@ -113,6 +127,15 @@ func (r *renderer) route(u *Upstream, from *chain.Route, clusters map[string]str
 		out.RequestHeadersToAdd, out.RequestHeadersToRemove = edits(d.RequestHeaders)
 		out.ResponseHeadersToAdd, out.ResponseHeadersToRemove = edits(d.ResponseHeaders)
 		if err := r.filters(out, from, d); err != nil {
+			return nil, err
+		}
+	}
+	if p := persistence(u.Chain, from.NextNode); p != nil {
+		m, err := session(p)
+		if err != nil {
+			return nil, err
+		}
+		if err := configure(out, sessionFilter, m); err != nil {
 			return nil, err
 		}
 	}

@@ -155,18 +155,20 @@ func fraction(p *float64) *typev3.FractionalPercent {
 	return &typev3.FractionalPercent{Numerator: uint32(math.Round(*p * 10000)), Denominator: typev3.FractionalPercent_MILLION}
 }
 
+// configure sets one of a route's filters up.
+func configure(out *routev3.Route, name string, m validated) error {
+	a, err := pack(m)
+	if out.TypedPerFilterConfig == nil {
+		out.TypedPerFilterConfig = map[string]*anypb.Any{}
+	}
+	out.TypedPerFilterConfig[name] = a
+	return err
+}
+
 // filters sets the route's filters up.
 func (r *renderer) filters(out *routev3.Route, from *chain.Route, d *catalog.ServiceRouteDestination) error {
-	set := func(name string, m validated) error {
-		a, err := pack(m)
-		if out.TypedPerFilterConfig == nil {
-			out.TypedPerFilterConfig = map[string]*anypb.Any{}
-		}
-		out.TypedPerFilterConfig[name] = a
-		return err
-	}
 	if d.CORS != nil {
-		if err := set(corsFilter, cors(d.CORS)); err != nil {
+		if err := configure(out, corsFilter, cors(d.CORS)); err != nil {
 			return err
 		}
 	}
@@ -183,7 +185,7 @@ func (r *renderer) filters(out *routev3.Route, from *chain.Route, d *catalog.Ser
 	if f.Abort != nil && f.Abort.Reset && !r.in.Abilities.Weft {
 		r.warn("%s: Fault.Abort.Reset: Envoy can't reset a caller's connection; it answers 503 in its place", from.Source)
 	}
-	return set(faultFilter, fault(f))
+	return configure(out, faultFilter, fault(f))
 }
 
 func cors(c *catalog.CORS) *corsv3.CorsPolicy {

@@ -19,7 +19,7 @@ import (
 
 // ineffective are top-level fields of Consul's entries that weft takes without acting on them. What would protect is not
 // among them: leaving that out in silence would be less strict, so it is refused as unknown.
-var ineffective = []string{"TransparentProxy", "EnvoyExtensions", "FailoverPolicy", "PrioritizeByLocality"}
+var ineffective = []string{"TransparentProxy", "EnvoyExtensions", "FailoverPolicy"}
 
 // viewEntry is an entry in the API's form: its own fields with its kind; the scope's only where it isn't the default; the timeouts
 // that Consul writes as strings so.

@@ -158,6 +158,8 @@ type Route struct {
 	Authorize []*Policies // each must allow
 	Request   *Mutations
 	Response  *Mutations
+	Limit     *RateLimit
+	Session   *Session
 	CORS      *CORS
 	Fault     *Fault
 	Source    string // where the rule was written; for explanations
@@ -335,6 +337,10 @@ type Cluster struct {
 	ConnectTimeout time.Duration
 	Balance        Balance
 	ChoiceCount    int
+	MaglevSize     uint64     // 0: 65537
+	EWMA           *EWMA      // for PeakEWMA
+	SlowStart      *SlowStart // nil: a new endpoint has its whole share at once
+	Panic          float64    // percent of a tier below which ejections don't count; 0: never
 	TLS            *ClientTLS // nil: plain
 	Codec          Codec      // HTTP1, HTTP2; Auto: what the request came in
 	Limits         Limits
@@ -355,7 +361,25 @@ const (
 	Random
 	RingHash
 	Maglev
+	PeakEWMA
 )
+
+// EWMA is how latencies are averaged.
+type EWMA struct{ Decay, Penalty time.Duration }
+
+// SlowStart gives new endpoints their share little by little.
+type SlowStart struct {
+	Window     time.Duration
+	Aggression float64 // 1: evenly
+	Least      float64 // share at the beginning, of 1
+}
+
+// Session binds callers to endpoints, by a cookie or by a header.
+type Session struct {
+	Cookie, Path, Header string
+	TTL                  time.Duration
+	Strict               bool // no other endpoint is taken
+}
 
 // Endpoint is an address of a cluster. Equal endpoints of successive snapshots are the same pointer, so that what is known of
 // one (its connections, its failures) stays.

@@ -56,6 +56,9 @@ func makeTier(eps []*endpoint) *tier {
 
 // choice is what a pick goes by.
 type choice struct {
+	want    string // the address that a session is bound to
+	strict  bool   // no other is taken
+	panic   bool   // ejections don't count
 	hash    uint64
 	hashed  bool
 	avoid   []*endpoint // tried before, by this exchange
@@ -74,9 +77,15 @@ func (c *choice) avoids(e *endpoint) bool {
 // pick chooses an endpoint: of the first tier that has one which is neither ejected nor tried before, else any that isn't
 // ejected. It gives nil where there is none.
 func (v *clusterView) pick(c *choice) *endpoint {
+	if c.want != "" {
+		if e := v.bound(c); e != nil || c.strict {
+			return e
+		}
+	}
 	for pass := range 2 {
 		for _, t := range v.tiers {
-			if e := t.pick(v.config, c, pass); e != nil {
+			c.panic = v.config.Panic > 0 && t.panics(v.config.Panic, c.nowNano)
+			if e := t.old(v.config, c, pass); e != nil {
 				return e
 			}
 		}
@@ -89,7 +98,33 @@ func (v *clusterView) pick(c *choice) *endpoint {
 
 // fit says whether e may be chosen: at pass 0 neither ejected nor tried, at 1 not ejected.
 func (c *choice) fit(e *endpoint, pass int) bool {
-	return !e.ejected(c.nowNano) && (pass > 0 || len(c.avoid) == 0 || !c.avoids(e))
+	return (c.panic || !e.ejected(c.nowNano)) && (pass > 0 || len(c.avoid) == 0 || !c.avoids(e))
+}
+
+// panics says whether so many are ejected that ejections don't count.
+func (t *tier) panics(threshold float64, now int64) bool {
+	good := 0
+	for _, e := range t.endpoints {
+		if !e.ejected(now) {
+			good++
+		}
+	}
+	return float64(good)*100 < threshold*float64(len(t.endpoints))
+}
+
+// old is pick, with less for the endpoints that are new: one of these gives way with a chance that falls with its age.
+func (t *tier) old(cfg *config.Cluster, c *choice, pass int) *endpoint {
+	e := t.pick(cfg, c, pass)
+	if cfg.SlowStart == nil {
+		return e
+	}
+	for range 8 * len(t.endpoints) {
+		if e == nil || !e.young(c.nowNano, cfg.SlowStart) {
+			break
+		}
+		e = t.pick(cfg, c, pass)
+	}
+	return e
 }
 
 func (t *tier) pick(cfg *config.Cluster, c *choice, pass int) *endpoint {
@@ -99,6 +134,8 @@ func (t *tier) pick(cfg *config.Cluster, c *choice, pass int) *endpoint {
 			return e
 		}
 		return nil
+	case cfg.Balance == config.PeakEWMA:
+		return t.peak(cfg, c, pass)
 	case cfg.Balance == config.LeastRequest:
 		return t.least(max(2, cfg.ChoiceCount), c, pass)
 	case cfg.Balance == config.RingHash && c.hashed:
@@ -111,8 +148,8 @@ func (t *tier) pick(cfg *config.Cluster, c *choice, pass int) *endpoint {
 		}
 		return nil
 	case cfg.Balance == config.Maglev && c.hashed:
-		t.once.Do(func() { t.maglev = makeMaglev(t.endpoints) })
-		return t.walk(t.maglev, c.hash%maglevSize, c, pass)
+		t.once.Do(func() { t.maglev = makeMaglev(t.endpoints, cfg.MaglevSize) })
+		return t.walk(t.maglev, c.hash%uint64(len(t.maglev)), c, pass)
 	case cfg.Balance == config.RoundRobin:
 		return t.walk(t.turns, t.next.Add(1)%uint64(len(t.turns)), c, pass)
 	}

@@ -47,6 +47,7 @@ type exchange struct {
 	rate      int64          // bytes in a second of the response, by a fault; 0: as it comes
 	mirrors   []*clusterView // that get a copy
 	retrying  bool           // counted among the cluster's retries
+	bound     string         // where the caller's session is already
 
 	watch  watchdog
 	source source
@@ -84,7 +85,7 @@ func (ex *exchange) recycle() {
 	ex.host, ex.route, ex.weighted, ex.cluster, ex.parent = nil, nil, nil, nil, nil
 	ex.resp, ex.trailers, ex.rec = resp, trailers, record{}
 	ex.answered, ex.grpc, ex.setCookie = false, false, ""
-	ex.origin, ex.rate, ex.retrying = "", 0, false
+	ex.origin, ex.rate, ex.retrying, ex.bound = "", 0, false, ""
 	clear(ex.mirrors)
 	ex.mirrors, ex.source.copying = ex.mirrors[:0], false
 	ex.source.read, ex.source.ended = 0, false
@@ -165,6 +166,10 @@ func (ex *exchange) run() {
 		return
 	}
 	if c := ex.route.CORS; c != nil && ex.cors(c) {
+		return
+	}
+	if l := ex.route.Limit; l != nil && ex.limited(l) {
+		ex.fail(reason.RateLimited)
 		return
 	}
 	if f := ex.route.Fault; f != nil && ex.fault(f) {
@@ -288,6 +293,10 @@ func (ex *exchange) forward(f *config.Forward) {
 	var c choice
 	c.avoid = ex.avoid[:0]
 	ex.hash(f, &c)
+	if s := ex.route.Session; s != nil {
+		ex.session(s, &c)
+		ex.bound = c.want
+	}
 	ex.weighted = choose(f, &c)
 	if ex.weighted != nil {
 		ex.rec.cluster = ex.weighted.Cluster

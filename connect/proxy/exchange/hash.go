@@ -86,7 +86,10 @@ func (r *ring) at(h uint64) int {
 const maglevSize = 65537
 
 // makeMaglev fills a lookup table as Eisenbud et al. (NSDI 2016, §3.4) do, each endpoint taking turns by its weight.
-func makeMaglev(eps []*endpoint) []uint32 {
+func makeMaglev(eps []*endpoint, size uint64) []uint32 {
+	if size == 0 {
+		size = maglevSize
+	}
 	type turn struct {
 		offset, skip, next, credit uint64
 		who                        uint32
@@ -95,17 +98,17 @@ func makeMaglev(eps []*endpoint) []uint32 {
 	turns := make([]turn, len(eps))
 	for i, e := range eps {
 		name := e.config.Network + "|" + e.config.Address
-		turns[i] = turn{offset: hashString(name) % maglevSize, skip: hashString(name+"#")%(maglevSize-1) + 1, who: uint32(i)}
+		turns[i] = turn{offset: hashString(name) % size, skip: hashString(name+"#")%(size-1) + 1, who: uint32(i)}
 		most = max(most, uint64(weight(e.config)))
 	}
 	// Turns in the order of names: every proxy fills the same table, in whatever order it was told.
 	slices.SortFunc(turns, func(a, b turn) int { return strings.Compare(eps[a.who].config.Address, eps[b.who].config.Address) })
 	const free = ^uint32(0)
-	table := make([]uint32, maglevSize)
+	table := make([]uint32, size)
 	for i := range table {
 		table[i] = free
 	}
-	for filled := 0; filled < maglevSize; {
+	for filled := uint64(0); filled < size; {
 		for i := range turns {
 			t := &turns[i]
 			if t.credit += uint64(weight(eps[t.who].config)); t.credit < most {
@@ -113,14 +116,14 @@ func makeMaglev(eps []*endpoint) []uint32 {
 			}
 			t.credit -= most
 			for {
-				slot := (t.offset + t.next*t.skip) % maglevSize
+				slot := (t.offset + t.next*t.skip) % size
 				t.next++
 				if table[slot] == free {
 					table[slot] = t.who
 					break
 				}
 			}
-			if filled++; filled == maglevSize {
+			if filled++; filled == size {
 				break
 			}
 		}

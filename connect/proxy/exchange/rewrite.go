@@ -176,6 +176,9 @@ func (ex *exchange) mutateResponse() {
 		mutate(&ex.resp.Fields, ex.host.Response)
 	}
 	ex.corsFields()
+	if ex.route != nil {
+		ex.bindSession()
+	}
 }
 
 // hash works out what the request is hashed by.
@@ -301,6 +304,7 @@ var answers = map[reason.Code]answer{
 	reason.BadPath:                {400, 13, "the path has no one meaning"},
 	reason.HeaderTooLarge:         {431, 8, "the head is too large"},
 	reason.UpgradeRefused:         {403, 12, "the protocol can't be changed here"},
+	reason.RateLimited:            {429, 8, "too many requests"},
 	reason.Draining:               {503, 14, "the proxy is stopping"},
 }
 

@@ -34,6 +34,8 @@ type host struct {
 	gone    atomic.Bool  // no cluster has it any more
 
 	health
+	latency
+	born int64 // when it became known, as the engine counts
 
 	pool
 }
@@ -53,7 +55,7 @@ func (s *clusterState) host(c *config.Endpoint) *host {
 	}
 	h := s.hosts[k]
 	if h == nil {
-		h = &host{key: k, cluster: s}
+		h = &host{key: k, cluster: s, born: s.engine.now()}
 		s.hosts[k] = h
 	}
 	return h

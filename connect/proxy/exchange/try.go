@@ -187,6 +187,7 @@ func (ex *exchange) noConnection(code reason.Code, err error) failure {
 
 // over does one try over a connection.
 func (ex *exchange) over(f *config.Forward, v *clusterView, l lease, retry int) (done bool, _ failure) {
+	began := ex.e.now()
 	err := ex.send(l)
 	if err != nil && (errors.Is(err, stream.ErrNotSent) || errors.Is(err, errSpent)) {
 		fail := ex.classify(err)
@@ -202,6 +203,7 @@ func (ex *exchange) over(f *config.Forward, v *clusterView, l lease, retry int) 
 			fail := ex.classify(err)
 			if (!fail.final || fail.code == reason.UpstreamTimeout) && !fail.unsent {
 				v.report(l.endpoint, failedLocal)
+				v.observe(l.endpoint, began, true)
 			}
 			l.Reset(stream.CodeCancel)
 			ex.source.detach()
@@ -216,6 +218,7 @@ func (ex *exchange) over(f *config.Forward, v *clusterView, l lease, retry int) 
 		}
 	}
 	ex.noteGRPC(&ex.resp.Fields)
+	v.observe(l.endpoint, began, ex.resp.Status >= 500 || ex.resp.Status == 429 || failedGRPC(ex.grpcCode))
 	v.report(l.endpoint, outcomeOf(ex.resp.Status, ex.grpcCode))
 	if ex.wantsStatus(f.Retry, ex.resp.Status) && ex.source.replayable() && ex.takeRetry(f.Retry, retry) {
 		l.Reset(stream.CodeCancel)
@@ -230,6 +233,14 @@ func (ex *exchange) over(f *config.Forward, v *clusterView, l lease, retry int) 
 		ex.respond(l)
 	}
 	return true, failure{}
+}
+
+// observe notes how long an endpoint took, where that counts.
+func (v *clusterView) observe(e *endpoint, began int64, bad bool) {
+	if c := v.config.EWMA; c != nil {
+		now := v.state.engine.now()
+		e.latency.observe(now, time.Duration(now-began), bad, c)
+	}
 }
 
 // failedGRPC says whether a status counts against the endpoint: DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS.

@@ -114,7 +114,11 @@ func (e *Engine) cluster(name string, c *config.Cluster, old *clusterView) *clus
 	}
 	v := &clusterView{config: c, state: state, edge: e.config.Metrics.Outbound(c.Service.Name)}
 	for _, ec := range c.Endpoints {
-		v.endpoints = append(v.endpoints, &endpoint{config: ec, host: state.host(ec)})
+		e := &endpoint{config: ec, host: state.host(ec)}
+		if c.Outlier == nil {
+			e.until.Store(0) // nobody asks for ejections any more
+		}
+		v.endpoints = append(v.endpoints, e)
 	}
 	v.tiers = tiers(v.endpoints)
 	if c.TLS != nil {

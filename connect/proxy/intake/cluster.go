@@ -98,27 +98,6 @@ func (w *world) discovery(m *clusterv3.Cluster, out *cluster) error {
 	return nil
 }
 
-func balance(m *clusterv3.Cluster, c *config.Cluster) error {
-	switch m.GetLbPolicy() {
-	case clusterv3.Cluster_ROUND_ROBIN:
-		c.Balance = config.RoundRobin
-	case clusterv3.Cluster_LEAST_REQUEST:
-		c.Balance = config.LeastRequest
-		if n := m.GetLeastRequestLbConfig().GetChoiceCount().GetValue(); n > 0 {
-			c.ChoiceCount = int(n)
-		}
-	case clusterv3.Cluster_RANDOM:
-		c.Balance = config.Random
-	case clusterv3.Cluster_RING_HASH:
-		c.Balance = config.RingHash
-	case clusterv3.Cluster_MAGLEV:
-		c.Balance = config.Maglev
-	default:
-		return fmt.Errorf("lb_policy %s: not known to this proxy", m.GetLbPolicy())
-	}
-	return nil
-}
-
 // protocol reads which HTTP is spoken to the cluster.
 func protocol(m *clusterv3.Cluster, c *config.Cluster) error {
 	a := m.GetTypedExtensionProtocolOptions()[httpOptionsKey]
@@ -177,6 +156,7 @@ func limits(m *clusterv3.Cluster, c *config.Cluster) error {
 
 func (w *world) compileEndpoints(m *endpointv3.ClusterLoadAssignment) ([]*config.Endpoint, error) {
 	out := []*config.Endpoint{}
+	shares := localityShares(m)
 	for i, l := range m.GetEndpoints() {
 		for j, e := range l.GetLbEndpoints() {
 			network, address, err := addressOf(e.GetEndpoint().GetAddress())
@@ -188,6 +168,9 @@ func (w *world) compileEndpoints(m *endpointv3.ClusterLoadAssignment) ([]*config
 			}
 			if v := e.GetLoadBalancingWeight(); v != nil {
 				k.weight = v.GetValue()
+			}
+			if shares != nil {
+				k.weight = uint32(max(1, float64(k.weight)*shares[i]*100+0.5))
 			}
 			switch e.GetHealthStatus() {
 			case corev3.HealthStatus_UNHEALTHY, corev3.HealthStatus_TIMEOUT:

@@ -13,6 +13,7 @@ import (
 	filelogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	streamlogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
 	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	sessionv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/stateful_session/v3"
 	limitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/connection_limit/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	netrbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
@@ -217,6 +218,18 @@ func compileHTTPFilters(h *config.HTTP, filters []*hcmv3.HttpFilter) error {
 	for _, f := range filters {
 		switch url := f.GetTypedConfig().GetTypeUrl(); url {
 		case routerURL, grpcStatsURL, corsURL: // cors does what routes say
+		case rateLimitURL:
+			if l, err := compileLimit(f.GetTypedConfig()); err != nil || l != nil {
+				return errors.Join(fmt.Errorf("http filter %s: rate limits are read from routes only", f.GetName()), err)
+			}
+		case sessionURL:
+			m, err := read[*sessionv3.StatefulSession](f.GetTypedConfig())
+			if err == nil {
+				err = only(m, "")
+			}
+			if err != nil {
+				return fmt.Errorf("http filter %s: sessions are read from routes only: %w", f.GetName(), err)
+			}
 		case faultURL:
 			m, err := compileFault(f.GetTypedConfig())
 			if err == nil && (m.Delay != 0 || m.AbortStatus != 0 || m.Rate != 0) {

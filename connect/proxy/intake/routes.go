@@ -5,6 +5,7 @@ package intake
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -29,6 +30,7 @@ func compileRoutes(m *routev3.RouteConfiguration) (*config.RouteTable, error) {
 	if err != nil {
 		return nil, err
 	}
+	policies := shared.authorize
 	for i, v := range m.GetVirtualHosts() {
 		if err := only(v, vhostFields); err != nil {
 			return nil, fmt.Errorf("virtual_hosts[%d]: %w", i, err)
@@ -39,10 +41,11 @@ func compileRoutes(m *routev3.RouteConfiguration) (*config.RouteTable, error) {
 			return nil, fmt.Errorf("virtual_hosts[%d]: %w", i, err)
 		}
 		if h.Authorize = own.authorize; h.Authorize == nil {
-			h.Authorize = shared.authorize
+			h.Authorize = policies
 		}
-		if own.cors != nil || own.fault != nil || shared.cors != nil || shared.fault != nil {
-			return nil, fmt.Errorf("virtual_hosts[%d]: cors and fault are read from routes only", i)
+		own.authorize, shared.authorize = nil, nil
+		if !reflect.DeepEqual(own, perRoute{}) || !reflect.DeepEqual(shared, perRoute{}) {
+			return nil, fmt.Errorf("virtual_hosts[%d]: of filters only authorisation is read here; the others from routes", i)
 		}
 		for j, r := range v.GetRoutes() {
 			route, err := compileRoute(r)
@@ -61,6 +64,8 @@ type perRoute struct {
 	authorize []*config.Policies // not nil where it stands in place of what is further out, even if it checks nothing
 	cors      *config.CORS
 	fault     *config.Fault
+	limit     *config.RateLimit
+	session   *config.Session
 }
 
 // compilePerRoute reads the filters' settings; one that isn't known is refused, for it might protect.
@@ -80,6 +85,10 @@ func compilePerRoute(all map[string]*anypb.Any) (perRoute, error) {
 			out.cors, err = compileCORS(a)
 		case faultURL:
 			out.fault, err = compileFault(a)
+		case rateLimitURL:
+			out.limit, err = compileLimit(a)
+		case sessionRouteURL:
+			out.session, err = compileSession(a)
 		default:
 			err = errors.New("not known to this proxy")
 		}
@@ -115,7 +124,7 @@ func compileRoute(m *routev3.Route) (*config.Route, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.Authorize, r.CORS, r.Fault = own.authorize, own.cors, own.fault
+	r.Authorize, r.CORS, r.Fault, r.Limit, r.Session = own.authorize, own.cors, own.fault, own.limit, own.session
 	if a := m.GetMetadata().GetTypedFilterMetadata()[routeInfoKey]; a != nil {
 		info := &proxyv1.RouteInfo{}
 		if err := a.UnmarshalTo(info); err != nil {

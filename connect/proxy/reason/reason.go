@@ -32,6 +32,7 @@ const (
 	DownstreamTLSFailure   Code = "downstream_tls_failure"
 	DownstreamReset        Code = "downstream_reset"
 	Direct                 Code = "direct_response"
+	RateLimited            Code = "rate_limited"
 	FaultInjected          Code = "fault_injected"
 )
 
@@ -96,6 +97,10 @@ var Explanations = map[Code]Explanation{
 		"callers of this port must be sidecars of the same mesh; plain callers use the service's own port",
 	},
 	DownstreamReset: {"the client went away before it had its answer", "nothing, or a longer timeout at the client"},
+	RateLimited: {
+		"more requests came to the service than its rate limit lets through, in all, of the path, or of the caller",
+		"the caller has to wait and come less often; the limits: weft config read -kind service-defaults -name SERVICE, RateLimits",
+	},
 	FaultInjected: {
 		"the request was broken on purpose, by a fault of a route",
 		"see which: weft config read -kind service-router -name SERVICE, Fault; it ends at its Until, or when it is taken out",
