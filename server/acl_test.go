@@ -220,6 +220,19 @@ func TestRevocationIsImmediate(t *testing.T) {
 	try(403)
 }
 
+// A caller with a token is told that there is more than it sees; one without isn't.
+func TestFilteredAnswersSaySo(t *testing.T) {
+	r := locked(t)
+	r.as(rootSecret, "PUT", "/v1/catalog/register", web, 200, "true")
+	_, other := r.token(`key "other" { policy = "write" }`)
+	for token, want := range map[string]string{rootSecret: "", other: "true", "": ""} {
+		_, body, header := r.ask("GET", "/v1/catalog/nodes", token, "")
+		if got := header.Get("X-Consul-Results-Filtered-By-ACLs"); got != want {
+			t.Errorf("token %q: %q, want %q: %s", token, got, want, body)
+		}
+	}
+}
+
 // TestPermissionMatrix: every route of the servers' table, with each sort of token. A route that needs nothing of a name, or
 // finds the name in path or query, is refused before its handler runs; of lists, nothing is shown.
 func TestPermissionMatrix(t *testing.T) {

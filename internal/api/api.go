@@ -109,6 +109,7 @@ type Request struct {
 	Subject Subject
 	Options Options
 	route   Route
+	hidden  bool // something that was asked for wasn't shown
 }
 
 // Route is the row of the table.
@@ -119,7 +120,11 @@ func (r *Request) Authorize(name string) error { return r.Subject.Allow(r.route.
 
 // Visible says whether a listed thing of this name may be shown.
 func (r *Request) Visible(name string) bool {
-	return r.Subject.Allow(Permission{r.route.Filter, Read}, name) == nil
+	if r.Subject.Allow(Permission{r.route.Filter, Read}, name) != nil {
+		r.hidden = true
+		return false
+	}
+	return true
 }
 
 // Handler answers a request. An error is turned into an answer by the error table, unless something was written.
@@ -265,6 +270,7 @@ func (m *Mux) serve(route Route, h Handler) http.HandlerFunc {
 			err = m.c.Before(req)
 		}
 		if err == nil {
+			aw.of = req
 			err = h(aw, req)
 		}
 		if err != nil && !aw.wrote {

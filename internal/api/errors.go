@@ -114,16 +114,25 @@ func writeError(w http.ResponseWriter, err error) {
 // answer notes whether something was written, and how JSON is to be written.
 type answer struct {
 	http.ResponseWriter
+	of            *Request // nil until its handler runs
 	wrote, pretty bool
 }
 
-func (a *answer) WriteHeader(code int) {
+// begin tells a caller with a token that there is more than it may see.
+func (a *answer) begin() {
+	if !a.wrote && a.of != nil && a.of.hidden && TokenOf(a.of.Request) != "" {
+		a.Header().Set("X-Consul-Results-Filtered-By-ACLs", "true")
+	}
 	a.wrote = true
+}
+
+func (a *answer) WriteHeader(code int) {
+	a.begin()
 	a.ResponseWriter.WriteHeader(code)
 }
 
 func (a *answer) Write(p []byte) (int, error) {
-	a.wrote = true
+	a.begin()
 	return a.ResponseWriter.Write(p)
 }
 
