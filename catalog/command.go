@@ -188,6 +188,31 @@ func decodeAt(data []byte) (Body, int64, error) {
 	return body, c.At, nil
 }
 
+// commandTypes are the names of all commands.
+var commandTypes = append([]string{
+	"register",
+	"deregister",
+	"sync",
+	"set-entry",
+	"delete-entry",
+	"set-intention",
+	"delete-intention",
+	"set-ca",
+	"set-autopilot",
+	"set-cluster",
+	"raise-schema",
+	"kv",
+	"txn",
+	"create-session",
+	"destroy-session",
+	"set-query",
+	"delete-query",
+	"set-acl",
+	"delete-acl",
+	"bootstrap-acl",
+	"reap",
+}, nextCommands...)
+
 func newBody(kind string) (Body, error) {
 	switch kind {
 	case "register":
@@ -234,6 +259,9 @@ func newBody(kind string) (Body, error) {
 		return &SetCoordinates{}, nil
 	case "reap":
 		return &Reap{}, nil
+	}
+	if body := nextBody(kind); body != nil {
+		return body, nil
 	}
 	return nil, fmt.Errorf("unknown command %q", kind)
 }

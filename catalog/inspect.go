@@ -29,7 +29,7 @@ type SnapshotTable struct {
 
 // CheckSnapshot loads a snapshot aside and throws it away: nil if Restore would take it.
 func CheckSnapshot(r io.Reader, datacenter string) error {
-	if _, _, err := readSnapshot(r, datacenter); err != nil {
+	if _, _, err := readSnapshot(r, datacenter, SchemaVersion); err != nil {
 		if errors.Is(err, ErrSchema) {
 			return err
 		}

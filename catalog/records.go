@@ -20,6 +20,7 @@ type Node struct {
 	TaggedAddresses map[string]string `json:",omitempty"`
 	Meta            map[string]string `json:",omitempty"`
 	Owner           string            `json:",omitempty"` // who writes it: "agent" for its own agent, else free; sync touches only its own
+	NextNode
 	Indexes
 }
 

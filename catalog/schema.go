@@ -30,9 +30,6 @@ const (
 	tableACL = "acl" // *aclRow
 )
 
-// SchemaVersion is the newest schema version that this code knows.
-const SchemaVersion uint64 = 1
-
 // instanceRow is a service with what counts for it, so that a read by name copies nothing.
 type instanceRow struct {
 	Instance

@@ -225,7 +225,7 @@ func (s *Store) Restore(r io.Reader) error {
 	if s.config.Replica {
 		return fmt.Errorf("%w: a replica is restored by an update", ErrInvalid)
 	}
-	db, head, err := readSnapshot(r, s.config.Datacenter)
+	db, head, err := readSnapshot(r, s.config.Datacenter, s.config.Schema)
 	if err != nil {
 		if errors.Is(err, ErrSchema) {
 			return fmt.Errorf("restore: %w", err)
@@ -249,7 +249,7 @@ func (s *Store) Restore(r io.Reader) error {
 	return nil
 }
 
-func readSnapshot(r io.Reader, dc string) (db *memdb.MemDB, head snapshotHeader, err error) {
+func readSnapshot(r io.Reader, dc string, newest uint64) (db *memdb.MemDB, head snapshotHeader, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("loading it panicked: %v", p)
@@ -270,8 +270,8 @@ func readSnapshot(r io.Reader, dc string) (db *memdb.MemDB, head snapshotHeader,
 	if err := decode(data, &head); err != nil {
 		return nil, head, fmt.Errorf("header: %w", err)
 	}
-	if head.Format != 1 || head.Schema > SchemaVersion {
-		return nil, head, fmt.Errorf("%w: snapshot format %d, schema %d; this server knows up to 1 and %d", ErrSchema, head.Format, head.Schema, SchemaVersion)
+	if head.Format != 1 || head.Schema > newest {
+		return nil, head, fmt.Errorf("%w: snapshot format %d, schema %d; this weft knows up to 1 and %d: start a newer one", ErrSchema, head.Format, head.Schema, newest)
 	}
 	if db, err = newDB(); err != nil {
 		return nil, head, err

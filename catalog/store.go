@@ -23,6 +23,8 @@ type Config struct {
 	WindowBytes int
 	// DigestEvery is after how many log entries the tables' digest is noted, 0 for 1024; the same on all servers.
 	DigestEvery uint64
+	// Schema is the newest schema version that this store knows; 0 is SchemaVersion. Lower: it is as one of an older weft.
+	Schema uint64
 }
 
 // Position is a place in a store's history. Positions of different epochs have no order.
@@ -74,6 +76,9 @@ func New(c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.Schema == 0 {
+		c.Schema = SchemaVersion
+	}
 	if c.DigestEvery == 0 {
 		c.DigestEvery = 1024
 	}
@@ -116,7 +121,7 @@ func (s *Store) Apply(batch []LogEntry) []Result {
 		}
 		return results
 	}
-	bodies, bad := decodeBatch(batch, results)
+	bodies, bad := s.decodeBatch(batch, results)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for from := 0; from < bad; {
@@ -146,10 +151,13 @@ func (s *Store) applyLocked(batch []LogEntry, bodies []timed, results []Result) 
 }
 
 // decodeBatch decodes outside the lock; bad is the number of entries before the first corrupt one.
-func decodeBatch(batch []LogEntry, results []Result) (bodies []timed, bad int) {
+func (s *Store) decodeBatch(batch []LogEntry, results []Result) (bodies []timed, bad int) {
 	bodies = make([]timed, len(batch))
 	for i, e := range batch {
 		body, err := decodeSafely(e.Data)
+		if err == nil {
+			err = checkSchema(body.body, s.config.Schema)
+		}
 		if err != nil {
 			for j := i; j < len(batch); j++ {
 				results[j] = Result{Index: batch[j].Index, Err: &CorruptError{Index: e.Index, Err: err}}

@@ -24,7 +24,8 @@ var (
 	ErrExists = errors.New("already exists")
 )
 
-// CorruptError says that a log entry or snapshot can't be what a server of this version or an older one wrote. A server
+// CorruptError says that a log entry or snapshot can't be what a server of this version or an older one wrote (one of a newer
+// version wraps ErrSchema). A server
 // that meets one in its log must stop: to go on would make its tables differ from the others'.
 type CorruptError struct {
 	Index uint64 // of the log entry; 0 for a snapshot
@@ -34,6 +35,9 @@ type CorruptError struct {
 func (e *CorruptError) Error() string {
 	if e.Index == 0 {
 		return "corrupt catalog data: " + e.Err.Error()
+	}
+	if errors.Is(e.Err, ErrSchema) {
+		return fmt.Sprintf("log entry %d: %v", e.Index, e.Err)
 	}
 	return fmt.Sprintf("corrupt log entry %d: %v", e.Index, e.Err)
 }

@@ -131,11 +131,11 @@ func (u *unit) run(body Body) (any, error) {
 	case *SetCluster:
 		return u.setCluster(c)
 	case *RaiseSchema:
-		if c.Version > SchemaVersion {
-			return nil, fmt.Errorf("%w: version %d is newer than %d, the newest that this server knows", ErrSchema, c.Version, SchemaVersion)
-		}
 		u.schema = max(c.Version, u.w.meta.schema)
 		return u.schema, nil
+	}
+	if value, err, known := u.runNext(body); known {
+		return value, err
 	}
 	return nil, fmt.Errorf("%w: no such command %T", ErrInvalid, body)
 }

@@ -75,6 +75,11 @@ func (w *write) applyOne(body Body) (value any, err error) {
 			value, err = nil, &panicError{text}
 		}
 	}()
+	if _, raise := body.(*RaiseSchema); !raise {
+		if need, what := Needs(body); need > max(w.meta.schema, 1) {
+			return nil, faultf(ErrSchema, "%v: %s needs version %d, and it is %d", ErrSchema, what, need, max(w.meta.schema, 1))
+		}
+	}
 	u := newUnit(w)
 	if value, err = u.run(body); err != nil {
 		return nil, err

@@ -76,6 +76,7 @@ func (s *Server) lead(ctx context.Context) error {
 			g.Go("sessions", s.sessions.keep)
 			g.Go("coordinates", s.coordinates.keep)
 			g.Go("deletions", s.reap)
+			g.Go("schema version", s.keepSchema)
 			if !s.c.Alone {
 				g.Go("autopilot", s.pilot.keep)
 			}
@@ -115,8 +116,8 @@ func (s *Server) takeOffice(ctx context.Context) error {
 	s.inOffice.Store(true) // from here on reads see all that was agreed before, and writes find what they check
 	s.elections.send()
 	txn := s.store.Read()
-	if txn.Schema() < catalog.SchemaVersion {
-		if _, err := s.Propose(ctx, catalog.RaiseSchema{Version: catalog.SchemaVersion}); err != nil {
+	if txn.Schema() == 0 { // every server knows the first; keepSchema goes on from there
+		if _, err := s.Propose(ctx, catalog.RaiseSchema{Version: 1}); err != nil {
 			return fmt.Errorf("raise the schema version: %w", err)
 		}
 	}

@@ -264,6 +264,7 @@ func (n *raftNode) close() error {
 
 // fsm applies Raft's entries to the catalog, a batch at a time: one transaction, but a result for each.
 type fsm struct {
+	broken  error // what couldn't be applied; Raft's goroutine owns it
 	store   *catalog.Store
 	applied *progress
 	fatal   func(error)
@@ -281,12 +282,22 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 			at = append(at, i)
 		}
 	}
+	if f.broken != nil { // until the server has stopped, nothing more is applied
+		for i, e := range batch {
+			out[at[i]] = catalog.Result{Index: e.Index, Err: f.broken}
+		}
+		return out
+	}
 	for i, r := range f.store.Apply(batch) {
 		var corrupt *catalog.CorruptError
 		if errors.As(r.Err, &corrupt) {
-			f.fatal(fmt.Errorf("this server stops, since what its log says can't be applied: %w", corrupt))
+			f.broken = fmt.Errorf("this server stops, since what its log says can't be applied: %w", corrupt)
+			f.fatal(f.broken)
 		}
 		out[at[i]] = r
+	}
+	if f.broken != nil {
+		return out
 	}
 	f.applied.advance(entries[len(entries)-1].Index)
 	return out
@@ -294,10 +305,18 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 
 func (f *fsm) Apply(e *raft.Log) any { return f.ApplyBatch([]*raft.Log{e})[0] }
 
-func (f *fsm) Snapshot() (raft.FSMSnapshot, error) { return &fsmSnapshot{f.store.Snapshot()}, nil }
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	if f.broken != nil {
+		return nil, f.broken
+	}
+	return &fsmSnapshot{f.store.Snapshot()}, nil
+}
 
 func (f *fsm) Restore(r io.ReadCloser) error {
 	err := errors.Join(f.store.Restore(r), r.Close())
+	if errors.Is(err, catalog.ErrSchema) {
+		f.fatal(err) // the leader would send it again and again
+	}
 	if err == nil {
 		f.applied.advance(f.store.Position().Index)
 	}

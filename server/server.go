@@ -80,6 +80,9 @@ type Config struct {
 	Closure func(*catalog.Txn, *catalog.Service) error
 	// Render says what a proxy should have, for comparison with what its agent reports; nil compares only what agents say.
 	Render verify.Render
+	// Schema is the newest schema version that this server says it knows; 0 is catalog.SchemaVersion. Lower, it is as a server
+	// of an older weft.
+	Schema uint64
 	// MaxValue bounds a key's value, MaxTransaction the body of a transaction; 0 for 512 KiB.
 	MaxValue, MaxTransaction int64
 	// SessionTTLMin is the shortest time to live that a session may have; 0 for 10 seconds.
@@ -113,6 +116,7 @@ type Server struct {
 	applied     progress
 	elections   broadcast // a leader was elected, or lost
 	inOffice    atomic.Bool
+	inTheWay    atomic.Pointer[string] // why the schema version can't be raised
 	pilot       *pilot
 	anew        chan chan struct{} // asks for the leader's work to begin anew
 
@@ -146,6 +150,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Address == "" {
 		c.Address = "127.0.0.1:8300"
 	}
+	if c.Schema == 0 {
+		c.Schema = catalog.SchemaVersion
+	}
 	if c.Rand == nil {
 		c.Rand = rand.Reader
 	}
@@ -167,7 +174,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	store, err := catalog.New(catalog.Config{Datacenter: c.Datacenter, Epoch: uint64(c.Now().UnixNano())})
+	store, err := catalog.New(catalog.Config{Datacenter: c.Datacenter, Schema: c.Schema, Epoch: uint64(c.Now().UnixNano())})
 	if err != nil {
 		return nil, err
 	}
@@ -279,6 +286,9 @@ const proposeTimeout = 10 * time.Second
 // Propose has a command ordered and applied, and gives its result; Err is the command's own. Without a leader here it is
 // api.ErrNoLeader, and nothing was done.
 func (s *Server) Propose(ctx context.Context, body catalog.Body) (catalog.Result, error) {
+	if err := s.understood(body); err != nil {
+		return catalog.Result{}, err
+	}
 	data, err := catalog.EncodeAt(body, s.c.Now())
 	if err != nil {
 		return catalog.Result{}, err

@@ -11,7 +11,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/internal/api"
 	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
 )
@@ -55,7 +54,7 @@ func (s *Server) status() (*weftv1.ServerStatusResponse, error) {
 	}
 	out := &weftv1.ServerStatusResponse{
 		Id: s.c.NodeID, Node: s.c.NodeName, HasState: known, LastIndex: node.LastIndex(), LastContactMs: -1,
-		SchemaVersion: catalog.SchemaVersion, Version: s.c.Version, Meta: s.c.Meta,
+		SchemaVersion: s.c.Schema, Version: s.c.Version, Meta: s.c.Meta,
 	}
 	out.LastTerm, _ = strconv.ParseUint(node.Stats()["last_log_term"], 10, 64) // a number, or 0
 	if at := node.LastContact(); !at.IsZero() {
