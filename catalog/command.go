@@ -257,6 +257,10 @@ func newBody(kind string) (Body, error) {
 		return &BootstrapACL{}, nil
 	case "set-coordinates":
 		return &SetCoordinates{}, nil
+	case "set-peering":
+		return &SetPeering{}, nil
+	case "delete-peering":
+		return &DeletePeering{}, nil
 	case "reap":
 		return &Reap{}, nil
 	}

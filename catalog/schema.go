@@ -198,6 +198,7 @@ func dbSchema() *memdb.DBSchema {
 				return join(strings.ToLower(q.Session)), q.Session != ""
 			})}),
 		table(tableCoordinates, rowKey(coordinateString)),
+		table(tablePeerings, rowKey(func(p *Peering) string { return peeringString(p.Partition, p.Name) })),
 		table(tableCovered, rowKey(func(r *coveredRow) string { return r.topic.row() })),
 	}
 	s := &memdb.DBSchema{Tables: make(map[string]*memdb.TableSchema, len(tables))}

@@ -52,6 +52,7 @@ type snapshotRow struct {
 	Tombstone *snapshotKey   `json:",omitempty"`
 	Delay     *snapshotKey   `json:",omitempty"`
 	Query     *PreparedQuery `json:",omitempty"`
+	Peering   *Peering       `json:",omitempty"`
 
 	Autopilot  *AutopilotConfig `json:",omitempty"`
 	ACL        *ACLObject       `json:",omitempty"`
@@ -150,7 +151,7 @@ func (s *snapshotWriter) record(v any) {
 // instances hold. The others are made out of these.
 var snapshotTables = []string{
 	tableNodes, tableChecks, tableServices, tableEntries, tableCA, tableTopics, tableSessions, tableQueries, tableKV, tableTombstones, tableDelays,
-	tableAutopilot, tableACL, tableCoordinates,
+	tableAutopilot, tableACL, tableCoordinates, tablePeerings,
 }
 
 // rowForm is a row's form in a snapshot; ok is false for rows that have none.
@@ -170,6 +171,8 @@ func rowForm(row any) (r snapshotRow, ok bool) {
 		r.Topic = &snapshotTopic{row.topic, row.index}
 	case *Session:
 		r.Session = row
+	case *Peering:
+		r.Peering = row
 	case *PreparedQuery:
 		r.Query = row
 	case *kvRow:
@@ -333,6 +336,8 @@ func (w *write) load(row *snapshotRow) error {
 		insert(w.txn, tableQueries, row.Query)
 	case row.Coordinate != nil:
 		insert(w.txn, tableCoordinates, row.Coordinate)
+	case row.Peering != nil:
+		insert(w.txn, tablePeerings, row.Peering)
 	case row.KV != nil:
 		insert(w.txn, tableKV, &kvRow{*row.KV, kvString(row.KV.Scope, row.KV.Key)})
 	case row.Tombstone != nil:

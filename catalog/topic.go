@@ -170,7 +170,7 @@ func (t Topic) canonical(dc string) (Topic, error) {
 		return t, nil
 	case TopicCoordinates:
 		return coordinatesTopic(k.Scope), nil
-	case TopicAllSessions, TopicQuery, TopicQueries, TopicACL:
+	case TopicAllSessions, TopicQuery, TopicQueries, TopicPeerings, TopicACL:
 		return t, nil
 	}
 	return Topic{}, fmt.Errorf("%w: unknown kind of topic %q", ErrInvalid, t.Kind)

@@ -20,6 +20,7 @@ type unit struct {
 	kv          slots[*kvRow]
 	sessions    slots[*Session]
 	queries     slots[*PreparedQuery]
+	peerings    slots[*Peering]
 	coordinates slots[*NodeCoordinate]
 	acl         slots[*aclRow]
 	delays      map[string]int64 // lock delays that begin with this command, by row key
@@ -75,7 +76,7 @@ func (s *slots[T]) put(key string, row T) *slot[T] {
 func newUnit(w *write) *unit {
 	u := &unit{w: w}
 	u.nodes.table, u.services.table, u.checks.table, u.entries.table = tableNodes, tableServices, tableChecks, tableEntries
-	u.kv.table, u.sessions.table, u.queries.table = tableKV, tableSessions, tableQueries
+	u.kv.table, u.sessions.table, u.queries.table, u.peerings.table = tableKV, tableSessions, tableQueries, tablePeerings
 	u.acl.table = tableACL
 	u.coordinates.table = tableCoordinates
 	return u
@@ -114,6 +115,11 @@ func (u *unit) run(body Body) (any, error) {
 		return nil, u.deleteQuery(c.ID)
 	case *SetCoordinates:
 		u.setCoordinates(c)
+		return nil, nil
+	case *SetPeering:
+		return u.setPeering(c.Peering)
+	case *DeletePeering:
+		u.peerings.at(u.w, peeringString(c.Partition, c.Name)).new = nil
 		return nil, nil
 	case *Reap:
 		u.reap = &c.Tombstones
@@ -236,6 +242,11 @@ func (u *unit) flush() {
 	for _, s := range u.sessions.list {
 		if s.changed() {
 			u.flushSession(s)
+		}
+	}
+	for _, s := range u.peerings.list {
+		if s.changed() {
+			u.flushPeering(s)
 		}
 	}
 	for _, s := range u.queries.list {

@@ -28,6 +28,8 @@ var (
 	queryWrite     = Permission{"query", Write}
 	aclRead        = Permission{"acl", Read}
 	aclWrite       = Permission{"acl", Write}
+	peeringRead    = Permission{"peering", Read}
+	peeringWrite   = Permission{"peering", Write}
 	none           = Permission{}
 )
 
@@ -142,6 +144,11 @@ var Routes = []Route{
 	{http.MethodGet, "/v1/internal/ui/gateway-intentions/{name}", Server, intentionRead, PathName, "", true},
 	{http.MethodGet, "/v1/internal/federation-states", Server, operatorRead, Nothing, "", false},
 	{http.MethodGet, "/v1/internal/federation-states/mesh-gateways", Server, operatorRead, Nothing, "", false},
+	{http.MethodPost, "/v1/peering/token", Server, peeringWrite, InBody, "", false},
+	{http.MethodPost, "/v1/peering/establish", Server, peeringWrite, InBody, "", false},
+	{http.MethodGet, "/v1/peering/{name}", Server, peeringRead, Nothing, "", true},
+	{http.MethodDelete, "/v1/peering/{name}", Server, peeringWrite, Nothing, "", false},
+	{http.MethodGet, "/v1/peerings", Server, peeringRead, Nothing, "", true},
 	{http.MethodPut, "/v1/txn", Server, none, Nothing, "", false}, // each operation by itself: see Operations
 	{http.MethodGet, "/v1/coordinate/datacenters", Server, none, Nothing, "", false},
 	{http.MethodGet, "/v1/coordinate/nodes", Server, nodeRead, Listed, "node", true},
