@@ -108,6 +108,7 @@ func Handlers(c Config) map[string]api.Handler {
 		"PUT /v1/agent/force-leave/{name}":         h.forceLeave,
 		"PUT /v1/event/fire/{name}":                h.fire,
 		"GET /v1/event/list":                       h.events,
+		"GET /v1/openapi.json":                     h.openAPI,
 		"GET /v1/agent/metrics":                    h.metrics,
 		"GET /v1/agent/health/service/id/{name}":   h.healthByID,
 		"GET /v1/agent/health/service/name/{name}": h.healthByName,
@@ -129,6 +130,10 @@ func Handlers(c Config) map[string]api.Handler {
 		"GET /v1/agent/connect/proxies":            h.proxies,
 		"GET /v1/agent/connect/certificates":       h.certificates,
 	}
+}
+
+func (h *handlers) openAPI(w http.ResponseWriter, _ *api.Request) error {
+	return api.WriteJSON(w, api.OpenAPI(h.c.Version))
 }
 
 func (h *handlers) self(w http.ResponseWriter, _ *api.Request) error {

@@ -4,6 +4,7 @@ package api
 
 import (
 	"compress/gzip"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -191,4 +192,47 @@ func TestNoWakeWithoutAChange(t *testing.T) {
 			t.Errorf("%d after %v", w.Code, time.Since(began))
 		}
 	})
+}
+
+// The description has every route once, with its path's parameters, and names no route that isn't there.
+func TestOpenAPI(t *testing.T) {
+	doc := OpenAPI("1.2.3")
+	data, err := json.Marshal(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back struct {
+		OpenAPI string
+		Paths   map[string]map[string]struct {
+			OperationID string
+			Parameters  []struct{ Name, In string }
+			Responses   map[string]any
+		}
+	}
+	if err := json.Unmarshal(data, &back); err != nil || back.OpenAPI != "3.1.0" {
+		t.Fatal(err, back.OpenAPI)
+	}
+	ids, named := map[string]bool{}, map[string]bool{}
+	for _, r := range Routes {
+		named[r.Name()] = true
+		op, ok := back.Paths[strings.ReplaceAll(r.Path, "...", "")][strings.ToLower(r.Method)]
+		if !ok || ids[op.OperationID] || op.Responses["200"] == nil {
+			t.Errorf("%s: %+v", r.Name(), op)
+		}
+		ids[op.OperationID] = true
+		inPath := 0
+		for _, p := range op.Parameters {
+			if p.In == "path" {
+				inPath++
+			}
+		}
+		if inPath != strings.Count(r.Path, "{") {
+			t.Errorf("%s: %d parameters in its path", r.Name(), inPath)
+		}
+	}
+	for name := range special {
+		if !named[name] {
+			t.Errorf("%s is described and isn't a route", name)
+		}
+	}
 }

@@ -69,6 +69,8 @@ var Routes = []Route{
 	{http.MethodGet, "/v1/agent/connect/proxies", Agent, serviceRead, Listed, "service", false},
 	{http.MethodGet, "/v1/agent/connect/certificates", Agent, agentRead, Nothing, "", false},
 
+	{http.MethodGet, "/v1/openapi.json", Agent, none, Nothing, "", false},
+
 	// Any server's.
 	{http.MethodGet, "/v1/status/leader", Server, none, Nothing, "", false},
 	{http.MethodGet, "/v1/status/peers", Server, none, Nothing, "", false},
