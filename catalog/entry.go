@@ -157,7 +157,18 @@ const (
 type ServiceIntentions struct {
 	EntryHead
 	Sources []SourceIntention `json:",omitempty"`
+	// JWT is what requests that these rules allow must have, beside what the rules say.
+	JWT *JWTRequirement `json:",omitempty"`
+	// Mode is weft's: "" and "enforce" refuse what isn't allowed; "audit" lets it through, counts it and logs it. It is that of
+	// the destination's own entry, for all rules about it.
+	Mode string `json:",omitempty"`
 }
+
+// The modes of service-intentions.
+const (
+	ModeEnforce = "enforce"
+	ModeAudit   = "audit"
+)
 
 // EntryKind is KindServiceIntentions.
 func (*ServiceIntentions) EntryKind() string { return KindServiceIntentions }
@@ -184,6 +195,7 @@ type SourceIntention struct {
 type IntentionPermission struct {
 	Action string
 	HTTP   *IntentionHTTPPermission `json:",omitempty"`
+	JWT    *JWTRequirement          `json:",omitempty"`
 }
 
 // IntentionHTTPPermission matches a request: at most one path form, all headers, any of the methods.

@@ -24,7 +24,7 @@ const (
 func Inert(kind string) bool {
 	switch kind {
 	case KindIngressEntry, KindTerminatingEntry, KindAPIGatewayEntry, KindBoundAPIGateway, KindHTTPRoute, KindTCPRoute,
-		KindInlineCertificate, KindFileCertificate, KindJWTProvider, KindExportedServices, KindSamenessGroup, KindRequestLimit:
+		KindInlineCertificate, KindFileCertificate, KindExportedServices, KindSamenessGroup, KindRequestLimit:
 		return true
 	}
 	return false

@@ -5,6 +5,7 @@ package catalog
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -22,6 +23,12 @@ func (e *ServiceIntentions) Validate() error {
 	}
 	if len(e.Sources) == 0 {
 		return invalidf("at least one source is required")
+	}
+	if err := firstError(e.JWT.validate("JWT"), oneOf("Mode", e.Mode, "", ModeEnforce, ModeAudit)); err != nil {
+		return err
+	}
+	if e.Name == Wildcard && (e.JWT != nil || e.Mode != "") {
+		return invalidf("JWT and Mode cannot be specified on intentions with wildcarded destinations")
 	}
 	for i := range e.Sources {
 		s := &e.Sources[i]
@@ -68,6 +75,12 @@ func (p *IntentionPermission) validate(f string) error {
 	if err := oneOf(f+".Action", p.Action, ActionAllow, ActionDeny); err != nil {
 		return err
 	}
+	if err := p.JWT.validate(f + ".JWT"); err != nil {
+		return err
+	}
+	if p.HTTP == nil && p.JWT != nil {
+		return nil
+	}
 	if p.HTTP == nil {
 		return invalidf("%s.HTTP is required", f)
 	}
@@ -87,6 +100,27 @@ func (p *IntentionPermission) validate(f string) error {
 		}
 		if m.IgnoreCase && (m.Present || m.Regex != "") {
 			return invalidf("%s: should set one of Exact, Prefix, Suffix, or Contains when using IgnoreCase", f)
+		}
+	}
+	return nil
+}
+
+func (r *JWTRequirement) validate(f string) error {
+	if r == nil {
+		return nil
+	}
+	if len(r.Providers) == 0 {
+		return invalidf("%s.Providers: name at least one", f)
+	}
+	for i, p := range r.Providers {
+		f := fmt.Sprintf("%s.Providers[%d]", f, i)
+		if err := checkName(f+".Name", p.Name); err != nil {
+			return err
+		}
+		for j, c := range p.VerifyClaims {
+			if len(c.Path) == 0 || slices.Contains(c.Path, "") {
+				return invalidf("%s.VerifyClaims[%d].Path must name the claim", f, j)
+			}
 		}
 	}
 	return nil

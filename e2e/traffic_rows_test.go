@@ -5,7 +5,7 @@ package e2e
 import "slices"
 
 // trafficRows are the rows of website/docs/traffic.md.
-var trafficRows = slices.Concat(acceptanceRows, matchRows, sendRows, endureRows, balanceRows)
+var trafficRows = slices.Concat(acceptanceRows, matchRows, sendRows, endureRows, balanceRows, protectRows)
 
 // trafficNames are the behaviours of which none may be missing.
 var trafficNames = []string{
@@ -15,5 +15,6 @@ var trafficNames = []string{
 	"send tcp split", "send failover", "endure timeouts", "endure retries", "endure retry budget", "break delay and abort", "break grpc",
 	"break reset", "break bandwidth", "break until", "balance by turns by chance and by load", "balance peak ewma", "balance by hash",
 	"balance session persistence", "balance slow start", "balance panic threshold", "balance locality",
+	"protect by path header and method", "protect by token", "protect in audit mode",
 	"limit of a path and of an instance", "limit of a caller", "limit of all instances together",
 }

@@ -23,6 +23,8 @@ type Rule struct {
 	Allow bool
 	// Permissions are the request rules, in order. A rule that has some decides no connection by itself.
 	Permissions []catalog.IntentionPermission
+	// JWT is what a request must have to be allowed, beside what Permissions say.
+	JWT *catalog.JWTRequirement
 	// Index is the ModifyIndex of the entry that holds the rule.
 	Index uint64
 }
@@ -130,7 +132,7 @@ func rulesOf(e *catalog.ServiceIntentions, dc string) []Rule {
 		src := catalog.Scope{Namespace: s.Namespace, Partition: s.Partition, Peer: s.Peer}.Default(dc).Name(s.Name)
 		out = append(out, Rule{
 			Destination: e.Key(), Source: src, Precedence: catalog.SourcePrecedence(src, e.Key()),
-			Allow: s.Action == catalog.ActionAllow, Permissions: s.Permissions, Index: e.ModifyIndex,
+			Allow: s.Action == catalog.ActionAllow, Permissions: s.Permissions, JWT: e.JWT, Index: e.ModifyIndex,
 		})
 	}
 	return out
@@ -160,7 +162,7 @@ func (rs Rules) Decide(src identity.Service, defaultAllow bool) Decision {
 	switch {
 	case r == nil:
 		return byDefault(defaultAllow)
-	case len(r.Permissions) > 0:
+	case r.perRequest():
 		return Decision{Rule: r, Destination: r.Destination.Name, Permission: -1, Reason: "Matched L7 intention: " + r.text(catalog.ActionDeny)}
 	}
 	return Decision{Allowed: r.Allow, Rule: r, Destination: r.Destination.Name, Permission: -1, Reason: "Matched L4 intention: " + r.text(action(r.Allow))}
@@ -170,15 +172,26 @@ func (rs Rules) Decide(src identity.Service, defaultAllow bool) Decision {
 // which validation keeps out of the catalog.
 func (rs Rules) DecideRequest(src identity.Service, req Request, defaultAllow bool) (Decision, error) {
 	r := rs.first(src)
-	if r == nil || len(r.Permissions) == 0 {
+	if r == nil || !r.perRequest() {
 		return rs.Decide(src, defaultAllow), nil
+	}
+	if !Satisfied(r.JWT, req.Claims) {
+		return Decision{
+			Rule: r, Destination: r.Destination.Name, Permission: -1,
+			Reason: "No token that the intentions' JWT asks for: " + r.text(catalog.ActionDeny),
+		}, nil
+	}
+	if len(r.Permissions) == 0 {
+		return Decision{
+			Allowed: r.Allow, Rule: r, Destination: r.Destination.Name, Permission: -1, Reason: "Matched L7 intention: " + r.text(action(r.Allow)),
+		}, nil
 	}
 	for i, p := range r.Permissions {
 		ok, err := PermissionMatches(p.HTTP, req)
 		if err != nil {
 			return Decision{}, fmt.Errorf("%s, permission %d: %w", r.Where(), i+1, err)
 		}
-		if ok {
+		if ok && Satisfied(p.JWT, req.Claims) {
 			allow := p.Action == catalog.ActionAllow
 			return Decision{
 				Allowed: allow, Rule: r, Destination: r.Destination.Name, Permission: i,

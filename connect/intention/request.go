@@ -18,6 +18,8 @@ type Request struct {
 	Header http.Header
 	// Authority and Scheme are looked at by routes alone.
 	Authority, Scheme string
+	// Claims are those of the verified tokens.
+	Claims Claims
 }
 
 // PermissionMatches says whether a permission is about the request; a nil permission is about every one. The error is a pattern

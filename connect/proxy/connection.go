@@ -57,6 +57,7 @@ func (p *Proxy) serve(ctx context.Context, conn net.Conn, name string, last *con
 		p.engine.LogTunnel(l, peer, "", "", time.Now(), 0, 0, reason.RBACDenied)
 		return
 	}
+	p.engine.Audit(l.Authorize, peer)
 	if l.HTTP != nil {
 		if err := p.engine.ServeHTTP(ctx, conn, l, peer, alpn, c.drain); err != nil && ctx.Err() == nil {
 			p.c.Log.Debug("connection ended", "listener", name, "error", err)

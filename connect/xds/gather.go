@@ -23,6 +23,10 @@ type Gathered struct {
 	Mesh      *catalog.Mesh
 	Rules     intention.Rules
 	Upstreams []*Upstream
+	// Providers are those of the tokens that the rules speak of.
+	Providers []*catalog.JWTProvider
+	// Audit says that the rules are looked at and have no effect.
+	Audit bool
 	// Peers is how many instances of the service pass their checks; looked at only for a limit on all of them.
 	Peers int
 }
@@ -69,7 +73,7 @@ func Gather(t *catalog.Txn, proxy *catalog.Service) (*Gathered, error) {
 	g.Mesh, err = catalog.EntryAs[*catalog.Mesh](t, catalog.KindMesh, g.Service.Scope.Name(catalog.MeshName))
 	errs = errors.Join(errs, err)
 	g.Rules, err = intention.Match(t, g.Service)
-	errs = errors.Join(errs, err)
+	errs = errors.Join(errs, err, g.protection(t))
 	for _, def := range proxy.Proxy.Upstreams {
 		u, err := gatherUpstream(t, proxy, def, g.Defaults)
 		errs = errors.Join(errs, err)
@@ -117,4 +121,18 @@ func saidProtocol(u *Upstream, d *catalog.ServiceDefaults) string {
 		said = own
 	}
 	return strings.ToLower(said)
+}
+
+// protection reads what else the rules need.
+func (g *Gathered) protection(t *catalog.Txn) error {
+	own, errs := catalog.EntryAs[*catalog.ServiceIntentions](t, catalog.KindServiceIntentions, g.Service)
+	g.Audit = own != nil && own.Mode == catalog.ModeAudit
+	for _, name := range g.Rules.Providers() {
+		p, err := catalog.EntryAs[*catalog.JWTProvider](t, catalog.KindJWTProvider, g.Service.Scope.Name(name))
+		errs = errors.Join(errs, err)
+		if p != nil {
+			g.Providers = append(g.Providers, p)
+		}
+	}
+	return errs
 }

@@ -100,7 +100,10 @@ func (r *renderer) inboundFilters() ([]*listenerv3.Filter, error) {
 	}
 	if !catalog.HTTPLike(r.g.Protocol) {
 		rules := &netrbacv3.RBAC{StatPrefix: "connect_authz", Rules: rbac(r.td, r.g.Rules, false, r.in.DefaultAllow)}
-		if r.in.Abilities.Weft {
+		switch {
+		case r.g.Audit:
+			rules.Rules, rules.ShadowRules, rules.ShadowRulesStatPrefix = nil, rules.Rules, auditPrefix
+		case r.in.Abilities.Weft:
 			rules.ShadowRules = deciders(r.td, r.g.Rules)
 		}
 		auth, err := filter("envoy.filters.network.rbac", rules)
@@ -149,6 +152,17 @@ func (r *renderer) manager(stat, routes string, inbound bool, log []*accesslogv3
 	if inbound {
 		m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
 		m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true}
+		tokens, err := r.jwt()
+		if err != nil {
+			return nil, err
+		}
+		if tokens != nil {
+			a, err := pack(tokens)
+			if err != nil {
+				return nil, err
+			}
+			m.HttpFilters = append(m.HttpFilters, &hcmv3.HttpFilter{Name: jwtFilter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: a}})
+		}
 		// Without rules of its own it lets everything by: the routes' rules stand in its place.
 		auth, err := pack(&httprbacv3.RBAC{})
 		if err != nil {

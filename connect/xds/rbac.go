@@ -128,25 +128,25 @@ func regex(pattern string) *matcherv3.StringMatcher {
 
 // permissionsOf is what a rule allows, none if it denies all.
 func permissionsOf(rule intention.Rule, requests, defaultAllow bool) []*rbacv3.Permission {
-	if len(rule.Permissions) == 0 {
-		if rule.Allow {
-			return []*rbacv3.Permission{anything()}
-		}
+	if !requests && (rule.JWT != nil || len(rule.Permissions) > 0) {
 		return nil
 	}
-	if !requests {
+	if len(rule.Permissions) == 0 {
+		if rule.Allow {
+			return []*rbacv3.Permission{both(anything(), rule.JWT)}
+		}
 		return nil
 	}
 	var out, before []*rbacv3.Permission
 	for _, p := range rule.Permissions {
-		this := request(p.HTTP)
+		this := both(request(p.HTTP), p.JWT)
 		if p.Action == catalog.ActionAllow {
-			out = append(out, except(this, before))
+			out = append(out, both(except(this, before), rule.JWT))
 		}
 		before = append(before, this)
 	}
 	if defaultAllow {
-		out = append(out, except(anything(), before))
+		out = append(out, both(except(anything(), before), rule.JWT))
 	}
 	return out
 }

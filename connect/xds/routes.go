@@ -22,7 +22,10 @@ import (
 // publicRoutes hands every request to the application that the intentions allow and the limits have room for.
 func (r *renderer) publicRoutes() error {
 	auth := &httprbacv3.RBAC{Rules: rbac(r.td, r.g.Rules, true, r.in.DefaultAllow)}
-	if r.in.Abilities.Weft {
+	switch {
+	case r.g.Audit:
+		auth.Rules, auth.ShadowRules, auth.ShadowRulesStatPrefix = nil, auth.Rules, auditPrefix
+	case r.in.Abilities.Weft:
 		auth.ShadowRules = deciders(r.td, r.g.Rules)
 	}
 	rules, err := pack(&httprbacv3.RBACPerRoute{Rbac: auth})
@@ -41,6 +44,9 @@ func (r *renderer) publicRoutes() error {
 		Name: PublicRoutes, ValidateClusters: wrapperspb.Bool(false), VirtualHosts: []*routev3.VirtualHost{host},
 	})
 }
+
+// auditPrefix is that of the statistics of rules that are looked at and have no effect, by which both proxies know them.
+const auditPrefix = "audit_"
 
 func (r *renderer) publicRoute(l limited, rules *anypb.Any) (*routev3.Route, error) {
 	meta, err := r.metadata(routeInfoKey, &proxyv1.RouteInfo{Source: l.source, Service: ref(r.g.Service, "")})

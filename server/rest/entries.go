@@ -13,6 +13,7 @@ import (
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/chain"
+	"github.com/weftmesh/weft/connect/intention"
 	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/decode"
 )
@@ -257,8 +258,23 @@ func checkPermissions(t *catalog.Txn, key catalog.Key) error {
 	if err != nil || in == nil || key.Name == catalog.Wildcard {
 		return err
 	}
-	if !slices.ContainsFunc(in.Sources, func(s catalog.SourceIntention) bool { return len(s.Permissions) > 0 }) {
+	if in.JWT == nil && !slices.ContainsFunc(in.Sources, func(s catalog.SourceIntention) bool { return len(s.Permissions) > 0 }) {
 		return nil
+	}
+	rules, err := intention.Match(t, key)
+	if err != nil {
+		return err
+	}
+	for _, name := range rules.Providers() {
+		p, err := catalog.EntryAs[*catalog.JWTProvider](t, catalog.KindJWTProvider, key.Scope.Name(name))
+		switch {
+		case err != nil:
+			return err
+		case p == nil:
+			return fmt.Errorf("the intentions of %q ask for tokens of jwt-provider %q, which isn't there: write that first", key.Name, name)
+		case p.JSONWebKeySet.Local == nil || p.JSONWebKeySet.Local.JWKS == "":
+			return fmt.Errorf("the intentions of %q ask for tokens of jwt-provider %q: only JSONWebKeySet.Local.JWKS can be used yet", key.Name, name)
+		}
 	}
 	c, err := chain.Compile(t, key, chain.Overrides{})
 	if err != nil {

@@ -84,7 +84,9 @@ type HTTP struct {
 	MaxHeadBytes      int
 	// Authorize says that requests are checked against their route's Policies.
 	Authorize bool
-	Log       *AccessLog
+	// Tokens are verified before that, for what policies ask of their claims.
+	Tokens []*TokenProvider
+	Log    *AccessLog
 }
 
 // Codec is which versions of HTTP a listener or cluster speaks.
@@ -449,6 +451,7 @@ type ClientTLS struct {
 // Policies are one RBAC filter: with Allow, one policy must match; without, none may. Shadow is only counted.
 type Policies struct {
 	Allow    bool
+	Audit    bool // who isn't let through is counted and let through
 	Policies []Policy
 	// Deciders name the rule that a refusal comes from: the first that matches. They decide nothing.
 	Deciders []Policy
@@ -469,6 +472,7 @@ type Rule struct {
 	Header *HeaderMatch
 	Prefix netip.Prefix
 	Port   uint32
+	Path   []string // of ClaimIs: the provider's key, then the claim's
 }
 
 // RuleKind is what a rule looks at.
@@ -487,6 +491,7 @@ const (
 	RemoteIP
 	DestinationPort
 	ServerName // the SNI matches String
+	ClaimIs    // what a verified token says at Path matches String, or is there where that is MatchAny
 )
 
 // Peer is who is at the other end of a connection.

@@ -306,7 +306,7 @@ func (e *Engine) LogTunnel(l *config.Listener, peer *config.Peer, cluster, upstr
 		upstream: upstream, cluster: cluster, source: e.config.Service, destination: e.config.Service,
 	}
 	if why == reason.RBACDenied {
-		_, r.rule = allowed(lv.config.Authorize, peer, nil)
+		_, r.rule = allowed(lv.config.Authorize, call{peer: peer})
 	}
 	if l.Direction == config.Inbound {
 		r.source = sourceName(peer)

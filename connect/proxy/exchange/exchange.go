@@ -226,7 +226,7 @@ func (ex *exchange) prepare() reason.Code {
 		return reason.NoRoute
 	}
 	ex.route = route(ex.host, req)
-	if ok, rule := allowed(ex.lv.config.Authorize, ex.d.peer, req); !ok {
+	if ok, rule := allowed(ex.lv.config.Authorize, call{peer: ex.d.peer, req: req}); !ok {
 		ex.rec.rule = rule
 		return reason.RBACDenied
 	}
@@ -235,7 +235,12 @@ func (ex *exchange) prepare() reason.Code {
 		if ex.route != nil && ex.route.Authorize != nil {
 			policies = ex.route.Authorize
 		}
-		if ok, rule := allowed(policies, ex.d.peer, req); !ok {
+		of := call{peer: ex.d.peer, req: req}
+		if len(ex.http.Tokens) > 0 {
+			of.claims = verify(ex.http.Tokens, req, time.Now())
+		}
+		ex.audit(policies, of)
+		if ok, rule := allowed(policies, of); !ok {
 			ex.rec.rule = rule
 			return reason.RBACDenied
 		}
@@ -245,6 +250,18 @@ func (ex *exchange) prepare() reason.Code {
 	}
 	ex.rec.route = ex.route.Name
 	return reason.None
+}
+
+// audit counts and logs what would be refused.
+func (ex *exchange) audit(policies []*config.Policies, of call) {
+	rule, refused := audited(policies, of)
+	if !refused {
+		return
+	}
+	if ex.d.edge != nil {
+		ex.d.edge.ByProxy(reason.AuditDenied)
+	}
+	ex.e.config.Log.Info("would be denied", "source", ex.d.source, "peer", ex.rec.peerURI, "method", ex.req.Method, "path", ex.req.Path, "rule", rule)
 }
 
 // vet refuses what is never passed on.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/connect/proxy/reason"
 	"github.com/weftmesh/weft/connect/proxy/stream"
 )
 
@@ -13,43 +14,80 @@ import (
 // requests match nothing. Otherwise the string says what refused: the policy that forbids, or the rule that is about
 // the caller and doesn't allow it, "default policy" where none is. No policies allow everything. It may be called by any goroutine.
 func (e *Engine) Allowed(policies []*config.Policies, peer *config.Peer, req *stream.RequestHead) (bool, string) {
-	return allowed(policies, peer, req)
+	return allowed(policies, call{peer, req, nil})
+}
+
+// Audit counts and logs a connection that would be refused if its rules weren't looked at only.
+func (e *Engine) Audit(policies []*config.Policies, peer *config.Peer) {
+	if rule, refused := audited(policies, call{peer: peer}); refused {
+		e.config.Metrics.Inbound(sourceName(peer)).ByProxy(reason.AuditDenied)
+		e.config.Log.Info("would be denied", "source", sourceName(peer), "rule", rule)
+	}
+}
+
+// call is what rules look at; req is nil for a connection.
+type call struct {
+	peer   *config.Peer
+	req    *stream.RequestHead
+	claims claims
 }
 
 var noPeer config.Peer
 
-func allowed(policies []*config.Policies, peer *config.Peer, req *stream.RequestHead) (bool, string) {
-	if peer == nil {
-		peer = &noPeer
+func allowed(policies []*config.Policies, c call) (bool, string) {
+	if c.peer == nil {
+		c.peer = &noPeer
 	}
 	for _, list := range policies {
-		matched := -1
-		for i := range list.Policies {
-			p := &list.Policies[i]
-			if matchRule(&p.Permission, peer, req) == yes && matchRule(&p.Principal, peer, req) == yes {
-				matched = i
-				break
-			}
-			if !list.Allow && matchRule(&p.Permission, peer, req) != no && matchRule(&p.Principal, peer, req) != no {
-				matched = i // what can't be decided doesn't pass a list that forbids
-				break
-			}
-		}
-		switch {
-		case list.Allow && matched < 0:
-			return false, decider(list, peer, req)
-		case !list.Allow && matched >= 0:
-			return false, list.Policies[matched].Name
+		if ok, by := passes(list, &c); !ok && !list.Audit {
+			return false, by
 		}
 	}
 	return true, ""
 }
 
+// audited says which rule would have refused if it weren't looked at only.
+func audited(policies []*config.Policies, c call) (by string, refused bool) {
+	if c.peer == nil {
+		c.peer = &noPeer
+	}
+	for _, list := range policies {
+		if list.Audit {
+			if ok, by := passes(list, &c); !ok {
+				return by, true
+			}
+		}
+	}
+	return "", false
+}
+
+func passes(list *config.Policies, c *call) (bool, string) {
+	matched := -1
+	for i := range list.Policies {
+		p := &list.Policies[i]
+		if matchRule(&p.Permission, c) == yes && matchRule(&p.Principal, c) == yes {
+			matched = i
+			break
+		}
+		if !list.Allow && matchRule(&p.Permission, c) != no && matchRule(&p.Principal, c) != no {
+			matched = i // what can't be decided doesn't pass a list that forbids
+			break
+		}
+	}
+	switch {
+	case list.Allow && matched < 0:
+		return false, decider(list, c)
+	case !list.Allow && matched >= 0:
+		return false, list.Policies[matched].Name
+	}
+	return true, ""
+}
+
 // decider names the rule that a refusal by a list that allows comes from, without the number that keeps rules in order.
-func decider(list *config.Policies, peer *config.Peer, req *stream.RequestHead) string {
+func decider(list *config.Policies, c *call) string {
 	for i := range list.Deciders {
 		p := &list.Deciders[i]
-		if matchRule(&p.Permission, peer, req) == yes && matchRule(&p.Principal, peer, req) == yes {
+		if matchRule(&p.Permission, c) == yes && matchRule(&p.Principal, c) == yes {
 			_, name, _ := strings.Cut(p.Name, " ")
 			return name
 		}
@@ -74,14 +112,15 @@ func verdictOf(b bool) verdict {
 	return no
 }
 
-func matchRule(r *config.Rule, peer *config.Peer, req *stream.RequestHead) verdict {
+func matchRule(r *config.Rule, c *call) verdict {
+	peer, req := c.peer, c.req
 	switch r.Kind {
 	case config.Any:
 		return yes
 	case config.And:
 		v := verdictOf(len(r.Rules) > 0)
 		for i := range r.Rules {
-			if v = min(v, matchRule(&r.Rules[i], peer, req)); v == no {
+			if v = min(v, matchRule(&r.Rules[i], c)); v == no {
 				break
 			}
 		}
@@ -89,7 +128,7 @@ func matchRule(r *config.Rule, peer *config.Peer, req *stream.RequestHead) verdi
 	case config.Or:
 		v := no
 		for i := range r.Rules {
-			if v = max(v, matchRule(&r.Rules[i], peer, req)); v == yes {
+			if v = max(v, matchRule(&r.Rules[i], c)); v == yes {
 				break
 			}
 		}
@@ -98,7 +137,7 @@ func matchRule(r *config.Rule, peer *config.Peer, req *stream.RequestHead) verdi
 		if len(r.Rules) != 1 {
 			return unknown
 		}
-		return yes - matchRule(&r.Rules[0], peer, req)
+		return yes - matchRule(&r.Rules[0], c)
 	case config.Authenticated:
 		return verdictOf(peer.URI != "" && matchString(&r.String, peer.URI))
 	case config.RemoteIP:
@@ -113,6 +152,11 @@ func matchRule(r *config.Rule, peer *config.Peer, req *stream.RequestHead) verdi
 		}
 		path, _ := splitPath(req.Path)
 		return verdictOf(matchString(&r.String, path))
+	case config.ClaimIs:
+		if req == nil {
+			return unknown
+		}
+		return verdictOf(c.claims.matches(r))
 	case config.HeaderIs:
 		if req == nil || r.Header == nil {
 			return unknown

@@ -74,20 +74,20 @@ func TestAllowed(t *testing.T) {
 			if tt.conn {
 				r = nil
 			}
-			if got, why := allowed(tt.policies, peer, r); got != tt.want {
+			if got, why := allowed(tt.policies, call{peer: peer, req: r}); got != tt.want {
 				t.Errorf("%v (%s)", got, why)
 			}
 		})
 	}
 	for uri, want := range map[string]string{web: "rule of web", "spiffe://other": "default policy"} {
-		if ok, why := allowed([]*config.Policies{allow(path("/b"), any)}, &config.Peer{URI: uri}, req); ok || why != want {
+		if ok, why := allowed([]*config.Policies{allow(path("/b"), any)}, call{peer: &config.Peer{URI: uri}, req: req}); ok || why != want {
 			t.Errorf("%s is refused by %q, want %q", uri, why, want)
 		}
 	}
-	if ok, why := allowed([]*config.Policies{deny(any, any)}, peer, req); ok || why != "d" {
+	if ok, why := allowed([]*config.Policies{deny(any, any)}, call{peer: peer, req: req}); ok || why != "d" {
 		t.Errorf("refused by %q", why)
 	}
-	if ok, _ := allowed([]*config.Policies{allow(any, config.Rule{Kind: config.Authenticated, String: config.StringMatch{Kind: config.MatchAny}})}, nil, nil); ok {
+	if ok, _ := allowed([]*config.Policies{allow(any, config.Rule{Kind: config.Authenticated, String: config.StringMatch{Kind: config.MatchAny}})}, call{}); ok {
 		t.Error("a caller without a certificate counts as authenticated")
 	}
 }

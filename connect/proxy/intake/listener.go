@@ -103,7 +103,11 @@ func compileFilter(l *config.Listener, f *listenerv3.Filter) error {
 			return err
 		}
 		if m.GetRules() == nil {
-			return nil // nothing but statistics
+			p, err := auditPolicies(m.GetShadowRules(), m.GetShadowRulesStatPrefix())
+			if p != nil {
+				l.Authorize = append(l.Authorize, p)
+			}
+			return err // otherwise nothing but statistics
 		}
 		p, err := compilePolicies(m.GetRules(), m.GetShadowRules())
 		if err != nil {
@@ -218,6 +222,12 @@ func compileHTTPFilters(h *config.HTTP, filters []*hcmv3.HttpFilter) error {
 	for _, f := range filters {
 		switch url := f.GetTypedConfig().GetTypeUrl(); url {
 		case routerURL, grpcStatsURL, corsURL: // cors does what routes say
+		case jwtURL:
+			tokens, err := compileTokens(f.GetTypedConfig())
+			if err != nil {
+				return fmt.Errorf("http filter %s: %w", f.GetName(), err)
+			}
+			h.Tokens = append(h.Tokens, tokens...)
 		case rateLimitURL:
 			if l, err := compileLimit(f.GetTypedConfig()); err != nil || l != nil {
 				return errors.Join(fmt.Errorf("http filter %s: rate limits are read from routes only", f.GetName()), err)

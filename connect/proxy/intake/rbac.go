@@ -29,6 +29,21 @@ func compilePolicies(m, shadow *rbacv3.RBAC) (*config.Policies, error) {
 	return out, nil
 }
 
+// auditPolicies are rules that are looked at and have no effect; nil where there are none.
+func auditPolicies(shadow *rbacv3.RBAC, prefix string) (*config.Policies, error) {
+	if shadow == nil || prefix != auditPrefix {
+		return nil, nil
+	}
+	out, err := compileRules(shadow)
+	if err == nil {
+		out.Audit = true
+	}
+	return out, err
+}
+
+// auditPrefix is the statistics' by which the renderer marks such rules.
+const auditPrefix = "audit_"
+
 func compileRules(m *rbacv3.RBAC) (*config.Policies, error) {
 	out := &config.Policies{}
 	switch m.GetAction() {
@@ -81,6 +96,8 @@ func compilePermission(m *rbacv3.Permission) (config.Rule, error) {
 		return config.Rule{Kind: config.PathIs, String: s}, err
 	case *rbacv3.Permission_DestinationPort:
 		return config.Rule{Kind: config.DestinationPort, Port: r.DestinationPort}, nil
+	case *rbacv3.Permission_Metadata:
+		return claimRule(r.Metadata)
 	case *rbacv3.Permission_RequestedServerName:
 		s, err := compileString(r.RequestedServerName)
 		return config.Rule{Kind: config.ServerName, String: s}, err

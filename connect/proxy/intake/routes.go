@@ -102,8 +102,11 @@ func compilePerRoute(all map[string]*anypb.Any) (perRoute, error) {
 // perRouteRBAC gives nil where explicitly nothing is checked.
 func perRouteRBAC(a *anypb.Any) (*config.Policies, error) {
 	m, err := read[*httprbacv3.RBACPerRoute](a)
-	if err != nil || m.GetRbac().GetRules() == nil {
+	if err != nil {
 		return nil, err
+	}
+	if m.GetRbac().GetRules() == nil {
+		return auditPolicies(m.GetRbac().GetShadowRules(), m.GetRbac().GetShadowRulesStatPrefix())
 	}
 	return compilePolicies(m.GetRbac().GetRules(), m.GetRbac().GetShadowRules())
 }

@@ -32,6 +32,7 @@ const (
 	DownstreamTLSFailure   Code = "downstream_tls_failure"
 	DownstreamReset        Code = "downstream_reset"
 	Direct                 Code = "direct_response"
+	AuditDenied            Code = "audit_denied"
 	RateLimited            Code = "rate_limited"
 	FaultInjected          Code = "fault_injected"
 )
@@ -97,6 +98,10 @@ var Explanations = map[Code]Explanation{
 		"callers of this port must be sidecars of the same mesh; plain callers use the service's own port",
 	},
 	DownstreamReset: {"the client went away before it had its answer", "nothing, or a longer timeout at the client"},
+	AuditDenied: {
+		"an intention in audit mode would have refused the request (or connection), and let it through",
+		"see the proxy's log for the rule; when nothing is counted any more, take Mode out of the service-intentions entry",
+	},
 	RateLimited: {
 		"more requests came to the service than its rate limit lets through, in all, of the path, or of the caller",
 		"the caller has to wait and come less often; the limits: weft config read -kind service-defaults -name SERVICE, RateLimits",

@@ -50,7 +50,19 @@ func randomPermission(r *rand.Rand) catalog.IntentionPermission {
 	if h.PathExact+h.PathPrefix+h.PathRegex == "" && len(h.Methods)+len(h.Header) == 0 {
 		h.PathPrefix = "/"
 	}
-	return catalog.IntentionPermission{Action: pick(r, "allow", "deny"), HTTP: h}
+	p := catalog.IntentionPermission{Action: pick(r, "allow", "deny"), HTTP: h}
+	if r.IntN(4) == 0 {
+		p.JWT = randomToken(r)
+	}
+	return p
+}
+
+func randomToken(r *rand.Rand) *catalog.JWTRequirement {
+	p := catalog.JWTRequired{Name: "sso"}
+	if r.IntN(2) == 0 {
+		p.VerifyClaims = []catalog.JWTClaim{{Path: pick(r, []string{"role"}, []string{"perms", "role"}), Value: pick(r, "admin", "user")}}
+	}
+	return &catalog.JWTRequirement{Providers: []catalog.JWTRequired{p}}
 }
 
 func randomEntry(r *rand.Rand, dst string) *catalog.ServiceIntentions {
@@ -82,6 +94,9 @@ func randomRequest(r *rand.Rand) intention.Request {
 			req.Header.Add(name, pick(r, "a", "b", "AB", ""))
 		}
 	}
+	if r.IntN(2) == 0 {
+		req.Claims = intention.Claims{"sso": {"role": pick(r, any("admin"), any("user"), any([]any{"x", "admin"}), any(1.0)), "perms": pick(r, any("none"), any(map[string]any{"role": "admin"}))}}
+	}
 	return req
 }
 
@@ -96,6 +111,10 @@ func TestProxyAgreesWithIntentions(t *testing.T) {
 		w.DefaultAllow = round%2 == 0
 		requests := round%3 > 0
 		if requests {
+			keys := &catalog.JSONWebKeySet{Local: &catalog.LocalJWKS{JWKS: "e30="}}
+			if err := w.Write(&catalog.JWTProvider{EntryHead: catalog.EntryHead{Name: "sso"}, JSONWebKeySet: keys}); err != nil {
+				t.Fatal(err)
+			}
 			if err := w.Write(&catalog.ServiceDefaults{EntryHead: catalog.EntryHead{Name: "db"}, Protocol: "http"}); err != nil {
 				t.Fatal(err)
 			}
@@ -105,6 +124,9 @@ func TestProxyAgreesWithIntentions(t *testing.T) {
 				continue
 			}
 			e := randomEntry(r, dst)
+			if requests && dst != "*" && r.IntN(4) == 0 {
+				e.JWT = randomToken(r)
+			}
 			if !requests { // the proxy of a TCP service sees no requests, and stored rules may still speak of them
 				e.Sources[0].Permissions, e.Sources[0].Action = nil, "deny"
 			}

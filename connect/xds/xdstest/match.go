@@ -103,8 +103,52 @@ func (s subject) permission(p *rbacv3.Permission) (bool, error) {
 		return s.header(v.Header)
 	case *rbacv3.Permission_UrlPath:
 		return text(v.UrlPath.GetPath(), s.path())
+	case *rbacv3.Permission_Metadata:
+		return s.claim(v.Metadata)
 	}
 	return false, fmt.Errorf("a permission of type %T", p.GetRule())
+}
+
+// claim looks at the payload of a verified token.
+func (s subject) claim(m *matcherv3.MetadataMatcher) (bool, error) {
+	if m.GetFilter() != "envoy.filters.http.jwt_authn" {
+		return false, fmt.Errorf("metadata of %s", m.GetFilter())
+	}
+	provider := strings.TrimPrefix(m.GetPath()[0].GetKey(), "jwt_payload_")
+	payload, ok := s.req.Claims[provider]
+	if !ok {
+		return false, nil
+	}
+	var at any = payload
+	for _, p := range m.GetPath()[1:] {
+		fields, ok := at.(map[string]any)
+		if !ok {
+			return false, nil
+		}
+		if at, ok = fields[p.GetKey()]; !ok {
+			return false, nil
+		}
+	}
+	return value(m.GetValue(), at)
+}
+
+func value(m *matcherv3.ValueMatcher, v any) (bool, error) {
+	switch p := m.GetMatchPattern().(type) {
+	case *matcherv3.ValueMatcher_PresentMatch:
+		return p.PresentMatch, nil
+	case *matcherv3.ValueMatcher_StringMatch:
+		s, ok := v.(string)
+		if !ok {
+			return false, nil
+		}
+		return text(p.StringMatch, s)
+	case *matcherv3.ValueMatcher_ListMatch:
+		list, _ := v.([]any)
+		return anyOf(list, func(e any) (bool, error) { return value(p.ListMatch.GetOneOf(), e) })
+	case *matcherv3.ValueMatcher_OrMatch:
+		return anyOf(p.OrMatch.GetValueMatchers(), func(m *matcherv3.ValueMatcher) (bool, error) { return value(m, v) })
+	}
+	return false, fmt.Errorf("a value match of type %T", m.GetMatchPattern())
 }
 
 func (s subject) path() string {

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	_ "crypto/sha256" // the hashes that tokens are signed over
+	_ "crypto/sha512"
+	"encoding/base64"
+	"encoding/json"
+	"math/big"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/connect/proxy/stream"
+)
+
+// claims are what the verified tokens of a request say, by their provider's key.
+type claims map[string]map[string]any
+
+// verify looks for each provider's token and keeps what is said by those that are right.
+func verify(all []*config.TokenProvider, req *stream.RequestHead, now time.Time) claims {
+	var out claims
+	for _, p := range all {
+		said := found(p, req, now)
+		if said == nil {
+			continue
+		}
+		if out == nil {
+			out = claims{}
+		}
+		out[p.Key] = said
+	}
+	return out
+}
+
+// found tries each place where a token may stand.
+func found(p *config.TokenProvider, req *stream.RequestHead, now time.Time) map[string]any {
+	headers, params := p.Headers, p.Params
+	if len(p.Headers)+len(p.Params)+len(p.Cookies) == 0 {
+		headers, params = []config.TokenHeader{{Name: "authorization", Prefix: "Bearer "}}, []string{"access_token"}
+	}
+	for _, h := range headers {
+		v, ok := req.Fields.Get(h.Name)
+		if token, cut := strings.CutPrefix(v, h.Prefix); ok && cut {
+			if said := claimsOf(p, token, req, now); said != nil {
+				if !p.Forward {
+					req.Fields.Del(h.Name)
+				}
+				return said
+			}
+		}
+	}
+	_, query := splitPath(req.Path)
+	for _, name := range params {
+		if v, ok := queryValue(strings.TrimPrefix(query, "?"), name); ok {
+			if said := claimsOf(p, v, req, now); said != nil {
+				return said
+			}
+		}
+	}
+	for _, name := range p.Cookies {
+		for i := req.Fields.Index("cookie", 0); i >= 0; i = req.Fields.Index("cookie", i+1) {
+			if v, ok := cookie(req.Fields.At(i).Value, name); ok {
+				if said := claimsOf(p, v, req, now); said != nil {
+					return said
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// claimsOf verifies one token (RFC 7519, §7.2) and gives its claims, nil if anything of it is wrong.
+func claimsOf(p *config.TokenProvider, token string, req *stream.RequestHead, now time.Time) map[string]any {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return nil
+	}
+	var head struct{ Alg, Kid string }
+	if !unpack(parts[0], &head) {
+		return nil
+	}
+	signature, err := base64.RawURLEncoding.DecodeString(parts[2])
+	if err != nil || !slices.ContainsFunc(p.Keys, func(k config.TokenKey) bool {
+		return (k.ID == "" || head.Kid == "" || k.ID == head.Kid) && (k.Algorithm == "" || k.Algorithm == head.Alg) &&
+			signed(head.Alg, k.Public, parts[0]+"."+parts[1], signature)
+	}) {
+		return nil
+	}
+	var said map[string]any
+	if !unpack(parts[1], &said) || said == nil {
+		return nil
+	}
+	if p.Issuer != "" && said["iss"] != any(p.Issuer) || !audience(p.Audiences, said["aud"]) {
+		return nil
+	}
+	if exp, ok := said["exp"]; ok {
+		n, number := exp.(float64)
+		if !number || now.After(time.Unix(int64(n), 0).Add(p.Skew)) {
+			return nil
+		}
+	}
+	if nbf, ok := said["nbf"]; ok {
+		n, number := nbf.(float64)
+		if !number || now.Before(time.Unix(int64(n), 0).Add(-p.Skew)) {
+			return nil
+		}
+	}
+	if p.PayloadHeader != "" {
+		text := parts[1]
+		if p.Pad {
+			text += strings.Repeat("=", (4-len(text)%4)%4)
+		}
+		req.Fields.Set(p.PayloadHeader, text)
+	}
+	return said
+}
+
+func unpack(part string, into any) bool {
+	data, err := base64.RawURLEncoding.DecodeString(part)
+	return err == nil && json.Unmarshal(data, into) == nil
+}
+
+func audience(want []string, have any) bool {
+	if len(want) == 0 {
+		return true
+	}
+	switch have := have.(type) {
+	case string:
+		return slices.Contains(want, have)
+	case []any:
+		return slices.ContainsFunc(have, func(a any) bool {
+			s, ok := a.(string)
+			return ok && slices.Contains(want, s)
+		})
+	}
+	return false
+}
+
+// signed verifies a signature by the algorithm's name (RFC 7518, §3.1). "none" and those with a shared secret are none of ours.
+func signed(alg string, key crypto.PublicKey, text string, signature []byte) bool {
+	if alg == "EdDSA" {
+		k, ok := key.(ed25519.PublicKey)
+		return ok && ed25519.Verify(k, []byte(text), signature)
+	}
+	if len(alg) != 5 {
+		return false
+	}
+	hash, ok := map[string]crypto.Hash{"256": crypto.SHA256, "384": crypto.SHA384, "512": crypto.SHA512}[alg[2:]]
+	if !ok {
+		return false
+	}
+	h := hash.New()
+	_, _ = h.Write([]byte(text))
+	sum := h.Sum(nil)
+	switch k := key.(type) {
+	case *rsa.PublicKey:
+		switch alg[:2] {
+		case "RS":
+			return rsa.VerifyPKCS1v15(k, hash, sum, signature) == nil
+		case "PS":
+			return rsa.VerifyPSS(k, hash, sum, signature, nil) == nil
+		}
+	case *ecdsa.PublicKey:
+		size := (k.Params().BitSize + 7) / 8
+		if alg[:2] != "ES" || len(signature) != 2*size || hash.Size() > size && k.Params().BitSize != 521 {
+			return false
+		}
+		return ecdsa.Verify(k, sum, new(big.Int).SetBytes(signature[:size]), new(big.Int).SetBytes(signature[size:]))
+	}
+	return false
+}
+
+// matches follows a claim's path; of a list one has to match.
+func (c claims) matches(r *config.Rule) bool {
+	if len(r.Path) == 0 {
+		return false
+	}
+	said, ok := c[r.Path[0]]
+	if !ok {
+		return false
+	}
+	var at any = said
+	for _, key := range r.Path[1:] {
+		m, ok := at.(map[string]any)
+		if !ok {
+			return false
+		}
+		if at, ok = m[key]; !ok {
+			return false
+		}
+	}
+	if r.String.Kind == config.MatchAny {
+		return true
+	}
+	if list, ok := at.([]any); ok {
+		return slices.ContainsFunc(list, func(e any) bool {
+			s, ok := e.(string)
+			return ok && matchString(&r.String, s)
+		})
+	}
+	s, ok := at.(string)
+	return ok && matchString(&r.String, s)
+}

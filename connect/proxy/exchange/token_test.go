@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/connect/proxy/stream"
+)
+
+func part(t *testing.T, v any) string {
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return base64.RawURLEncoding.EncodeToString(data)
+}
+
+func TestTokens(t *testing.T) {
+	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edPublic, ed, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1_800_000_000, 0)
+	p := &config.TokenProvider{Key: "k", Issuer: "me", Audiences: []string{"shop"}, Skew: time.Minute, Keys: []config.TokenKey{
+		{ID: "ec", Public: &ec.PublicKey}, {ID: "rsa", Algorithm: "RS256", Public: &rsaKey.PublicKey}, {ID: "ed", Public: edPublic},
+	}}
+	sign := func(alg, kid string, claims map[string]any) string {
+		text := part(t, map[string]any{"alg": alg, "kid": kid}) + "." + part(t, claims)
+		sum := sha256.Sum256([]byte(text))
+		var sig []byte
+		switch kid {
+		case "ec":
+			r, s, err := ecdsa.Sign(rand.Reader, ec, sum[:])
+			if err != nil {
+				t.Fatal(err)
+			}
+			sig = make([]byte, 64)
+			r.FillBytes(sig[:32])
+			s.FillBytes(sig[32:])
+		case "rsa":
+			if sig, err = rsa.SignPKCS1v15(rand.Reader, rsaKey, crypto.SHA256, sum[:]); err != nil {
+				t.Fatal(err)
+			}
+		case "ed":
+			sig = ed25519.Sign(ed, []byte(text))
+		}
+		return text + "." + base64.RawURLEncoding.EncodeToString(sig)
+	}
+	good := func() map[string]any {
+		return map[string]any{"iss": "me", "aud": []string{"x", "shop"}, "exp": now.Add(time.Hour).Unix(), "nbf": now.Unix(), "role": "admin"}
+	}
+	with := func(k string, v any) map[string]any { c := good(); c[k] = v; return c }
+	ok := sign("ES256", "ec", good())
+	for name, c := range map[string]struct {
+		token string
+		want  bool
+	}{
+		"EC": {ok, true}, "RSA": {sign("RS256", "rsa", good()), true}, "Ed25519": {sign("EdDSA", "ed", good()), true},
+		"none": {part(t, map[string]any{"alg": "none"}) + "." + part(t, good()) + ".", false}, "changed": {ok[:len(ok)-4] + "AAAA", false},
+		"another algorithm than the key's": {sign("PS256", "rsa", good()), false}, "past": {sign("ES256", "ec", with("exp", now.Add(-2*time.Minute).Unix())), false},
+		"past within the skew": {sign("ES256", "ec", with("exp", now.Add(-30*time.Second).Unix())), true},
+		"early":                {sign("ES256", "ec", with("nbf", now.Add(time.Hour).Unix())), false}, "issuer": {sign("ES256", "ec", with("iss", "you")), false},
+		"audience": {sign("ES256", "ec", with("aud", "bank")), false}, "no parts": {"x", false}, "wrong time": {sign("ES256", "ec", with("exp", "soon")), false},
+	} {
+		req := &stream.RequestHead{Path: "/"}
+		req.Fields.Add("Authorization", "Bearer "+c.token)
+		got := verify([]*config.TokenProvider{p}, req, now)
+		if (got != nil) != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+		role := config.Rule{Kind: config.ClaimIs, Path: []string{"k", "role"}, String: config.StringMatch{Kind: config.MatchExact, Text: "admin"}}
+		if got.matches(&role) != c.want {
+			t.Errorf("%s: the claim matches: %t", name, !c.want)
+		}
+		if _, there := req.Fields.Get("authorization"); there == c.want {
+			t.Errorf("%s: the token is passed on: %t", name, there)
+		}
+	}
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package xds
+
+import (
+	"encoding/base64"
+	"fmt"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// jwtFilter verifies tokens, before intentions ask what they claim.
+const jwtFilter = "envoy.filters.http.jwt_authn"
+
+// payloadKey is under which a provider's verified payload is found.
+func payloadKey(provider string) string { return "jwt_payload_" + provider }
+
+// jwt verifies the tokens of the providers that the rules speak of; nil if they speak of none. A token that is missing or
+// wrong is no error here: it claims nothing, and the intentions decide.
+func (r *renderer) jwt() (*jwtv3.JwtAuthentication, error) {
+	if len(r.g.Providers) == 0 {
+		return nil, nil
+	}
+	out := &jwtv3.JwtAuthentication{Providers: map[string]*jwtv3.JwtProvider{}}
+	all := &jwtv3.JwtRequirementAndList{}
+	for _, p := range r.g.Providers {
+		provider, err := jwtProvider(p)
+		if err != nil {
+			return nil, fmt.Errorf("jwt-provider %s: %w", p.Name, err)
+		}
+		out.Providers[p.Name] = provider
+		either := &jwtv3.JwtRequirementOrList{Requirements: []*jwtv3.JwtRequirement{
+			{RequiresType: &jwtv3.JwtRequirement_ProviderName{ProviderName: p.Name}},
+			{RequiresType: &jwtv3.JwtRequirement_AllowMissingOrFailed{AllowMissingOrFailed: &emptypb.Empty{}}},
+		}}
+		all.Requirements = append(all.Requirements, &jwtv3.JwtRequirement{RequiresType: &jwtv3.JwtRequirement_RequiresAny{RequiresAny: either}})
+	}
+	need := all.Requirements[0]
+	if len(all.Requirements) > 1 {
+		need = &jwtv3.JwtRequirement{RequiresType: &jwtv3.JwtRequirement_RequiresAll{RequiresAll: all}}
+	}
+	out.Rules = []*jwtv3.RequirementRule{{
+		Match:           &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+		RequirementType: &jwtv3.RequirementRule_Requires{Requires: need},
+	}}
+	return out, nil
+}
+
+func jwtProvider(p *catalog.JWTProvider) (*jwtv3.JwtProvider, error) {
+	if p.JSONWebKeySet.Local == nil || p.JSONWebKeySet.Local.JWKS == "" {
+		return nil, fmt.Errorf("only JSONWebKeySet.Local.JWKS can be used yet")
+	}
+	keys, err := base64.StdEncoding.DecodeString(p.JSONWebKeySet.Local.JWKS)
+	if err != nil {
+		return nil, fmt.Errorf("JSONWebKeySet.Local.JWKS isn't base64: %w", err)
+	}
+	out := &jwtv3.JwtProvider{
+		Issuer: p.Issuer, Audiences: p.Audiences, PayloadInMetadata: payloadKey(p.Name), ClockSkewSeconds: uint32(p.ClockSkewSeconds),
+		JwksSourceSpecifier: &jwtv3.JwtProvider_LocalJwks{LocalJwks: &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: string(keys)}}},
+	}
+	for _, l := range p.Locations {
+		switch {
+		case l.Header != nil:
+			out.FromHeaders = append(out.FromHeaders, &jwtv3.JwtHeader{Name: l.Header.Name, ValuePrefix: l.Header.ValuePrefix})
+			out.Forward = out.Forward || l.Header.Forward
+		case l.QueryParam != nil:
+			out.FromParams = append(out.FromParams, l.QueryParam.Name)
+		case l.Cookie != nil:
+			out.FromCookies = append(out.FromCookies, l.Cookie.Name)
+		}
+	}
+	if f := p.Forwarding; f != nil {
+		out.ForwardPayloadHeader, out.PadForwardPayloadHeader = f.HeaderName, f.PadForwardPayloadHeader
+	}
+	return out, nil
+}
+
+// jwtPermission asks what verified tokens claim; nil where nothing is required.
+func jwtPermission(r *catalog.JWTRequirement) *rbacv3.Permission {
+	if r == nil {
+		return nil
+	}
+	var any []*rbacv3.Permission
+	for _, p := range r.Providers {
+		one := []*rbacv3.Permission{claim(p.Name, nil, &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_PresentMatch{PresentMatch: true}})}
+		for _, c := range p.VerifyClaims {
+			text := &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_StringMatch{StringMatch: stringMatcher(catalog.StringMatch{Exact: c.Value})}}
+			list := &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_ListMatch{ListMatch: &matcherv3.ListMatcher{
+				MatchPattern: &matcherv3.ListMatcher_OneOf{OneOf: text},
+			}}}
+			one = append(one, claim(p.Name, c.Path, &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_OrMatch{
+				OrMatch: &matcherv3.OrMatcher{ValueMatchers: []*matcherv3.ValueMatcher{text, list}},
+			}}))
+		}
+		any = append(any, &rbacv3.Permission{Rule: &rbacv3.Permission_AndRules{AndRules: &rbacv3.Permission_Set{Rules: one}}})
+	}
+	return &rbacv3.Permission{Rule: &rbacv3.Permission_OrRules{OrRules: &rbacv3.Permission_Set{Rules: any}}}
+}
+
+func claim(provider string, path []string, value *matcherv3.ValueMatcher) *rbacv3.Permission {
+	m := &matcherv3.MetadataMatcher{Filter: jwtFilter, Value: value}
+	for _, key := range append([]string{payloadKey(provider)}, path...) {
+		m.Path = append(m.Path, &matcherv3.MetadataMatcher_PathSegment{Segment: &matcherv3.MetadataMatcher_PathSegment_Key{Key: key}})
+	}
+	return &rbacv3.Permission{Rule: &rbacv3.Permission_Metadata{Metadata: m}}
+}
+
+// both is a permission that also demands a token.
+func both(p *rbacv3.Permission, r *catalog.JWTRequirement) *rbacv3.Permission {
+	token := jwtPermission(r)
+	if token == nil {
+		return p
+	}
+	return &rbacv3.Permission{Rule: &rbacv3.Permission_AndRules{AndRules: &rbacv3.Permission_Set{Rules: []*rbacv3.Permission{p, token}}}}
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+var protectRows = []Row{
+	{Name: "protect by path header and method", Run: protectRequests},
+	{Name: "protect by token", Run: protectTokens},
+	{Name: "protect in audit mode", Run: protectAudit},
+}
+
+// rules writes who may call api, until the row ends; then web may again.
+func (l *Lab) rules(fields object) {
+	l.t.Helper()
+	fields["Kind"], fields["Name"] = "service-intentions", l.name("api")
+	l.t.Cleanup(func() {
+		l.put("/v1/config", object{"Kind": "service-intentions", "Name": l.name("api"), "Sources": []object{{"Name": l.name("web"), "Action": "allow"}}})
+	})
+	l.put("/v1/config", fields)
+}
+
+func protectRequests(t *testing.T, w *World) {
+	l := w.traffic(t)
+	l.rules(object{"Sources": []object{{"Name": l.name("web"), "Permissions": []object{
+		{"Action": "deny", "HTTP": object{"PathPrefix": "/admin"}},
+		{"Action": "allow", "HTTP": object{"Methods": []string{"GET"}}},
+		{"Action": "allow", "HTTP": object{"PathExact": "/write", "Header": []object{{"Name": "x-key", "Exact": "k"}}}},
+	}}}})
+	l.comes("GET", "/admin/x", statusIs(http.StatusForbidden))
+	l.is(statusIs(200), "GET", "/x")
+	l.is(statusIs(403), "GET", "/x/../admin")
+	l.is(statusIs(403), "POST", "/write")
+	l.is(statusIs(200), "POST", "/write", "x-key: k")
+	l.is(statusIs(403), "POST", "/other", "x-key: k")
+}
+
+// issuer signs tokens.
+type issuer struct{ key *ecdsa.PrivateKey }
+
+func newIssuer(t *testing.T) issuer {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return issuer{key}
+}
+
+func (i issuer) keys(t *testing.T) string {
+	t.Helper()
+	point, err := i.key.PublicKey.Bytes() // 4, x, y
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := base64.RawURLEncoding.EncodeToString
+	set, err := json.Marshal(object{"keys": []object{{"kty": "EC", "crv": "P-256", "alg": "ES256", "kid": "one", "use": "sig", "x": b(point[1:33]), "y": b(point[33:])}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return base64.StdEncoding.EncodeToString(set)
+}
+
+func (i issuer) token(t *testing.T, claims object) string {
+	t.Helper()
+	part := func(v object) string {
+		data, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return base64.RawURLEncoding.EncodeToString(data)
+	}
+	text := part(object{"alg": "ES256", "kid": "one", "typ": "JWT"}) + "." + part(claims)
+	sum := sha256.Sum256([]byte(text))
+	r, s, err := ecdsa.Sign(rand.Reader, i.key, sum[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var signature [64]byte
+	r.FillBytes(signature[:32])
+	s.FillBytes(signature[32:])
+	return text + "." + base64.RawURLEncoding.EncodeToString(signature[:])
+}
+
+func protectTokens(t *testing.T, w *World) {
+	l := w.traffic(t)
+	ours, theirs := newIssuer(t), newIssuer(t)
+	l.entry("jwt-provider", "sso", object{"Issuer": "https://sso.example", "Audiences": []string{"shop"}, "JSONWebKeySet": object{"Local": object{"JWKS": ours.keys(t)}}})
+	provider := object{"Providers": []object{{"Name": l.name("sso"), "VerifyClaims": []object{{"Path": []string{"perms", "role"}, "Value": "admin"}}}}}
+	l.rules(object{
+		"JWT": object{"Providers": []object{{"Name": l.name("sso")}}},
+		"Sources": []object{{"Name": l.name("web"), "Permissions": []object{
+			{"Action": "allow", "HTTP": object{"PathPrefix": "/admin"}, "JWT": provider},
+			{"Action": "deny", "HTTP": object{"PathPrefix": "/admin"}},
+			{"Action": "allow", "HTTP": object{"PathPrefix": "/"}},
+		}}},
+	})
+	claims := func(change object) object {
+		c := object{"iss": "https://sso.example", "aud": "shop", "exp": time.Now().Add(time.Hour).Unix(), "perms": object{"role": []string{"user", "admin"}}}
+		for k, v := range change {
+			c[k] = v
+		}
+		return c
+	}
+	bearer := func(i issuer, c object) string { return "Authorization: Bearer " + i.token(t, c) }
+	good := bearer(ours, claims(nil))
+	l.comes("GET", "/admin", statusIs(403))
+	l.comes("GET", "/admin", statusIs(200), good)
+	l.is(statusIs(200), "GET", "/x", good)
+	user := bearer(ours, claims(object{"perms": object{"role": "user"}}))
+	l.is(statusIs(200), "GET", "/x", user)
+	l.is(statusIs(403), "GET", "/admin", user)
+	for name, header := range map[string]string{
+		"no token": "x: y", "another's token": bearer(theirs, claims(nil)), "past": bearer(ours, claims(object{"exp": time.Now().Add(-time.Hour).Unix()})),
+		"other audience": bearer(ours, claims(object{"aud": "bank"})), "other issuer": bearer(ours, claims(object{"iss": "https://evil.example"})),
+		"unsigned": "Authorization: Bearer " + base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + strings.Split(good, ".")[1] + ".",
+		"changed":  good[:len(good)-4] + "AAAA",
+	} {
+		g, err := l.call("GET", "/x", header)
+		if err != nil || g.Status != http.StatusForbidden {
+			t.Errorf("%s: %d %v, want 403", name, g.Status, err)
+		}
+	}
+}
+
+func protectAudit(t *testing.T, w *World) {
+	l := w.traffic(t)
+	deny := []object{{"Name": l.name("web"), "Action": "deny"}}
+	l.rules(object{"Sources": deny})
+	l.comes("GET", "/", statusIs(403))
+	l.rules(object{"Sources": deny, "Mode": "audit"})
+	l.comes("GET", "/", statusIs(200))
+	l.rules(object{"Sources": deny})
+	l.comes("GET", "/", func(g got) error {
+		if g.Status != http.StatusForbidden {
+			return errors.New(fmt.Sprint("status ", g.Status))
+		}
+		return nil
+	})
+}
