@@ -138,6 +138,9 @@ dns_config {
   service_ttl { "*" = "1s" }
 }`, recursor(t)))
 	dnsRecords(t, w)
+	if err := w.do(http.MethodPost, "/v1/query", object{"Name": "near-web", "Service": object{"Service": "web", "OnlyPassing": true}, "DNS": object{"TTL": "7s"}}, nil); err != nil {
+		t.Fatal(err)
+	}
 	until(t, 10*time.Second, func() error {
 		if got := dig(t, w.dns, "web.service.consul"); len(got.answer) != 2 {
 			return fmt.Errorf("%s", got)
@@ -163,6 +166,9 @@ dns_config {
 		{"six.service.consul AAAA", "NOERROR; six.service.consul. AAAA fd00::44"},
 		{"ext.service.consul A", "NOERROR; db.example.test. A 192.0.2.53; ext.service.consul. CNAME db.example.test."},
 		{"web.connect.consul SRV", "NOERROR; web.connect.consul. SRV 1 1 21000 n1.node.dc1.consul."},
+		{"near-web.query.consul A", "NOERROR; near-web.query.consul. A 10.0.0.1"},
+		{"_near-web._tcp.query.consul SRV", "NOERROR; _near-web._tcp.query.consul. SRV 1 3 80 n1.node.dc1.consul."},
+		{"none.query.consul A", "NXDOMAIN"},
 		{"vip.virtual.consul A", "NOERROR; vip.virtual.consul. A 240.0.0.9"},
 		{"n1.node.consul A", "NOERROR; n1.node.consul. A 10.0.0.1"},
 		{"n1.node.dc1.consul TXT", `NOERROR; n1.node.dc1.consul. TXT "rack=r1"`},

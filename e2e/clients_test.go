@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// tool is a program that `make e2e` installs beside weft's binary's folder, in .cache/bin.
+func tool(t *testing.T, name string) string {
+	t.Helper()
+	path := filepath.Join(filepath.Dir(filepath.Dir(binary())), ".cache", "bin", name)
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%v: run `make e2e`, which installs it", err)
+	}
+	return path
+}
+
+// client starts a program that asks the world's agent, until the test ends.
+func client(t *testing.T, w *World, name string, args ...string) {
+	t.Helper()
+	log := filepath.Join(t.TempDir(), name+".log")
+	p, err := start(name, log, tool(t, name), args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.kill()
+		if t.Failed() {
+			t.Logf("end of the log of %s:\n%s\nof the agent:\n%s", name, tail(log, 20), tail(w.agentLog(), 20))
+		}
+	})
+}
+
+// kvPut writes a key.
+func kvPut(t *testing.T, w *World, key, value string) {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodPut, "http://"+loopback(w.http)+"/v1/kv/"+key, strings.NewReader(value))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := w.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("put %s: %s", key, resp.Status)
+	}
+}
+
+// consul-template renders services, a key and a list of keys, and again when one of them changes, and only then.
+func TestConsulTemplate(t *testing.T) {
+	enabled(t)
+	w := mustWorld(t, Builtin, "allow")
+	dir := t.TempDir()
+	in, out := filepath.Join(dir, "in.ctmpl"), filepath.Join(dir, "out")
+	const template = `{{range service "web"}}{{.Name}} {{.Address}}:{{.Port}} {{.Status}}
+{{end}}key={{keyOrDefault "app/mode" "none"}}
+{{range ls "app/list"}}{{.Key}}={{.Value}}
+{{end}}{{range datacenters}}dc {{.}}
+{{end}}{{range services}}{{if eq .Name "web"}}tags {{.Tags}}
+{{end}}{{end}}`
+	if err := os.WriteFile(in, []byte(template), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	register := func(id string, port int) {
+		t.Helper()
+		if err := w.do(http.MethodPut, "/v1/agent/service/register", object{"ID": id, "Name": "web", "Port": port, "Address": "10.0.0.1", "Tags": []string{"v1"}}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	register("w1", 80)
+	client(t, w, "consul-template", "-consul-addr", loopback(w.http), "-template", in+":"+out, "-log-level", "debug")
+	rendered := func(want string) {
+		t.Helper()
+		took := until(t, 30*time.Second, func() error {
+			b, err := os.ReadFile(out)
+			if err != nil {
+				return err
+			}
+			if string(b) != want {
+				return fmt.Errorf("rendered\n%s\nwant\n%s", b, want)
+			}
+			return nil
+		})
+		t.Logf("rendered within %s", took)
+	}
+	rendered("web 10.0.0.1:80 passing\nkey=none\ndc dc1\ntags [v1]\n")
+	kvPut(t, w, "app/mode", "blue")
+	kvPut(t, w, "app/list/a", "1")
+	rendered("web 10.0.0.1:80 passing\nkey=blue\na=1\ndc dc1\ntags [v1]\n")
+	register("w2", 81)
+	rendered("web 10.0.0.1:80 passing\nweb 10.0.0.1:81 passing\nkey=blue\na=1\ndc dc1\ntags [v1]\n")
+	if err := w.do(http.MethodPut, "/v1/agent/service/deregister/w1", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	rendered("web 10.0.0.1:81 passing\nkey=blue\na=1\ndc dc1\ntags [v1]\n")
+}
+
+// Prometheus finds its targets by consul_sd_configs, scrapes them, and forgets one that is deregistered.
+func TestPrometheus(t *testing.T) {
+	enabled(t)
+	w := mustWorld(t, Builtin, "allow")
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		_, _ = io.WriteString(w, "app_up 1\n")
+	}))
+	defer app.Close()
+	u, err := url.Parse(app.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	register := func(id string) {
+		t.Helper()
+		var port int
+		if _, err := fmt.Sscan(u.Port(), &port); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.do(http.MethodPut, "/v1/agent/service/register", object{
+			"ID": id, "Name": "app", "Address": u.Hostname(), "Port": port, "Tags": []string{"metrics"}, "Meta": object{"team": "blue"},
+		}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	register("a1")
+	dir, port := t.TempDir(), mustPort(t)
+	conf := fmt.Sprintf(`
+global: { scrape_interval: 1s }
+scrape_configs:
+  - job_name: mesh
+    consul_sd_configs:
+      - server: %s
+        tags: [metrics]
+        refresh_interval: 1s
+    relabel_configs:
+      - { source_labels: [__meta_consul_service], target_label: service }
+      - { source_labels: [__meta_consul_service_id], target_label: id }
+      - { source_labels: [__meta_consul_service_metadata_team], target_label: team }
+      - { source_labels: [__meta_consul_dc], target_label: dc }
+      - { source_labels: [__meta_consul_health], target_label: health }
+  - job_name: agent
+    metrics_path: /v1/agent/metrics
+    params: { format: [prometheus] }
+    static_configs: [{ targets: ["%s"] }]
+`, loopback(w.http), loopback(w.http))
+	if err := os.WriteFile(filepath.Join(dir, "prometheus.yml"), []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	client(t, w, "prometheus", "--config.file", filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path", filepath.Join(dir, "data"),
+		"--web.listen-address", loopback(port))
+	query := func(q string) ([]map[string]string, error) {
+		resp, err := http.Get("http://" + loopback(port) + "/api/v1/query?query=" + url.QueryEscape(q))
+		if err != nil {
+			return nil, err
+		}
+		defer resp.Body.Close()
+		var answer struct {
+			Data struct {
+				Result []struct{ Metric map[string]string }
+			}
+		}
+		if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+			return nil, err
+		}
+		var out []map[string]string
+		for _, r := range answer.Data.Result {
+			out = append(out, r.Metric)
+		}
+		return out, nil
+	}
+	expect := func(q string, n int) []map[string]string {
+		t.Helper()
+		var got []map[string]string
+		took := until(t, 60*time.Second, func() (err error) {
+			if got, err = query(q); err == nil && len(got) != n {
+				err = fmt.Errorf("%s: %v, want %d", q, got, n)
+			}
+			return err
+		})
+		t.Logf("%s: %d within %s", q, n, took)
+		return got
+	}
+	m := expect(`app_up == 1`, 1)[0]
+	if m["service"] != "app" || m["id"] != "a1" || m["team"] != "blue" || m["dc"] != "dc1" || m["health"] != "passing" {
+		t.Errorf("labels: %v", m)
+	}
+	expect(`up{job="agent"} == 1`, 1)
+	register("a2")
+	expect(`up{job="mesh"} == 1`, 2)
+	if err := w.do(http.MethodPut, "/v1/agent/service/deregister/a1", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if m := expect(`up{job="mesh"} == 1`, 1)[0]; m["id"] != "a2" {
+		t.Error(errors.New("the one that is left: " + m["id"]))
+	}
+}
