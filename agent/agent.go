@@ -22,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	gosync "sync"
 	"sync/atomic"
 	"time"
 
@@ -69,6 +70,8 @@ type Config struct {
 	// Leave has this node leave both, and the agent end.
 	Leave   func(context.Context) error
 	Metrics *prometheus.Registry
+	// ReadAgain reads the configuration anew and gives it to Reload; nil: there is none to read.
+	ReadAgain func() error
 	// StartHostProxy starts a host proxy that serves a control socket and outlives the agent; used with proxy.shared.
 	StartHostProxy func(ctx context.Context, socket string) error
 	// Now is the clock, Rand where keys and secrets come from, Jitter what is spread over time, by numbers from 0 to 1; nil: the
@@ -92,11 +95,14 @@ type Agent struct {
 	ads      *ads.Server
 	dns      *dns.Server // nil: not served
 	watches  *watch.Runner
+	guard    atomic.Pointer[config.HTTPConfig]
 	httpsTLS atomic.Pointer[tls.Config]
 	grpcTLS  atomic.Pointer[tls.Config]
 	events   *event.Events
 	mux      *api.Mux
-	settings config.Config
+	settings config.Config // New's, then changed by Reload alone
+
+	reloading gosync.Mutex // one Reload at a time
 }
 
 // New makes an agent. It reads the files under data_dir and starts nothing.
@@ -118,6 +124,7 @@ func New(c Config) (*Agent, error) {
 		c.Jitter = mathrand.Float64
 	}
 	a := &Agent{c: c, settings: c.Settings}
+	a.guard.Store(&c.Settings.HTTPConfig)
 	s := &a.settings
 	scope := catalog.Scope{}.Default(s.Datacenter)
 	node := catalog.Node{Scope: scope, ID: c.NodeID, Node: c.NodeName, Address: c.Address, TaggedAddresses: tagged(s, c.Address), Meta: s.NodeMeta, Owner: local.Owner}
@@ -229,7 +236,7 @@ func (a *Agent) newMesh() error {
 		Side: api.Agent, Node: c.NodeName, Resolver: c.Tokens, Datacenter: s.Datacenter, Pretty: s.Dev, Forward: c.Servers, Loopback: true, Compress: true,
 		Handlers: rest.Handlers(rest.Config{
 			State: a.state, Checks: a.checks, Leaves: a.leaves, Store: store, Proxies: a.proxies, Metrics: c.Metrics,
-			LAN: c.LAN, WAN: c.WAN, Events: a.events, Leave: c.Leave, SetToken: a.setToken, Node: c.NodeName,
+			LAN: c.LAN, WAN: c.WAN, Events: a.events, Leave: c.Leave, Reload: a.readAgain, SetToken: a.setToken, Node: c.NodeName,
 			Version: c.Version, Server: s.Server || s.Dev, GRPCPort: s.Ports.GRPC, DefaultAll: allow, Now: c.Now,
 			Settings: map[string]any{"Datacenter": s.Datacenter, "NodeName": c.NodeName, "DevMode": s.Dev, "ServerMode": s.Server || s.Dev},
 		}),
@@ -311,6 +318,9 @@ func (a *Agent) proxyKey() ([]byte, error) {
 func (a *Agent) Run(ctx context.Context) error {
 	g := run.New(ctx)
 	g.GoOrdered("journal", a.state.Run)
+	a.reloading.Lock() // until everything runs by the settings that it began with
+	started := gosync.OnceFunc(a.reloading.Unlock)
+	defer started()
 	if err := a.registerConfigured(); err != nil {
 		return errors.Join(err, g.Stop())
 	}
@@ -330,6 +340,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return errors.Join(err, g.Stop())
 	}
 	g.GoOrdered("watches", a.watches.Run)
+	started()
 	return g.Wait()
 }
 

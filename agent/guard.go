@@ -11,12 +11,10 @@ import (
 	"github.com/weftmesh/weft/agent/config"
 )
 
-// guarded is the API behind what http_config says.
-func guarded(c *config.HTTPConfig, h http.Handler) http.Handler {
-	if len(c.BlockEndpoints)+len(c.ResponseHeaders)+len(c.AllowWriteHTTPFrom) == 0 {
-		return h
-	}
+// guarded is the API behind what http_config says at the moment.
+func guarded(now func() *config.HTTPConfig, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := now()
 		for k, v := range c.ResponseHeaders {
 			w.Header().Set(k, v)
 		}

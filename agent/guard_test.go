@@ -13,10 +13,11 @@ import (
 
 // http_config's headers, blocked paths and networks that may write.
 func TestGuard(t *testing.T) {
-	h := guarded(&config.HTTPConfig{
+	c := &config.HTTPConfig{
 		BlockEndpoints: []string{"/v1/agent/self"}, ResponseHeaders: map[string]string{"X-Own": "yes"},
 		AllowWriteHTTPFrom: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
-	}, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	}
+	h := guarded(func() *config.HTTPConfig { return c }, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	for _, c := range []struct {
 		method, path, from string
 		code               int

@@ -18,6 +18,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/weftmesh/weft/agent/config"
 	"github.com/weftmesh/weft/agent/dns"
 	"github.com/weftmesh/weft/agent/tokens"
 	"github.com/weftmesh/weft/internal/api"
@@ -89,7 +90,7 @@ func (a *Agent) listen(g *run.Group) error {
 			return err
 		}
 	}
-	if err := a.LoadTLS(); err != nil {
+	if err := a.loadTLS(s); err != nil {
 		return err
 	}
 	for _, l := range []struct {
@@ -119,9 +120,8 @@ func (a *Agent) listen(g *run.Group) error {
 	return nil
 }
 
-// LoadTLS reads the certificates of the listeners anew: handshakes from now on use them. With an error, the old ones stay.
-func (a *Agent) LoadTLS() error {
-	s := &a.settings
+// loadTLS reads the certificates of the listeners: handshakes from now on use them. With an error, the old ones stay.
+func (a *Agent) loadTLS(s *config.Config) error {
 	if s.Ports.HTTPS > 0 {
 		c, err := s.TLS.HTTPSFiles().Server("tls.https", "h2", "http/1.1")
 		if err != nil {
@@ -150,7 +150,7 @@ func (a *Agent) serveGRPC(_ listen.Spec, l net.Listener) func(context.Context) e
 }
 
 func (a *Agent) serveAPI(sp listen.Spec, l net.Listener) func(context.Context) error {
-	server := a.c.Door.HTTPServer(sp, guarded(&a.settings.HTTPConfig, a.mux))
+	server := a.c.Door.HTTPServer(sp, guarded(a.guard.Load, a.mux))
 	return func(ctx context.Context) error { return serveHTTP(ctx, server, l) }
 }
 

@@ -39,7 +39,7 @@ func agentCommand(env Env) *ucli.Command {
 			if err != nil {
 				return err
 			}
-			return runAgent(c.Context, env, settings, warnings)
+			return runAgent(c.Context, env, settings, warnings, func() (config.Config, []string, error) { return settingsOf(c) })
 		},
 	}
 }

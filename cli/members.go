@@ -154,6 +154,23 @@ func leaveCommand(env Env) *ucli.Command {
 	}
 }
 
+func reloadCommand(env Env) *ucli.Command {
+	return &ucli.Command{
+		Name: "reload", Usage: "have the agent read its configuration files again, as SIGHUP does", Flags: clientFlags(),
+		Action: func(c *ucli.Context) error {
+			cl, err := client(c, env)
+			if err != nil {
+				return err
+			}
+			if _, err := cl.Do(c.Context, http.MethodPut, "/v1/agent/reload", nil, nil, nil); err != nil {
+				return fmt.Errorf("Error reloading: %w", err) //nolint:staticcheck // Consul's text
+			}
+			fmt.Fprintln(env.Stdout, "Configuration reload triggered")
+			return nil
+		},
+	}
+}
+
 func forceLeaveCommand(env Env) *ucli.Command {
 	return &ucli.Command{
 		Name: "force-leave", Usage: "make a failed node one that left", ArgsUsage: "NODE",

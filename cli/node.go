@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"sync/atomic"
 	"syscall"
@@ -30,6 +31,7 @@ import (
 	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/gossip"
 	"github.com/weftmesh/weft/internal/listen"
+	"github.com/weftmesh/weft/internal/logs"
 	"github.com/weftmesh/weft/internal/memnet"
 	"github.com/weftmesh/weft/internal/plane"
 	"github.com/weftmesh/weft/internal/run"
@@ -59,6 +61,9 @@ type node struct {
 	agent   *agent.Agent
 
 	end context.CancelCauseFunc // ends the whole
+
+	level *slog.LevelVar
+	again func() (config.Config, []string, error) // reads the settings anew
 }
 
 // The timing of connections between nodes.
@@ -69,13 +74,17 @@ const (
 
 // runAgent runs an agent, and where it is one a server with it, until ctx ends. The server is there before the agent and goes
 // after it, and gossip is there longest.
-func runAgent(ctx context.Context, env Env, s config.Config, warnings []string) error {
+func runAgent(ctx context.Context, env Env, s config.Config, warnings []string, again func() (config.Config, []string, error)) error {
 	out, end, err := logOutput(env.Stdout, &s.Logging)
 	if err != nil {
 		return err
 	}
 	defer end()
-	log, err := newLog(out, s.LogLevel, s.LogJSON)
+	level := new(slog.LevelVar)
+	if err := setLevel(level, s.LogLevel); err != nil {
+		return err
+	}
+	log, err := logs.New(logs.Config{Writer: out, Level: level, JSON: s.LogJSON})
 	if err != nil {
 		return err
 	}
@@ -87,7 +96,7 @@ func runAgent(ctx context.Context, env Env, s config.Config, warnings []string) 
 	for _, w := range warnings {
 		log.Warn("configuration", "warning", w)
 	}
-	n := &node{s: s, log: log, network: memnet.New(), metrics: prometheus.NewRegistry()}
+	n := &node{s: s, level: level, again: again, log: log, network: memnet.New(), metrics: prometheus.NewRegistry()}
 	if err := n.identify(); err != nil {
 		return err
 	}
@@ -170,7 +179,8 @@ func (n *node) make(ctx context.Context) error {
 	}
 	n.agent, err = agent.New(agent.Config{
 		Settings: n.s, NodeName: n.s.NodeName, NodeID: n.s.NodeID, Address: n.address, Version: Version, Servers: n.forward, Conn: n.conn, Tokens: n.tokens,
-		Door: n.door, LAN: n.gossip.lan, WAN: n.gossip.wan, Leave: n.leave, Metrics: n.metrics, Log: n.log,
+		ReadAgain: n.readAgain,
+		Door:      n.door, LAN: n.gossip.lan, WAN: n.gossip.wan, Leave: n.leave, Metrics: n.metrics, Log: n.log,
 		StartHostProxy: startHostProxy(n.s),
 	})
 	return err
@@ -251,6 +261,7 @@ func (n *node) run(ctx context.Context) error {
 	} else {
 		group.GoOrdered("servers", n.pick.Run)
 	}
+	group.Go("reload", n.reloadOnSignal)
 	group.GoOrdered("agent", func(ctx context.Context) error {
 		patience := time.NewTimer(leaderPatience)
 		defer patience.Stop()
@@ -262,6 +273,46 @@ func (n *node) run(ctx context.Context) error {
 		return n.agent.Run(ctx)
 	})
 	return group.Wait()
+}
+
+// readAgain reads the configuration's files anew and puts in force what a running agent can change.
+func (n *node) readAgain() error {
+	s, warnings, err := n.again()
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		n.log.Warn("configuration", "warning", w)
+	}
+	if err := setLevel(n.level, s.LogLevel); err != nil {
+		return err
+	}
+	return n.agent.Reload(s)
+}
+
+func setLevel(level *slog.LevelVar, name string) error {
+	l, err := logs.ParseLevel(name)
+	if err == nil {
+		level.Set(l)
+	}
+	return err
+}
+
+// reloadOnSignal reads the configuration anew at each SIGHUP. What is wrong with it is logged, and the old one stays.
+func (n *node) reloadOnSignal(ctx context.Context) error {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	for {
+		select {
+		case <-signals:
+			if err := n.readAgain(); err != nil {
+				n.log.Error("reload", "error", err)
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // leave tells the others that this node goes, and ends it.

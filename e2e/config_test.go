@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -107,4 +108,80 @@ pid_file = "%[3]s/weft.pid"
 	if _, err := os.Stat(filepath.Join(dir, "weft.pid")); err != nil {
 		t.Error(err)
 	}
+}
+
+// weft reload, and SIGHUP, put changed files in force while the agent runs; what is wrong in them changes nothing.
+func TestReload(t *testing.T) {
+	enabled(t)
+	w := mustWorld(t, Builtin, "allow", `
+service { name = "old" port = 1 }
+check { name = "up" ttl = "1h" status = "passing" }
+node_meta { rack = "r1" }
+`)
+	rewrite := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(w.dir, "conf", "more.hcl"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reload := func() (string, error) {
+		out, err := exec.Command(binary(), "reload", "-http-addr", loopback(w.http)).CombinedOutput()
+		return string(out), err
+	}
+	state := func() string {
+		var services map[string]any
+		var checks map[string]struct{ Status string }
+		var nodes []struct{ Meta map[string]string }
+		for path, into := range map[string]any{"/v1/agent/services": &services, "/v1/agent/checks": &checks, "/v1/catalog/nodes": &nodes} {
+			if err := w.do(http.MethodGet, path, nil, into); err != nil {
+				return err.Error()
+			}
+		}
+		var names []string
+		for n := range services {
+			names = append(names, n)
+		}
+		if len(nodes) != 1 {
+			return fmt.Sprint(nodes)
+		}
+		return fmt.Sprintf("%s %s %s", strings.Join(names, ","), checks["up"].Status, nodes[0].Meta["rack"])
+	}
+	is := func(want string) {
+		t.Helper()
+		until(t, 20*time.Second, func() error {
+			if got := state(); got != want {
+				return fmt.Errorf("%q, want %q", got, want)
+			}
+			return nil
+		})
+	}
+	is("old passing r1")
+	if err := w.do(http.MethodPut, "/v1/agent/check/warn/up", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	rewrite(`service { name = "new" port = 2 }
+check { name = "up" ttl = "1h" }
+node_meta { rack = "r2" }
+log_level = "warn"
+domain = "mesh.test"`)
+	if out, err := reload(); err != nil || out != "Configuration reload triggered\n" {
+		t.Fatalf("%q, %v", out, err)
+	}
+	is("new warning r2") // the check goes on where it was
+	if got := dig(t, w.dns, "new.service.mesh.test").status; got != "NOERROR" {
+		t.Errorf("the new domain: %s", got)
+	}
+	rewrite("service {\n nam = \"x\"\n}\n")
+	if out, err := reload(); err == nil || !strings.Contains(out, "more.hcl:2: service[0].nam: unknown field") {
+		t.Errorf("a file with a fault: %q, %v", out, err)
+	}
+	is("new warning r2")
+	rewrite(`service { name = "third" port = 3 }`)
+	w.mu.Lock()
+	err := w.agent.cmd.Process.Signal(syscall.SIGHUP)
+	w.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	is("third  ")
 }

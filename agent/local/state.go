@@ -82,7 +82,22 @@ func New(c Config) (*State, error) {
 }
 
 // Node is this host's record.
-func (s *State) Node() catalog.Node { return s.node }
+func (s *State) Node() catalog.Node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.node
+}
+
+// SetMeta replaces what describes this host.
+func (s *State) SetMeta(meta map[string]string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if maps.Equal(s.node.Meta, meta) {
+		return
+	}
+	s.node.Meta = meta
+	s.publishLocked()
+}
 
 // step is a change with what the journal keeps of it.
 type step struct {

@@ -46,6 +46,7 @@ type Config struct {
 	SetToken func(kind tokens.Kind, secret string) error
 	// Leave has this node leave and the agent end; it returns when the others were told.
 	Leave      func(context.Context) error
+	Reload     func() error
 	Settings   map[string]any   // shown as DebugConfig; without secrets
 	DefaultAll bool             // the default for calls that no intention decides
 	Now        func() time.Time // nil: the system's clock
@@ -104,6 +105,7 @@ func Handlers(c Config) map[string]api.Handler {
 		"GET /v1/agent/members":                    h.members,
 		"PUT /v1/agent/join/{address}":             h.join,
 		"PUT /v1/agent/leave":                      h.leave,
+		"PUT /v1/agent/reload":                     h.reload,
 		"PUT /v1/agent/token/{name}":               h.setToken,
 		"PUT /v1/agent/force-leave/{name}":         h.forceLeave,
 		"PUT /v1/event/fire/{name}":                h.fire,
@@ -403,3 +405,5 @@ func (h *handlers) proxies(w http.ResponseWriter, r *api.Request) error {
 	}
 	return api.WriteJSON(w, visible)
 }
+
+func (h *handlers) reload(http.ResponseWriter, *api.Request) error { return h.c.Reload() }

@@ -43,6 +43,7 @@ var Routes = []Route{
 	{http.MethodGet, "/v1/agent/members", Agent, nodeRead, Listed, "node", false},
 	{http.MethodPut, "/v1/agent/join/{address}", Agent, agentWrite, Nothing, "", false},
 	{http.MethodPut, "/v1/agent/token/{name}", Agent, agentWrite, ByHandler, "", false},
+	{http.MethodPut, "/v1/agent/reload", Agent, agentWrite, Nothing, "", false},
 	{http.MethodPut, "/v1/agent/leave", Agent, agentWrite, Nothing, "", false},
 	{http.MethodPut, "/v1/agent/force-leave/{name}", Agent, operatorWrite, Nothing, "", false},
 	{http.MethodPut, "/v1/event/fire/{name}", Agent, eventWrite, PathName, "", false},
