@@ -10,7 +10,6 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/weftmesh/weft/agent/rest"
-	"github.com/weftmesh/weft/connect/proxy/reason"
 )
 
 func tlsCommand(env Env) *ucli.Command {
@@ -58,21 +57,4 @@ func lifetime(d time.Duration) string {
 		return fmt.Sprintf("%dh%dm", int(d.Hours()), int(d.Minutes())%60)
 	}
 	return d.Round(time.Second).String()
-}
-
-func explainCommand(env Env) *ucli.Command {
-	return &ucli.Command{
-		Name: "explain", Usage: "explain a reason that a proxy gave (header x-weft-reason, access log)", ArgsUsage: "REASON",
-		Action: func(c *ucli.Context) error {
-			if c.NArg() != 1 {
-				return usage("name a reason, as: weft explain rbac_denied")
-			}
-			e, ok := reason.Explanations[reason.Code(c.Args().First())]
-			if !ok {
-				return usage("no reason is called %q; a proxy's answer has it in the header x-weft-reason", c.Args().First())
-			}
-			fmt.Fprintf(env.Stdout, "%s: %s.\n\nWhat to do: %s.\n", c.Args().First(), e.Meaning, e.Remedy)
-			return nil
-		},
-	}
 }

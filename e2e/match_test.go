@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -21,6 +22,7 @@ var matchRows = []Row{
 	{Name: "match source", Run: matchSource},
 	{Name: "match order and alternatives", Run: matchOrder},
 	{Name: "match grpc service and method", Run: matchGRPC},
+	{Name: "explain a request", Run: explained},
 }
 
 func http1(fields object) object { return object{"HTTP": fields} }
@@ -161,4 +163,32 @@ func matchGRPC(t *testing.T, w *World) {
 	}
 	until(t, callWithin, call("Unary", "method"))
 	until(t, callWithin, call("None", "service")) // the application doesn't know it, and says so
+}
+
+// explained asks the command line where requests go, and wants what the proxy does.
+func explained(t *testing.T, w *World) {
+	l := w.traffic(t)
+	l.subsets(nil)
+	l.routes(
+		object{"Name": "testers", "Match": http1(object{"Header": []object{{"Name": "user", "Exact": "tester"}}}), "Destination": object{"ServiceSubset": "v2"}},
+		object{"Match": http1(object{"PathExact": "/gone"}), "Response": object{"Status": 410}},
+	)
+	for _, c := range []struct {
+		args []string
+		want []string
+	}{
+		{[]string{"GET", "/", "-H", "user:tester"}, []string{"route taken    service-router/" + l.name("api") + " route 1 (testers)", "100% to v2." + l.name("api"), l.name("api-2"), "allowed by service-intentions/" + l.name("api") + " source " + l.name("web")}},
+		{[]string{"GET", "/gone"}, []string{"route not for  service-router/" + l.name("api") + " route 1 (testers): there is no header user", "answers by itself: status 410"}},
+	} {
+		args := append([]string{"explain", "request", "-http-addr", loopback(w.http), "-from", l.name("web"), "-to", l.name("api")}, c.args...)
+		out, errs, err := weft(nil, "", args...)
+		if err != nil {
+			t.Fatal(err, errs)
+		}
+		for _, want := range c.want {
+			if !strings.Contains(out, want) {
+				t.Errorf("%v: it doesn't say %q:\n%s", c.args, want, out)
+			}
+		}
+	}
 }

@@ -10,7 +10,7 @@ var trafficRows = slices.Concat(acceptanceRows, matchRows, sendRows, endureRows,
 // trafficNames are the behaviours of which none may be missing.
 var trafficNames = []string{
 	"tester to v2 else ninety to ten with limits and ejection", "match path", "match header", "match query", "match method",
-	"match authority port and scheme", "match source", "match order and alternatives", "match grpc service and method",
+	"match authority port and scheme", "match source", "match order and alternatives", "match grpc service and method", "explain a request",
 	"send header changes", "send rewrite", "send redirect and direct response", "send mirror", "send cors", "send sticky split",
 	"send tcp split", "send failover", "endure timeouts", "endure retries", "endure retry budget", "break delay and abort", "break grpc",
 	"break reset", "break bandwidth", "break until", "balance by turns by chance and by load", "balance peak ewma", "balance by hash",

@@ -37,7 +37,7 @@ func view(t *testing.T, entries ...catalog.Entry) *catalog.Txn {
 
 func head(name string) catalog.EntryHead { return catalog.EntryHead{Name: name} }
 
-func http(name string) catalog.Entry {
+func httpService(name string) catalog.Entry {
 	return &catalog.ServiceDefaults{EntryHead: head(name), Protocol: catalog.ProtocolHTTP}
 }
 
@@ -58,7 +58,7 @@ func TestDefaultChain(t *testing.T) {
 }
 
 func TestRouteSplitSubsetFailover(t *testing.T) {
-	c, err := Compile(view(t, http("api"), http("other"),
+	c, err := Compile(view(t, httpService("api"), httpService("other"),
 		&catalog.ServiceResolver{
 			EntryHead: head("api"), DefaultSubset: "v1",
 			Subsets:  map[string]catalog.ServiceResolverSubset{"v1": {Filter: `Service.Meta.version == "1"`}, "v2": {}},
@@ -97,11 +97,11 @@ func TestErrors(t *testing.T) {
 		entries []catalog.Entry
 		want    string
 	}{
-		"protocols": {[]catalog.Entry{http("api"), split("api", "db", "")}, `discovery chain "api" uses inconsistent protocols; service "db" has "tcp" which is not "http"`},
+		"protocols": {[]catalog.Entry{httpService("api"), split("api", "db", "")}, `discovery chain "api" uses inconsistent protocols; service "db" has "tcp" which is not "http"`},
 		"tcp":       {[]catalog.Entry{&catalog.ServiceRouter{EntryHead: head("api")}}, `discovery chain "api" uses a protocol "tcp" that does not permit advanced routing or splitting behavior`},
-		"subset":    {[]catalog.Entry{http("api"), split("api", "", "v9")}, `service "api" does not have a subset named "v9"`},
+		"subset":    {[]catalog.Entry{httpService("api"), split("api", "", "v9")}, `service "api" does not have a subset named "v9"`},
 		"redirects": {[]catalog.Entry{redirect("api", "db"), redirect("db", "api")}, `detected circular resolver redirect: [api.default.default.dc1 -> db.default.default.dc1 -> api.default.default.dc1]`},
-		"splits":    {[]catalog.Entry{http("api"), http("b"), split("api", "b", ""), split("b", "api", "")}, `detected circular reference: [splitter:api.default.default -> splitter:b.default.default -> splitter:api.default.default]`},
+		"splits":    {[]catalog.Entry{httpService("api"), httpService("b"), split("api", "b", ""), split("b", "api", "")}, `detected circular reference: [splitter:api.default.default -> splitter:b.default.default -> splitter:api.default.default]`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Compile(view(t, test.entries...), api(), Overrides{})
@@ -119,5 +119,41 @@ func TestReplicaThatHoldsNothing(t *testing.T) {
 	}
 	if _, err := Compile(s.Read(), api(), Overrides{}); !errors.Is(err, catalog.ErrNotCovered) {
 		t.Errorf("got %v, want ErrNotCovered", err)
+	}
+}
+
+func TestWalkNamesWhatItPassed(t *testing.T) {
+	c, err := Compile(view(t, httpService("api"), httpService("ops"),
+		&catalog.ServiceResolver{EntryHead: head("api"), Subsets: map[string]catalog.ServiceResolverSubset{"v1": {}, "v2": {}}},
+		&catalog.ServiceSplitter{EntryHead: head("api"), Splits: []catalog.ServiceSplit{{Weight: 90, ServiceSubset: "v1"}, {Weight: 10, ServiceSubset: "v2"}}},
+		&catalog.ServiceRouter{EntryHead: head("api"), Routes: []catalog.ServiceRoute{
+			{Name: "tester", Match: &catalog.ServiceRouteMatch{HTTP: &catalog.ServiceRouteHTTPMatch{Header: []catalog.ServiceRouteHTTPMatchHeader{{Name: "user", Exact: "tester"}}}}, Destination: &catalog.ServiceRouteDestination{ServiceSubset: "v2"}},
+			{Match: &catalog.ServiceRouteMatch{HTTP: &catalog.ServiceRouteHTTPMatch{PathPrefix: "/ops/"}}, Destination: &catalog.ServiceRouteDestination{Service: "ops", PrefixRewrite: "/"}},
+			{Match: &catalog.ServiceRouteMatch{HTTP: &catalog.ServiceRouteHTTPMatch{PathExact: "/gone"}}, Response: &catalog.HTTPResponse{Status: 410}},
+		}}), api(), Overrides{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		req   Request
+		route string
+		ways  int
+		path  string
+		ends  string
+	}{
+		{Request{Path: "/", Header: map[string][]string{"User": {"tester"}}}, "service-router/api route 1 (tester)", 1, "/", ""},
+		{Request{Path: "/ops/x?y"}, "service-router/api route 2", 1, "/x?y", ""},
+		{Request{Path: "/gone"}, "service-router/api route 3", 0, "/gone", "status 410"},
+		{Request{Path: "/"}, "service api", 2, "/", ""},
+	} {
+		w, err := c.Walk(Caller{Service: catalog.Scope{}.Name("web")}, test.req)
+		if err != nil || w.Route != test.route || len(w.Ways) != test.ways || w.Path != test.path || w.Answer != test.ends {
+			t.Errorf("%+v: %+v, %v", test.req, w, err)
+		}
+		for i, s := range w.Steps {
+			if s.Matched != (i == len(w.Steps)-1) || s.Matched != (s.Why == "") {
+				t.Errorf("%+v: step %+v", test.req, s)
+			}
+		}
 	}
 }

@@ -255,8 +255,8 @@ type filtered struct {
 	Checks  []*catalog.Check
 }
 
-// selected are the instances of a target's subset, sorted by node and ID.
-func selected(t *chain.Target, all []*catalog.Instance) ([]*catalog.Instance, error) {
+// Selected are the instances of a target's subset, sorted by node and ID.
+func Selected(t *chain.Target, all []*catalog.Instance) ([]*catalog.Instance, error) {
 	out := make([]*catalog.Instance, 0, len(all))
 	var match *bexpr.Evaluator
 	if t.Subset.Filter != "" {

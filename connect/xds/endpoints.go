@@ -20,7 +20,7 @@ func (r *renderer) endpoints(cluster string, u *Upstream, node *chain.Node, targ
 	out := &endpointv3.ClusterLoadAssignment{ClusterName: cluster}
 	next := uint32(0) // priorities must follow each other without a gap
 	for _, t := range targets {
-		instances, err := selected(t, u.Instances[t.ID])
+		instances, err := Selected(t, u.Instances[t.ID])
 		if err != nil {
 			return fmt.Errorf("subset %q of %s: %w", t.ServiceSubset, t.Service, err)
 		}

@@ -202,6 +202,8 @@ var Routes = []Route{
 	{http.MethodGet, "/v1/weft/acl/resolve", Server, none, Nothing, "", false},
 	// weft's: what every proxy should have and has.
 	{http.MethodGet, "/v1/weft/proxies", Server, serviceRead, Listed, "service", false},
+	// weft's: where a request goes and why.
+	{http.MethodGet, "/v1/weft/explain", Server, intentionRead, ByHandler, "", true},
 }
 
 // Operations is the table of what an operation of /v1/txn needs, by kind and verb, on the name that it is about (of checks and

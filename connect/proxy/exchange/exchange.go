@@ -231,10 +231,7 @@ func (ex *exchange) prepare() reason.Code {
 		return reason.RBACDenied
 	}
 	if ex.http.Authorize {
-		policies := ex.host.Authorize
-		if ex.route != nil && ex.route.Authorize != nil {
-			policies = ex.route.Authorize
-		}
+		policies := policiesOf(ex.host, ex.route)
 		of := call{peer: ex.d.peer, req: req}
 		if len(ex.http.Tokens) > 0 {
 			of.claims = verify(ex.http.Tokens, req, time.Now())

@@ -165,3 +165,34 @@ func matchRule(r *config.Rule, c *call) verdict {
 	}
 	return no
 }
+
+// Consider says what would be done with a request of a peer to a listener, without doing it: whether it is allowed, and its
+// route, nil if none is for it. The request is taken as it is; its path is normal already.
+func (e *Engine) Consider(listener string, peer *config.Peer, req *stream.RequestHead) (*config.Route, bool) {
+	lv := e.current().listeners[listener]
+	if lv == nil || lv.routes == nil {
+		return nil, false
+	}
+	host := lv.routes.host(req.Authority)
+	if host == nil {
+		return nil, false
+	}
+	r := route(host, req)
+	of := call{peer: peer, req: req}
+	if ok, _ := allowed(lv.config.Authorize, of); !ok {
+		return r, false
+	}
+	if !lv.config.HTTP.Authorize {
+		return r, true
+	}
+	ok, _ := allowed(policiesOf(host, r), of)
+	return r, ok
+}
+
+// policiesOf are the route's policies, or its host's where it has none.
+func policiesOf(host *config.VirtualHost, r *config.Route) []*config.Policies {
+	if r != nil && r.Authorize != nil {
+		return r.Authorize
+	}
+	return host.Authorize
+}

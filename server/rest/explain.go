@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rest
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/chain"
+	"github.com/weftmesh/weft/connect/identity"
+	"github.com/weftmesh/weft/connect/intention"
+	"github.com/weftmesh/weft/connect/xds"
+	"github.com/weftmesh/weft/internal/api"
+)
+
+// explanation is what becomes of a request, and why.
+type explanation struct {
+	Protocol string
+	Routes   []chain.Step
+	Route    string `json:",omitempty"`
+	Answer   string `json:",omitempty"` // of the caller's own proxy
+	Ways     []explainedWay
+}
+
+// explainedWay is one place that the request can go to.
+type explainedWay struct {
+	Percent   float64
+	Source    string `json:",omitempty"`
+	Target    string
+	Failover  []string `json:",omitempty"`
+	Instances []explainedInstance
+	Allowed   bool
+	Intention string // what decided, and in which words
+}
+
+type explainedInstance struct{ ID, Node, Address, Status string }
+
+// explain walks a request from source to destination by the functions that configure proxies.
+func (h *handlers) explain(w http.ResponseWriter, r *api.Request) error {
+	src, dst, err := pair(r)
+	if err != nil {
+		return err
+	}
+	if err := r.Authorize(dst.Name); err != nil {
+		return err
+	}
+	q := r.URL.Query()
+	req := chain.Request{Method: q.Get("method"), Path: q.Get("path"), Authority: q.Get("authority"), Scheme: "http", Header: http.Header{}}
+	for _, line := range q["header"] {
+		name, value, ok := strings.Cut(line, ":")
+		if !ok || name == "" {
+			return badRequest("header %q: want name:value", line)
+		}
+		req.Header.Add(strings.TrimSpace(name), strings.TrimSpace(value))
+	}
+	if host := req.Header.Get("Host"); host != "" {
+		req.Authority = host
+	}
+	if req.Method == "" || !strings.HasPrefix(req.Path, "/") {
+		return badRequest("want a method and a path that begins with /")
+	}
+	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) (*explanation, error) { return h.explained(t, src, dst, req) })
+}
+
+func (h *handlers) explained(t *catalog.Txn, src, dst catalog.Key, req chain.Request) (*explanation, error) {
+	c, err := chain.Compile(t, dst, chain.Overrides{})
+	if err != nil {
+		return nil, refused(err)
+	}
+	ca, err := t.CA()
+	if err != nil {
+		return nil, err
+	}
+	src.Scope = src.Scope.Default(t.Datacenter())
+	id := identity.Service{
+		TrustDomain: identity.TrustDomain(ca.TrustDomain()), Partition: src.Partition, Namespace: src.Namespace, Datacenter: src.Datacenter, Service: src.Name,
+	}
+	meta, err := metaOf(t, src)
+	if err != nil {
+		return nil, err
+	}
+	walk, err := c.Walk(chain.Caller{Service: src, Identity: id.String(), Meta: meta}, req)
+	if err != nil {
+		return nil, err
+	}
+	out := &explanation{Protocol: c.Protocol, Routes: walk.Steps, Route: walk.Route, Answer: walk.Answer}
+	req.Path = walk.Path
+	for _, way := range walk.Ways {
+		e, err := h.way(t, c, way, id, req)
+		if err != nil {
+			return nil, err
+		}
+		out.Ways = append(out.Ways, *e)
+	}
+	return out, nil
+}
+
+// metaOf is that of the caller's sidecar, if all of its have the same.
+func metaOf(t *catalog.Txn, src catalog.Key) (map[string]string, error) {
+	all, err := t.ConnectInstances(src)
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
+	return all[0].Service.Meta, nil
+}
+
+func (h *handlers) way(t *catalog.Txn, c *chain.Chain, way chain.Way, id identity.Service, req chain.Request) (*explainedWay, error) {
+	target := c.Targets[way.Target]
+	out := &explainedWay{Percent: way.Percent, Source: way.Source, Target: way.Target, Failover: way.Failover}
+	all, err := t.ConnectInstances(target.Key())
+	if err != nil {
+		return nil, err
+	}
+	chosen, err := xds.Selected(target, all)
+	if err != nil {
+		return nil, refused(err)
+	}
+	for _, i := range chosen {
+		host, port := i.Address()
+		out.Instances = append(out.Instances, explainedInstance{i.Service.ID, i.Service.Node, net.JoinHostPort(host, strconv.Itoa(port)), i.Status()})
+	}
+	var d intention.Decision
+	if catalog.HTTPLike(c.Protocol) {
+		d, err = intention.DecideRequest(t, id, target.Key(), intention.Request{Method: req.Method, Path: req.Path, Header: req.Header}, h.c.DefaultAllow)
+	} else {
+		d, err = intention.Decide(t, id, target.Key(), h.c.DefaultAllow)
+	}
+	if err != nil {
+		return nil, err
+	}
+	out.Allowed, out.Intention = d.Allowed, d.Reason
+	if d.Rule != nil {
+		out.Intention = d.Rule.Where() + ": " + d.Reason
+		if d.Permission >= 0 {
+			out.Intention = fmt.Sprintf("%s, permission %d: %s", d.Rule.Where(), d.Permission+1, d.Reason)
+		}
+	}
+	return out, nil
+}
