@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -73,6 +74,18 @@ func balancePolicies(t *testing.T, w *World) {
 func balanceEWMA(t *testing.T, w *World) {
 	l := w.traffic(t)
 	l.balancer("ewma", object{"Policy": "peak_ewma"}, nil)
+	dir := t.TempDir() + "/resolver.hcl"
+	text := fmt.Sprintf("kind = \"service-resolver\"\nname = %q\nload_balancer { policy = \"peak_ewma\" }\n", l.name("api"))
+	if err := os.WriteFile(dir, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	until(t, callWithin, func() error { // what an agent says of its proxies comes to the servers in a moment
+		_, errs, err := weft(nil, "", "config", "write", "-http-addr", loopback(w.http), dir)
+		if warned := strings.Contains(errs, "least_request"); err != nil || warned != (w.Kind == Envoy) {
+			return fmt.Errorf("%w, warned: %q", err, errs)
+		}
+		return nil
+	})
 	l.v1.always(t, "sleep=100ms")
 	var mu sync.Mutex
 	got := map[string]int{}

@@ -42,6 +42,7 @@ func endureTimeouts(t *testing.T, w *World) {
 		to("stream", "/stream", object{"RequestTimeout": "10s", "MaxStreamDuration": "300ms"}),
 	)
 	l.comes("GET", "/stream", byRoute("stream"))
+	l.is(because("upstream_timeout"), "GET", "/request", "X-Do: * sleep=3s")
 	for _, name := range []string{"request", "try", "idle", "stream"} {
 		d := took(func() { l.is(statusIs(http.StatusGatewayTimeout), "GET", "/"+name, "X-Do: * sleep=3s") })
 		if d < 250*time.Millisecond || d > 2*time.Second {
@@ -134,6 +135,7 @@ func breakAbort(t *testing.T, w *World) {
 		t.Errorf("delayed by %s, want 400 ms", d)
 	}
 	l.is(statusIs(418), "GET", "/abort", "x-break: yes")
+	l.is(because("fault_injected"), "GET", "/abort", "x-break: yes")
 	l.is(statusIs(200), "GET", "/abort")
 	n := 0
 	for range 200 {

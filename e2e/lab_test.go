@@ -330,3 +330,13 @@ lines:
 	}
 	return int(sum), nil
 }
+
+// because wants an answer that a proxy made itself, for this reason.
+func because(reason string) func(got) error {
+	return func(g got) error {
+		if have := g.Header.Get("X-Weft-Reason"); have != reason {
+			return fmt.Errorf("%d for the reason %q, want %q", g.Status, have, reason)
+		}
+		return nil
+	}
+}

@@ -42,6 +42,7 @@ func protectRequests(t *testing.T, w *World) {
 	}}}})
 	l.comes("GET", "/admin/x", statusIs(http.StatusForbidden))
 	l.is(statusIs(200), "GET", "/x")
+	l.is(because("rbac_denied"), "GET", "/admin")
 	l.is(statusIs(403), "GET", "/x/../admin")
 	l.is(statusIs(403), "POST", "/write")
 	l.is(statusIs(200), "POST", "/write", "x-key: k")

@@ -149,6 +149,9 @@ func (r *renderer) manager(stat, routes string, inbound bool, log []*accesslogv3
 		StripPortMode:                nil,
 		ForwardClientCertDetails:     hcmv3.HttpConnectionManager_SANITIZE,
 	}
+	if !r.in.Abilities.Weft {
+		m.LocalReplyConfig = reasons()
+	}
 	if inbound {
 		m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
 		m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true}

@@ -137,7 +137,7 @@ func (h *handlers) writeEntry(w http.ResponseWriter, r *api.Request) error {
 	if err != nil {
 		return err
 	}
-	for _, warning := range warnings {
+	for _, warning := range append(warnings, h.warnLacks(entry)...) {
 		w.Header().Add("X-Weft-Warning", warning)
 	}
 	return api.WriteJSON(w, result.Value)

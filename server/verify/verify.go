@@ -298,3 +298,18 @@ func (v *Verifier) Settle(ctx context.Context, scope catalog.Scope, write uint64
 		}
 	}
 }
+
+// Envoys are the connected proxies that aren't weft's own, by their IDs.
+func (v *Verifier) Envoys() []string {
+	all, _ := v.c.Reports()
+	var out []string
+	for _, r := range all {
+		for id, p := range r.Proxies {
+			if p.GetConnected() && !p.GetWeft() {
+				out = append(out, id)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
