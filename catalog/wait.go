@@ -182,6 +182,18 @@ func (ws *waiters) wakeAll() {
 	}
 }
 
+// Waiting is how many waits there are now, one for each topic or key that somebody waits for.
+func (s *Store) Waiting() int {
+	ws := &s.waiters
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	n := len(ws.any)
+	for _, m := range ws.by {
+		n += len(m)
+	}
+	return n
+}
+
 // count is the number of topics that somebody waits for, and of those who wait for anything.
 func (ws *waiters) count() int {
 	ws.mu.Lock()

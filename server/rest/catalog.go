@@ -293,13 +293,13 @@ func list[T any](r *api.Request, read instancesOf, view func(*catalog.Instance) 
 
 func (h *handlers) catalogService(read instancesOf) api.Handler {
 	return func(w http.ResponseWriter, r *api.Request) error {
-		return api.Answer(w, r, h.c.Store, list(r, read, viewFlat))
+		return api.AnswerShared(w, r, h.c.Store, &h.shared, list(r, read, viewFlat))
 	}
 }
 
 func (h *handlers) healthService(read instancesOf) api.Handler {
 	return func(w http.ResponseWriter, r *api.Request) error {
-		return api.Answer(w, r, h.c.Store, list(r, read, viewInstance))
+		return api.AnswerShared(w, r, h.c.Store, &h.shared, list(r, read, viewInstance))
 	}
 }
 

@@ -73,11 +73,14 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-type handlers struct{ c Config }
+type handlers struct {
+	c      Config
+	shared api.Shared
+}
 
 // Handlers are the servers' handlers, by route name.
 func Handlers(c Config) map[string]api.Handler {
-	h := &handlers{c.withDefaults()}
+	h := &handlers{c: c.withDefaults()}
 	all := map[string]api.Handler{
 		"GET /v1/status/leader":                             h.leader,
 		"GET /v1/status/peers":                              h.peers,

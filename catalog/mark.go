@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package catalog
+
+// Mark is what a transaction had recorded, for those who keep what they made of it. It keeps nothing of the tables in memory.
+type Mark struct {
+	state  *state
+	topics []Topic
+	rows   []*topicRow
+}
+
+// Mark notes what was recorded so far; nil if it can't be told later whether it still holds (see Still).
+func (t *Txn) Mark() *Mark {
+	m := &Mark{state: t.state, topics: t.Topics()}
+	for _, topic := range m.topics {
+		if topic.live() {
+			return nil
+		}
+		m.rows = append(m.rows, first[*topicRow](t.db, tableTopics, topic.row()))
+	}
+	if t.replica || len(m.topics) == 0 || len(t.over) > 0 {
+		return nil
+	}
+	return m
+}
+
+// Still says whether all that was marked is in this view as it was then. If so, it counts as recorded here too.
+func (t *Txn) Still(m *Mark) bool {
+	if m == nil || m.state != t.state || len(t.over) > 0 {
+		return false
+	}
+	for i, topic := range m.topics {
+		if first[*topicRow](t.db, tableTopics, topic.row()) != m.rows[i] {
+			return false
+		}
+	}
+	for _, topic := range m.topics {
+		_ = t.use(topic) // a server's store covers everything
+	}
+	return true
+}

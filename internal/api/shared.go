@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"hash/maphash"
+	"net/http"
+	"sync"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// Shared keeps answers that many ask for, so that each is read and encoded once for as long as nothing of it changes: those who
+// poll, and those whom one change wakes, get the same bytes. It is only for answers that depend on the catalog and the
+// request's path and query, not on who asks. The zero value is ready.
+type Shared struct {
+	mu    sync.Mutex // guards what follows, not the answers' own fields
+	by    map[string]*sharedAnswer
+	bytes int
+}
+
+type sharedAnswer struct {
+	mu   sync.Mutex // held while it is made, so that it is made once
+	mark *catalog.Mark
+	body []byte
+}
+
+// The bounds of what is kept. Beyond them everything is let go of: what is asked for often is soon there again.
+const (
+	sharedAnswers = 1024
+	sharedBytes   = 64 << 20
+)
+
+// unshared are the parameters of a query that say nothing about what is asked for.
+var unshared = []string{"index", "wait", "token", "stale", "consistent", "cached", "max_stale", "dc", "datacenter", "ns", "namespace", "partition", "peer"}
+
+// AnswerShared is Answer for a read whose answer is shared.
+func AnswerShared[T any](w http.ResponseWriter, r *Request, store *catalog.Store, s *Shared, read func(*catalog.Txn) (T, error)) error {
+	if r.Options.Near != "" { // it may be near the one who asks
+		return Answer(w, r, store, read)
+	}
+	key, seed := shareKey(w, r), maphash.MakeSeed()
+	body, meta, err := query(r.Context(), store, r.Options, func(t *catalog.Txn) ([]byte, error) {
+		return s.get(key, t, func() ([]byte, error) {
+			out, err := read(t)
+			if err != nil {
+				return nil, err
+			}
+			return encodeJSON(w, out)
+		})
+	}, func(body []byte) uint64 { return maphash.Bytes(seed, body) })
+	meta.Write(w.Header(), r.Options)
+	if err != nil {
+		return err
+	}
+	writeBody(w, http.StatusOK, body)
+	return nil
+}
+
+// shareKey is what is asked for, in the form that is answered.
+func shareKey(w http.ResponseWriter, r *Request) string {
+	form := "\x00"
+	if a, ok := w.(*answer); ok && a.pretty {
+		form = "\x00pretty"
+	}
+	sc := r.Options.Scope
+	key := r.URL.Path + form + "\x00" + sc.Datacenter + "\x00" + sc.Partition + "\x00" + sc.Namespace + "\x00" + sc.Peer + "\x00"
+	if r.URL.RawQuery == "" {
+		return key
+	}
+	q := r.URL.Query()
+	for _, name := range unshared {
+		q.Del(name)
+	}
+	return key + q.Encode()
+}
+
+func (s *Shared) get(key string, t *catalog.Txn, make func() ([]byte, error)) ([]byte, error) {
+	a := s.answer(key)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if t.Still(a.mark) {
+		return a.body, nil
+	}
+	body, err := make()
+	if err != nil {
+		return nil, err
+	}
+	grown := len(body) - len(a.body)
+	a.mark, a.body = t.Mark(), body
+	s.grow(grown)
+	return body, nil
+}
+
+func (s *Shared) answer(key string) *sharedAnswer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.by[key]
+	if a == nil {
+		if s.by == nil || len(s.by) >= sharedAnswers {
+			s.by, s.bytes = map[string]*sharedAnswer{}, 0
+		}
+		a = &sharedAnswer{}
+		s.by[key] = a
+	}
+	return a
+}
+
+func (s *Shared) grow(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bytes += n; s.bytes > sharedBytes {
+		s.by, s.bytes = nil, 0
+	}
+}
