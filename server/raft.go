@@ -53,7 +53,7 @@ type Tuning struct {
 // The timers. A leader that was killed is missed after one to two heartbeatTimeouts; below this, a server that waits for its
 // processor would be taken for dead. One server alone answers to nobody: its timers only decide how soon it elects itself.
 const (
-	heartbeatTimeout = 300 * time.Millisecond
+	heartbeatTimeout = 250 * time.Millisecond
 	aloneTimeout     = 60 * time.Millisecond
 	// transportTimeout bounds a message between servers; snapshots get more by their size.
 	transportTimeout = 10 * time.Second
