@@ -94,3 +94,10 @@ func (r *snapshotRow) table() string {
 	}
 	return ""
 }
+
+// CountKeys counts the keys of the key-value store.
+func (t *Txn) CountKeys() int {
+	n := 0
+	each(t.db, tableKV, "id_prefix", "", func(*kvRow) { n++ })
+	return n
+}

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -105,6 +106,15 @@ func (n *node) newServer() (*server.Server, error) {
 		},
 		Log: log,
 	}
+	c.Tuning = server.Tuning{
+		Multiplier: s.Performance.RaftMultiplier, SnapshotThreshold: uint64(s.RaftSnapshotThreshold), SnapshotInterval: s.RaftSnapshotInterval,
+		TrailingLogs: uint64(s.RaftTrailingLogs), NoPreVote: s.RaftPrevoteDisabled,
+	}
+	c.Hold, c.Autopilot = s.Performance.RPCHoldTimeout, initialAutopilot(s.Autopilot)
+	c.Snapshots = server.Snapshots{Interval: s.Snapshots.Interval, Retain: cmp.Or(s.Snapshots.Retain, keptSnapshots), Dir: s.Snapshots.Path}
+	if c.Snapshots.Dir == "" {
+		c.Snapshots.Dir = filepath.Join(s.DataDir, "snapshots")
+	}
 	if !s.Dev {
 		c.Members, c.Expect, c.Streams = lanMembers{n.gossip.lan}, s.Expects(), n.demux.Listener(plane.Raft)
 		c.Dial = func(ctx context.Context, address, protocol string) (net.Conn, error) {
@@ -112,6 +122,23 @@ func (n *node) newServer() (*server.Server, error) {
 		}
 	}
 	return server.New(c)
+}
+
+// keptSnapshots is how many snapshots are kept where nothing is said.
+const keptSnapshots = 30
+
+// initialAutopilot is the configuration's autopilot over the defaults.
+func initialAutopilot(a config.Autopilot) catalog.AutopilotConfig {
+	c := catalog.DefaultAutopilot()
+	if a.CleanupDeadServers != nil {
+		c.CleanupDeadServers = *a.CleanupDeadServers
+	}
+	c.LastContactThreshold = cmp.Or(a.LastContactThreshold, c.LastContactThreshold)
+	c.MaxTrailingLogs = cmp.Or(uint64(a.MaxTrailingLogs), c.MaxTrailingLogs)
+	c.MinQuorum = uint64(a.MinQuorum)
+	c.ServerStabilizationTime = cmp.Or(a.ServerStabilizationTime, c.ServerStabilizationTime)
+	c.RedundancyZoneTag = a.RedundancyZoneTag
+	return c
 }
 
 // renderForVerify says what a proxy should have, but for its certificate.

@@ -81,8 +81,8 @@ var agentFlagList = []agentFlag{
 	{"protocol", "protocol", 0, "Consul's protocol version"},
 	{"raft-protocol", "raft_protocol", 0, "Raft's protocol version; 3 is the only one"},
 	{"segment", "segment", "", "of Consul Enterprise"},
-	{"read-replica", "read_replica", false, "of Consul Enterprise"},
-	{"non-voting-server", "non_voting_server", false, "of Consul Enterprise"},
+	{"read-replica", "read_replica", false, "be a server that never votes"},
+	{"non-voting-server", "non_voting_server", false, "an older name of -read-replica"},
 	{"sidecar-min-port", "ports.sidecar_min_port", 0, "first port of generated sidecars (21000)"},
 	{"sidecar-max-port", "ports.sidecar_max_port", 0, "last port of generated sidecars (21255)"},
 }

@@ -307,6 +307,26 @@ func TestCommands(t *testing.T) {
 		{name: "rtt of nothing", args: []string{"rtt"}, code: 1, err: "One or two node names"},
 		{name: "keygen", args: []string{"keygen"}, out: "=\n"},
 
+		{
+			name: "list-peers", args: []string{"operator", "raft", "list-peers"}, out: "s2    b   10.0.0.2:8300  follower  false  3             90            10 commits\n",
+			answers: map[string]string{"GET /v1/operator/raft/configuration": `{"Servers":[{"ID":"a","Node":"s1","Address":"10.0.0.1:8300","Leader":true,"Voter":true,"ProtocolVersion":"3","LastIndex":100},
+				{"ID":"b","Node":"s2","Address":"10.0.0.2:8300","ProtocolVersion":"3","LastIndex":90}]}`},
+		},
+		{name: "remove-peer", args: []string{"operator", "raft", "remove-peer", "-id", "b"}, out: `Removed peer with id "b"`, answers: map[string]string{"DELETE /v1/operator/raft/peer": ""}, asked: []string{"?id=b"}},
+		{name: "remove-peer without one", args: []string{"operator", "raft", "remove-peer"}, code: 1, err: "an address or id is required"},
+		{name: "transfer-leader", args: []string{"operator", "raft", "transfer-leader", "-id", "b"}, out: "Success", answers: map[string]string{"POST /v1/operator/raft/transfer-leader": `{"Success":true}`}, asked: []string{"?id=b"}},
+		{name: "recover what isn't", args: []string{"operator", "raft", "recover", "-data-dir", t.TempDir()}, code: 1, err: "isn't an agent's data_dir"},
+		{
+			name: "autopilot", args: []string{"operator", "autopilot", "set-config", "-min-quorum", "3", "-cleanup-dead-servers=false"}, out: "Configuration updated!",
+			answers: map[string]string{"GET /v1/operator/autopilot/configuration": `{"CleanupDeadServers":true,"LastContactThreshold":"200ms","ModifyIndex":7}`, "PUT /v1/operator/autopilot/configuration": "true"},
+			asked:   []string{"GET ", `?cas=7 {"CleanupDeadServers":false,"LastContactThreshold":"200ms","MaxTrailingLogs":0,"MinQuorum":3`},
+		},
+		{name: "autopilot, too late", args: []string{"operator", "autopilot", "set-config", "-min-quorum", "3"}, code: 1, err: "could not be atomically updated", answers: map[string]string{"GET /v1/operator/autopilot/configuration": "{}", "PUT /v1/operator/autopilot/configuration": "false"}},
+		{name: "autopilot state", args: []string{"operator", "autopilot", "state"}, out: "      Node Type:       zone-standby\n      Zone:            a\n", answers: map[string]string{"GET /v1/operator/autopilot/state": `{"Healthy":true,"Servers":{"x":{"Name":"s1","NodeType":"zone-standby","RedundancyZone":"a"}}}`}},
+		{name: "snapshot that is damaged", args: []string{"snapshot", "save", filepath.Join(t.TempDir(), "a.snap")}, code: 1, err: "the snapshot is damaged", answers: map[string]string{"GET /v1/snapshot": "not one"}},
+		{name: "inspect what is no snapshot", args: []string{"snapshot", "inspect", write(t, "a.snap", "no")}, code: 1, err: "it isn't gzip"},
+		{name: "snapshot restore", args: []string{"snapshot", "restore", write(t, "a.snap", "bytes")}, out: "Restored snapshot", answers: map[string]string{"PUT /v1/snapshot": ""}, asked: []string{"bytes"}},
+
 		{name: "validate", args: []string{"validate", write(t, "a.hcl", "server = true\ndata_dir = \"/x\"\n")}, out: "valid"},
 		{name: "validate what is wrong", args: []string{"validate", write(t, "a.hcl", "servr = true\n")}, code: 1, err: "a.hcl:1: servr: unknown field"},
 		{name: "an agent with a bad file", args: []string{"agent", "-dev", "-config-file", write(t, "a.hcl", "servr = true\n")}, code: 1, err: "a.hcl:1: servr: unknown field"},

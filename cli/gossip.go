@@ -48,6 +48,7 @@ func newGossip(c gossipConfig) (*gossiping, error) {
 		ReconnectTimeout: s.AdvertiseReconnectTimeout,
 	}
 	if s.Server {
+		self.ReadReplica = s.NeverVotes()
 		self.ServerPort, self.Expect, self.Bootstrap = s.Ports.Server, s.Expects(), s.Bootstrap || s.Dev
 		self.WANPort = max(s.Ports.SerfWAN, 0)
 	}

@@ -318,6 +318,14 @@ func (n *node) reloadOnSignal(ctx context.Context) error {
 // leave tells the others that this node goes, and ends it.
 func (n *node) leave(ctx context.Context) error {
 	err := n.gossip.leave(ctx)
+	if n.s.Server && n.s.Performance.LeaveDrainTime > 0 {
+		drained := time.NewTimer(n.s.Performance.LeaveDrainTime)
+		defer drained.Stop()
+		select { // agents that have not heard yet still ask this server
+		case <-drained.C:
+		case <-ctx.Done():
+		}
+	}
 	n.end(errLeft)
 	return err
 }

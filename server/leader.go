@@ -81,6 +81,7 @@ func (s *Server) lead(ctx context.Context) error {
 				g.Go("autopilot", s.pilot.keep)
 			}
 			g.Go("members", s.reconcile)
+			g.Go("snapshots", s.keepSnapshots)
 			if s.c.ACL.Enabled {
 				g.Go("tokens", s.reapTokens)
 			}

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -311,4 +313,30 @@ func TestOperatorWithoutLeader(t *testing.T) {
 	if w.Code != http.StatusInternalServerError {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
+}
+
+// The leader saves snapshots by itself and keeps so many; each can be restored.
+func TestKeptSnapshots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		w := newTown(t)
+		s := w.server(1, 1, func(c *Config) { c.Snapshots = Snapshots{Interval: time.Hour, Retain: 3, Dir: dir} })
+		w.leader()
+		if err := os.WriteFile(filepath.Join(dir, "other.txt"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10*time.Hour + time.Minute)
+		files, err := filepath.Glob(filepath.Join(dir, "dc1-*.snap"))
+		if err != nil || len(files) != 3 {
+			t.Fatalf("%q, %v", files, err)
+		}
+		if left, _ := os.ReadDir(dir); len(left) != 4 {
+			t.Errorf("%v", left)
+		}
+		data, err := os.ReadFile(files[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.want("PUT", "/v1/snapshot", string(data), 200, "")
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -90,8 +91,9 @@ func (n *raftNode) recover(c raftConfig, conf *raft.Config, transport raft.Trans
 
 // Recovery is what Recover is to do.
 type Recovery struct {
-	DataDir, Datacenter, NodeID, Address string
-	Log                                  *slog.Logger
+	DataDir, Datacenter, NodeID string
+	Address                     string // "": as before
+	Log                         *slog.Logger
 }
 
 // Recovered is what there was, and what there is.
@@ -104,7 +106,7 @@ type Recovered struct {
 	// Unsure is how many of its entries this server doesn't know to have been agreed. They count as agreed now.
 	Unsure uint64
 	// What is left.
-	Nodes, Services, Entries int
+	Nodes, Services, Entries, Keys int
 }
 
 // Recover makes a cluster of the one server whose data this is, which must not run. The others' data must not come back.
@@ -118,12 +120,26 @@ func Recover(r Recovery) (*Recovered, error) {
 		return nil, fmt.Errorf("there is no server's data in %s: %w", r.DataDir, err)
 	}
 	n := &raftNode{id: raft.ServerID(c.id)}
-	if n.raftStores, err = openStores(c, n); err != nil {
-		return nil, errors.Join(err, n.close())
+	opened := make(chan error, 1)
+	go func() { // waits for the lock, in vain where the server runs; it ends with the process then
+		var err error
+		n.raftStores, err = openStores(c, n)
+		opened <- err
+	}()
+	select {
+	case err := <-opened:
+		if err != nil {
+			return nil, errors.Join(err, n.close())
+		}
+	case <-time.After(lockTimeout):
+		return nil, fmt.Errorf("the data in %s is in use: stop the server first", r.DataDir)
 	}
 	out, err := n.recoverAlone(c)
 	return out, errors.Join(err, n.close())
 }
+
+// lockTimeout is how long another process may hold the files.
+const lockTimeout = 3 * time.Second
 
 func (n *raftNode) recoverAlone(c raftConfig) (*Recovered, error) {
 	conf, transport := c.raft(nil), c.transport()
@@ -133,7 +149,13 @@ func (n *raftNode) recoverAlone(c raftConfig) (*Recovered, error) {
 	}
 	out := &Recovered{}
 	for _, p := range before.Servers {
+		if c.address == "" && p.ID == conf.LocalID {
+			c.address = string(p.Address)
+		}
 		out.Before = append(out.Before, fmt.Sprintf("%s %s", p.ID, p.Address))
+	}
+	if c.address == "" {
+		return nil, fmt.Errorf("server %s isn't one of the cluster's (%s): say where it is reached (-address)", c.id, strings.Join(out.Before, ", "))
 	}
 	first, err := n.log.FirstIndex()
 	if err != nil {
@@ -181,5 +203,13 @@ func (r *Recovered) count(t *catalog.Txn) error {
 		}
 		r.Services += len(services)
 	}
+	for _, kind := range catalog.EntryKinds() {
+		entries, err := t.Entries(kind, catalog.Scope{}.Default(t.Datacenter()))
+		if err != nil {
+			return err
+		}
+		r.Entries += len(entries)
+	}
+	r.Keys = t.CountKeys()
 	return nil
 }

@@ -60,6 +60,8 @@ type Config struct {
 	FromServer func(ctx context.Context) bool
 	// Autopilot holds until somebody says otherwise by the API; zero is the default.
 	Autopilot catalog.AutopilotConfig
+	// Snapshots are saved while this server leads.
+	Snapshots Snapshots
 	// Meta is this node's metadata.
 	Meta map[string]string
 	// Tuning is Raft's.

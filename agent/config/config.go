@@ -66,6 +66,7 @@ type Config struct {
 	Services                []local.ServiceDefinition `decode:"service"`
 	Checks                  []local.CheckDefinition   `decode:"check"`
 	Gossip
+	Servers
 	Logging
 	OldTLS
 	// Proxy is weft's own: how proxies of this host are run.
@@ -311,6 +312,7 @@ func (c *Config) Validate() error {
 		fault("bootstrap and bootstrap_expect %d: say only how many servers found the cluster", c.BootstrapExpect)
 	}
 	c.validateGossip(fault)
+	c.validateServers(fault)
 	node := catalog.Node{Scope: catalog.Scope{}.Default(c.Datacenter), Node: c.NodeName}
 	faults = append(faults, local.Validate(c.Local(node), c.Services, c.Checks))
 	return errors.Join(faults...)

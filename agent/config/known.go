@@ -13,12 +13,14 @@ import (
 
 // ineffective are Consul's keys that this version takes without acting on them.
 var ineffective = []string{
-	"auto_config", "auto_encrypt", "auto_reload_config", "autopilot", "cache",
+	"auto_config", "auto_encrypt", "auto_reload_config", "cache",
+	"autopilot.disable_upgrade_migration", "autopilot.upgrade_version_tag",
+	"performance.grpc_keepalive_interval", "performance.grpc_keepalive_timeout", "performance.enable_xds_load_balancing",
 	"discovery_max_stale", "enable_agent_tls_for_checks", "http_config.use_cache",
 	"limits.rpc_handshake_timeout", "limits.rpc_client_timeout", "limits.rpc_rate", "limits.rpc_max_burst", "limits.rpc_max_conns_per_client",
 	"limits.kv_max_value_size", "limits.txn_max_req_len", "limits.request_limits",
-	"max_query_time", "default_query_time", "peering", "performance", "primary_datacenter", "primary_gateways", "primary_gateways_interval",
-	"raft_boltdb", "raft_logstore", "raft_snapshot_interval", "raft_snapshot_threshold", "raft_trailing_logs", "raft_prevote_disabled",
+	"max_query_time", "default_query_time", "peering", "primary_datacenter", "primary_gateways", "primary_gateways_interval",
+	"raft_boltdb", "raft_logstore",
 	"session_ttl_min", "tls.grpc.use_auto_cert", "ui", "ui_config", "ui_content_path", "ui_dir", "xds",
 	"ports.expose_min_port", "ports.expose_max_port", "ports.proxy_min_port", "ports.proxy_max_port",
 	"telemetry.metrics_prefix", "telemetry.disable_hostname", "telemetry.statsd_address", "telemetry.statsite_address",
@@ -32,8 +34,8 @@ var ineffective = []string{
 
 // enterprise are keys of Consul's paid edition, for which weft has another way, or none.
 var enterprise = []string{
-	"audit", "license_path", "non_voting_server", "partition", "read_replica", "reporting", "snapshot_agent", "acl.tokens.managed_service_provider",
-	"autopilot.redundancy_zone_tag", "autopilot.upgrade_version_tag",
+	"audit", "license_path", "partition", "reporting", "snapshot_agent", "acl.tokens.managed_service_provider",
+	"autopilot.upgrade_version_tag",
 }
 
 // needless are keys that say what weft does anyway, with the values that do; "*" is any value. Another value has no effect, and that

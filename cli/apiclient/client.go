@@ -143,7 +143,7 @@ func first(options ...string) string {
 func (c *Client) Address() string { return c.base.String() }
 
 // Do sends a request: body is sent as JSON unless it is nil or a []byte; the answer is decoded into out unless that is nil
-// (a *[]byte gets it raw). An answer other than 2xx is a *StatusError. The response's header is returned.
+// (a *[]byte gets it raw, an io.Writer as it comes). An answer other than 2xx is a *StatusError. The response's header is returned.
 func (c *Client) Do(ctx context.Context, method, path string, query url.Values, body, out any) (http.Header, error) {
 	u := c.base
 	u.Path, u.RawPath = c.base.Path+unescaped(path), c.base.Path+path
@@ -157,6 +157,8 @@ func (c *Client) Do(ctx context.Context, method, path string, query url.Values, 
 	case nil:
 	case []byte:
 		payload = bytes.NewReader(b)
+	case io.Reader:
+		payload = b
 	default:
 		data, err := json.Marshal(b)
 		if err != nil {
@@ -183,6 +185,12 @@ func (c *Client) Do(ctx context.Context, method, path string, query url.Values, 
 		return nil, explain(err, c.Address())
 	}
 	defer resp.Body.Close()
+	if w, ok := out.(io.Writer); ok && resp.StatusCode == http.StatusOK {
+		if _, err := io.Copy(w, resp.Body); err != nil {
+			return resp.Header, fmt.Errorf("%s %s: %w", method, path, err)
+		}
+		return resp.Header, nil
+	}
 	data, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", method, path, err)

@@ -19,8 +19,6 @@ var Ungated = map[string]bool{
 	"GET /v1/status/leader":       true,
 	"GET /v1/status/peers":        true,
 	"GET /v1/catalog/datacenters": true,
-
-	"GET /v1/operator/raft/configuration": true,
 }
 
 // leaders are the server's reads that only the leader can answer: what they are about is in no catalog.
@@ -35,7 +33,12 @@ var leaders = map[string]bool{
 func AtLeader(r *http.Request) bool {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
-		return leaders[r.URL.Path] || r.URL.Path == "/v1/snapshot" && !r.URL.Query().Has("stale")
+		switch path := r.URL.Path; path {
+		case "/v1/snapshot", "/v1/operator/raft/configuration":
+			return !r.URL.Query().Has("stale")
+		default:
+			return leaders[path]
+		}
 	}
 	return true
 }

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/server/archive"
+)
+
+func snapshotCommand(env Env) *ucli.Command {
+	return group("snapshot", "save and restore the whole state of the servers",
+		&ucli.Command{
+			Name: "save", Usage: "save a snapshot into a file", ArgsUsage: "FILE",
+			Flags:  clientFlags(&ucli.StringFlag{Name: "append-filename", Usage: "put version, dc or node into the file's name (comma-separated)"}),
+			Action: func(c *ucli.Context) error { return snapshotSave(c, env) },
+		},
+		&ucli.Command{Name: "restore", Usage: "make a file's snapshot the state of the cluster", ArgsUsage: "FILE", Flags: clientFlags(), Action: func(c *ucli.Context) error { return snapshotRestore(c, env) }},
+		&ucli.Command{Name: "inspect", Usage: "say what a file's snapshot holds, and check that it is whole", ArgsUsage: "FILE", Flags: []ucli.Flag{formatFlag()}, Action: func(c *ucli.Context) error { return snapshotInspect(c, env) }},
+	)
+}
+
+func printRaw(w io.Writer, raw []byte) error {
+	var out bytes.Buffer
+	if err := json.Indent(&out, raw, "", "    "); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(w, out.String())
+	return err
+}
+
+// snapshotName puts what -append-filename names before the file's extension.
+func snapshotName(c *ucli.Context, env Env, file string) (string, error) {
+	wanted := c.String("append-filename")
+	if wanted == "" {
+		return file, nil
+	}
+	cl, err := client(c, env)
+	if err != nil {
+		return "", err
+	}
+	var self struct {
+		Config struct{ Datacenter, NodeName, Version string }
+	}
+	if _, err := cl.Do(c.Context, http.MethodGet, "/v1/agent/self", nil, nil, &self); err != nil {
+		return "", err
+	}
+	ext := filepath.Ext(file)
+	name := strings.TrimSuffix(file, ext)
+	for part := range strings.SplitSeq(wanted, ",") {
+		switch strings.TrimSpace(part) {
+		case "version":
+			name += "-" + self.Config.Version
+		case "dc":
+			name += "-" + self.Config.Datacenter
+		case "node":
+			name += "-" + self.Config.NodeName
+		default:
+			return "", usage("-append-filename %q: want version, dc or node", part)
+		}
+	}
+	return name + ext, nil
+}
+
+// snapshotSave saves, checks what came, and only then gives the file its name.
+func snapshotSave(c *ucli.Context, env Env) error {
+	if c.NArg() != 1 {
+		return usage("This command takes one argument: the file to save into")
+	}
+	path, err := snapshotName(c, env, c.Args().First())
+	if err != nil {
+		return err
+	}
+	cl, err := client(c, env)
+	if err != nil {
+		return err
+	}
+	unverified := path + ".unverified"
+	file, err := os.OpenFile(unverified, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	header, err := cl.Do(c.Context, http.MethodGet, "/v1/snapshot", nil, nil, io.Writer(file))
+	if err == nil {
+		_, err = inspectArchive(file)
+	}
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return errors.Join(fmt.Errorf("Error saving snapshot: %w", err), os.Remove(unverified)) //nolint:staticcheck // Consul's text
+	}
+	if err := os.Rename(unverified, path); err != nil {
+		return err
+	}
+	fmt.Fprintf(env.Stdout, "Saved and verified snapshot to index %s\n", header.Get("X-Consul-Index"))
+	return nil
+}
+
+func snapshotRestore(c *ucli.Context, env Env) error {
+	if c.NArg() != 1 {
+		return usage("This command takes one argument: the file to restore from")
+	}
+	file, err := os.Open(c.Args().First())
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	cl, err := client(c, env)
+	if err != nil {
+		return err
+	}
+	if _, err := cl.Do(c.Context, http.MethodPut, "/v1/snapshot", nil, io.Reader(file), nil); err != nil {
+		return fmt.Errorf("Error restoring snapshot: %w", err) //nolint:staticcheck // Consul's text
+	}
+	fmt.Fprintln(env.Stdout, "Restored snapshot")
+	return nil
+}
+
+// snapshotInfo is what inspect says.
+type snapshotInfo struct {
+	Meta struct {
+		ID          string
+		Size        int64
+		Index, Term uint64
+		Version     int
+	}
+	Stats     []catalog.SnapshotTable
+	TotalSize int64
+}
+
+// inspectArchive reads a file from its beginning and checks all of it.
+func inspectArchive(file io.ReadSeeker) (*snapshotInfo, error) {
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	a, err := archive.Read(file, "")
+	if err != nil {
+		return nil, err
+	}
+	defer a.Close()
+	info, err := catalog.InspectSnapshot(a.State)
+	if err != nil {
+		return nil, err
+	}
+	out := &snapshotInfo{Stats: info.Tables}
+	out.Meta.ID, out.Meta.Size, out.Meta.Index, out.Meta.Term, out.Meta.Version = a.Meta.ID, a.Meta.Size, a.Meta.Index, a.Meta.Term, int(a.Meta.Version)
+	for _, t := range info.Tables {
+		out.TotalSize += t.Size
+	}
+	return out, nil
+}
+
+func snapshotInspect(c *ucli.Context, env Env) error {
+	asJSON, err := asJSON(c)
+	if err != nil {
+		return err
+	}
+	if c.NArg() != 1 {
+		return usage("This command takes one argument: the file to look into")
+	}
+	file, err := os.Open(c.Args().First())
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	info, err := inspectArchive(file)
+	if err != nil {
+		return fmt.Errorf("Error reading snapshot: %w", err) //nolint:staticcheck // Consul's text
+	}
+	if asJSON {
+		return printJSON(env.Stdout, info)
+	}
+	m := info.Meta
+	fmt.Fprintf(env.Stdout, " ID           %s\n Size         %d\n Index        %d\n Term         %d\n Version      %d\n\n", m.ID, m.Size, m.Index, m.Term, m.Version)
+	var rows [][]string
+	for _, t := range info.Stats {
+		rows = append(rows, []string{t.Name, strconv.Itoa(t.Count), size(t.Size)})
+	}
+	rows = append(rows, []string{"Total", "", size(info.TotalSize)})
+	return table(env.Stdout, []string{"Type", "Count", "Size"}, slices.Clip(rows))
+}
+
+func size(n int64) string {
+	switch {
+	case n >= 1<<20:
+		return fmt.Sprintf("%.1fMB", float64(n)/(1<<20))
+	case n >= 1<<10:
+		return fmt.Sprintf("%.1fKB", float64(n)/(1<<10))
+	}
+	return fmt.Sprintf("%dB", n)
+}
