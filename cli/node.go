@@ -272,6 +272,13 @@ func (n *node) run(ctx context.Context) error {
 		}
 		return n.agent.Run(ctx)
 	})
+	if n.server != nil {
+		group.GoOrdered("hand over", func(ctx context.Context) error { // first of all, so that nobody waits for an election
+			<-ctx.Done()
+			n.server.HandOver()
+			return nil
+		})
+	}
 	return group.Wait()
 }
 

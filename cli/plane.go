@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -85,18 +87,9 @@ func (n *node) listen(ctx context.Context) error {
 	return nil
 }
 
-// servePort serves what agents and other servers ask at the port.
+// servePort serves what agents and other servers ask at the port. When it ends, nobody is let in any more first; those who are
+// connected are told to go elsewhere then, while they still get their answers.
 func (n *node) servePort(g *run.Group) {
-	g.GoOrdered("servers' port", n.demux.Run)
-	web := n.door.HTTPServer(listen.Spec{Name: serverPort, BodyLimit: api.BodyLimit}, n.server.Handler())
-	web.ConnContext = n.plane.ConnContext
-	g.GoOrdered("servers' port (http)", func(ctx context.Context) error {
-		defer context.AfterFunc(ctx, func() { _ = web.Close() })() // ends Serve below
-		if err := web.Serve(plane.Plain(n.demux.Listener(plane.HTTP))); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
-			return err
-		}
-		return nil
-	})
 	rpc := grpc.NewServer(append(serverOptions(n.server), grpc.Creds(listen.GRPCCredentials()))...)
 	n.server.RegisterGRPC(rpc)
 	g.GoOrdered("servers' port (grpc)", func(ctx context.Context) error {
@@ -104,8 +97,49 @@ func (n *node) servePort(g *run.Group) {
 		if err := rpc.Serve(n.demux.Listener(plane.GRPC)); !errors.Is(err, net.ErrClosed) {
 			return err
 		}
+		<-ctx.Done() // the port is closed, but not yet what is connected
 		return nil
 	})
+	var draining atomic.Bool
+	web := n.door.HTTPServer(listen.Spec{Name: serverPort, BodyLimit: api.BodyLimit}, leaving(&draining, n.server.Handler()))
+	web.ConnContext = n.plane.ConnContext
+	g.GoOrdered("servers' port (http)", func(ctx context.Context) error {
+		if err := web.Serve(plane.Plain(n.demux.Listener(plane.HTTP))); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		<-ctx.Done()
+		return drain(ctx, web, &draining)
+	})
+	g.GoOrdered("servers' port", n.demux.Run)
+}
+
+const (
+	// sayGoodbye is how long connections are told with their next answer that they end, and drainTime what is under way then gets.
+	sayGoodbye = 500 * time.Millisecond
+	drainTime  = 2 * time.Second
+)
+
+// leaving ends each connection after its next answer, once it is time: in HTTP/2 the client learns which requests were never taken.
+func leaving(draining *atomic.Bool, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if draining.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+func drain(ctx context.Context, web *http.Server, draining *atomic.Bool) error {
+	draining.Store(true)
+	said := time.NewTimer(sayGoodbye)
+	defer said.Stop()
+	<-said.C
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	if web.Shutdown(ctx) != nil {
+		_ = web.Close() // what still waits is cut
+	}
+	return nil
 }
 
 // serverOptions are those of every gRPC server that serves agents.

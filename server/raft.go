@@ -232,11 +232,16 @@ func (n *raftNode) run(ctx context.Context, elections *broadcast) error {
 		break
 	}
 	n.DeregisterObserver(n.observer)
+	n.handOver()
+	err := n.Shutdown().Error()
+	return errors.Join(err, n.close())
+}
+
+// handOver has another server lead, if this one does.
+func (n *raftNode) handOver() {
 	if n.State() == raft.Leader && n.others() > 0 {
 		_ = n.LeadershipTransfer().Error() // the others elect one anyhow
 	}
-	err := n.Shutdown().Error()
-	return errors.Join(err, n.close())
 }
 
 // others counts the other voters.

@@ -275,6 +275,13 @@ func (s *Server) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// HandOver has another server lead, if this one does. It blocks until that is so, or can't be.
+func (s *Server) HandOver() {
+	if node := s.raft.Load(); node != nil {
+		node.handOver()
+	}
+}
+
 func (s *Server) fail(err error) {
 	select {
 	case s.fatal <- err:

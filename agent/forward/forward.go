@@ -7,8 +7,10 @@
 package forward
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -121,11 +123,35 @@ func (f *Forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "forwarded twice: the server that this agent forwards to is an agent itself", http.StatusLoopDetected)
 		return
 	}
+	r, err := rewindable(r)
+	if err != nil {
+		http.Error(w, "the request ended too early: "+err.Error(), http.StatusBadRequest)
+		return
+	}
 	if bulk(r) {
 		f.bulk.ServeHTTP(w, r)
 		return
 	}
 	f.interactive.ServeHTTP(w, r)
+}
+
+// keptBody is the longest body that is kept until the request is sent.
+const keptBody = 1 << 20
+
+// rewindable keeps a small body, so that the transport can send it again over another connection where it is certain that the
+// server never took the request: a server that stops says so.
+func rewindable(r *http.Request) (*http.Request, error) {
+	if r.Body == nil || r.ContentLength <= 0 || r.ContentLength > keptBody {
+		return r, nil
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	out := r.WithContext(r.Context())
+	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	out.Body, err = out.GetBody()
+	return out, err
 }
 
 // Close closes the connections to servers that nobody uses.
