@@ -28,6 +28,7 @@ var arrows = map[string][]string{
 	"cli/apiclient":     {},
 	"cli/demo":          {"cli/apiclient", "internal"},
 	"agent":             {"agent", "catalog", "ca", "connect/chain", "connect/identity", "connect/intention", "connect/xds", "internal", "proto"},
+	"agent/agenttest":   {"..."},
 	"server":            {"server", "catalog", "ca", "connect/chain", "connect/identity", "connect/intention", "connect/xds", "internal", "proto"},
 	"ca":                {"catalog", "connect/identity"},
 	"catalog":           {},

@@ -41,6 +41,7 @@ import (
 	"github.com/weftmesh/weft/agent/proxies"
 	"github.com/weftmesh/weft/agent/replica"
 	"github.com/weftmesh/weft/agent/rest"
+	"github.com/weftmesh/weft/agent/sealed"
 	"github.com/weftmesh/weft/agent/sync"
 	"github.com/weftmesh/weft/agent/tokens"
 	"github.com/weftmesh/weft/agent/watch"
@@ -90,6 +91,7 @@ type Agent struct {
 	syncer   *sync.Syncer
 	replica  *replica.Replica
 	leaves   *leaf.Manager
+	sealed   *sealed.Keeper // nil: nothing is kept on disk
 	proxies  *proxies.Manager
 	keeper   *hostproxy.Keeper
 	ads      *ads.Server
@@ -198,13 +200,25 @@ func (a *Agent) newMesh() error {
 		return err
 	}
 	feed := weftv1.NewFeedClient(c.Conn)
-	if a.replica, err = replica.New(replica.Config{Node: c.NodeName, Client: feed, Store: store, Token: c.Tokens.Or, Jitter: c.Jitter, Log: c.Log.With("part", "replica")}); err != nil {
+	if a.replica, err = replica.New(replica.Config{
+		Node: c.NodeName, Client: feed, Store: store, Token: c.Tokens.Or, MaxAge: s.Proxy.OfflineMaxAge, Now: c.Now, Jitter: c.Jitter,
+		Log: c.Log.With("part", "replica"),
+	}); err != nil {
 		return err
 	}
 	if a.leaves, err = leaf.New(leaf.Config{
 		Node: c.NodeName, Client: weftv1.NewCAClient(c.Conn), Store: store, Rand: c.Rand, Token: c.Tokens.Or, Now: c.Now, Jitter: c.Jitter, Log: c.Log.With("part", "leaf"),
 	}); err != nil {
 		return err
+	}
+	if s.DataDir != "" {
+		folder := filepath.Join(s.DataDir, "agent")
+		if a.sealed, err = sealed.New(sealed.Config{
+			Path: filepath.Join(folder, "sealed"), Key: filepath.Join(folder, "seal.key"), Node: c.NodeName, Datacenter: s.Datacenter,
+			Store: store, Replica: a.replica, Leaves: a.leaves, Rand: c.Rand, Now: c.Now, Log: c.Log.With("part", "sealed"),
+		}); err != nil {
+			return err
+		}
 	}
 	key, err := a.proxyKey()
 	if err != nil {
@@ -327,6 +341,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.GoOrdered("sync", a.syncer.Run)
 	g.GoOrdered("replica", a.replica.Run)
 	g.GoOrdered("leaf", a.leaves.Run)
+	if a.sealed != nil {
+		g.GoOrdered("sealed", a.sealed.Run)
+	}
 	g.GoOrdered("proxies", a.proxies.Run)
 	g.GoOrdered("checks", a.checks.Run)
 	if a.dns != nil {

@@ -102,6 +102,13 @@ func (t *Txn) Covered(topic Topic) bool {
 	return err == nil && first[*coveredRow](t.db, tableCovered, c.row()) != nil
 }
 
+// CoveredTopics are the topics that a replica holds, in a fixed order.
+func (t *Txn) CoveredTopics() []Topic {
+	var list []Topic
+	each(t.db, tableCovered, "id_prefix", "", func(r *coveredRow) { list = append(list, r.topic) })
+	return list
+}
+
 // use records a topic and checks its coverage.
 func (t *Txn) use(topic Topic) error {
 	if t.rec != nil {

@@ -123,6 +123,9 @@ type ConfigEntries struct {
 type Proxy struct {
 	// Shared runs one host proxy for all the services of this host.
 	Shared bool
+	// OfflineMaxAge is for how long proxies are served from what the agent knows while no server can be reached, over restarts
+	// too; after that they deny every caller. 72 hours if it isn't said; 0 is for ever.
+	OfflineMaxAge time.Duration
 	// Binary is the weft binary that the host proxy is started from, "" for the agent's own.
 	Binary string
 }
@@ -131,7 +134,7 @@ type Proxy struct {
 func Default() Config {
 	return Config{
 		Datacenter: "dc1", BindAddr: "0.0.0.0", ClientAddr: "127.0.0.1", LogLevel: "info",
-		Domain: "consul.", DNSConfig: dns.DefaultSettings(), CheckUpdateInterval: 5 * time.Minute, CheckOutputMaxSize: 4096,
+		Domain: "consul.", DNSConfig: dns.DefaultSettings(), CheckUpdateInterval: 5 * time.Minute, Proxy: Proxy{OfflineMaxAge: 72 * time.Hour}, CheckOutputMaxSize: 4096,
 		Ports:  Ports{DNS: 8600, HTTP: 8500, HTTPS: -1, GRPC: 8502, GRPCTLS: -1, Server: 8300, SerfLAN: 8301, SerfWAN: 8302, SidecarMinPort: 21000, SidecarMaxPort: 21255},
 		Gossip: Gossip{RetryInterval: 30 * time.Second, RetryIntervalWAN: 30 * time.Second},
 	}
@@ -295,6 +298,9 @@ func (c *Config) Validate() error {
 	faults = append(faults, zones.Validate())
 	if err := c.ACL.validate(); err != nil {
 		faults = append(faults, err)
+	}
+	if c.Proxy.OfflineMaxAge < 0 {
+		fault("proxy.offline_max_age: %v is negative: want a time, or 0 for ever", c.Proxy.OfflineMaxAge)
 	}
 	if p := c.DefaultIntentionPolicy; p != "" && p != "allow" && p != "deny" {
 		fault("default_intention_policy: %q: want \"allow\" or \"deny\"", p)

@@ -164,6 +164,15 @@ func (m *Manager) Get(ctx context.Context, k catalog.Key, token string, patient 
 	}
 }
 
+// Restore takes back a leaf of before the start, signed under the root of this ID. It must be called before Run.
+func (m *Manager) Restore(root string, k catalog.Key, l ca.Leaf) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.slotLocked(k)
+	s.leaf, s.asked = l, m.c.Now()
+	m.active = root
+}
+
 // Changed is closed when some leaf changes, or can't be had.
 func (m *Manager) Changed() <-chan struct{} {
 	m.mu.Lock()

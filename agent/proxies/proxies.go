@@ -351,6 +351,10 @@ func (s *session) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		wanted, localChanged := s.m.c.State.Wanted()
 		leafChanged := s.m.c.Leaves.Changed()
+		heard := s.m.c.Replica.Changed()
+		if expired, _ := s.m.c.Replica.Expired(); !expired {
+			heard = nil // what matters of it wakes by itself
+		}
 		txn := s.m.c.Store.Read().Record()
 		var wait time.Duration
 		svc, ok := wanted.Services[s.id]
@@ -360,11 +364,11 @@ func (s *session) run(ctx context.Context) {
 			s.publish(nil) // deregistered: the proxy keeps what it has until somebody stops it
 			wait = time.Hour
 		}
-		s.wait(ctx, txn, wait, localChanged, leafChanged)
+		s.wait(ctx, txn, wait, localChanged, leafChanged, heard)
 	}
 }
 
-func (s *session) wait(ctx context.Context, txn *catalog.Txn, d time.Duration, localChanged, leafChanged <-chan struct{}) {
+func (s *session) wait(ctx context.Context, txn *catalog.Txn, d time.Duration, localChanged, leafChanged, heard <-chan struct{}) {
 	wctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	catalogChanged := make(chan struct{})
@@ -376,6 +380,7 @@ func (s *session) wait(ctx context.Context, txn *catalog.Txn, d time.Duration, l
 	case <-catalogChanged:
 	case <-localChanged:
 	case <-leafChanged:
+	case <-heard:
 	case <-wctx.Done():
 	}
 	cancel()
@@ -388,8 +393,9 @@ const unready = 5 * time.Second
 // render makes the newest output and says after which time to do so again if nothing changes.
 func (s *session) render(txn *catalog.Txn, proxy *catalog.Service) time.Duration {
 	now := s.m.c.Now()
+	expired, expires := s.m.c.Replica.Expired()
 	in := xds.Input{
-		Txn: txn, Proxy: proxy, NodeAddress: s.m.c.NodeAddress, Abilities: s.claim.Abilities, DefaultAllow: s.m.c.DefaultAllow, Now: now,
+		Txn: txn, Proxy: proxy, NodeAddress: s.m.c.NodeAddress, Abilities: s.claim.Abilities, DefaultAllow: s.m.c.DefaultAllow, DenyAll: expired, Now: now,
 	}
 	l, err := s.m.c.Leaves.Current(proxy.Scope.Name(proxy.Proxy.DestinationServiceName))
 	if err == nil {
@@ -406,18 +412,26 @@ func (s *session) render(txn *catalog.Txn, proxy *catalog.Service) time.Duration
 		}
 		return unready
 	}
+	warnings := out.Warnings
+	if expired {
+		warnings = append(slices.Clone(warnings), "no server was heard since "+expires.Add(-s.m.c.Replica.MaxAge()).Format(time.RFC3339)+
+			", which is longer than proxy.offline_max_age: all callers are denied")
+	}
 	s.publish(out)
 	s.m.note(s.id, func(st *rest.ProxyStatus) {
-		st.NotReady, st.Warnings = "", out.Warnings
+		st.NotReady, st.Warnings = "", warnings
 		st.RenderedIndex, st.RenderedHash, st.ConfigHash, st.TypeHashes = txn.Index(), out.Hash, out.ConfigHash, out.TypeHashes
 		if out.Hash == st.AckedHash {
 			st.AckedIndex = st.RenderedIndex
 		}
 	})
-	if out.Deadline.IsZero() {
-		return time.Hour
+	next := now.Add(time.Hour)
+	for _, t := range []time.Time{out.Deadline, expires} {
+		if !t.IsZero() && t.After(now) && t.Before(next) {
+			next = t
+		}
 	}
-	return max(time.Millisecond, out.Deadline.Sub(now))
+	return max(time.Millisecond, next.Sub(now))
 }
 
 func (s *session) publish(out *xds.Output) {

@@ -37,6 +37,10 @@ type Config struct {
 	Store  *catalog.Store // a replica store
 	// Token is what stands for an interest's own token, "" too; nil: the token itself.
 	Token func(own string) string
+	// MaxAge is for how long what is held may be used without a server being heard, 0 for ever; see Expired.
+	MaxAge time.Duration
+	// Now is the clock; nil is the system's.
+	Now func() time.Time
 	// Jitter spreads the tries by numbers from 0 to 1; nil: the system's.
 	Jitter func() float64
 	Log    *slog.Logger
@@ -46,11 +50,14 @@ type Config struct {
 type Replica struct {
 	c Config
 
-	mu        sync.Mutex // guards all below
-	interests map[string]Interest
+	mu        sync.Mutex          // guards all below
+	interests map[string]Interest // nil: nobody has said yet
 	refused   map[string]string
 	changed   chan struct{}
 	connected bool
+	followed  bool          // a server was heard since the start
+	heard     time.Time     // when a server was heard last, while none is
+	applied   chan struct{} // closed and made anew when something was heard, or not any more
 
 	held map[catalog.Topic]bool // what the store covers; used by Run's goroutines one after the other
 }
@@ -60,7 +67,12 @@ func New(c Config) (*Replica, error) {
 	if c.Jitter == nil {
 		c.Jitter = rand.Float64
 	}
-	return &Replica{c: c, interests: map[string]Interest{}, refused: map[string]string{}, changed: make(chan struct{}, 1), held: map[catalog.Topic]bool{}}, nil
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Replica{
+		c: c, refused: map[string]string{}, changed: make(chan struct{}, 1), applied: make(chan struct{}), held: map[catalog.Topic]bool{},
+	}, nil
 }
 
 // SetInterests replaces everything that this host is interested in.
@@ -93,6 +105,66 @@ func (r *Replica) Connected() bool {
 	return r.connected
 }
 
+// Restored says that the store was filled with these topics from a copy, made when a server was last heard. It must be called
+// before Run.
+func (r *Replica) Restored(topics []catalog.Topic, heard time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, t := range topics {
+		r.held[t] = true
+	}
+	r.heard = heard
+}
+
+// Followed says whether a server was heard since the start.
+func (r *Replica) Followed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.followed
+}
+
+// Heard is when a server was last heard: now, while the feed is followed; the zero time before anything was.
+func (r *Replica) Heard() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.heardLocked()
+}
+
+func (r *Replica) heardLocked() time.Time {
+	if r.connected {
+		return r.c.Now()
+	}
+	return r.heard
+}
+
+// Expired says whether what is held is older than may be used: then nobody is allowed what it allows. Else it gives the time when it
+// will be, should no server be heard by then; zero for never.
+func (r *Replica) Expired() (expired bool, when time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	heard := r.heardLocked()
+	if r.c.MaxAge == 0 || heard.IsZero() {
+		return false, time.Time{}
+	}
+	when = heard.Add(r.c.MaxAge)
+	return !r.c.Now().Before(when), when
+}
+
+// MaxAge is for how long what is held may be used without a server being heard.
+func (r *Replica) MaxAge() time.Duration { return r.c.MaxAge }
+
+// Changed is closed when something was heard from a server, or nothing is any more.
+func (r *Replica) Changed() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.applied
+}
+
+func (r *Replica) noteLocked() {
+	close(r.applied)
+	r.applied = make(chan struct{})
+}
+
 // The waits between tries after a stream has ended.
 const (
 	retryFirst = 50 * time.Millisecond
@@ -102,15 +174,19 @@ const (
 // restate is how often the interests are stated again: servers forget those that aren't within some minutes.
 const restate = 3 * time.Minute
 
-// Run follows the feed until ctx ends. A stream that breaks is opened again and goes on from where it was.
+// Run follows the feed until ctx ends, from when SetInterests was first called: a server would take away what nobody wants. A
+// stream that breaks is opened again and goes on from where it was.
 func (r *Replica) Run(ctx context.Context) error {
+	select {
+	case <-r.changed:
+	case <-ctx.Done():
+		return nil
+	}
 	retry := retryFirst
 	for ctx.Err() == nil {
 		before := r.c.Store.Position()
 		err := r.follow(ctx)
-		r.mu.Lock()
-		r.connected = false
-		r.mu.Unlock()
+		r.disconnected()
 		if ctx.Err() != nil {
 			break
 		}
@@ -127,6 +203,16 @@ func (r *Replica) Run(ctx context.Context) error {
 		retry = min(2*retry, retryLast)
 	}
 	return nil
+}
+
+func (r *Replica) disconnected() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.connected {
+		r.heard = r.c.Now()
+		r.connected = false
+		r.noteLocked()
+	}
 }
 
 // follow opens one stream and stays with it until it breaks.
@@ -223,7 +309,8 @@ func (r *Replica) apply(resp *weftv1.SubscribeResponse) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.connected = true
+	r.connected, r.followed = true, true
+	r.noteLocked()
 	clear(r.refused)
 	for _, e := range resp.GetErrors() {
 		r.refused[e.GetId()] = e.GetMessage()

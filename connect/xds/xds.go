@@ -80,8 +80,10 @@ type Input struct {
 	Leafless     bool
 	Abilities    Abilities
 	DefaultAllow bool // the answer where no intention speaks
-	Limits       Limits
-	Now          time.Time
+	// DenyAll answers every caller no: what is known of who may call is too old to go by.
+	DenyAll bool
+	Limits  Limits
+	Now     time.Time
 }
 
 // Output is a proxy's whole configuration.
@@ -112,6 +114,9 @@ func Render(in Input) (*Output, error) {
 	g, err := Gather(in.Txn, in.Proxy)
 	if err != nil {
 		return nil, err
+	}
+	if in.DenyAll {
+		g.Rules, in.DefaultAllow = nil, false
 	}
 	if g.CA == nil || len(g.CA.Roots) == 0 {
 		return nil, fmt.Errorf("%w: there are no roots yet", ErrNotReady)
