@@ -76,7 +76,7 @@ type rig struct {
 }
 
 // inBubble runs f with a replica that follows a server.
-func inBubble(t *testing.T, f func(r *rig)) {
+func inBubble(t *testing.T, f func(t *testing.T, r *rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		servers, err := agenttest.New(server.Config{})
@@ -96,11 +96,13 @@ func inBubble(t *testing.T, f func(r *rig)) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- r.replica.Run(ctx) }()
-		f(r)
-		cancel()
-		if err := errors.Join(<-done, servers.Close()); err != nil {
-			t.Error(err)
-		}
+		defer func() {
+			cancel()
+			if err := errors.Join(<-done, servers.Close()); err != nil {
+				t.Error(err)
+			}
+		}()
+		f(t, r)
 	})
 }
 
@@ -159,7 +161,7 @@ func topics(services ...string) map[string]Interest {
 
 // What is asked for is covered, what isn't any more is not: and neither is ever an empty answer.
 func TestCoverage(t *testing.T) {
-	inBubble(t, func(r *rig) {
+	inBubble(t, func(t *testing.T, r *rig) {
 		r.write(instance("api", 80), instance("db", 5432))
 		if asked, _ := r.feed.take(); len(asked) > 0 {
 			t.Error("a server is asked before anybody has said for what: it would take away what a copy has brought")
@@ -184,7 +186,7 @@ func TestCoverage(t *testing.T) {
 
 // A refused interest is told with the server's reason, and holds up no other.
 func TestRefused(t *testing.T) {
-	inBubble(t, func(r *rig) {
+	inBubble(t, func(t *testing.T, r *rig) {
 		r.write(instance("api", 80))
 		interests := topics("api")
 		interests["odd"] = Interest{Proxy: &catalog.Service{ID: "odd", Service: "odd"}}
@@ -207,7 +209,7 @@ func TestRefused(t *testing.T) {
 
 // A stream that breaks goes on from where it was: what didn't change isn't sent again, and stays covered all the time.
 func TestResume(t *testing.T) {
-	inBubble(t, func(r *rig) {
+	inBubble(t, func(t *testing.T, r *rig) {
 		r.write(instance("api", 80), instance("db", 5432))
 		r.replica.SetInterests(topics("api", "db"))
 		synctest.Wait()
@@ -244,7 +246,7 @@ func TestResume(t *testing.T) {
 
 // Another server that has another history replaces what is held, and nothing of the old is left.
 func TestAnotherEpoch(t *testing.T) {
-	inBubble(t, func(r *rig) {
+	inBubble(t, func(t *testing.T, r *rig) {
 		r.write(instance("api", 80), instance("old", 1))
 		r.replica.SetInterests(topics("api", "old"))
 		synctest.Wait()
@@ -266,7 +268,7 @@ func TestAnotherEpoch(t *testing.T) {
 
 // What is held is of use for a while after the last server was heard; who waits hears of it.
 func TestExpires(t *testing.T) {
-	inBubble(t, func(r *rig) {
+	inBubble(t, func(t *testing.T, r *rig) {
 		if expired, when := r.replica.Expired(); expired || !when.IsZero() || !r.replica.Heard().IsZero() {
 			t.Error("nothing was heard yet, and so nothing can be old")
 		}
@@ -308,7 +310,7 @@ func TestExpires(t *testing.T) {
 
 // Interests are a lease: they are stated again while nothing changes.
 func TestRestates(t *testing.T) {
-	inBubble(t, func(r *rig) {
+	inBubble(t, func(t *testing.T, r *rig) {
 		r.replica.SetInterests(topics("api"))
 		synctest.Wait()
 		r.feed.take()
