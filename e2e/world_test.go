@@ -35,7 +35,7 @@ type World struct {
 	Kind        Kind
 	dir         string
 	http, grpc  int
-	dns         int
+	dns, serf   int
 	args        []string
 	client      *http.Client
 	validations *validations
@@ -55,13 +55,13 @@ func newWorld(kind Kind, policy string, more ...string) (*World, error) {
 		return nil, err
 	}
 	w := &World{Kind: kind, dir: dir, client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{}}, validations: newValidations()}
-	var ports [4]int
+	var ports [5]int
 	for i := range ports {
 		if ports[i], err = freePort(); err != nil {
 			return nil, err
 		}
 	}
-	w.http, w.grpc, w.dns = ports[0], ports[1], ports[3]
+	w.http, w.grpc, w.dns, w.serf = ports[0], ports[1], ports[3], ports[4]
 	conf := fmt.Sprintf(`
 node = "one"
 server = true
@@ -76,9 +76,11 @@ ports {
   grpc = %d
   server = %d
   dns = %d
+  serf_lan = %d
+  serf_wan = -1
 }
 proxy { shared = %t }
-`, filepath.Join(dir, "data"), policy, w.http, w.grpc, ports[2], w.dns, kind == Host)
+`, filepath.Join(dir, "data"), policy, w.http, w.grpc, ports[2], w.dns, w.serf, kind == Host)
 	confDir := filepath.Join(dir, "conf")
 	if err := os.Mkdir(confDir, 0o700); err != nil {
 		return nil, err

@@ -36,11 +36,11 @@ type Keeper struct {
 	key []byte
 }
 
-// The copy is written a moment after a change, so that changes that come together are one write; and again while nothing changes, so
-// that it says until when a server was heard.
+// The copy is written a moment after a change, so that changes that come together are one write, and so rarely that a large copy
+// costs a twentieth of the time at most; and again while nothing changes, so that it says until when a server was heard.
 const (
 	settle   = time.Second
-	between  = 5 * time.Second
+	rarely   = 20 // times what the last write took
 	anywayIn = 10 * time.Minute
 )
 
@@ -137,10 +137,11 @@ func (k *Keeper) Run(ctx context.Context) error {
 	for going := true; going; {
 		replicaChanged, leafChanged := k.c.Replica.Changed(), k.c.Leaves.Changed()
 		if k.c.Replica.Followed() {
+			began := k.c.Now()
 			if err := k.write(); err != nil {
 				k.c.Log.Error("the sealed copy can't be written: a restart without a server has an older one, or none", "file", k.c.Path, "error", err)
 			}
-			wait = between
+			wait = max(settle, rarely*k.c.Now().Sub(began))
 		}
 		anyway := time.NewTimer(anywayIn)
 		select {
