@@ -169,7 +169,8 @@ func balanceSession(t *testing.T, w *World) {
 
 func balanceSlowStart(t *testing.T, w *World) {
 	l := w.traffic(t)
-	l.balancer("slow", object{"Policy": "round_robin", "SlowStart": object{"Window": "10s", "MinWeightPercent": 10}}, nil)
+	l.balancer("slow", object{"Policy": "round_robin", "SlowStart": object{"Window": "6s", "MinWeightPercent": 10}}, nil)
+	told := time.Now()
 	maintenance := func(on bool) {
 		l.put(fmt.Sprintf("/v1/agent/service/maintenance/%s?enable=%t", l.name("api-2"), on), nil)
 	}
@@ -180,9 +181,9 @@ func balanceSlowStart(t *testing.T, w *World) {
 		}
 		return nil
 	})
-	until(t, 15*time.Second, func() error { // the others are no longer new
-		if age := time.Since(l.made); age < 10*time.Second {
-			return fmt.Errorf("the lab is %s old", age)
+	until(t, 15*time.Second, func() error { // to an Envoy that was just told of the policy, the others are new too
+		if age := time.Since(told); age < 7*time.Second {
+			return fmt.Errorf("the others are new since %s", age)
 		}
 		return nil
 	})
@@ -193,7 +194,7 @@ func balanceSlowStart(t *testing.T, w *World) {
 		}
 		return nil
 	})
-	if got := l.counts(200); got["v2"] == 0 || got["v2"] > 60 {
+	if got := l.counts(100); got["v2"] == 0 || got["v2"] > 30 {
 		t.Errorf("%v, want less for v2 than for the others", got)
 	}
 }
@@ -300,9 +301,12 @@ func limitService(t *testing.T, w *World) {
 	l := w.traffic(t)
 	l.limits(object{"ServiceLevel": object{"RequestsPerSecond": 6, "RequestsMaxBurst": 6}})
 	l.someRefused("/")
-	var ok int
-	d := took(func() { ok = 120 - l.refusedOf(120, "/") })
-	if most := 6 + int(7*d.Seconds()) + 3; ok > most {
-		t.Errorf("%d calls in %s came through, want at most %d", ok, d, most)
-	}
+	until(t, callWithin, func() error { // shares change with the number of instances, and begin anew then
+		var ok int
+		d := took(func() { ok = 120 - l.refusedOf(120, "/") })
+		if most := 6 + int(7*d.Seconds()) + 3; ok > most {
+			return fmt.Errorf("%d calls in %s came through, want at most %d", ok, d, most)
+		}
+		return nil
+	})
 }

@@ -24,7 +24,6 @@ type Lab struct {
 	v1, v1b, v2, spare  *labBackend
 	raw1, raw2          *Instance
 	grpc                *Backend
-	made                time.Time
 	api, rawAddr, calls string // where web finds them
 }
 
@@ -78,7 +77,6 @@ func newLab(w *World) *Lab {
 		}
 		return statusIs(http.StatusOK)(g)
 	})
-	l.made = time.Now()
 	return l
 }
 
