@@ -268,6 +268,23 @@ func (l *Lab) comes(method, path string, f func(got) error, headers ...string) {
 	})
 }
 
+// everywhere waits until each of api's instances, which have sidecars of their own, answers as f wants.
+func (l *Lab) everywhere(path string, f func(got) error, headers ...string) {
+	l.t.Helper()
+	until(l.t, callWithin, func() error {
+		for range 9 {
+			g, err := l.call("GET", path, headers...)
+			if err == nil {
+				err = f(g)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 func byRoute(name string) func(got) error {
 	return func(g got) error {
 		if r := g.Header.Get(route); r != name {
