@@ -326,6 +326,9 @@ func (ex *exchange) forward(f *config.Forward) {
 		return
 	}
 	defer state.requests.Add(-1)
+	if b := ex.cluster.config.Limits.Budget; b != nil {
+		state.earn(b)
+	}
 	ex.rewrite(f)
 	ex.watch.limit(orDefault(f.IdleTimeout, orDefault(ex.http.StreamIdle, defaultStreamIdle)), f.MaxDuration, 0)
 	ex.mirrored(f)

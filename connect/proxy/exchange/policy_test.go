@@ -125,3 +125,38 @@ func splitHost(addr string) (host, port string, ok bool) {
 	host = stripPort(addr)
 	return host, addr[len(host):], true
 }
+
+func TestBudgetHoldsOverAnyTime(t *testing.T) {
+	s := clusterOf(t, &config.Cluster{}).state
+	b := &config.Budget{Percent: 100 * 20.0 / 120, Least: 3}
+	s.requests.Store(60)
+	retries := 0
+	for range 3000 { // each fails, and wants three retries
+		s.earn(b)
+		for range 3 {
+			if s.spend(b, 1) {
+				retries++
+			}
+		}
+	}
+	if retries > 600 || retries < 599 {
+		t.Errorf("%d retries of 3000 requests, want a fifth", retries)
+	}
+	s.requests.Store(2)
+	if !s.spend(b, 3) || s.spend(b, 4) && s.credit.Load() < oneRetry {
+		t.Error("the least number of retries isn't free where little is under way")
+	}
+}
+
+func TestSplitsOfManyRequests(t *testing.T) {
+	f := &config.Forward{Clusters: []config.WeightedCluster{{Cluster: "a", Weight: 9000}, {Cluster: "b", Weight: 1000}}}
+	b := 0
+	for range 100_000 {
+		if choose(f, &choice{}).Cluster == "b" {
+			b++
+		}
+	}
+	if b < 9_700 || b > 10_300 {
+		t.Errorf("%d of 100000, want a tenth within 0.3 %%", b)
+	}
+}

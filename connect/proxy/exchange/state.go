@@ -17,6 +17,7 @@ type clusterState struct {
 	current atomic.Pointer[clusterView]
 
 	connections, pending, requests, retries atomic.Int64
+	credit                                  atomic.Int64 // for retries, by the budget
 
 	mu      sync.Mutex // guards hosts and waiters
 	hosts   map[hostKey]*host

@@ -31,7 +31,7 @@ func (ex *exchange) tries(f *config.Forward, c *choice) {
 		}
 		switch {
 		case fail.final || !ex.source.replayable():
-		case ex.wanted(f.Retry, fail) && ex.takeRetry(f.Retry, byPolicy) && ex.again(f.Retry, byPolicy):
+		case ex.wanted(f.Retry, fail) && (fail.status != 0 || ex.takeRetry(f.Retry, byPolicy)) && ex.again(f.Retry, byPolicy):
 			byPolicy++
 			continue
 		case (fail.unsent || fail.connect && ex.elsewhere(c, began)) && free < freeTries:
@@ -54,7 +54,7 @@ func (ex *exchange) wanted(r *config.Retry, f failure) bool {
 	case r == nil || !ex.retriable(r):
 		return false
 	case f.status != 0:
-		return true // try asked for it
+		return true // try asked for it, and took it
 	case f.connect:
 		return r.OnConnect || r.On5xx || r.OnGateway
 	case f.unsent:
@@ -72,25 +72,54 @@ func (ex *exchange) retriable(r *config.Retry) bool {
 }
 
 // takeRetry takes one more retry by the policy, unless none is left or the cluster has as many as it may. The exchange counts
-// among the cluster's retries from then on.
+// among the cluster's retries from then on. It is asked once for each retry.
 func (ex *exchange) takeRetry(r *config.Retry, before int) bool {
 	if r == nil || before >= r.Attempts {
 		return false
 	}
+	state, limits := ex.cluster.state, &ex.cluster.config.Limits
 	if ex.retrying {
+		return limits.Budget == nil || state.spend(limits.Budget, state.retries.Load())
+	}
+	n, most := state.retries.Add(1), int64(limits.Retries)
+	ok := most == 0 || n <= most
+	if b := limits.Budget; b != nil {
+		ok = state.spend(b, n)
+	}
+	if !ok {
+		state.retries.Add(-1)
+	}
+	ex.retrying = ok
+	return ok
+}
+
+// The credit for retries is counted in millionths of one.
+const (
+	oneRetry  = 1_000_000
+	maxCredit = 100 * oneRetry
+)
+
+// earn adds a request's share to the credit for retries, so that these stay that share of the requests over any time.
+func (s *clusterState) earn(b *config.Budget) {
+	if b.Percent < 100 && s.credit.Load() < maxCredit {
+		s.credit.Add(int64(b.Percent / (100 - b.Percent) * oneRetry)) // of requests and retries together retries are Percent
+	}
+}
+
+// spend takes a retry from the credit. Where few requests are under way, the least number of retries is free.
+func (s *clusterState) spend(b *config.Budget, retries int64) bool {
+	if b.Percent >= 100 || retries <= int64(b.Least) && s.requests.Load() <= 5*int64(b.Least) {
 		return true
 	}
-	state, limits := ex.cluster.state, &ex.cluster.config.Limits
-	most := int64(limits.Retries)
-	if b := limits.Budget; b != nil {
-		most = max(int64(b.Least), int64(b.Percent/100*float64(state.requests.Load())))
+	for {
+		have := s.credit.Load()
+		if have < oneRetry {
+			return false
+		}
+		if s.credit.CompareAndSwap(have, have-oneRetry) {
+			return true
+		}
 	}
-	if n := state.retries.Add(1); n > most && (limits.Budget != nil || most > 0) {
-		state.retries.Add(-1)
-		return false
-	}
-	ex.retrying = true
-	return true
 }
 
 func (ex *exchange) endRetrying() {
