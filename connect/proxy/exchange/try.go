@@ -106,9 +106,16 @@ func (s *clusterState) earn(b *config.Budget) {
 	}
 }
 
-// spend takes a retry from the credit. Where few requests are under way, the least number of retries is free.
+// spend takes a retry from the credit. Where few requests are under way, the least number of retries is there in any case, and
+// a part of it is owed.
 func (s *clusterState) spend(b *config.Budget, retries int64) bool {
-	if b.Percent >= 100 || retries <= int64(b.Least) && s.requests.Load() <= 5*int64(b.Least) {
+	if b.Percent >= 100 {
+		return true
+	}
+	if retries <= int64(b.Least) && s.requests.Load() <= 5*int64(b.Least) {
+		if s.credit.Load() > -maxCredit/10 {
+			s.credit.Add(-oneRetry)
+		}
 		return true
 	}
 	for {
