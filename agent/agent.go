@@ -248,6 +248,7 @@ func (a *Agent) newMesh() error {
 	}
 	a.mux, err = api.NewMux(api.MuxConfig{
 		Side: api.Agent, Node: c.NodeName, Resolver: c.Tokens, Datacenter: s.Datacenter, Pretty: s.Dev, Forward: c.Servers, Loopback: true, Compress: true,
+		DefaultWait: s.DefaultQueryTime, MaxWait: s.MaxQueryTime,
 		Handlers: rest.Handlers(rest.Config{
 			State: a.state, Checks: a.checks, Leaves: a.leaves, Store: store, Proxies: a.proxies, Metrics: c.Metrics,
 			LAN: c.LAN, WAN: c.WAN, Events: a.events, Leave: c.Leave, Reload: a.readAgain, SetToken: a.setToken, Node: c.NodeName,

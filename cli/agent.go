@@ -104,6 +104,8 @@ func (n *node) newServer() (*server.Server, error) {
 			Enabled: s.ACL.Enabled, Allow: s.ACL.DefaultPolicy != "deny", KeyList: s.ACL.EnableKeyListPolicy, DownPolicy: s.ACL.DownPolicy,
 			InitialManagement: s.ACL.Tokens.Initial(),
 		},
+		MaxValue: int64(s.Limits.KVMaxValueSize), MaxTransaction: int64(s.Limits.TxnMaxReqLen), SessionTTLMin: s.SessionTTLMin,
+		DefaultWait: s.DefaultQueryTime, MaxWait: s.MaxQueryTime,
 		Log: log,
 	}
 	c.Tuning = server.Tuning{

@@ -326,3 +326,30 @@ func TestTransactionRoute(t *testing.T) {
 		}
 	}
 }
+
+// The limits of the configuration hold.
+func TestConfiguredLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := startWith(t, Config{MaxValue: 4, MaxTransaction: 60, SessionTTLMin: time.Second, DefaultWait: 2 * time.Second, MaxWait: 4 * time.Second})
+		r.do("PUT", "/v1/catalog/register", web, 200, "true")
+		r.do("PUT", "/v1/kv/a", "1234", 200, "true")
+		r.do("PUT", "/v1/kv/a", "12345", 413, "max size: 4 bytes. See limits.kv_max_value_size")
+		r.do("PUT", "/v1/txn", `[{"KV":{"Verb":"set","Key":"a","Value":"MTIzNDU="}}]`, 413, "(5 > 4 bytes)")
+		r.do("PUT", "/v1/txn", `[{"KV":{"Verb":"get","Key":"a"}},`+strings.Repeat(" ", 60)+`]`, 413, "max size: 60 bytes. See limits.txn_max_req_len")
+		r.do("PUT", "/v1/session/create", `{"Node":"n1","TTL":"2s"}`, 200, "ID")
+		index := r.do("GET", "/v1/kv/a", "", 200, "").Get("X-Consul-Index")
+		for _, c := range []struct {
+			wait        string
+			least, most time.Duration
+		}{{"", 2 * time.Second, 3 * time.Second}, {"&wait=1h", 4 * time.Second, 5 * time.Second}, {"&wait=1s", time.Second, 2 * time.Second}} {
+			began := time.Now()
+			r.do("GET", "/v1/kv/a?index="+index+c.wait, "", 200, "")
+			if d := time.Since(began); d < c.least || d > c.most {
+				t.Errorf("wait %q took %v", c.wait, d)
+			}
+		}
+		if err := r.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}

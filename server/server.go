@@ -87,6 +87,8 @@ type Config struct {
 	Schema uint64
 	// MaxValue bounds a key's value, MaxTransaction the body of a transaction; 0 for 512 KiB.
 	MaxValue, MaxTransaction int64
+	// DefaultWait is how long a blocking query waits that doesn't say, MaxWait how long one may; 0 for 5 and 10 minutes.
+	DefaultWait, MaxWait time.Duration
 	// SessionTTLMin is the shortest time to live that a session may have; 0 for 10 seconds.
 	SessionTTLMin time.Duration
 	// Rand is where keys and identifiers come from, safe for concurrent use; nil is the system's source.
@@ -204,7 +206,7 @@ func New(c Config) (*Server, error) {
 	}
 	s.mux, err = api.NewMux(api.MuxConfig{
 		Side: api.Server, Resolver: c.Resolver, Datacenter: c.Datacenter, Pretty: c.Pretty, DefaultACLPolicy: c.ACL.defaultPolicy(),
-		Before: s.before,
+		Before: s.before, DefaultWait: c.DefaultWait, MaxWait: c.MaxWait,
 		Handlers: rest.Handlers(rest.Config{
 			ACL: s.acl, Cluster: s, Operator: s, Store: store, CA: s.ca, Proxies: verify.New(verify.Config{
 				Store: store, Reports: s.feed.Reports, Render: c.Render, DefaultAllow: c.DefaultAllow, Now: c.Now,

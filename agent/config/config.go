@@ -19,44 +19,49 @@ import (
 	"github.com/weftmesh/weft/agent/local"
 	"github.com/weftmesh/weft/agent/watch"
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/decode"
 )
 
 // Config is an agent's configuration. The zero value of a field means "not said"; Default fills in what must be there.
 type Config struct {
-	Datacenter             string
-	NodeName               string `decode:"node"`
-	NodeID                 string
-	NodeMeta               map[string]string
-	DataDir                string
-	Server                 bool
-	Bootstrap              bool
-	BootstrapExpect        int
-	BindAddr               string
-	AdvertiseAddr          string
-	ClientAddr             string
-	Domain                 string
-	AltDomain              string
-	Recursors              []string
-	DNSConfig              dns.Settings
-	TranslateWANAddrs      bool
-	TaggedAddresses        map[string]string
-	Addresses              Addresses
-	HTTPConfig             HTTPConfig
-	Limits                 Limits
-	UnixSockets            UnixSockets
-	TLS                    TLS
-	Watches                []watch.Definition
-	Locality               *catalog.Locality
-	PIDFile                string `decode:"pid_file"`
-	Ports                  Ports
-	LogLevel               string
-	LogJSON                bool
-	EnableDebug            bool
-	DefaultIntentionPolicy string
-	CheckUpdateInterval    time.Duration
-	CheckOutputMaxSize     int
-	DiscardCheckOutput     bool
+	Datacenter        string
+	NodeName          string `decode:"node"`
+	NodeID            string
+	NodeMeta          map[string]string
+	DataDir           string
+	Server            bool
+	Bootstrap         bool
+	BootstrapExpect   int
+	BindAddr          string
+	AdvertiseAddr     string
+	ClientAddr        string
+	Domain            string
+	AltDomain         string
+	Recursors         []string
+	DNSConfig         dns.Settings
+	TranslateWANAddrs bool
+	TaggedAddresses   map[string]string
+	Addresses         Addresses
+	HTTPConfig        HTTPConfig
+	Limits            Limits
+	// SessionTTLMin is the shortest time to live that a session may have; 0: 10 seconds.
+	SessionTTLMin time.Duration
+	// DefaultQueryTime is how long a blocking query waits that doesn't say, MaxQueryTime how long one may; 0: 5 and 10 minutes.
+	DefaultQueryTime, MaxQueryTime time.Duration
+	UnixSockets                    UnixSockets
+	TLS                            TLS
+	Watches                        []watch.Definition
+	Locality                       *catalog.Locality
+	PIDFile                        string `decode:"pid_file"`
+	Ports                          Ports
+	LogLevel                       string
+	LogJSON                        bool
+	EnableDebug                    bool
+	DefaultIntentionPolicy         string
+	CheckUpdateInterval            time.Duration
+	CheckOutputMaxSize             int
+	DiscardCheckOutput             bool
 	// EnableScriptChecks lets checks run programs; EnableLocalScriptChecks only those of configuration files.
 	EnableScriptChecks      bool
 	EnableLocalScriptChecks bool
@@ -275,6 +280,20 @@ func (c *Config) Validate() error {
 	}
 	if c.Ports.SidecarMaxPort < c.Ports.SidecarMinPort {
 		fault("ports.sidecar_max_port: %d is below sidecar_min_port %d", c.Ports.SidecarMaxPort, c.Ports.SidecarMinPort)
+	}
+	for _, l := range []struct {
+		key string
+		n   int
+	}{{"kv_max_value_size", c.Limits.KVMaxValueSize}, {"txn_max_req_len", c.Limits.TxnMaxReqLen}} {
+		if l.n < 0 || l.n > api.DefaultMaxBody {
+			fault("limits.%s: %d: want 0 to %d bytes", l.key, l.n, api.DefaultMaxBody)
+		}
+	}
+	if c.SessionTTLMin < 0 || c.SessionTTLMin > catalog.MaxSessionTTL {
+		fault("session_ttl_min: %s: want 0 to %s", c.SessionTTLMin, catalog.MaxSessionTTL)
+	}
+	if c.DefaultQueryTime < 0 || c.MaxQueryTime < 0 {
+		fault("default_query_time and max_query_time must not be negative")
 	}
 	for _, a := range []struct{ key, addr string }{
 		{"bind_addr", c.BindAddr},

@@ -30,6 +30,9 @@ type Limits struct {
 	// HTTPMaxConnsPerClient bounds the connections of one address; 0: 200, and more from this host; -1: no bound.
 	HTTPMaxConnsPerClient int
 	HTTPSHandshakeTimeout time.Duration
+	// KVMaxValueSize bounds a key's value, TxnMaxReqLen a transaction's body, in bytes; 0: 512 KiB.
+	KVMaxValueSize int
+	TxnMaxReqLen   int
 }
 
 // UnixSockets is whose the sockets of addresses that begin with unix:// are.

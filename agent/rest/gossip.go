@@ -140,11 +140,7 @@ func (h *handlers) fire(w http.ResponseWriter, r *api.Request) error {
 // events lists this node's events. It waits while the last one's index is the one that the caller knows.
 func (h *handlers) events(w http.ResponseWriter, r *api.Request) error {
 	q := r.URL.Query()
-	wait := r.Options.Wait
-	if wait == 0 {
-		wait = api.DefaultWait
-	}
-	timer := time.NewTimer(min(wait, api.MaxWait))
+	timer := time.NewTimer(r.Options.Wait)
 	defer timer.Stop()
 	for {
 		list, index, changed := h.c.Events.List(q.Get("name"))

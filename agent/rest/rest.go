@@ -348,11 +348,7 @@ func (h *handlers) leaf(w http.ResponseWriter, r *api.Request) error {
 		return &api.StatusError{Code: http.StatusServiceUnavailable, Text: err.Error(), Err: err}
 	}
 	if r.Options.Index != 0 && l.ModifyIndex <= r.Options.Index {
-		wait := r.Options.Wait
-		if wait == 0 {
-			wait = api.DefaultWait
-		}
-		ctx, cancel := context.WithTimeout(r.Context(), min(wait, api.MaxWait))
+		ctx, cancel := context.WithTimeout(r.Context(), r.Options.Wait)
 		defer cancel()
 		for serial := l.SerialNumber; l.SerialNumber == serial; {
 			changed := h.c.Leaves.Changed()

@@ -75,11 +75,7 @@ func (h *handlers) services(w http.ResponseWriter, r *api.Request) error {
 // service answers with one service, and waits by hash: until its registration is another.
 func (h *handlers) service(w http.ResponseWriter, r *api.Request) error {
 	id := r.PathValue("name")
-	wait := r.Options.Wait
-	if wait == 0 {
-		wait = api.DefaultWait
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), min(wait, api.MaxWait))
+	ctx, cancel := context.WithTimeout(r.Context(), r.Options.Wait)
 	defer cancel()
 	for {
 		wanted, changed := h.c.State.Wanted()

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Side is who answers a route.
@@ -149,6 +150,8 @@ type MuxConfig struct {
 	MaxBody int64
 	// Pretty indents every JSON answer, as -dev does.
 	Pretty bool
+	// DefaultWait is how long a blocking query waits that doesn't say, MaxWait how long one may; 0 for those constants.
+	DefaultWait, MaxWait time.Duration
 	// Compress compresses answers for those who accept gzip.
 	Compress bool
 	// Loopback refuses requests that a browser was tricked into: a Host that is a name, or a foreign Origin. The other
@@ -288,6 +291,7 @@ func (m *Mux) request(route Route, r *http.Request) (*Request, error) {
 	if req.Options, err = parseOptions(r, m.c.Datacenter); err != nil {
 		return nil, err
 	}
+	req.Options.bound(m.c.DefaultWait, m.c.MaxWait)
 	if what := missing(route, r); what != "" {
 		return nil, bad("Missing %s", what)
 	}

@@ -33,11 +33,8 @@ func Query[T any](ctx context.Context, store *catalog.Store, o Options, read fun
 // was read has changed. While it waits it keeps nothing of what it read.
 func query[T any](ctx context.Context, store *catalog.Store, o Options, read func(*catalog.Txn) (T, error), sum func(T) uint64) (T, Meta, error) {
 	if o.Index > 0 {
+		o.bound(0, o.Wait)
 		wait := o.Wait
-		if wait == 0 {
-			wait = DefaultWait
-		}
-		wait = min(wait, MaxWait)
 		wait += rand.N(wait/16 + 1) // watchers that began together shouldn't end together
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, wait)

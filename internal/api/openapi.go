@@ -134,7 +134,10 @@ func operation(r Route) map[string]any {
 			"name": p.name, "in": "query", "description": p.text, "schema": p.schema(), "allowEmptyValue": p.kind == "boolean",
 		})
 	}
-	success := map[string]any{"description": "the answer", "content": map[string]any{"application/json": map[string]any{}, "*/*": map[string]any{}}}
+	success := map[string]any{"description": "the answer"}
+	if r.Method == http.MethodGet { // some writes answer with nothing
+		success["content"] = map[string]any{"application/json": map[string]any{}, "*/*": map[string]any{}}
+	}
 	if r.Blocking {
 		success["headers"] = map[string]any{"X-Consul-Index": map[string]any{"$ref": "#/components/headers/Index"}}
 	}

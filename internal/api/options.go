@@ -3,6 +3,7 @@
 package api
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -35,6 +36,11 @@ const (
 	DefaultWait = 300 * time.Second
 	MaxWait     = 600 * time.Second
 )
+
+// bound fills in a wait that isn't given, and cuts one that is too long; 0 stands for the constants.
+func (o *Options) bound(byDefault, most time.Duration) {
+	o.Wait = min(cmp.Or(o.Wait, byDefault, DefaultWait), cmp.Or(most, MaxWait))
+}
 
 func bad(format string, args ...any) error {
 	return &StatusError{Code: http.StatusBadRequest, Text: fmt.Sprintf(format, args...)}
