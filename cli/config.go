@@ -29,7 +29,7 @@ func configCommand(env Env) *ucli.Command {
 	return group("config", "read and write config entries",
 		&ucli.Command{Name: "write", Usage: "write the entry that a file (or - for standard input) holds, in HCL, JSON or YAML", ArgsUsage: "FILE", Flags: clientFlags(append(cas, waitFlag())...), Action: func(c *ucli.Context) error { return configWrite(c, env) }},
 		&ucli.Command{Name: "read", Usage: "print an entry as JSON", Flags: clientFlags(kindName...), Action: func(c *ucli.Context) error { return configRead(c, env) }},
-		&ucli.Command{Name: "list", Usage: "list the names of a kind's entries", Flags: clientFlags(kindName[0]), Action: func(c *ucli.Context) error { return configList(c, env) }},
+		&ucli.Command{Name: "list", Usage: "list the names of a kind's entries", Flags: clientFlags(kindName[0], &ucli.StringFlag{Name: "filter", Usage: "filter expression"}), Action: func(c *ucli.Context) error { return configList(c, env) }},
 		&ucli.Command{Name: "delete", Usage: "delete an entry", Flags: clientFlags(append(append(kindName, cas...), waitFlag())...), Action: func(c *ucli.Context) error { return configDelete(c, env) }},
 	)
 }
@@ -105,13 +105,21 @@ func configList(c *ucli.Context, env Env) error {
 		return err
 	}
 	var entries []struct{ Name string }
-	if _, err := cl.Do(c.Context, http.MethodGet, "/v1/config/"+url.PathEscape(c.String("kind")), nil, nil, &entries); err != nil {
+	if _, err := cl.Do(c.Context, http.MethodGet, "/v1/config/"+url.PathEscape(c.String("kind")), filterQuery(c), nil, &entries); err != nil {
 		return err
 	}
 	for _, e := range entries {
 		fmt.Fprintln(env.Stdout, e.Name)
 	}
 	return nil
+}
+
+func filterQuery(c *ucli.Context) url.Values {
+	q := url.Values{}
+	if f := c.String("filter"); f != "" {
+		q.Set("filter", f)
+	}
+	return q
 }
 
 func configDelete(c *ucli.Context, env Env) error {

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 
@@ -22,7 +21,8 @@ import (
 )
 
 func servicesCommand(env Env) *ucli.Command {
-	return group("services", "register and deregister services of this host",
+	return group("services", "register and deregister services of this host, and export them",
+		exportCommand(env), exportedCommand(env),
 		&ucli.Command{
 			Name: "register", Usage: "register a service from files, or from flags", ArgsUsage: "[FILE …]",
 			Flags: clientFlags(
@@ -212,69 +212,4 @@ func put(ctx context.Context, cl *apiclient.Client, defs []local.ServiceDefiniti
 		return nil, fmt.Errorf("service %q was refused: %w", idOf(&defs[0]), err)
 	}
 	return header, nil
-}
-
-func catalogCommand(env Env) *ucli.Command {
-	return group("catalog", "list what the mesh knows",
-		&ucli.Command{
-			Name: "services", Usage: "names of services", Flags: clientFlags(&ucli.BoolFlag{Name: "tags", Usage: "with their tags"}),
-			Action: func(c *ucli.Context) error {
-				cl, err := client(c, env)
-				if err != nil {
-					return err
-				}
-				var names map[string][]string
-				if _, err := cl.Do(c.Context, http.MethodGet, "/v1/catalog/services", nil, nil, &names); err != nil {
-					return err
-				}
-				sorted := make([]string, 0, len(names))
-				for n := range names {
-					sorted = append(sorted, n)
-				}
-				sort.Strings(sorted)
-				for _, n := range sorted {
-					if c.Bool("tags") {
-						n += "  " + strings.Join(names[n], ",")
-					}
-					fmt.Fprintln(env.Stdout, n)
-				}
-				return nil
-			},
-		},
-		&ucli.Command{
-			Name: "nodes", Usage: "nodes", Flags: clientFlags(),
-			Action: func(c *ucli.Context) error {
-				cl, err := client(c, env)
-				if err != nil {
-					return err
-				}
-				var nodes []struct{ Node, ID, Address, Datacenter string }
-				if _, err := cl.Do(c.Context, http.MethodGet, "/v1/catalog/nodes", nil, nil, &nodes); err != nil {
-					return err
-				}
-				var rows [][]string
-				for _, n := range nodes {
-					rows = append(rows, []string{n.Node, n.ID[:min(8, len(n.ID))], n.Address, n.Datacenter})
-				}
-				return table(env.Stdout, []string{"Node", "ID", "Address", "DC"}, rows)
-			},
-		},
-		&ucli.Command{
-			Name: "datacenters", Usage: "datacenters", Flags: clientFlags(),
-			Action: func(c *ucli.Context) error {
-				cl, err := client(c, env)
-				if err != nil {
-					return err
-				}
-				var names []string
-				if _, err := cl.Do(c.Context, http.MethodGet, "/v1/catalog/datacenters", nil, nil, &names); err != nil {
-					return err
-				}
-				for _, n := range names {
-					fmt.Fprintln(env.Stdout, n)
-				}
-				return nil
-			},
-		},
-	)
 }
