@@ -2,8 +2,9 @@
 
 // Package forward passes API requests on to a server. The request goes as it is, over HTTP/2, authorised by its own token
 // only; what is relative to the agent was resolved before. Interactive requests and those that wait long or move much
-// have connections of their own, so that a thousand watchers don't hold up a write. It owns no goroutine beside those of
-// net/http's transport.
+// have connections of their own, so that a thousand watchers don't hold up a write. Answers that may come
+// from a cache (?cached) are kept true by one goroutine each; Close ends them. Beside these it owns no goroutine but those of net/http's
+// transport.
 package forward
 
 import (
@@ -36,7 +37,9 @@ type Config struct {
 	Node string
 	// DefaultToken is the token of requests that bring none; nil: there is none.
 	DefaultToken func() string
-	Log          *slog.Logger
+	// Now is the clock; nil is the system's.
+	Now func() time.Time
+	Log *slog.Logger
 }
 
 // Forwarder is an http.Handler that passes each request on.
@@ -44,12 +47,16 @@ type Forwarder struct {
 	c                 Config
 	interactive, bulk *httputil.ReverseProxy
 	ways              []*way
+	cache             *cache
 }
 
 // New makes a forwarder. It dials when it is first used.
 func New(c Config) (*Forwarder, error) {
 	f := &Forwarder{c: c}
-	f.interactive, f.bulk = f.proxy(), f.proxy()
+	if f.c.Now == nil {
+		f.c.Now = time.Now
+	}
+	f.interactive, f.bulk, f.cache = f.proxy(), f.proxy(), newCache(f)
 	return f, nil
 }
 
@@ -123,11 +130,20 @@ func (f *Forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "forwarded twice: the server that this agent forwards to is an agent itself", http.StatusLoopDetected)
 		return
 	}
+	if ok, follow := cacheable(r); ok && r.URL.Query().Get("index") == "" {
+		f.cache.serve(w, r, follow)
+		return
+	}
 	r, err := rewindable(r)
 	if err != nil {
 		http.Error(w, "the request ended too early: "+err.Error(), http.StatusBadRequest)
 		return
 	}
+	f.pass(w, r)
+}
+
+// pass passes a request on, by the connections that are for its like.
+func (f *Forwarder) pass(w http.ResponseWriter, r *http.Request) {
 	if bulk(r) {
 		f.bulk.ServeHTTP(w, r)
 		return
@@ -154,8 +170,9 @@ func rewindable(r *http.Request) (*http.Request, error) {
 	return out, err
 }
 
-// Close closes the connections to servers that nobody uses.
+// Close ends what keeps cached answers true, and closes the connections to servers that nobody uses.
 func (f *Forwarder) Close() {
+	f.cache.close()
 	for _, w := range f.ways {
 		w.now.Load().CloseIdleConnections()
 	}
