@@ -292,7 +292,7 @@ func TestLeaderIsLost(t *testing.T) {
 		}
 		old.want("PUT", "/v1/config", `{"Kind":"service-defaults","Name":"lost","Protocol":"http"}`, 500, "")
 		w.isolate(host, false)
-		time.Sleep(3 * time.Second)
+		time.Sleep(15 * time.Second) // raft tries a server that was gone again every 10 s in the end
 		old.want("GET", "/v1/config/service-defaults/api", "", 200, `http`)
 		digest := string(others[0].store.Digest())
 		for _, s := range w.all {

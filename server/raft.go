@@ -192,7 +192,7 @@ func openStores(c raftConfig, node *raftNode) (raftStores, error) {
 	if err != nil {
 		return raftStores{}, fmt.Errorf("raft snapshots in %s: %w", c.dir, err)
 	}
-	return raftStores{w, w, snapshots}, nil
+	return raftStores{&watchedLog{w, c.fatal}, w, snapshots}, nil
 }
 
 // checkVersion refuses a data directory of a newer version, and marks a new one with ours.

@@ -115,7 +115,7 @@ func Recover(r Recovery) (*Recovered, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := raftConfig{dir: filepath.Join(r.DataDir, "server"), id: r.NodeID, address: r.Address, store: store, applied: &progress{}, log: r.Log}
+	c := raftConfig{dir: filepath.Join(r.DataDir, "server"), id: r.NodeID, address: r.Address, store: store, applied: &progress{}, fatal: func(error) {}, log: r.Log}
 	if _, err := os.Stat(c.dir); err != nil {
 		return nil, fmt.Errorf("there is no server's data in %s: %w", r.DataDir, err)
 	}
