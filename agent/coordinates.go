@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/weftmesh/weft/agent/tokens"
 	"github.com/weftmesh/weft/internal/gossip"
 )
 
@@ -75,6 +76,9 @@ func (a *Agent) tellCoordinate(ctx context.Context, c gossip.Coordinate) error {
 		return err
 	}
 	req.RemoteAddr = "127.0.0.1:0"
+	if token := a.c.Tokens.Own(tokens.Agent); token != "" {
+		req.Header.Set("X-Consul-Token", token)
+	}
 	w := &status{header: http.Header{}, code: http.StatusOK}
 	a.c.Servers.ServeHTTP(w, req)
 	if ctx.Err() != nil {

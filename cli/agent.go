@@ -108,6 +108,9 @@ func (n *node) newServer() (*server.Server, error) {
 		DefaultWait: s.DefaultQueryTime, MaxWait: s.MaxQueryTime,
 		Log: log,
 	}
+	c.DialWAN = func(ctx context.Context, address, datacenter, protocol string) (net.Conn, error) {
+		return n.plane.Dial(ctx, address, datacenter, protocol)
+	}
 	c.Tuning = server.Tuning{
 		Multiplier: s.Performance.RaftMultiplier, SnapshotThreshold: uint64(s.RaftSnapshotThreshold), SnapshotInterval: s.RaftSnapshotInterval,
 		TrailingLogs: uint64(s.RaftTrailingLogs), NoPreVote: s.RaftPrevoteDisabled,

@@ -183,8 +183,8 @@ func (g *gossiping) run(group *run.Group) {
 	if g.wan != nil {
 		group.GoOrdered("gossip (wan)", g.wan.Run)
 	}
-	for _, j := range g.joins {
-		group.Go("join", func(ctx context.Context) error {
+	begun := func(f func(context.Context) error) func(context.Context) error {
+		return func(ctx context.Context) error {
 			for _, p := range g.pools() {
 				select {
 				case <-p.Ready():
@@ -192,8 +192,14 @@ func (g *gossiping) run(group *run.Group) {
 					return nil
 				}
 			}
-			return j.Run(ctx)
-		})
+			return f(ctx)
+		}
+	}
+	for _, j := range g.joins {
+		group.Go("join", begun(j.Run))
+	}
+	if g.wan != nil {
+		group.Go("flood", begun(func(ctx context.Context) error { return gossip.Flood(ctx, g.lan, g.wan) }))
 	}
 }
 

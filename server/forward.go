@@ -65,8 +65,12 @@ type (
 	takenKey  struct{}
 )
 
-// ServeHTTP answers, or passes the request on to the leader. It is tried again only while it is certain that nothing was done.
+// ServeHTTP answers, or passes the request on: to another datacenter, or to the leader. It is tried again only while it is certain that nothing was done.
 func (e *entrance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if dc := e.s.elsewhere(r); dc != "" {
+		e.s.wan.serve(w, r, dc)
+		return
+	}
 	if !api.AtLeader(r) {
 		e.s.mux.ServeHTTP(w, r)
 		return

@@ -56,6 +56,8 @@ type Config struct {
 	Streams net.Listener
 	// Dial connects to another server and speaks one of plane's protocols.
 	Dial func(ctx context.Context, address, protocol string) (net.Conn, error)
+	// DialWAN connects to a server of another datacenter; nil: there is no way to others.
+	DialWAN func(ctx context.Context, address, datacenter, protocol string) (net.Conn, error)
 	// FromServer says whether a call came from a server; nil: they all did.
 	FromServer func(ctx context.Context) bool
 	// Autopilot holds until somebody says otherwise by the API; zero is the default.
@@ -114,6 +116,7 @@ type Server struct {
 	sessions    *sessionKeeper
 	coordinates *coordinates
 	peers       *peers
+	wan         *wan
 	others      *serversService
 	entrance    *entrance
 	reads       *gate
@@ -190,7 +193,7 @@ func New(c Config) (*Server, error) {
 	s.peers = newPeers(c.Dial)
 	s.ca, s.others, s.reads, s.entrance = newAuthority(s), &serversService{s: s}, newGate(s), newEntrance(s)
 	s.sessions, s.pilot, s.anew = newSessionKeeper(s), newPilot(s), make(chan chan struct{})
-	s.coordinates = &coordinates{s: s}
+	s.coordinates, s.wan = &coordinates{s: s}, &wan{s: s}
 	if s.feed, err = feed.New(feed.Config{
 		Store: store, Resolver: c.Resolver, Closure: c.Closure, Now: c.Now, Log: c.Log.With("part", "feed"),
 	}); err != nil {
@@ -257,6 +260,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.GoOrdered("peers", func(ctx context.Context) error {
 		<-ctx.Done()
 		s.peers.close()
+		s.wan.close()
 		return nil
 	})
 	g.GoOrdered("raft", func(ctx context.Context) error { return node.run(ctx, &s.elections) })

@@ -39,7 +39,10 @@ func start(t *testing.T, dir string) *running {
 
 func startWith(t *testing.T, c Config) *running {
 	t.Helper()
-	c.Datacenter, c.NodeName, c.Closure = "dc1", "s1", readsUpstreams
+	c.NodeName, c.Closure = "s1", readsUpstreams
+	if c.Datacenter == "" {
+		c.Datacenter = "dc1"
+	}
 	s, err := New(c)
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -268,6 +269,43 @@ func TestWAN(t *testing.T) {
 		if n, err := lan.Join(t.Context(), []string{a.c.Advertise.String()}); n != 0 || !errors.Is(err, ErrForeign) && !errors.Is(err, ErrDatacenter) {
 			t.Errorf("a LAN pool joined a WAN pool: %d, %v", n, err)
 		}
+	})
+}
+
+// Where one server of a datacenter joins another datacenter, all do.
+func TestFlood(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		network := Memory(memnet.New())
+		var lan, wan []*node
+		for i := range 4 {
+			dc := "dc" + strconv.Itoa(1+i%2)
+			c := config(network, 10+i)
+			c.Self.Server, c.Self.ServerPort, c.Self.WANPort, c.Self.Datacenter = true, 8300, 8302, dc
+			w := c
+			w.WAN = true
+			w.Bind = netip.AddrPortFrom(w.Bind.Addr(), 8302)
+			w.Advertise = w.Bind
+			lan, wan = append(lan, start(t, c)), append(wan, start(t, w))
+		}
+		join(t, lan[0], lan[2])
+		join(t, lan[1], lan[3])
+		ctx, cancel := context.WithCancel(t.Context())
+		var work sync.WaitGroup
+		for i := range lan {
+			work.Go(func() {
+				if err := Flood(ctx, lan[i].Pool, wan[i].Pool); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		join(t, wan[0], wan[1])
+		for _, n := range wan {
+			for _, name := range []string{"n10.dc1", "n11.dc2", "n12.dc1", "n13.dc2"} {
+				sees(t, n, name, StatusAlive, time.Minute)
+			}
+		}
+		cancel()
+		work.Wait()
 	})
 }
 

@@ -29,6 +29,8 @@ type Cluster interface {
 	Peers() ([]string, error)
 	// RenewSession gives a session its whole time to live again.
 	RenewSession(*catalog.Session) error
+	// Datacenters are all that are known, the nearest first.
+	Datacenters() []string
 	// LockEntries serialises writers of config entries.
 	LockEntries() (unlock func())
 }
@@ -182,5 +184,5 @@ func (h *handlers) peers(w http.ResponseWriter, _ *api.Request) error {
 }
 
 func (h *handlers) datacenters(w http.ResponseWriter, _ *api.Request) error {
-	return api.WriteJSON(w, []string{h.c.Store.Read().Datacenter()})
+	return api.WriteJSON(w, h.c.Cluster.Datacenters())
 }
