@@ -70,13 +70,11 @@ func (p *Pool) learn(kind serf.EventType, m *serf.Member) {
 		p.known[member.Name] = k
 	}
 	p.metrics.events.WithLabelValues(kind.String()).Inc()
-	there := 0
-	for _, k := range p.known {
-		if k.there {
-			there++
-		}
+	if k.there && !old.there {
+		p.metrics.members.Inc()
+	} else if old.there && !k.there {
+		p.metrics.members.Dec()
 	}
-	p.metrics.members.Set(float64(there))
 	level(changeText(kind), "pool", p.kind(), "member", member.Name, "address", k.address, "id", member.ID)
 }
 
