@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -85,7 +86,7 @@ func newGossip(c gossipConfig) (*gossiping, error) {
 			}
 			j.Join = g.wan.Join
 		}
-		j.Log = c.log.With("part", "join")
+		j.Log, j.Getenv = c.log.With("part", "join"), os.Getenv
 		joiner, err := join.New(j)
 		if err != nil {
 			return nil, err

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package join gets a node into its gossip pool: it tries the addresses of the configuration until one answers. Besides
-// addresses and names it knows commands that print addresses ("exec=…"). It owns no goroutine but the one that Run is.
+// addresses and names it knows commands that print addresses ("exec=…") and the clouds' lists of machines ("provider=aws …"),
+// which it asks by small clients of their HTTP APIs. It owns no goroutine but the one that Run is.
 package join
 
 import (
@@ -9,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"strings"
 	"time"
 
@@ -26,7 +28,11 @@ type Config struct {
 	Max      int
 	// Join joins what was found; it gives how many nodes it reached.
 	Join func(ctx context.Context, addresses []string) (int, error)
-	Log  *slog.Logger
+	// Getenv, HTTP and Now are what the clouds' clients use; nil: nothing is set, the network without a proxy, the system's clock.
+	Getenv func(string) string
+	HTTP   http.RoundTripper
+	Now    func() time.Time
+	Log    *slog.Logger
 }
 
 // Joiner tries to join. Make it with New, and Run it.
@@ -47,7 +53,7 @@ func (l literal) addresses(context.Context) ([]string, error) { return []string{
 
 const (
 	defaultInterval = 30 * time.Second
-	// findTimeout bounds a command.
+	// findTimeout bounds a look at a cloud's list, or a command.
 	findTimeout = 30 * time.Second
 )
 
@@ -55,6 +61,15 @@ const (
 func New(c Config) (*Joiner, error) {
 	if c.Interval <= 0 {
 		c.Interval = defaultInterval
+	}
+	if c.Getenv == nil {
+		c.Getenv = func(string) string { return "" }
+	}
+	if c.HTTP == nil {
+		c.HTTP = &http.Transport{} // metadata services are on the machine's own link: no proxy
+	}
+	if c.Now == nil {
+		c.Now = time.Now
 	}
 	j := &Joiner{c: c}
 	for _, a := range c.Addresses {
@@ -76,7 +91,7 @@ func (j *Joiner) parse(a string) (source, error) {
 	}
 	if !strings.Contains(a, "provider=") {
 		if a == "" || strings.ContainsAny(a, " \t=") {
-			return nil, errors.New("want an address, a name, or exec=command")
+			return nil, errors.New("want an address, a name, exec=command, or provider=aws, gce or azure with its settings")
 		}
 		return literal(a), nil
 	}
@@ -84,14 +99,21 @@ func (j *Joiner) parse(a string) (source, error) {
 	if err != nil {
 		return nil, err
 	}
+	client := &http.Client{Transport: j.c.HTTP, Timeout: findTimeout}
 	switch p := args["provider"]; p {
+	case "aws":
+		return newAWS(args, client, j.c.Getenv, j.c.Now)
+	case "gce":
+		return newGCE(args, client)
+	case "azure":
+		return newAzure(args, client, j.c.Getenv)
 	case "exec":
 		if args["command"] == "" {
 			return nil, errors.New("provider=exec wants command=")
 		}
 		return command(args["command"]), nil
 	default:
-		return nil, fmt.Errorf("the provider %q is unknown: use exec=command", p)
+		return nil, fmt.Errorf("the provider %q is unknown: want aws, gce or azure; for others use exec=command", p)
 	}
 }
 
