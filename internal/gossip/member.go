@@ -31,7 +31,6 @@ type Self struct {
 	Bootstrap   bool // of a server: it may begin a cluster alone
 	Expect      int  // of a server: with how many a cluster begins
 	ReadReplica bool // of a server: it has no vote
-	Locality    string
 
 	// ReconnectTimeout is how long others shall remember this node once it failed, instead of as long as they would; 0 is no say.
 	ReconnectTimeout time.Duration
@@ -261,26 +260,6 @@ func (p *Pool) Local() Member {
 	m := Member{Name: p.c.Self.memberName(p.c.WAN), Address: p.c.Advertise.Addr().String(), Port: int(p.c.Advertise.Port())}
 	m.fromTags(p.c.Self.tags(p.c.WAN))
 	return m
-}
-
-// Retag changes what this node tells of itself; the others hear of it. Name, ID and datacenter can't change. It waits until
-// some other member was told, or some seconds.
-func (p *Pool) Retag(change func(*Self)) error {
-	s, err := p.running()
-	if err != nil {
-		return err
-	}
-	p.mu.Lock()
-	next := p.c.Self
-	change(&next)
-	next.Name, next.ID, next.Datacenter = p.c.Self.Name, p.c.Self.ID, p.c.Self.Datacenter
-	p.c.Self = next
-	p.mu.Unlock()
-	if err := s.SetTags(next.tags(p.c.WAN)); err != nil {
-		return fmt.Errorf("gossip: change the tags: %w", err)
-	}
-	p.notify()
-	return nil
 }
 
 // reconnectTimeouts lets a member say how long it wants to be remembered.
