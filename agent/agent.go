@@ -50,6 +50,7 @@ import (
 	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/gossip"
 	"github.com/weftmesh/weft/internal/listen"
+	"github.com/weftmesh/weft/internal/logs"
 	"github.com/weftmesh/weft/internal/run"
 	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
 )
@@ -68,6 +69,8 @@ type Config struct {
 	Door    *listen.Door
 	LAN     *gossip.Pool // who is there; it runs beside the agent
 	WAN     *gossip.Pool // the same of all datacenters' servers; nil: this node isn't in it
+	// Logs is what is logged, for those who watch.
+	Logs *logs.Tap
 	// Leave has this node leave both, and the agent end.
 	Leave   func(context.Context) error
 	Metrics *prometheus.Registry
@@ -251,7 +254,7 @@ func (a *Agent) newMesh() error {
 		DefaultWait: s.DefaultQueryTime, MaxWait: s.MaxQueryTime,
 		Handlers: rest.Handlers(rest.Config{
 			State: a.state, Checks: a.checks, Leaves: a.leaves, Store: store, Proxies: a.proxies, Metrics: c.Metrics,
-			LAN: c.LAN, WAN: c.WAN, Events: a.events, Leave: c.Leave, Reload: a.readAgain, SetToken: a.setToken, Node: c.NodeName,
+			LAN: c.LAN, WAN: c.WAN, Events: a.events, Leave: c.Leave, Reload: a.readAgain, Logs: c.Logs, Debug: s.EnableDebug, SetToken: a.setToken, Node: c.NodeName,
 			Version: c.Version, Server: s.Server || s.Dev, GRPCPort: s.Ports.GRPC, DefaultAll: allow, Now: c.Now,
 			Settings: map[string]any{"Datacenter": s.Datacenter, "NodeName": c.NodeName, "DevMode": s.Dev, "ServerMode": s.Server || s.Dev},
 		}),

@@ -40,6 +40,8 @@ import (
 
 // node is one agent with what it is wired to: gossip, a server in the same process or the way to those elsewhere.
 type node struct {
+	tap logs.Tap // of the log, for those who watch
+
 	s       config.Config // with name, ID, and the ports that were opened
 	address string        // that others reach this node by
 	log     *slog.Logger
@@ -96,7 +98,9 @@ func runAgent(ctx context.Context, env Env, s config.Config, warnings []string, 
 	for _, w := range warnings {
 		log.Warn("configuration", "warning", w)
 	}
-	n := &node{s: s, level: level, again: again, log: log, network: memnet.New(), metrics: prometheus.NewRegistry()}
+	n := &node{s: s, level: level, again: again, network: memnet.New(), metrics: prometheus.NewRegistry()}
+	log = slog.New(n.tap.Handler(log.Handler()))
+	n.log = log
 	if err := n.identify(); err != nil {
 		return err
 	}
@@ -180,7 +184,7 @@ func (n *node) make(ctx context.Context) error {
 	n.agent, err = agent.New(agent.Config{
 		Settings: n.s, NodeName: n.s.NodeName, NodeID: n.s.NodeID, Address: n.address, Version: Version, Servers: n.forward, Conn: n.conn, Tokens: n.tokens,
 		ReadAgain: n.readAgain,
-		Door:      n.door, LAN: n.gossip.lan, WAN: n.gossip.wan, Leave: n.leave, Metrics: n.metrics, Log: n.log,
+		Door:      n.door, LAN: n.gossip.lan, WAN: n.gossip.wan, Leave: n.leave, Logs: &n.tap, Metrics: n.metrics, Log: n.log,
 		StartHostProxy: startHostProxy(n.s),
 	})
 	return err

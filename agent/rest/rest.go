@@ -25,6 +25,7 @@ import (
 	"github.com/weftmesh/weft/connect/xds"
 	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/gossip"
+	"github.com/weftmesh/weft/internal/logs"
 )
 
 // Config is what the handlers answer from.
@@ -47,6 +48,8 @@ type Config struct {
 	// Leave has this node leave and the agent end; it returns when the others were told.
 	Leave      func(context.Context) error
 	Reload     func() error
+	Logs       *logs.Tap        // what is logged, for those who watch
+	Debug      bool             // profiles are served
 	Settings   map[string]any   // shown as DebugConfig; without secrets
 	DefaultAll bool             // the default for calls that no intention decides
 	Now        func() time.Time // nil: the system's clock
@@ -115,6 +118,9 @@ func Handlers(c Config) map[string]api.Handler {
 		"GET /v1/agent/health/service/id/{name}":   h.healthByID,
 		"GET /v1/agent/health/service/name/{name}": h.healthByName,
 		"PUT /v1/agent/service/register":           h.register,
+		"GET /v1/agent/monitor":                    h.monitor,
+		"GET /v1/agent/host":                       h.hostInfo,
+		"GET /debug/pprof/{name}":                  h.profile,
 		"PUT /v1/agent/services/register":          h.registerAll,
 		"PUT /v1/agent/service/deregister/{name}":  h.deregister,
 		"PUT /v1/agent/service/maintenance/{name}": h.maintainService,
@@ -146,6 +152,7 @@ func (h *handlers) self(w http.ResponseWriter, _ *api.Request) error {
 			"Revision": "", "Server": h.c.Server, "Version": h.c.Version, "BuildDate": "1970-01-01T00:00:00Z",
 		},
 		"DebugConfig": h.c.Settings,
+		"Stats":       h.stats(),
 		"Member":      memberView(h.c.LAN.Local()),
 		"Coord":       h.coordinate(),
 		"Meta":        node.Meta,
