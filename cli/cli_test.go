@@ -194,6 +194,33 @@ func TestCommands(t *testing.T) {
 			out: "Deregistered service: a/b", asked: []string{"PUT /v1/agent/service/deregister/a%2Fb"},
 		},
 
+		{
+			name: "info", answers: map[string]string{"GET /v1/agent/self": `{"Stats":{"b":{"y":"2","x":"1"},"a":{"z":"3"}}}`}, args: []string{"info"},
+			out: "a:\n\tz = 3\nb:\n\tx = 1\n\ty = 2\n",
+		},
+		{
+			name: "monitor", answers: map[string]string{"GET /v1/agent/monitor": "one line\n"}, args: []string{"monitor", "-log-level", "debug"},
+			out: "one line\n", asked: []string{"loglevel=debug"},
+		},
+		{name: "monitor, refused", answers: map[string]string{"GET /v1/agent/monitor": "!400 Unknown log level: x"}, args: []string{"monitor", "-log-level", "x"}, code: 1, err: "Unknown log level: x"},
+		{
+			name: "maint of a service", answers: map[string]string{"PUT /v1/agent/service/maintenance/web": ""}, args: []string{"maint", "-enable", "-service", "web", "-reason", "a b"},
+			out: `Service "web" maintenance is now enabled`, asked: []string{"enable=true&reason=a+b"},
+		},
+		{
+			name: "maint of the node", answers: map[string]string{"PUT /v1/agent/maintenance": ""}, args: []string{"maint", "-disable"},
+			out: "Node maintenance is now disabled", asked: []string{"enable=false"},
+		},
+		{
+			name: "maint, what is out", args: []string{"maint"},
+			answers: map[string]string{"GET /v1/agent/checks": `{"_node_maintenance":{"Node":"n1","Notes":"why"},"_service_maintenance:w":{"ServiceID":"w","Notes":"so"},"x":{}}`},
+			out:     "Node:\n  Name:   n1\n  Reason: why\n\nService:\n  ID:     w\n  Reason: so\n",
+		},
+		{name: "maint both ways", args: []string{"maint", "-enable", "-disable"}, code: 1, err: "Only one of -enable or -disable"},
+		{name: "maint neither way", args: []string{"maint", "-service", "web"}, code: 1, err: "Either -enable or -disable"},
+		{name: "debug of what isn't there", args: []string{"debug", "-capture", "trace"}, code: 1, err: "want one of agent, host"},
+		{name: "debug for no time", args: []string{"debug", "-duration", "1ms"}, code: 1, err: "a second at least"},
+
 		{name: "catalog services", answers: map[string]string{"GET /v1/catalog/services": `{"web":["b","a"],"api":[]}`}, args: []string{"catalog", "services", "-tags"}, out: "api  \nweb  b,a\n"},
 		{
 			name: "catalog nodes", answers: map[string]string{"GET /v1/catalog/nodes": `[{"Node":"n1","ID":"0123456789","Address":"10.0.0.1","Datacenter":"dc1"}]`},
