@@ -240,7 +240,13 @@ func (BootstrapACL) commandType() string { return "bootstrap-acl" }
 // TopicACL is all ACL objects: they are few, read rarely, and what a token grants depends on many of them.
 const TopicACL TopicKind = "acl"
 
+// TopicACLChanged is the ACL objects that were there before: what a token grants changes only with it.
+const TopicACLChanged TopicKind = "acl-changed"
+
 var aclTopic = Topic{Kind: TopicACL}
+
+// ACLChangedTopic is the one topic of its kind.
+func ACLChangedTopic() Topic { return Topic{Kind: TopicACLChanged} }
 
 // aclRow is an object under its keys. It is not changed.
 type aclRow struct{ ACLObject }
@@ -363,6 +369,9 @@ func (u *unit) flushACL(s *slot[*aclRow]) {
 		remove(u.w.txn, tableACL, s.old)
 	}
 	u.w.touch(aclTopic)
+	if s.old != nil {
+		u.w.touch(ACLChangedTopic())
+	}
 }
 
 // ACL gives an object by its kind and ID; the zero ACLObject if there is none.
@@ -406,8 +415,8 @@ func (t *Txn) ACLOfMethod(name string) ([]ACLObject, error) {
 	return out, nil
 }
 
-// ACLIndex is the last change of any ACL object.
-func (t *Txn) ACLIndex() uint64 { return t.topicIndex(aclTopic) }
+// ACLChanged is the last change or removal of an ACL object that was there before.
+func (t *Txn) ACLChanged() uint64 { return t.topicIndex(ACLChangedTopic()) }
 
 // ACLBootstrapped is the index at which the first management token was made, 0 if it wasn't yet.
 func (t *Txn) ACLBootstrapped() uint64 { return t.meta.bootstrap }

@@ -170,7 +170,7 @@ func (t Topic) canonical(dc string) (Topic, error) {
 		return t, nil
 	case TopicCoordinates:
 		return coordinatesTopic(k.Scope), nil
-	case TopicAllSessions, TopicQuery, TopicQueries, TopicPeerings, TopicACL:
+	case TopicAllSessions, TopicQuery, TopicQueries, TopicPeerings, TopicACL, TopicACLChanged:
 		return t, nil
 	}
 	return Topic{}, fmt.Errorf("%w: unknown kind of topic %q", ErrInvalid, t.Kind)

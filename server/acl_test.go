@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/weftmesh/weft/internal/acl"
@@ -230,6 +231,36 @@ func TestFilteredAnswersSaySo(t *testing.T) {
 		if got := header.Get("X-Consul-Results-Filtered-By-ACLs"); got != want {
 			t.Errorf("token %q: %q, want %q: %s", token, got, want, body)
 		}
+	}
+}
+
+// A request that waits is asked again whether it may, before it is answered.
+func TestRevocationReachesWaitingRequests(t *testing.T) {
+	for _, path := range []string{"/v1/health/service/web", "/v1/kv/app"} {
+		synctest.Test(t, func(t *testing.T) {
+			r := locked(t)
+			accessor, secret := r.token("service \"web\" { policy = \"read\" }\nkey \"app\" { policy = \"read\" }")
+			r.as(rootSecret, "PUT", "/v1/kv/app", "1", 200, "true")
+			_, _, header := r.ask("GET", path, secret, "")
+			answered := make(chan int, 1)
+			go func() {
+				code, _, _ := r.ask("GET", path+"?wait=60s&index="+header.Get("X-Consul-Index"), secret, "")
+				answered <- code
+			}()
+			synctest.Wait()
+			r.as(rootSecret, "DELETE", "/v1/acl/token/"+accessor, "", 200, "true")
+			synctest.Wait()
+			select {
+			case code := <-answered:
+				t.Fatalf("%s: answered %d before anything changed", path, code)
+			default:
+			}
+			r.as(rootSecret, "PUT", "/v1/catalog/register", web, 200, "true")
+			r.as(rootSecret, "PUT", "/v1/kv/app", "2", 200, "true")
+			if code := <-answered; code != http.StatusForbidden {
+				t.Errorf("%s: answered %d", path, code)
+			}
+		})
 	}
 }
 

@@ -110,7 +110,8 @@ type Request struct {
 	Subject Subject
 	Options Options
 	route   Route
-	hidden  bool // something that was asked for wasn't shown
+	hidden  bool         // something that was asked for wasn't shown
+	again   func() error // asks anew who asks, and whether they may: a token may be revoked while its request waits
 }
 
 // Route is the row of the table.
@@ -288,6 +289,14 @@ func (m *Mux) request(route Route, r *http.Request) (*Request, error) {
 		return nil, err
 	}
 	req := &Request{Request: r, Subject: subject, route: route}
+	req.again = func() error {
+		subject, err := m.c.Resolver.Resolve(r.Context(), TokenOf(r))
+		if err != nil {
+			return err
+		}
+		req.Subject, req.hidden = subject, false
+		return m.allow(req)
+	}
 	if req.Options, err = parseOptions(r, m.c.Datacenter); err != nil {
 		return nil, err
 	}
@@ -295,19 +304,24 @@ func (m *Mux) request(route Route, r *http.Request) (*Request, error) {
 	if what := missing(route, r); what != "" {
 		return nil, bad("Missing %s", what)
 	}
-	switch route.Extract {
+	return req, m.allow(req)
+}
+
+// allow checks what the route asks for of a name that is known before its handler runs.
+func (m *Mux) allow(r *Request) error {
+	switch r.route.Extract {
 	case Nothing:
 		about := ""
-		if route.Need.Resource == "agent" || route.Need.Resource == "node" {
+		if r.route.Need.Resource == "agent" || r.route.Need.Resource == "node" {
 			about = m.c.Node
 		}
-		err = subject.Allow(route.Need, about)
+		return r.Subject.Allow(r.route.Need, about)
 	case PathName:
-		err = subject.Allow(route.Need, r.PathValue("name"))
+		return r.Subject.Allow(r.route.Need, r.PathValue("name"))
 	case QueryName:
-		err = subject.Allow(route.Need, r.URL.Query().Get("name"))
+		return r.Subject.Allow(r.route.Need, r.URL.Query().Get("name"))
 	}
-	return req, err
+	return nil
 }
 
 // missing is what a path that ends in a name says nothing of; "" if all is there.

@@ -80,9 +80,25 @@ func (m Meta) Write(h http.Header, o Options) {
 	}
 }
 
+// Asked is a read that asks anew, each time but the first, whether its caller may still: its token may be revoked while it waits.
+func Asked[T any](r *Request, read func(*catalog.Txn) (T, error)) func(*catalog.Txn) (T, error) {
+	waited := false
+	return func(t *catalog.Txn) (T, error) {
+		if waited {
+			if err := r.again(); err != nil {
+				var zero T
+				return zero, err
+			}
+		}
+		waited = true
+		return read(t)
+	}
+}
+
 // Answer runs a query for a request and writes its answer as JSON, headers and all.
 func Answer[T any](w http.ResponseWriter, r *Request, store *catalog.Store, read func(*catalog.Txn) (T, error)) error {
 	seed := maphash.MakeSeed()
+	read = Asked(r, read)
 	body, meta, err := query(r.Context(), store, r.Options, func(t *catalog.Txn) ([]byte, error) {
 		out, err := read(t)
 		if err != nil {

@@ -27,9 +27,10 @@ type subscription struct {
 	watch  *catalog.Watch
 
 	req       *weftv1.SubscribeRequest
-	expired   bool // the interests weren't stated again in time
-	asked     bool // an answer is due even if there is nothing in it
-	stale     bool // what is wanted has to be worked out anew
+	expired   bool   // the interests weren't stated again in time
+	asked     bool   // an answer is due even if there is nothing in it
+	stale     bool   // what is wanted has to be worked out anew
+	granted   uint64 // the last change of tokens and policies that what is wanted goes by
 	position  catalog.Position
 	sent      map[catalog.Topic]bool // covered at the other end
 	wanted    map[catalog.Topic]bool
@@ -45,6 +46,7 @@ func newSubscription(s *Server, stream weftv1.Feed_SubscribeServer, first *weftv
 		s: s, stream: stream, node: first.GetNode(), watch: s.c.Store.Watch(), req: first, asked: true, stale: true,
 		sent: map[catalog.Topic]bool{}, pieces: make(chan *weftv1.SubscribeResponse), delivered: make(chan error, 1),
 	}
+	u.watch.Add(catalog.ACLChangedTopic()) // a token that is revoked ends what it follows
 	// What the agent holds counts, if it is of this catalog's history.
 	if position := wire.PositionFrom(first.GetPosition()); position.Epoch == s.c.Store.Position().Epoch {
 		u.position = position
@@ -121,6 +123,9 @@ func (u *subscription) penalty(ctx context.Context) error {
 func (u *subscription) catchUp(ctx context.Context) error {
 	for more := true; more; {
 		leave := func() {}
+		if u.s.c.Store.Read().ACLChanged() != u.granted {
+			u.stale = true
+		}
 		if u.stale || len(u.lacking) > 0 {
 			var err error
 			if leave, err = u.s.pace.enter(ctx); err != nil {
@@ -246,6 +251,7 @@ func decides(t catalog.Topic) bool {
 // that wasn't: what changed in between is seen by another look.
 func (u *subscription) compute(ctx context.Context, txn *catalog.Txn) (look bool) {
 	before := u.wanted
+	u.granted = txn.ACLChanged()
 	u.wanted, u.refused, u.perToken, u.stale = map[catalog.Topic]bool{catalog.CATopic(): true}, nil, map[string]map[catalog.Topic]bool{}, false
 	for n, i := range u.req.GetInterests() {
 		var err error

@@ -93,13 +93,16 @@ func (h *handlers) getKV(w http.ResponseWriter, r *api.Request) error {
 	if err := r.Authorize(key.Name); err != nil {
 		return err
 	}
-	entry, meta, err := api.Query(r.Context(), h.c.Store, r.Options, func(t *catalog.Txn) (*catalog.KVEntry, error) {
+	entry, meta, err := api.Query(r.Context(), h.c.Store, r.Options, api.Asked(r, func(t *catalog.Txn) (*catalog.KVEntry, error) {
+		if err := r.Authorize(key.Name); err != nil {
+			return nil, err
+		}
 		e, err := t.KV(key)
 		if err == nil && e == nil {
 			err = absent()
 		}
 		return e, err
-	})
+	}))
 	meta.Write(w.Header(), r.Options)
 	if err != nil {
 		return err

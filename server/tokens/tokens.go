@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package tokens finds what a token's secret grants, from a server's own catalog: a token that is revoked, or whose policy is
-// changed, is so with the next request. It keeps what it put together until any ACL object changes. It owns no goroutine.
+// changed, is so with the next request. It keeps what it put together until an ACL object changes. It owns no goroutine.
 package tokens
 
 import (
@@ -101,7 +101,7 @@ func (r *Resolver) Token(txn *catalog.Txn, secret string) (*catalog.ACLToken, er
 
 // authorizer is what a token grants, put together once until any ACL object changes.
 func (r *Resolver) authorizer(txn *catalog.Txn, t *catalog.ACLToken) (*acl.Authorizer, error) {
-	index, epoch := txn.ACLIndex(), txn.Position().Epoch
+	index, epoch := txn.ACLChanged(), txn.Position().Epoch
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.known == nil || epoch != r.epoch || index > r.index {
