@@ -6,6 +6,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -316,6 +317,7 @@ func TestKVWatches(t *testing.T) {
 		s := newStore(t, Config{})
 		doAt(t, s, clock, web("n1", 80))
 		kv(t, s, KVOp{Verb: KVSet, Key: "a/b"})
+		var mu sync.Mutex // guards woken while the waiters run
 		woken := map[string]bool{}
 		ctx, cancel := context.WithCancel(t.Context())
 		wait := func(label string, read func(*Txn)) {
@@ -323,6 +325,8 @@ func TestKVWatches(t *testing.T) {
 			read(txn)
 			go func() {
 				if s.WaitChange(ctx, txn) == nil {
+					mu.Lock()
+					defer mu.Unlock()
 					woken[label] = true
 				}
 			}()
@@ -330,6 +334,8 @@ func TestKVWatches(t *testing.T) {
 		expect := func(want ...string) {
 			t.Helper()
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			for _, label := range want {
 				if !woken[label] {
 					t.Errorf("%s didn't wake", label)
