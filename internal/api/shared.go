@@ -40,7 +40,7 @@ func AnswerShared[T any](w http.ResponseWriter, r *Request, store *catalog.Store
 		return Answer(w, r, store, read)
 	}
 	key, seed := shareKey(w, r), maphash.MakeSeed()
-	body, meta, err := query(r.Context(), store, r.Options, func(t *catalog.Txn) ([]byte, error) {
+	body, meta, err := query(r.Context(), store, r.Options, Asked(r, func(t *catalog.Txn) ([]byte, error) {
 		return s.get(key, t, func() ([]byte, error) {
 			out, err := read(t)
 			if err != nil {
@@ -48,7 +48,7 @@ func AnswerShared[T any](w http.ResponseWriter, r *Request, store *catalog.Store
 			}
 			return encodeJSON(w, out)
 		})
-	}, func(body []byte) uint64 { return maphash.Bytes(seed, body) })
+	}), func(body []byte) uint64 { return maphash.Bytes(seed, body) })
 	meta.Write(w.Header(), r.Options)
 	if err != nil {
 		return err
