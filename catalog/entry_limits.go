@@ -12,7 +12,7 @@ type UpstreamLimits struct {
 	// MaxRequestsPerConnection is weft's: a connection is closed after so many.
 	MaxRequestsPerConnection *int `json:",omitempty"`
 	// MaxConcurrentRetries and RetryBudget are weft's and exclude each other. Where a route asks for retries and neither is
-	// said, a budget of 20 percent holds.
+	// said, a budget of 18 percent holds.
 	MaxConcurrentRetries *int         `json:",omitempty"`
 	RetryBudget          *RetryBudget `json:",omitempty"`
 }

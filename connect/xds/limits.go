@@ -76,7 +76,7 @@ func breakers(l *catalog.UpstreamLimits, retried bool) *clusterv3.CircuitBreaker
 	if l.MaxConcurrentRetries != nil || !retried && l.RetryBudget == nil {
 		return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{t}}
 	}
-	percent, least := 20.0, uint32(3)
+	percent, least := 18.0, uint32(3)
 	if b := l.RetryBudget; b != nil {
 		if b.Percent != nil {
 			percent = *b.Percent
