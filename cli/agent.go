@@ -40,7 +40,8 @@ func agentCommand(env Env) *ucli.Command {
 			if err != nil {
 				return err
 			}
-			return runAgent(c.Context, env, settings, warnings, func() (config.Config, []string, error) { return settingsOf(c) })
+			return runAgent(c.Context, env, settings, warnings, func() (config.Config, []string, error) { return settingsOf(c) },
+				c.StringSlice("config-file"))
 		},
 	}
 }

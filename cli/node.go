@@ -66,6 +66,7 @@ type node struct {
 
 	level *slog.LevelVar
 	again func() (config.Config, []string, error) // reads the settings anew
+	files []string                                // that they are in
 }
 
 // The timing of connections between nodes.
@@ -76,7 +77,7 @@ const (
 
 // runAgent runs an agent, and where it is one a server with it, until ctx ends. The server is there before the agent and goes
 // after it, and gossip is there longest.
-func runAgent(ctx context.Context, env Env, s config.Config, warnings []string, again func() (config.Config, []string, error)) error {
+func runAgent(ctx context.Context, env Env, s config.Config, warnings []string, again func() (config.Config, []string, error), files []string) error {
 	out, end, err := logOutput(env.Stdout, &s.Logging)
 	if err != nil {
 		return err
@@ -98,7 +99,7 @@ func runAgent(ctx context.Context, env Env, s config.Config, warnings []string, 
 	for _, w := range warnings {
 		log.Warn("configuration", "warning", w)
 	}
-	n := &node{s: s, level: level, again: again, network: memnet.New(), metrics: prometheus.NewRegistry()}
+	n := &node{s: s, level: level, again: again, files: files, network: memnet.New(), metrics: prometheus.NewRegistry()}
 	log = slog.New(n.tap.Handler(log.Handler()))
 	n.log = log
 	if err := n.identify(); err != nil {
@@ -266,6 +267,7 @@ func (n *node) run(ctx context.Context) error {
 		group.GoOrdered("servers", n.pick.Run)
 	}
 	group.Go("reload", n.reloadOnSignal)
+	group.Go("reload by change", n.reloadOnChange)
 	group.GoOrdered("agent", func(ctx context.Context) error {
 		patience := time.NewTimer(leaderPatience)
 		defer patience.Stop()

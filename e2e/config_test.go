@@ -185,3 +185,13 @@ domain = "mesh.test"`)
 	}
 	is("third  ")
 }
+
+// With auto_reload_config a file that changes is enough.
+func TestAutoReload(t *testing.T) {
+	enabled(t)
+	w := mustWorld(t, Builtin, "allow", "auto_reload_config = true")
+	if err := os.WriteFile(filepath.Join(w.dir, "conf", "services.hcl"), []byte(`service { name = "seen" port = 1 }`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	until(t, 30*time.Second, func() error { return w.do(http.MethodGet, "/v1/agent/service/seen", nil, new(any)) })
+}

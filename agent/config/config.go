@@ -55,6 +55,7 @@ type Config struct {
 	Locality                       *catalog.Locality
 	PIDFile                        string `decode:"pid_file"`
 	Ports                          Ports
+	AutoReloadConfig               bool
 	LogLevel                       string
 	LogJSON                        bool
 	EnableDebug                    bool

@@ -13,7 +13,7 @@ import (
 
 // ineffective are Consul's keys that this version takes without acting on them.
 var ineffective = []string{
-	"auto_config", "auto_encrypt", "auto_reload_config", "cache",
+	"auto_config", "auto_encrypt", "cache",
 	"autopilot.disable_upgrade_migration", "autopilot.upgrade_version_tag",
 	"performance.grpc_keepalive_interval", "performance.grpc_keepalive_timeout", "performance.enable_xds_load_balancing",
 	"discovery_max_stale", "enable_agent_tls_for_checks", "http_config.use_cache",
