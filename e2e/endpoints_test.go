@@ -14,6 +14,13 @@ var endpointRows = []Row{
 	{Name: "endpoint added drained and removed", Run: addedDrainedRemoved},
 	{Name: "endpoint removed under load", Run: removedUnderLoad},
 	{
+		Name: "sidecar stopped under load", Run: stoppedUnderLoad,
+		Differs: map[Kind]string{
+			Envoy: "it ends at once: what is in flight there is lost",
+			Host:  "one of its proxies ends by being deregistered, which is the row before",
+		},
+	},
+	{
 		Name: "endpoint killed", Run: endpointKilled,
 		Differs: map[Kind]string{Host: "both sidecars are one process, which can't be killed for one of them: the application alone is killed"},
 	},
@@ -83,6 +90,31 @@ func removedUnderLoad(t *testing.T, w *World) {
 	p.remove(two)
 	l.more(50)
 	if err := l.agree(nil, p.backend, b2); err != nil {
+		t.Error(err)
+	}
+}
+
+// stoppedUnderLoad stops a sidecar that is in use, and that nobody has been told of: its callers lose nothing, and come back when it
+// does.
+func stoppedUnderLoad(t *testing.T, w *World) {
+	p := newPair(t, w, "http")
+	two, b2 := p.second("api-2")
+	l := load(t, "http://"+p.addr+"/slow", 100)
+	used(t, b2, 10)
+	if w.Kind == Host {
+		p.deregister(two)
+		unused(t, l, b2)
+	} else if err := two.sidecar.stop(10 * time.Second); err != nil {
+		t.Error(err)
+	}
+	end := time.Now()
+	l.more(50)
+	if w.Kind == Builtin {
+		two.sidecar = p.runSidecar(w.Kind, two)
+		used(t, b2, 10)
+	}
+	err := l.agree(func(_ string, r result) bool { return w.Kind == Envoy && r.begun.Before(end) }, p.backend, b2)
+	if err != nil {
 		t.Error(err)
 	}
 }

@@ -70,7 +70,7 @@ func TestRowsAreWhole(t *testing.T) {
 		"allowed http", "allowed http2", "allowed grpc unary", "allowed grpc bidirectional", "allowed tcp", "denied http", "denied http2",
 		"denied grpc", "denied tcp", "default deny", "default allow", "precedence",
 		"intention changed on an open http connection", "intention changed on an open tcp connection",
-		"endpoint added drained and removed", "endpoint removed under load", "endpoint killed", "leaf rotation under load",
+		"endpoint added drained and removed", "endpoint removed under load", "sidecar stopped under load", "endpoint killed", "leaf rotation under load",
 		"peer with a wrong identity", "peer of another root", "peer with an expired certificate", "plaintext to the mtls port",
 		"upstream down", "upstream hangs", "big bodies", "streaming both ways", "trailers", "websocket", "http 1.0", "half-closed tcp",
 		"agent killed and restarted", "another service's configuration", "port that is taken",
