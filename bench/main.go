@@ -19,6 +19,7 @@ func main() {
 	what := flag.String("what", "flips", "flips, registration, memory, soak or race")
 	kind := flag.String("kind", "builtin", "builtin, host or envoy")
 	protocol := flag.String("protocol", "http", "http or tcp (flips)")
+	level := flag.String("log-level", "info", "of the built-in sidecars; debug says why each request failed; BENCH_KEEP=1 keeps the logs")
 	weft := flag.String("weft", "bin/weft", "the weft binary")
 	envoy := flag.String("envoy", ".cache/envoy/1.40.0/bin/envoy", "the Envoy binary")
 	n := flag.Int("n", 1000, "flips, registrations or requests")
@@ -55,14 +56,14 @@ func main() {
 		}
 		return
 	}
-	if err := measure(ctx, *what, *kind, *protocol, *weft, *envoy, *n, d); err != nil {
+	if err := measure(ctx, *what, *kind, *protocol, *level, *weft, *envoy, *n, d); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func measure(ctx context.Context, what, kind, protocol, weft, envoy string, n int, d disturbances) error {
-	m, err := newMesh(ctx, kind, protocol, weft, envoy)
+func measure(ctx context.Context, what, kind, protocol, level, weft, envoy string, n int, d disturbances) error {
+	m, err := newMesh(ctx, kind, protocol, level, weft, envoy)
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,7 @@ type object = map[string]any
 // mesh is an agent, web and api with their sidecars, and api's backends, which are in this process.
 type mesh struct {
 	kind, protocol, weft, envoy string
+	logLevel                    string // of the sidecars
 	dir                         string
 	http, grpc, upstream        int
 	api                         *apiclient.Client
@@ -56,11 +57,12 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
-func newMesh(ctx context.Context, kind, protocol, weft, envoy string) (*mesh, error) {
+func newMesh(ctx context.Context, kind, protocol, level, weft, envoy string) (*mesh, error) {
 	m, err := makeMesh(kind, protocol, weft, envoy)
 	if err != nil {
 		return nil, err
 	}
+	m.logLevel = level
 	return m, m.start(ctx)
 }
 
@@ -70,7 +72,7 @@ func makeMesh(kind, protocol, weft, envoy string) (*mesh, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &mesh{kind: kind, protocol: protocol, weft: weft, envoy: envoy, dir: dir, sidecars: map[string]*exec.Cmd{}}
+	m := &mesh{kind: kind, protocol: protocol, logLevel: "info", weft: weft, envoy: envoy, dir: dir, sidecars: map[string]*exec.Cmd{}}
 	for _, p := range []*int{&m.http, &m.grpc, &m.upstream} {
 		if *p, err = freePort(); err != nil {
 			return nil, err
@@ -184,7 +186,7 @@ func (m *mesh) startSidecar(_ context.Context, id string) error {
 	if m.kind == "host" {
 		return nil // the agent's host proxy is its sidecar
 	}
-	args := []string{"connect", "proxy", "-http-addr", "127.0.0.1:" + strconv.Itoa(m.http), "-sidecar-for", id}
+	args := []string{"connect", "proxy", "-http-addr", "127.0.0.1:" + strconv.Itoa(m.http), "-sidecar-for", id, "-log-level", m.logLevel}
 	if m.kind == "envoy" {
 		port, err := freePort()
 		if err != nil {

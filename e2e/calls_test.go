@@ -5,10 +5,12 @@ package e2e
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,6 +27,7 @@ var callRows = []Row{
 	{Name: "allowed http2", Run: func(t *testing.T, w *World) { newPair(t, w, "http2") }},
 	{Name: "allowed grpc unary", Run: func(t *testing.T, w *World) { newPair(t, w, "grpc") }},
 	{Name: "allowed grpc bidirectional", Run: allowedBoth},
+	{Name: "grpc-web", Run: grpcWeb},
 	{Name: "allowed tcp", Run: func(t *testing.T, w *World) { newPair(t, w, "tcp") }},
 	{Name: "denied http", Run: func(t *testing.T, w *World) { denied(t, w, "http") }},
 	{Name: "denied http2", Run: func(t *testing.T, w *World) { denied(t, w, "http2") }},
@@ -106,6 +109,53 @@ func unary(addr, text string) error {
 		return fmt.Errorf("answered %q with trailer %q, want both %q", out.GetValue(), got, text)
 	}
 	return nil
+}
+
+// grpcWeb makes a call as a browser does, over HTTP/1.1, in both forms.
+func grpcWeb(t *testing.T, w *World) {
+	p := newPair(t, w, "grpc")
+	const message = "\x00\x00\x00\x00\x07\n\x05hello" // a StringValue
+	for _, form := range []string{"application/grpc-web+proto", "application/grpc-web-text+proto"} {
+		text := strings.Contains(form, "-text")
+		in := message
+		if text {
+			in = base64.StdEncoding.EncodeToString([]byte(in))
+		}
+		req, err := http.NewRequest(http.MethodPost, "http://"+p.addr+"/weft.e2e.Echo/Unary", strings.NewReader(in))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", form)
+		req.Header.Set("Accept", form)
+		req.Header.Set("Echo", "hello")
+		c, end := h1()
+		defer end()
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []byte
+		if text {
+			for group := make([]byte, 4); err == nil; { // padding may stand anywhere
+				if _, err = io.ReadFull(resp.Body, group); err == nil {
+					var b []byte
+					b, err = base64.StdEncoding.DecodeString(string(group))
+					got = append(got, b...)
+				}
+			}
+		} else {
+			got, err = io.ReadAll(resp.Body)
+		}
+		_ = resp.Body.Close()
+		if err != nil && !errors.Is(err, io.EOF) {
+			t.Fatal(err)
+		}
+		answer, trailers, _ := strings.Cut(string(got), "\x80")
+		if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != form || answer != message ||
+			!strings.Contains(trailers, "grpc-status:") || !strings.Contains(trailers, "echo:") {
+			t.Errorf("%s: %s %q, %q", form, resp.Status, resp.Header.Get("Content-Type"), got)
+		}
+	}
 }
 
 func allowedBoth(t *testing.T, w *World) {

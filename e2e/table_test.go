@@ -67,7 +67,7 @@ func TestMixed(t *testing.T) {
 // out.
 func TestRowsAreWhole(t *testing.T) {
 	want := []string{
-		"allowed http", "allowed http2", "allowed grpc unary", "allowed grpc bidirectional", "allowed tcp", "denied http", "denied http2",
+		"allowed http", "allowed http2", "allowed grpc unary", "allowed grpc bidirectional", "grpc-web", "allowed tcp", "denied http", "denied http2",
 		"denied grpc", "denied tcp", "default deny", "default allow", "precedence",
 		"intention changed on an open http connection", "intention changed on an open tcp connection",
 		"endpoint added drained and removed", "endpoint removed under load", "sidecar stopped under load", "endpoint killed", "leaf rotation under load",

@@ -16,6 +16,7 @@ import (
 	filelogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	grpcwebv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_web/v3"
 	localratev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/local_ratelimit/v3"
 	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
@@ -36,7 +37,10 @@ import (
 const PublicRoutes = "public_listener"
 
 // Where authorisation stands among the HTTP filters; routes override it under this name.
-const rbacFilter = "envoy.filters.http.rbac"
+const (
+	rbacFilter    = "envoy.filters.http.rbac"
+	grpcWebFilter = "envoy.filters.http.grpc_web"
+)
 
 const (
 	defaultBound  = 10 * time.Second
@@ -119,7 +123,7 @@ func (r *renderer) inboundFilters() ([]*listenerv3.Filter, error) {
 	if err := r.publicRoutes(); err != nil {
 		return nil, err
 	}
-	m, err := r.manager("public_listener", PublicRoutes, true, log)
+	m, err := r.manager("public_listener", PublicRoutes, r.g.Protocol, true, log)
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +131,7 @@ func (r *renderer) inboundFilters() ([]*listenerv3.Filter, error) {
 }
 
 // manager is the HTTP connection manager of either side.
-func (r *renderer) manager(stat, routes string, inbound bool, log []*accesslogv3.AccessLog) (*listenerv3.Filter, error) {
+func (r *renderer) manager(stat, routes, protocol string, inbound bool, log []*accesslogv3.AccessLog) (*listenerv3.Filter, error) {
 	m := &hcmv3.HttpConnectionManager{
 		StatPrefix: stat, CodecType: hcmv3.HttpConnectionManager_AUTO, AccessLog: log,
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{RouteConfigName: routes, ConfigSource: ads()}},
@@ -151,6 +155,13 @@ func (r *renderer) manager(stat, routes string, inbound bool, log []*accesslogv3
 	}
 	if !r.in.Abilities.Weft {
 		m.LocalReplyConfig = reasons()
+	}
+	if protocol == catalog.ProtocolGRPC {
+		web, err := pack(&grpcwebv3.GrpcWeb{})
+		if err != nil {
+			return nil, err
+		}
+		m.HttpFilters = append(m.HttpFilters, &hcmv3.HttpFilter{Name: grpcWebFilter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: web}})
 	}
 	if inbound {
 		m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
@@ -285,7 +296,7 @@ func (r *renderer) upstream(u *Upstream) error {
 		if err := r.upstreamRoutes(u, name, clusters); err != nil {
 			return err
 		}
-		f, err = r.manager("upstream."+u.Key.Name, name, false, log)
+		f, err = r.manager("upstream."+u.Key.Name, name, u.Chain.Protocol, false, log)
 	} else {
 		f, err = tcpUpstream(u, clusters, log)
 	}

@@ -77,6 +77,7 @@ type HTTP struct {
 	GenerateRequestID bool
 	Trace             bool // a request without traceparent gets one
 	Websocket         bool
+	GRPCWeb           bool          // gRPC-Web's requests become gRPC's
 	IdleTimeout       time.Duration // of a connection without requests; 0: an hour
 	StreamIdle        time.Duration // of a request in which nothing moves; 0: five minutes
 	HeaderTimeout     time.Duration

@@ -105,6 +105,11 @@ func (ex *exchange) begin(d *downstream, x stream.ServerExchange) (unhook func()
 	ex.view = e.current()
 	ex.lv = d.listener(ex.view)
 	ex.http = ex.lv.config.HTTP
+	if ex.http.GRPCWeb {
+		if w := webOf(x); w != nil {
+			x, ex.x = w, w
+		}
+	}
 	ex.grpc, ex.grpcCode = isGRPC(ex.req), -1
 	switch {
 	case ex.grpc:

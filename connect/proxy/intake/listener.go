@@ -34,6 +34,7 @@ const (
 	routerURL       = typePrefix + "extensions.filters.http.router.v3.Router"
 	httpRBACURL     = typePrefix + "extensions.filters.http.rbac.v3.RBAC"
 	grpcStatsURL    = typePrefix + "extensions.filters.http.grpc_stats.v3.FilterConfig"
+	grpcWebURL      = typePrefix + "extensions.filters.http.grpc_web.v3.GrpcWeb"
 	fileLogURL      = typePrefix + "extensions.access_loggers.file.v3.FileAccessLog"
 	stdoutLogURL    = typePrefix + "extensions.access_loggers.stream.v3.StdoutAccessLog"
 	stderrLogURL    = typePrefix + "extensions.access_loggers.stream.v3.StderrAccessLog"
@@ -248,6 +249,8 @@ func compileHTTPFilters(h *config.HTTP, filters []*hcmv3.HttpFilter) error {
 			if err != nil {
 				return fmt.Errorf("http filter %s: %w", f.GetName(), err)
 			}
+		case grpcWebURL:
+			h.GRPCWeb = true
 		case httpRBACURL:
 			m, err := read[*httprbacv3.RBAC](f.GetTypedConfig())
 			if err != nil {
