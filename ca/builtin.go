@@ -31,13 +31,13 @@ type Builtin struct {
 
 // authority is a Setup, parsed. The certificates are nil before there is material.
 type authority struct {
-	setup    Setup
-	root     *x509.Certificate
-	rootKey  crypto.Signer
-	inter    *x509.Certificate
-	interKey crypto.Signer
-	// chain is the PEM text that follows each leaf.
-	chain string
+	setup        Setup
+	root         *x509.Certificate
+	rootKey      crypto.Signer
+	inter        *x509.Certificate
+	interKey     crypto.Signer
+	intermediate string // PEM text
+	crosses      []crossCert
 }
 
 var _ Provider = (*Builtin)(nil)
@@ -79,8 +79,33 @@ func (a *authority) load(m Material) error {
 	if err := a.inter.CheckSignatureFrom(a.root); err != nil {
 		return fmt.Errorf("the intermediate isn't signed by the root: %w", err)
 	}
-	a.chain = m.IntermediateCert + strings.Join(m.CrossCerts, "")
+	a.intermediate, a.crosses = m.IntermediateCert, nil
+	for _, text := range m.CrossCerts {
+		cert, err := ParseCert(text)
+		if err != nil {
+			return fmt.Errorf("cross-signed certificate: %w", err)
+		}
+		a.crosses = append(a.crosses, crossCert{text, cert.NotBefore.Add(Backdate)})
+	}
 	return nil
+}
+
+// crossCert is a certificate by which an older root vouches for a newer one.
+type crossCert struct {
+	text string
+	made time.Time
+}
+
+// chain is what a leaf carries that is signed now: its intermediate, and what leads to older roots, the newest first.
+func (a *authority) chain(now time.Time) string {
+	var b strings.Builder
+	b.WriteString(a.intermediate)
+	for i, c := range a.crosses {
+		if i < fewCrossCerts || now.Sub(c.made) < bridgeTime {
+			b.WriteString(c.text)
+		}
+	}
+	return b.String()
 }
 
 // pair reads a certificate of an authority and its key.

@@ -227,19 +227,25 @@ func TestRotation(t *testing.T) {
 func TestQuickRotations(t *testing.T) {
 	first := bootstrap(t, ca.Config{})
 	s, now := first, start
-	for n := range 9 {
+	for n := range 21 {
 		now = now.Add(300 * time.Millisecond)
 		s = must(ca.Rotate(context.Background(), s, provider(t, s), provider(t, ca.State{ClusterID: cluster, Datacenter: "dc1", Config: s.Config}), now, false))(t)
 		err := verify(t, issue(t, s, web, now), first.Roots, now)
-		if n < 8 && err != nil {
+		if n < 20 && err != nil {
 			t.Fatalf("after %d rotations: %v", n+1, err)
 		}
-		if n == 8 && err == nil {
+		if n == 20 && err == nil {
 			t.Error("the chain has no end")
 		}
 	}
-	if err := verify(t, issue(t, s, web, now), s.Roots, now); err != nil {
-		t.Error(err)
+	for after, want := range map[time.Duration]int{0: 22, 2 * time.Hour: 6} { // with the leaf and its intermediate
+		l := issue(t, s, web, now.Add(after))
+		if err := verify(t, l, s.Roots, now.Add(after)); err != nil {
+			t.Error(err)
+		}
+		if n := len(chainOf(t, l.CertPEM)); n != want {
+			t.Errorf("%v after the last rotation a leaf carries %d certificates, want %d", after, n, want)
+		}
 	}
 }
 

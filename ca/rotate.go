@@ -12,8 +12,13 @@ import (
 	"github.com/weftmesh/weft/catalog"
 )
 
-// maxCrossCerts bounds how long quick rotations can make the chains that every handshake carries.
-const maxCrossCerts = 8
+// How far back new leaves let a host that hasn't heard of the newest roots find one that it knows: over as many rotations as there
+// are in bridgeTime, but at the least over fewCrossCerts and at the most over maxCrossCerts. Every handshake carries them.
+const (
+	fewCrossCerts = 4
+	maxCrossCerts = 20
+	bridgeTime    = time.Hour
+)
 
 // ActionKind is a thing that the authority must do.
 type ActionKind string

@@ -49,7 +49,7 @@ func (b *Builtin) Sign(_ context.Context, req Request, now time.Time) (Issued, e
 	return Issued{
 		Identity:     req.Identity,
 		SerialNumber: colonHex(serial.Bytes()),
-		CertPEM:      encodeCert(der) + a.chain,
+		CertPEM:      encodeCert(der) + a.chain(now),
 		NotBefore:    tmpl.NotBefore,
 		NotAfter:     tmpl.NotAfter,
 	}, nil

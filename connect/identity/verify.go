@@ -31,7 +31,7 @@ var (
 
 // maxChain bounds the work that an unauthenticated peer can cause. It leaves room for the certificates by which older roots
 // vouch for a new one when roots change quickly (package ca).
-const maxChain = 12
+const maxChain = 24
 
 // Use is what the peer does with its certificate.
 type Use int

@@ -70,7 +70,12 @@ func Bootstrap(c BootstrapConfig) ([]byte, error) {
 			"lds_config": source, "cds_config": source,
 			"ads_config": object{
 				"api_type": "DELTA_GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,
-				"grpc_services": object{"initial_metadata": metadata, "envoy_grpc": object{"cluster_name": "local_agent"}},
+				"grpc_services": object{"initial_metadata": metadata, "envoy_grpc": object{
+					"cluster_name": "local_agent",
+					// An agent on this host is asked often: a proxy that hears of new roots late can't be called by those that heard in
+					// time. By default Envoy waits up to 30 s.
+					"retry_policy": object{"retry_back_off": object{"base_interval": "0.050s", "max_interval": "0.500s"}},
+				}},
 			},
 		},
 		"stats_config": object{"stats_tags": statsTags(c.Service), "use_all_default_tags": true},
