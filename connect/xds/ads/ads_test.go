@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -220,9 +221,9 @@ func TestDelta(t *testing.T) {
 
 	three := output("c b=1", "e b=1", "l out=1", "r in=2", "s leaf=2")
 	s.outputs <- three
+	c.expect("Secret +leaf=2", "")
 	c.expect("Listener +out=1", "")
 	c.expect("RouteConfiguration +in=2", "")
-	c.expect("Secret +leaf=2", "")
 	c.expect("Listener -in", "")
 	c.expect("ClusterLoadAssignment -a", "")
 	c.expect("Cluster -a", "")
@@ -245,6 +246,29 @@ func TestDelta(t *testing.T) {
 	c.expect("RouteConfiguration +in=2", "")
 	_ = c.s.CloseSend()
 	<-s.closed
+}
+
+// A proxy whose endpoints change more quickly than it answers hears of new roots all the same.
+func TestSecretsDontStarve(t *testing.T) {
+	e := newEngine(true)
+	for _, url := range []string{xds.ClusterType, xds.EndpointType, xds.SecretType} {
+		e.takeDelta(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: url, ResourceNamesSubscribe: []string{"*"}})
+	}
+	answer := func(p *push) {
+		t.Helper()
+		e.takeDelta(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: p.url, ResponseNonce: p.nonce})
+	}
+	e.update(output("c a=1", "e a=0", "s roots=0"))
+	for p := e.next(); p != nil; p = e.next() {
+		answer(p)
+	}
+	for i := 1; e.kinds[xds.SecretType].has["roots"].Version == "0"; i++ {
+		if i > 3 {
+			t.Fatal("the new roots aren't sent while endpoints change")
+		}
+		e.update(output("c a=1", fmt.Sprint("e a=", i), "s roots=1"))
+		answer(e.next())
+	}
 }
 
 // A proxy that has taken its listeners and then can't serve one says so later, and again when it can. In between it doesn't have

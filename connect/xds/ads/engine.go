@@ -10,9 +10,11 @@ import (
 	"github.com/weftmesh/weft/connect/xds"
 )
 
-// additions is the order in which changes go out, removals that of what is gone.
+// additions is the order in which changes go out, removals that of what is gone. Secrets that a proxy has asked for go first: they
+// wait for nothing, and where endpoints change all the time what comes last may not come at all. A proxy that isn't told of
+// new roots ends up unable to call those that were.
 var (
-	additions = []string{xds.ClusterType, xds.EndpointType, xds.ListenerType, xds.RouteType, xds.SecretType}
+	additions = []string{xds.SecretType, xds.ClusterType, xds.EndpointType, xds.ListenerType, xds.RouteType}
 	removals  = []string{xds.ListenerType, xds.RouteType, xds.EndpointType, xds.ClusterType, xds.SecretType}
 )
 
