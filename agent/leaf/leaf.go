@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -62,6 +63,7 @@ type slot struct {
 	service catalog.Key
 	token   string
 	leaf    ca.Leaf
+	root    string    // ID of the root that the leaf was signed under
 	kept    bool      // by a local proxy; else only as long as somebody asks
 	asked   time.Time // when it was last asked for
 }
@@ -138,6 +140,27 @@ func (m *Manager) Current(k catalog.Key) (ca.Leaf, error) {
 		}
 	}
 	return ca.Leaf{}, fmt.Errorf("%w for %s", ErrNotReady, k)
+}
+
+// CurrentIn is Current for who shows the leaf together with the roots of a catalog: it isn't ready while these lack the root that the
+// leaf was signed under. An agent that has just begun may have followed the catalog only as far as roots of long ago, and a
+// proxy that was sent those could call nobody.
+func (m *Manager) CurrentIn(txn *catalog.Txn, k catalog.Key) (ca.Leaf, error) {
+	l, err := m.Current(k)
+	if err != nil {
+		return l, err
+	}
+	m.mu.Lock()
+	root := m.slotLocked(k).root
+	m.mu.Unlock()
+	state, err := txn.CA()
+	if err != nil {
+		return ca.Leaf{}, err
+	}
+	if state != nil && slices.ContainsFunc(state.Roots, func(r catalog.CARoot) bool { return r.ID == root }) {
+		return l, nil
+	}
+	return ca.Leaf{}, fmt.Errorf("%w for %s: its root %s hasn't arrived", ErrNotReady, k, root)
 }
 
 // Get is Current that waits for the first leaf until ctx ends, or, unless it is patient, until a server has refused it. Its
@@ -273,12 +296,12 @@ func (m *Manager) renew(ctx context.Context, id string) {
 	}
 	service, token := s.service, s.token
 	m.mu.Unlock()
-	l, err := m.sign(ctx, service, token)
+	l, root, err := m.sign(ctx, service, token)
 	m.mu.Lock()
 	if err != nil {
 		m.watchdog.Failed(id, m.c.Now(), err)
 	} else if s, ok := m.held[id]; ok {
-		s.leaf = l
+		s.leaf, s.root = l, root
 	}
 	close(m.changed)
 	m.changed = make(chan struct{})
@@ -289,10 +312,10 @@ func (m *Manager) renew(ctx context.Context, id string) {
 	m.wake()
 }
 
-func (m *Manager) sign(ctx context.Context, service catalog.Key, token string) (ca.Leaf, error) {
+func (m *Manager) sign(ctx context.Context, service catalog.Key, token string) (l ca.Leaf, root string, err error) {
 	state, err := m.c.Store.Read().CA()
 	if err != nil {
-		return ca.Leaf{}, err
+		return ca.Leaf{}, "", err
 	}
 	id := identity.Service{
 		TrustDomain: identity.TrustDomain(state.TrustDomain()), Partition: service.Partition, Namespace: service.Namespace,
@@ -300,11 +323,11 @@ func (m *Manager) sign(ctx context.Context, service catalog.Key, token string) (
 	}
 	key, err := ca.NewKey(m.c.Rand)
 	if err != nil {
-		return ca.Leaf{}, err
+		return ca.Leaf{}, "", err
 	}
 	csr, err := ca.CSR(id, key, m.c.Rand)
 	if err != nil {
-		return ca.Leaf{}, err
+		return ca.Leaf{}, "", err
 	}
 	if m.c.Token != nil {
 		token = m.c.Token(token)
@@ -313,11 +336,12 @@ func (m *Manager) sign(ctx context.Context, service catalog.Key, token string) (
 	switch st := status.Convert(err); st.Code() {
 	case codes.OK:
 	case codes.PermissionDenied, codes.InvalidArgument:
-		return ca.Leaf{}, fmt.Errorf("%w: %s", ErrRefused, st.Message())
+		return ca.Leaf{}, "", fmt.Errorf("%w: %s", ErrRefused, st.Message())
 	default:
-		return ca.Leaf{}, fmt.Errorf("have it signed: %w", err)
+		return ca.Leaf{}, "", fmt.Errorf("have it signed: %w", err)
 	}
-	return ca.NewLeaf(id, key, resp.GetCertPem(), state.ModifyIndex)
+	l, err = ca.NewLeaf(id, key, resp.GetCertPem(), state.ModifyIndex)
+	return l, resp.GetRootId(), err
 }
 
 // Troubled lists the services whose leaves should have been renewed and aren't, with the reason.

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/weftmesh/weft/ca"
 	"github.com/weftmesh/weft/catalog"
 	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
 )
@@ -67,4 +68,42 @@ func TestARefusalIsTold(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A leaf isn't shown together with roots that don't hold its own: after a restart the agent's replica runs through old ones.
+func TestALeafWaitsForItsRoot(t *testing.T) {
+	store, err := catalog.New(catalog.Config{Datacenter: "dc1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := uint64(0)
+	apply := func(b catalog.Body) {
+		t.Helper()
+		data, err := catalog.Encode(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		index++
+		if r := store.Apply([]catalog.LogEntry{{Index: index, Data: data}}); r[0].Err != nil {
+			t.Fatal(r[0].Err)
+		}
+	}
+	m, err := New(Config{Node: "n1", Client: refusing{}, Store: store, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := catalog.Scope{}.Default("dc1").Name("web")
+	m.mu.Lock()
+	s := m.slotLocked(web)
+	s.root, s.leaf = "r2", ca.Leaf{SerialNumber: "01", ValidBefore: time.Now().Add(time.Hour)}
+	m.mu.Unlock()
+	apply(catalog.SetCluster{ID: "c1"})
+	apply(catalog.SetCA{State: catalog.CAState{ActiveRootID: "r1", Roots: []catalog.CARoot{{ID: "r1", Active: true}}}})
+	if _, err := m.CurrentIn(store.Read(), web); !errors.Is(err, ErrNotReady) || !strings.Contains(err.Error(), "r2") {
+		t.Errorf("without its root: %v", err)
+	}
+	apply(catalog.SetCA{CAS: index, State: catalog.CAState{ActiveRootID: "r2", Roots: []catalog.CARoot{{ID: "r2", Active: true}, {ID: "r1"}}}})
+	if l, err := m.CurrentIn(store.Read(), web); err != nil || l.SerialNumber != "01" {
+		t.Errorf("with its root: %v, %v", l, err)
+	}
 }

@@ -397,7 +397,7 @@ func (s *session) render(txn *catalog.Txn, proxy *catalog.Service) time.Duration
 	in := xds.Input{
 		Txn: txn, Proxy: proxy, NodeAddress: s.m.c.NodeAddress, Abilities: s.claim.Abilities, DefaultAllow: s.m.c.DefaultAllow, DenyAll: expired, Now: now,
 	}
-	l, err := s.m.c.Leaves.Current(proxy.Scope.Name(proxy.Proxy.DestinationServiceName))
+	l, err := s.m.c.Leaves.CurrentIn(txn, proxy.Scope.Name(proxy.Proxy.DestinationServiceName))
 	if err == nil {
 		in.Leaf = &xds.Leaf{CertPEM: l.CertPEM, KeyPEM: l.PrivateKeyPEM}
 	}
