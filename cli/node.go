@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -28,7 +27,6 @@ import (
 	"github.com/weftmesh/weft/agent/servers"
 	"github.com/weftmesh/weft/agent/tokens"
 	"github.com/weftmesh/weft/internal/acl"
-	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/gossip"
 	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/logs"
@@ -191,27 +189,27 @@ func (n *node) make(ctx context.Context) error {
 	return err
 }
 
-// dialServers makes the agent's two ways to the servers: in memory to its own, else over the plane to one that is chosen.
+// dialServers makes the agent's two ways to the servers: within the process to its own, else over the plane to one that is chosen.
 func (n *node) dialServers() (err error) {
-	dial := func(memory, protocol string) func(context.Context) (net.Conn, error) {
-		return func(ctx context.Context) (net.Conn, error) {
-			if n.pick != nil {
-				return n.pick.Dial(ctx, protocol)
-			}
-			return n.network.DialContext(ctx, memory)
-		}
+	conf := forward.Config{
+		Node: n.s.NodeName, Log: n.log.With("part", "forward"), DefaultToken: func() string { return n.tokens.Own(tokens.Default) },
+		Dial: func(ctx context.Context) (net.Conn, error) { return n.pick.Dial(ctx, plane.HTTP) },
 	}
-	n.forward, err = forward.New(forward.Config{
-		Dial: dial(serverHTTP, plane.HTTP), Node: n.s.NodeName, Log: n.log.With("part", "forward"),
-		DefaultToken: func() string { return n.tokens.Own(tokens.Default) },
-	})
-	if err != nil {
+	if n.server != nil {
+		conf.Local = n.server.Handler()
+	}
+	if n.forward, err = forward.New(conf); err != nil {
 		return err
 	}
 	if n.tokens, err = n.newTokens(); err != nil {
 		return err
 	}
-	dialGRPC := dial(serverGRPC, plane.GRPC)
+	dialGRPC := func(ctx context.Context) (net.Conn, error) {
+		if n.pick != nil {
+			return n.pick.Dial(ctx, plane.GRPC)
+		}
+		return n.network.DialContext(ctx, serverGRPC)
+	}
 	n.conn, err = grpc.NewClient("passthrough:///server",
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // the connections are TLS already, or in memory
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
@@ -362,31 +360,14 @@ func leaves(ctx context.Context, s config.Config) bool {
 // leaderPatience is how long the agent's start waits for a leader.
 const leaderPatience = time.Second
 
-// The names of the server's listeners on the in-memory network.
-const (
-	serverHTTP = "server-http"
-	serverGRPC = "server-grpc"
-)
+// serverGRPC is the name of the server's listener on the in-memory network.
+const serverGRPC = "server-grpc"
 
 // maxMessage bounds what server and agent send each other at once: a host with very many services.
 const maxMessage = 64 << 20
 
 func serveInMemory(g *run.Group, door *listen.Door, network *memnet.Network, srv *server.Server) error {
-	unlimited := listen.Limits{MaxUnauthenticatedLoopback: -1}
-	httpSpec := listen.Spec{Name: serverHTTP, Address: serverHTTP, Limits: unlimited, BodyLimit: api.BodyLimit}
-	hl, err := door.MemStream(network, httpSpec)
-	if err != nil {
-		return err
-	}
-	web := door.HTTPServer(httpSpec, srv.Handler())
-	g.GoOrdered(serverHTTP, func(ctx context.Context) error {
-		defer context.AfterFunc(ctx, func() { _ = web.Close() })() // ends Serve below
-		if err := web.Serve(hl); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
-	})
-	gl, err := door.MemStream(network, listen.Spec{Name: serverGRPC, Address: serverGRPC, Limits: unlimited})
+	gl, err := door.MemStream(network, listen.Spec{Name: serverGRPC, Address: serverGRPC, Limits: listen.Limits{MaxUnauthenticatedLoopback: -1}})
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,9 @@ const Token = "X-Consul-Token"
 
 // Config is what a Forwarder is made of.
 type Config struct {
+	// Local answers in this process, where a server is in it: a request goes to it as it is, with no connection between. With it
+	// Dial isn't used.
+	Local http.Handler
 	// Dial opens a connection to a server that takes HTTP/2 at once.
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Node is this agent's node, for near=_agent.
@@ -134,16 +137,25 @@ func (f *Forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.cache.serve(w, r, follow)
 		return
 	}
-	r, err := rewindable(r)
-	if err != nil {
-		http.Error(w, "the request ended too early: "+err.Error(), http.StatusBadRequest)
-		return
+	if f.c.Local == nil {
+		var err error
+		if r, err = rewindable(r); err != nil {
+			http.Error(w, "the request ended too early: "+err.Error(), http.StatusBadRequest)
+			return
+		}
 	}
 	f.pass(w, r)
 }
 
 // pass passes a request on, by the connections that are for its like.
 func (f *Forwarder) pass(w http.ResponseWriter, r *http.Request) {
+	if f.c.Local != nil {
+		out := r.Clone(r.Context())
+		out.Header.Set(Hop, f.c.Node)
+		f.resolve(out)
+		f.c.Local.ServeHTTP(w, out)
+		return
+	}
 	if bulk(r) {
 		f.bulk.ServeHTTP(w, r)
 		return

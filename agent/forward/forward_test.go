@@ -161,3 +161,46 @@ func TestNoServerAndBodies(t *testing.T) {
 		}
 	})
 }
+
+// A server in the same process is asked without a connection: what is relative to the agent is resolved all the same, and the
+// caller's own request is left as it was.
+func TestLocal(t *testing.T) {
+	var got *http.Request
+	f, err := New(Config{
+		Local: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			got = r
+			http.Error(w, "as the server says", http.StatusTeapot)
+		}),
+		Dial:         func(context.Context) (net.Conn, error) { t.Error("dialled"); return nil, net.ErrClosed },
+		DefaultToken: func() string { return "default" }, Node: "n1", Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	ask := func(target string, header http.Header) int {
+		r := httptest.NewRequest(http.MethodGet, target, http.NoBody)
+		for k, v := range header {
+			r.Header[k] = v
+		}
+		before := r.URL.String()
+		w := httptest.NewRecorder()
+		f.ServeHTTP(w, r)
+		if r.URL.String() != before || r.Header.Get(Hop) != header.Get(Hop) {
+			t.Errorf("%s: the caller's request was changed to %s, %v", target, r.URL, r.Header)
+		}
+		return w.Code
+	}
+	if code := ask("/v1/catalog/nodes?near=_agent", nil); code != http.StatusTeapot {
+		t.Errorf("answered %d", code)
+	}
+	if got.Header.Get(Hop) != "n1" || got.Header.Get(Token) != "default" || got.URL.RawQuery != "near=n1" {
+		t.Errorf("the server was asked %s with %v", got.URL, got.Header)
+	}
+	if ask("/v1/catalog/nodes?token=own", nil); got.Header.Get(Token) != "own" || got.URL.Query().Has("token") {
+		t.Errorf("the server was asked %s with %v", got.URL, got.Header)
+	}
+	if code := ask("/v1/catalog/nodes", http.Header{Hop: {"n2"}}); code != http.StatusLoopDetected {
+		t.Errorf("forwarded twice: %d", code)
+	}
+}
