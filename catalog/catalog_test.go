@@ -339,7 +339,7 @@ func answer(t *Txn, topic Topic) (any, uint64, error) {
 }
 
 func TestBatchesAndSnapshots(t *testing.T) {
-	for seed := range uint64(40) {
+	for seed := range uint64(12) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		one, many := newStore(t, Config{}), newStore(t, Config{})
 		var log []LogEntry
@@ -427,7 +427,7 @@ func differ(a, b any) string {
 }
 
 func TestReplica(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(20) {
 		r := rand.New(rand.NewPCG(seed, 2))
 		server := newStore(t, Config{Epoch: 7, WindowBytes: 200 << 10})
 		replica := newStore(t, Config{Replica: true})
