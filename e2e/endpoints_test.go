@@ -123,6 +123,8 @@ func endpointKilled(t *testing.T, w *World) {
 	p.entry("service-router", "api", object{"Routes": []object{{"Destination": object{
 		"NumRetries": 5, "RetryOnConnectFailure": true, "RetryOnStatusCodes": []int{http.StatusServiceUnavailable},
 	}}}})
+	// Half of the calls have to be tried again until a check has failed: more than the budget that holds where nobody asks for another.
+	p.entry("service-resolver", "api", object{"Limits": object{"RetryBudget": object{"Percent": 100, "MinConcurrent": 100}}})
 	two, b2 := p.second("api-2")
 	until(t, 5*time.Second, func() error { return p.settled(p.web) })
 	l := load(t, "http://"+p.addr+"/slow", 100)

@@ -63,7 +63,7 @@ func TestBadInput(t *testing.T) {
 		{"entry without a name", []string{"config", "write", file("noname.hcl", "kind = \"service-defaults\"\n")}, []string{"noname.hcl", "name"}},
 		{"Envoy missing", append(envoyCommand, filepath.Join(dir, "no-envoy")), []string{"no-envoy", "install", "weft connect proxy"}},
 		{"Envoy too old", append(envoyCommand, old), []string{"1.22.3", "1.40", "-ignore-envoy-compatibility"}},
-		{"unknown command", []string{"servces", "list"}, []string{"servces", "weft help"}},
+		{"unknown command", []string{"servces", "list"}, []string{"servces", "weft demo"}},
 		{"no data directory", []string{"agent", "-server"}, []string{"data_dir", "-dev"}},
 		{"unknown key", []string{"validate", file("agent.hcl", "servr = true\n")}, []string{"agent.hcl", "1", "servr", "server"}},
 	} {

@@ -192,7 +192,7 @@ func (m *Manager) Restore(root string, k catalog.Key, l ca.Leaf) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.slotLocked(k)
-	s.leaf, s.asked = l, m.c.Now()
+	s.leaf, s.root, s.asked = l, root, m.c.Now()
 	m.active = root
 }
 
