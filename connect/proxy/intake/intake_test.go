@@ -197,3 +197,22 @@ func TestStringForms(t *testing.T) {
 		t.Error("prefix")
 	}
 }
+
+// A proxy without upstreams has clusters that refer to nothing: they are no configuration before the listeners have come.
+func TestClustersAloneAreNoConfiguration(t *testing.T) {
+	w := newWorld(time.Now)
+	if err := update(t, w, clusterType, "c", &clusterv3.Cluster{
+		Name: "c", ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}, LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: "c"},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if s := w.assemble(); s != nil {
+		t.Errorf("clusters alone make %+v", s)
+	}
+	if err := update(t, w, listenerType, "l", tcpListener(t)); err != nil {
+		t.Fatal(err)
+	}
+	if s := w.assemble(); s == nil || len(s.Listeners) != 1 {
+		t.Errorf("with a listener: %+v", s)
+	}
+}

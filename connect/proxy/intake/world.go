@@ -199,7 +199,9 @@ func (w *world) needed() map[string]map[string]bool {
 
 // assemble is the whole configuration, nil while something that it refers to isn't there.
 func (w *world) assemble() *config.Snapshot {
-	if w.version[listenerType] == nil && w.version[clusterType] == nil {
+	// Clusters come first. Until the listeners do, there is nothing to serve: a successor that took that for its whole configuration
+	// would let go of the sockets that it was handed.
+	if w.version[listenerType] == nil {
 		return nil
 	}
 	for t, names := range w.needed() {
