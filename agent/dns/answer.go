@@ -414,7 +414,7 @@ func (q *query) execute(a asked) (*result, error) {
 	if w == nil {
 		return nil, nil
 	}
-	return decodeResult(w.body.Bytes())
+	return decodeResult(w.Body.Bytes())
 }
 
 // pointer answers a reverse name, if the catalog knows the address: nodes first, else services.

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/weftmesh/weft/internal/api"
 )
 
 // topic is something that is followed: a list of a datacenter, or the instances of one name.
@@ -211,13 +213,13 @@ func (s *source) read(ctx context.Context, t topic, index uint64) (answer, error
 	if err != nil {
 		return answer{}, err
 	}
-	v, err := decodeView(t.what, w.body.Bytes())
+	v, err := decodeView(t.what, w.Body.Bytes())
 	if err != nil {
 		return answer{}, err
 	}
 	a := answer{view: v}
-	a.index, _ = strconv.ParseUint(w.header.Get("X-Consul-Index"), 10, 64)
-	if ms, err := strconv.ParseInt(w.header.Get("X-Consul-LastContact"), 10, 64); err == nil && w.header.Get("X-Consul-KnownLeader") == "false" {
+	a.index, _ = strconv.ParseUint(w.Header().Get("X-Consul-Index"), 10, 64)
+	if ms, err := strconv.ParseInt(w.Header().Get("X-Consul-LastContact"), 10, 64); err == nil && w.Header().Get("X-Consul-KnownLeader") == "false" {
 		a.age = time.Duration(ms) * time.Millisecond
 	}
 	return a, nil
@@ -243,7 +245,7 @@ type statusError struct {
 func (e *statusError) Error() string { return fmt.Sprintf("%s: %d %s", e.path, e.code, e.text) }
 
 // get makes one request of the servers' API.
-func (s *source) get(ctx context.Context, path string, q url.Values, header http.Header) (*recorder, error) {
+func (s *source) get(ctx context.Context, path string, q url.Values, header http.Header) (*api.Recorder, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1"+path, nil)
 	if err != nil {
 		return nil, err
@@ -256,40 +258,15 @@ func (s *source) get(ctx context.Context, path string, q url.Values, header http
 	if t := s.token(); t != "" {
 		req.Header.Set("X-Consul-Token", t)
 	}
-	w := &recorder{header: http.Header{}, code: http.StatusOK}
-	s.servers.ServeHTTP(w, req)
+	w := api.Record(s.servers, req, maxView)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if w.tooLong {
+	if w.TooLong {
 		return nil, fmt.Errorf("%s: the answer is longer than %d MiB", path, maxView>>20)
 	}
-	if w.code != http.StatusOK {
-		return nil, &statusError{path, w.code, string(bytes.TrimSpace(w.body.Bytes()[:min(w.body.Len(), 200)]))}
+	if w.Code != http.StatusOK {
+		return nil, &statusError{path, w.Code, string(bytes.TrimSpace(w.Body.Bytes()[:min(w.Body.Len(), 200)]))}
 	}
 	return w, nil
-}
-
-// recorder is a http.ResponseWriter into memory.
-type recorder struct {
-	header  http.Header
-	code    int
-	body    bytes.Buffer
-	tooLong bool
-}
-
-func (w *recorder) Header() http.Header { return w.header }
-func (w *recorder) WriteHeader(code int) {
-	if code >= 200 {
-		w.code = code
-	}
-}
-func (w *recorder) Flush() {}
-
-func (w *recorder) Write(p []byte) (int, error) {
-	if w.body.Len()+len(p) > maxView {
-		w.tooLong = true
-		return 0, errors.New("too long")
-	}
-	return w.body.Write(p)
 }

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/weftmesh/weft/internal/api"
 )
 
 // The bounds of the cache of answers.
@@ -256,9 +258,8 @@ type recorded struct {
 
 // record passes a request on and keeps the answer.
 func (f *Forwarder) record(r *http.Request) *recorded {
-	w := &recorder{header: http.Header{}, code: http.StatusOK}
-	f.pass(w, r)
-	return &recorded{w.code, w.header, w.body.Bytes()}
+	w := api.Record(http.HandlerFunc(f.pass), r, 0)
+	return &recorded{w.Code, w.Header(), w.Body.Bytes()}
 }
 
 func (a *recorded) write(w http.ResponseWriter, hit string, age time.Duration) {
@@ -273,13 +274,3 @@ func (a *recorded) write(w http.ResponseWriter, hit string, age time.Duration) {
 	w.WriteHeader(a.code)
 	_, _ = io.Copy(w, bytes.NewReader(a.body)) // the client may be gone
 }
-
-type recorder struct {
-	header http.Header
-	code   int
-	body   bytes.Buffer
-}
-
-func (w *recorder) Header() http.Header         { return w.header }
-func (w *recorder) WriteHeader(code int)        { w.code = code }
-func (w *recorder) Write(p []byte) (int, error) { return w.body.Write(p) }

@@ -283,22 +283,21 @@ func (t *Tokens) request(ctx context.Context, secret string) (e entry, reached b
 	if secret != "" {
 		req.Header.Set(api.TokenHeader, secret)
 	}
-	w := &recorder{header: http.Header{}, code: http.StatusOK}
-	t.c.Servers.ServeHTTP(w, req)
-	text := string(bytes.TrimSpace(w.body.Bytes()))
-	switch w.code {
+	w := api.Record(t.c.Servers, req, maxAnswer)
+	text := string(bytes.TrimSpace(w.Body.Bytes()))
+	switch w.Code {
 	case http.StatusOK:
 	case http.StatusForbidden:
-		return entry{err: &api.StatusError{Code: w.code, Text: text, Err: api.ErrTokenUnknown}}, true
+		return entry{err: &api.StatusError{Code: w.Code, Text: text, Err: api.ErrTokenUnknown}}, true
 	default:
-		return entry{err: fmt.Errorf("the servers answered %d: %s", w.code, text)}, false
+		return entry{err: fmt.Errorf("the servers answered %d: %s", w.Code, text)}, false
 	}
 	var a struct {
 		AccessorID     string
 		Rules          []string
 		ExpirationTime *time.Time
 	}
-	if err := json.Unmarshal(w.body.Bytes(), &a); err != nil {
+	if err := json.Unmarshal(w.Body.Bytes(), &a); err != nil {
 		return entry{err: fmt.Errorf("the servers' answer can't be read: %w", err)}, false
 	}
 	var rules []*acl.Rules
@@ -315,21 +314,5 @@ func (t *Tokens) request(ctx context.Context, secret string) (e entry, reached b
 	}, true
 }
 
-// recorder is a http.ResponseWriter into memory.
-type recorder struct {
-	header http.Header
-	code   int
-	body   bytes.Buffer
-}
-
 // maxAnswer bounds what a server may say of a token.
 const maxAnswer = 4 << 20
-
-func (w *recorder) Header() http.Header  { return w.header }
-func (w *recorder) WriteHeader(code int) { w.code = code }
-func (w *recorder) Write(p []byte) (int, error) {
-	if w.body.Len()+len(p) > maxAnswer {
-		return 0, errors.New("the answer is too long")
-	}
-	return w.body.Write(p)
-}

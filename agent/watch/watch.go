@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/run"
 )
 
@@ -117,7 +118,7 @@ func (r *Runner) follow(ctx context.Context, d Definition) {
 		}
 		var doc []byte
 		if err == nil {
-			doc, err = d.Document(w.code, w.body.Bytes())
+			doc, err = d.Document(w.Code, w.Body.Bytes())
 		}
 		if err != nil {
 			log.Warn("watch can't be read", "path", path, "error", err, "retry_in", retry)
@@ -126,9 +127,9 @@ func (r *Runner) follow(ctx context.Context, d Definition) {
 			continue
 		}
 		retry = retryFirst
-		position = w.header.Get("X-Consul-Index")
+		position = w.Header().Get("X-Consul-Index")
 		if d.Type == "agent_service" {
-			position = w.header.Get("X-Consul-ContentHash")
+			position = w.Header().Get("X-Consul-ContentHash")
 		}
 		if known == nil || !bytes.Equal(doc, known) {
 			known = doc
@@ -150,7 +151,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-func (r *Runner) read(ctx context.Context, d Definition, path string, query map[string][]string, position string) (*recorder, error) {
+func (r *Runner) read(ctx context.Context, d Definition, path string, query map[string][]string, position string) (*api.Recorder, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1"+path, nil)
 	if err != nil {
 		return nil, err
@@ -171,22 +172,8 @@ func (r *Runner) read(ctx context.Context, d Definition, path string, query map[
 	if d.Token != "" {
 		req.Header.Set("X-Consul-Token", d.Token)
 	}
-	w := &recorder{header: http.Header{}, code: http.StatusOK}
-	r.c.API.ServeHTTP(w, req)
-	return w, nil
+	return api.Record(r.c.API, req, 0), nil
 }
-
-// recorder is a http.ResponseWriter into memory.
-type recorder struct {
-	header http.Header
-	code   int
-	body   bytes.Buffer
-}
-
-func (w *recorder) Header() http.Header         { return w.header }
-func (w *recorder) WriteHeader(code int)        { w.code = code }
-func (w *recorder) Write(p []byte) (int, error) { return w.body.Write(p) }
-func (w *recorder) Flush()                      {}
 
 // hand gives a document to the handler.
 func (r *Runner) hand(ctx context.Context, d Definition, index string, doc []byte) error {
