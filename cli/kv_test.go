@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,10 +51,18 @@ func realServer(t *testing.T) string {
 	return web.URL
 }
 
+// reading is held while flags are read: urfave/cli's own help flag is one for all commands of a process, of which there is only one
+// outside of tests.
+var reading sync.Mutex
+
 // runs runs a command at an address.
 func runs(ctx context.Context, url, stdin string, args ...string) result {
 	var out, errout bytes.Buffer
+	reading.Lock()
+	read := sync.OnceFunc(reading.Unlock)
+	defer read()
 	code := Run(ctx, Env{Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &errout, Getenv: func(k string) string {
+		read() // the environment is looked at when the flags were
 		return map[string]string{"WEFT_HTTP_ADDR": url, "SHELL": "/bin/sh"}[k]
 	}}, append([]string{"weft"}, args...))
 	return result{code, out.String(), errout.String()}
