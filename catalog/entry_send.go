@@ -53,7 +53,7 @@ type BackOff struct {
 // RetryBudget bounds retries to a share of the requests that are under way.
 type RetryBudget struct {
 	Percent       *float64 `json:",omitempty"` // 18
-	MinConcurrent *int     `json:",omitempty"` // so many are allowed in any case: 8
+	MinConcurrent *int     `json:",omitempty"` // so many are allowed in any case: 3
 }
 
 // Fault breaks requests on purpose.

@@ -76,9 +76,7 @@ func breakers(l *catalog.UpstreamLimits, retried bool) *clusterv3.CircuitBreaker
 	if l.MaxConcurrentRetries != nil || !retried && l.RetryBudget == nil {
 		return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{t}}
 	}
-	// Eight at a time are there in any case: with fewer, a service of two instances and little traffic would lose calls to the one
-	// that was killed, as half of them have to be tried again.
-	percent, least := 18.0, uint32(8)
+	percent, least := 18.0, uint32(3)
 	if b := l.RetryBudget; b != nil {
 		if b.Percent != nil {
 			percent = *b.Percent
