@@ -84,7 +84,7 @@ func prettyMeta(c *ucli.Context, w io.Writer, o doc) {
 	}
 }
 
-// takeRoles is takeGrants for tokens, which have roles too.
+// takeTokenGrants is takeGrants for tokens, which have roles too.
 func takeTokenGrants(c *ucli.Context, env Env, t doc, merge bool) error {
 	cl, err := client(c, env)
 	if err != nil {

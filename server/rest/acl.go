@@ -116,6 +116,17 @@ func readACL(r *api.Request, what string, dst any) error {
 	return err
 }
 
+// bodyID checks the ID in a body against the path's: a new object (path "") gets its ID here, one that is there keeps its own.
+func bodyID(kind, noun, path, body string) error {
+	switch {
+	case path == "" && body != "":
+		return &api.StatusError{Code: http.StatusBadRequest, Text: "Cannot specify the " + kind + " ID when creating a new " + noun}
+	case path != "" && body != "" && !strings.EqualFold(body, path):
+		return &api.StatusError{Code: http.StatusBadRequest, Text: kind + " ID in URL and payload do not match"}
+	}
+	return nil
+}
+
 // writeACL orders a write of one object and reads it back as it is now.
 func (h *handlers) writeACL(ctx context.Context, create bool, o catalog.ACLObject) (catalog.ACLObject, error) {
 	if _, err := h.c.Cluster.Propose(ctx, catalog.SetACL{Create: create, Objects: []catalog.ACLObject{o}}); err != nil {

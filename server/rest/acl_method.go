@@ -71,11 +71,8 @@ func (h *handlers) writeRule(w http.ResponseWriter, r *api.Request, id string) e
 		return err
 	}
 	create := id == ""
-	switch {
-	case create && b.ID != "":
-		return &api.StatusError{Code: http.StatusBadRequest, Text: "Cannot specify the BindingRule ID when creating a new binding rule"}
-	case !create && b.ID != "" && !strings.EqualFold(b.ID, id):
-		return &api.StatusError{Code: http.StatusBadRequest, Text: "BindingRule ID in URL and payload do not match"}
+	if err := bodyID("BindingRule", "binding rule", id, b.ID); err != nil {
+		return err
 	}
 	defer h.c.Cluster.LockEntries()()
 	t := h.c.Store.Read()

@@ -63,8 +63,8 @@ func (h *handlers) createPolicy(w http.ResponseWriter, r *api.Request) error {
 	if err := readACL(r, "Policy", &b); err != nil {
 		return err
 	}
-	if b.ID != "" {
-		return &api.StatusError{Code: http.StatusBadRequest, Text: "Cannot specify the Policy ID when creating a new policy"}
+	if err := bodyID("Policy", "policy", "", b.ID); err != nil {
+		return err
 	}
 	if strings.HasPrefix(b.Name, "builtin/") {
 		return aclFault("Invalid Policy: names that begin with \"builtin/\" are reserved")
@@ -94,8 +94,8 @@ func (h *handlers) updatePolicy(w http.ResponseWriter, r *api.Request) error {
 		return err
 	}
 	id := r.PathValue("id")
-	if b.ID != "" && !strings.EqualFold(b.ID, id) {
-		return &api.StatusError{Code: http.StatusBadRequest, Text: "Policy ID in URL and payload do not match"}
+	if err := bodyID("Policy", "policy", id, b.ID); err != nil {
+		return err
 	}
 	defer h.c.Cluster.LockEntries()()
 	old, err := h.c.Store.Read().ACL(catalog.ACLPolicies, id)
@@ -215,11 +215,8 @@ func (h *handlers) writeRole(w http.ResponseWriter, r *api.Request, id string) e
 		return err
 	}
 	create := id == ""
-	switch {
-	case create && b.ID != "":
-		return &api.StatusError{Code: http.StatusBadRequest, Text: "Cannot specify the Role ID when creating a new role"}
-	case !create && b.ID != "" && !strings.EqualFold(b.ID, id):
-		return &api.StatusError{Code: http.StatusBadRequest, Text: "Role ID in URL and payload do not match"}
+	if err := bodyID("Role", "role", id, b.ID); err != nil {
+		return err
 	}
 	defer h.c.Cluster.LockEntries()()
 	t := h.c.Store.Read()
