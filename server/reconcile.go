@@ -267,7 +267,10 @@ func (s *Server) proposeAll(ctx context.Context, work [][]catalog.Body) bool {
 	return !any
 }
 
-// placeServers takes servers that have come into Raft, with the address that they have now, and those out that have left.
+// placeServers takes servers that have come into Raft, and those out that have left.
+//
+// A server that has moved is found by what gossip says (see addresses), whatever Raft's configuration has. A leader writes only its
+// own new address there: the library changes a follower's under the goroutine that replicates to it, which reads it without a lock.
 func (s *Server) placeServers(ctx context.Context) (again bool) {
 	lib := s.pilot.library()
 	if lib == nil {
@@ -293,7 +296,7 @@ func (s *Server) placeServers(ctx context.Context) (again bool) {
 				s.c.Log.Warn("a server that has left can't be taken out of raft", "node", m.Name, "error", err)
 				again = true
 			}
-		case m.Status == Alive && (!in || string(p.Address) != m.address()):
+		case m.Status == Alive && (!in || id == s.c.NodeID && !addressTaken(placed, m.address())):
 			if err := s.placeServer(ctx, lib, m, in); err != nil {
 				s.c.Log.Warn("a server isn't taken into raft", "node", m.Name, "error", err)
 				again = true
@@ -301,6 +304,16 @@ func (s *Server) placeServers(ctx context.Context) (again bool) {
 		}
 	}
 	return again
+}
+
+// addressTaken says whether Raft's configuration has a server at an address, be it the one that asks.
+func addressTaken(placed map[string]raft.Server, address string) bool {
+	for _, p := range placed {
+		if string(p.Address) == address {
+			return true
+		}
+	}
+	return false
 }
 
 // placeServer takes a server in, unless it belongs to another cluster.
