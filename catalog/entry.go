@@ -68,7 +68,7 @@ type ServiceDefaults struct {
 	EntryHead
 	Protocol              string            `json:",omitempty"`
 	Mode                  string            `json:",omitempty"`
-	MutualTLSMode         string            `json:",omitempty"` // "strict", as also "", or "permissive"
+	MutualTLSMode         string            `json:",omitempty"` // "strict", as also ""; "permissive"; weft's: "off"
 	MeshGateway           MeshGatewayMode   `json:",omitzero"`
 	Expose                Expose            `json:",omitzero"`
 	ExternalSNI           string            `json:",omitempty"`
@@ -79,6 +79,8 @@ type ServiceDefaults struct {
 	// BalanceInboundConnections is "" or "exact_balance".
 	BalanceInboundConnections string      `json:",omitempty"`
 	RateLimits                *RateLimits `json:",omitempty"`
+	// MutualTLSPorts is weft's: the mode for instances whose application listens on one of these ports.
+	MutualTLSPorts []PortMutualTLS `json:",omitempty"`
 }
 
 // EntryKind is KindServiceDefaults.
@@ -130,6 +132,8 @@ type AccessLogs struct {
 type Mesh struct {
 	EntryHead
 	TLS *MeshTLS `json:",omitempty"`
+	// AllowEnablingPermissiveMutualTLS has to be true before an entry may have instances take plain text.
+	AllowEnablingPermissiveMutualTLS bool `json:",omitempty"`
 }
 
 // EntryKind is KindMesh.

@@ -29,6 +29,7 @@ func (e *ServiceDefaults) Normalize() {
 	e.normalize()
 	e.Protocol = strings.ToLower(e.Protocol)
 	e.MutualTLSMode = strings.ToLower(e.MutualTLSMode)
+	normalizePorts(e.MutualTLSPorts)
 	e.MeshGateway.normalize()
 	e.Expose.normalize()
 	if u := e.UpstreamConfig; u != nil {

@@ -105,14 +105,12 @@ func protocol(field, v string) error {
 
 func proxyMode(v string) error { return oneOf("Mode", v, "", "direct", "transparent") }
 
-func mutualTLS(v string) error { return oneOf("MutualTLSMode", v, "", "strict", "permissive") }
-
 func balance(field, v string) error { return oneOf(field, v, "", "exact_balance") }
 
 // Validate checks protocol, modes and limits.
 func (e *ServiceDefaults) Validate() error {
 	err := firstError(e.validate(), e.exactName(), protocol("Protocol", e.Protocol), proxyMode(e.Mode), mutualTLS(e.MutualTLSMode),
-		e.MeshGateway.validate("MeshGateway"), e.Expose.validate(),
+		mutualTLSPorts(e.MutualTLSPorts), e.MeshGateway.validate("MeshGateway"), e.Expose.validate(),
 		notNegative("MaxInboundConnections", e.MaxInboundConnections),
 		notNegative("LocalConnectTimeoutMs", e.LocalConnectTimeoutMs),
 		notNegative("LocalRequestTimeoutMs", e.LocalRequestTimeoutMs),

@@ -23,6 +23,7 @@ type Lab struct {
 	web                 *Instance
 	v1, v1b, v2, spare  *labBackend
 	raw1, raw2          *Instance
+	api1, api1b         *Instance
 	grpc                *Backend
 	api, rawAddr, calls string // where web finds them
 }
@@ -54,8 +55,9 @@ func newLab(w *World) *Lab {
 	at := func(v, region, zone string) object {
 		return object{"Meta": object{"version": v}, "Locality": object{"Region": region, "Zone": zone}}
 	}
-	m.described("api", "api-1", l.v1.port, at("1", "r1", "z1"))
-	m.described("api", "api-1b", l.v1b.port, at("1", "r1", "z2"))
+	m.put("/v1/config", object{"Kind": "mesh", "AllowEnablingPermissiveMutualTLS": true})
+	l.api1 = m.described("api", "api-1", l.v1.port, at("1", "r1", "z1"))
+	l.api1b = m.described("api", "api-1b", l.v1b.port, at("1", "r1", "z2"))
 	m.described("api", "api-2", l.v2.port, at("2", "r2", "z1"))
 	m.instance("spare", "spare", l.spare.port)
 	l.raw1 = m.described("raw", "raw-1", namedTCP(t, "1"), version("1"))

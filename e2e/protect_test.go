@@ -19,6 +19,8 @@ var protectRows = []Row{
 	{Name: "protect by path header and method", Run: protectRequests},
 	{Name: "protect by token", Run: protectTokens},
 	{Name: "protect in audit mode", Run: protectAudit},
+	{Name: "protect by mutual tls strict permissive and off", Run: protectMTLS},
+	{Name: "protect by mutual tls of a port", Run: protectPort},
 }
 
 // rules writes who may call api, until the row ends; then web may again.

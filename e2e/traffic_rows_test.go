@@ -16,5 +16,6 @@ var trafficNames = []string{
 	"break reset", "break bandwidth", "break until", "balance by turns by chance and by load", "balance peak ewma", "balance by hash",
 	"balance session persistence", "balance slow start", "balance panic threshold", "balance locality",
 	"protect by path header and method", "protect by token", "protect in audit mode",
+	"protect by mutual tls strict permissive and off", "protect by mutual tls of a port",
 	"limit of a path and of an instance", "limit of a caller", "limit of all instances together",
 }

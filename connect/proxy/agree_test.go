@@ -176,6 +176,7 @@ type trio struct {
 	engine    *exchange.Engine
 	listener  map[string]string // by its name's beginning
 	w         *xdstest.World
+	mode      string // of mutual TLS
 }
 
 func newTrio(t *testing.T, r *rand.Rand, allow bool) *trio {
@@ -190,14 +191,14 @@ func newTrio(t *testing.T, r *rand.Rand, allow bool) *trio {
 	must(err)
 	w.DefaultAllow, w.Abilities = allow, xds.Abilities{Weft: true}
 	protocol := pick(r, "http", "http2", "grpc")
-	must(w.Write(&catalog.ProxyDefaults{Config: catalog.Opaque{"protocol": protocol}}, randomRouter(r, protocol != "http"), randomIntentions(r)))
+	x := &trio{w: w, listener: map[string]string{}, mode: pick(r, catalog.MTLSStrict, catalog.MTLSPermissive, catalog.MTLSOff)}
+	must(w.Write(&catalog.ProxyDefaults{Config: catalog.Opaque{"protocol": protocol}, MutualTLSMode: x.mode}, randomRouter(r, protocol != "http"), randomIntentions(r)))
 	proxy, err := w.Register(xdstest.Sidecar{Service: "web", Port: 8080, PublicPort: 21000, Upstreams: []catalog.Upstream{{DestinationName: "api", LocalBindPort: 9000}}})
 	must(err)
 	leaf, err := w.Leaf("web")
 	must(err)
 	out, err := w.Render(proxy, leaf)
 	must(err)
-	x := &trio{w: w, listener: map[string]string{}}
 	x.simulator, err = xdstest.Load(out)
 	must(err)
 	x.chain, err = chain.Compile(w.Store.Read(), catalog.Scope{}.Name("api"), chain.Overrides{})
@@ -268,7 +269,11 @@ func (x *trio) comes(src identity.Service, req chain.Request) error {
 	if err != nil {
 		return err
 	}
-	_, ok := x.engine.Consider(x.listener["public_listener"], &config.Peer{Identity: src, URI: src.String()}, head(req))
+	peer := &config.Peer{}
+	if src != (identity.Service{}) {
+		peer = &config.Peer{Identity: src, URI: src.String()}
+	}
+	_, ok := x.engine.Consider(x.listener["public_listener"], peer, head(req))
 	if a.Allowed != want.Allowed || ok != want.Allowed {
 		return fmt.Errorf("rules say %+v, simulator %t, proxy %t", want, a.Allowed, ok)
 	}
@@ -291,7 +296,11 @@ func TestEverybodyAgrees(t *testing.T) {
 			if err := x.calls(req); err != nil {
 				t.Fatalf("round %d, %+v: %v", round, req, err)
 			}
-			if err := x.comes(x.w.ID(pick(r, "first", "shop", "SHOP", "api.v2", "apixv2", "nobody")), req); err != nil {
+			src := x.w.ID(pick(r, "first", "shop", "SHOP", "api.v2", "apixv2", "nobody"))
+			if x.mode == catalog.MTLSOff || x.mode == catalog.MTLSPermissive && r.IntN(4) == 0 {
+				src = identity.Service{} // in plain text
+			}
+			if err := x.comes(src, req); err != nil {
 				t.Fatalf("round %d, %+v: %v", round, req, err)
 			}
 		}

@@ -52,7 +52,7 @@ func (p *Proxy) serve(ctx context.Context, conn net.Conn, name string, last *con
 	if gone {
 		c.beginDrain()
 	}
-	if !p.allowed(l, peer) {
+	if bare(l, peer) || !p.allowed(l, peer) {
 		c.deny()
 		p.engine.LogTunnel(l, peer, "", "", time.Now(), 0, 0, reason.RBACDenied)
 		return
@@ -105,7 +105,7 @@ func (p *Proxy) recheck(s *config.Snapshot) {
 	p.mu.Lock()
 	var denied []*connection
 	for c := range p.conns {
-		if l := s.Listeners[c.listener]; l != nil && len(l.Authorize) > 0 && !p.allowed(l, c.peer) {
+		if l := s.Listeners[c.listener]; l != nil && (bare(l, c.peer) || len(l.Authorize) > 0 && !p.allowed(l, c.peer)) {
 			denied = append(denied, c)
 		}
 	}
@@ -113,6 +113,11 @@ func (p *Proxy) recheck(s *config.Snapshot) {
 	for _, c := range denied {
 		c.deny()
 	}
+}
+
+// bare says whether a connection came in plain text to a listener that takes TLS only.
+func bare(l *config.Listener, peer *config.Peer) bool {
+	return l.TLS != nil && !l.PlainToo && peer.TLS == nil
 }
 
 // deny resets the connection.

@@ -287,7 +287,16 @@ func (p *Proxy) open(ctx context.Context, served *run.Group, l *config.Listener)
 		Name: p.c.ID + "/" + name, Network: l.Network, Address: l.Address, Mode: fs.FileMode(l.Mode),
 		Limits: listen.Limits{MaxUnauthenticatedLoopback: -1, MaxPerIdentity: maxPerIdentity},
 	}
-	if l.TLS != nil {
+	if l.TLS != nil || l.Direction == config.Inbound { // whether by TLS can change
+		spec.Plain = func() listen.Plain {
+			switch now := p.listener(name); {
+			case now == nil || now.TLS != nil && !now.PlainToo:
+				return listen.PlainNever
+			case now.TLS != nil:
+				return listen.PlainToo
+			}
+			return listen.PlainOnly
+		}
 		spec.TLS = func() *tls.Config {
 			if now := p.listener(name); now != nil && now.TLS != nil {
 				return now.TLS.Config

@@ -203,6 +203,11 @@ func (r *renderer) upstreamCluster(u *Upstream, node *chain.Node) (string, error
 	if err := r.balance(c, node.LoadBalancer, u.Key.Name); err != nil {
 		return "", fmt.Errorf("upstream %s: %w", u.Key, err)
 	}
+	if r.plainTargets(u, targets) {
+		if c.TransportSocketMatches, err = plainSocket(); err != nil {
+			return "", err
+		}
+	}
 	if err := r.add(ClusterType, name, c); err != nil {
 		return "", err
 	}

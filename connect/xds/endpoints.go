@@ -24,14 +24,15 @@ func (r *renderer) endpoints(cluster string, u *Upstream, node *chain.Node, targ
 		if err != nil {
 			return fmt.Errorf("subset %q of %s: %w", t.ServiceSubset, t.Service, err)
 		}
+		plain := r.plain(u, t)
 		var groups []*endpointv3.LocalityLbEndpoints
 		switch {
 		case node.ByLocality:
-			groups = r.byLocality(instances, next)
+			groups = r.byLocality(instances, next, plain)
 		case len(node.LocalityWeights) > 0:
-			groups = weighted(instances, node.LocalityWeights, next)
+			groups = weighted(instances, node.LocalityWeights, next, plain)
 		default:
-			groups = []*endpointv3.LocalityLbEndpoints{{Priority: next, LbEndpoints: lbEndpoints(instances)}}
+			groups = []*endpointv3.LocalityLbEndpoints{{Priority: next, LbEndpoints: lbEndpoints(instances, plain)}}
 		}
 		for _, g := range groups {
 			if len(g.LbEndpoints) > 0 || len(targets) == 1 && len(groups) == 1 {
@@ -43,7 +44,7 @@ func (r *renderer) endpoints(cluster string, u *Upstream, node *chain.Node, targ
 	return r.add(EndpointType, cluster, out)
 }
 
-func endpoint(i *catalog.Instance) *endpointv3.LbEndpoint {
+func endpoint(i *catalog.Instance, plain bool) *endpointv3.LbEndpoint {
 	weight := i.Service.Weights.Passing
 	switch i.Status() {
 	case catalog.HealthCritical:
@@ -59,17 +60,21 @@ func endpoint(i *catalog.Instance) *endpointv3.LbEndpoint {
 	if i.Service.SocketPath != "" {
 		addr = pipe(i.Service.SocketPath, 0)
 	}
-	return &endpointv3.LbEndpoint{
+	out := &endpointv3.LbEndpoint{
 		HealthStatus:        corev3.HealthStatus_HEALTHY,
 		LoadBalancingWeight: wrapperspb.UInt32(uint32(weight)),
 		HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: addr}},
 	}
+	if plain {
+		out.Metadata = plainEndpoint()
+	}
+	return out
 }
 
-func lbEndpoints(instances []*catalog.Instance) []*endpointv3.LbEndpoint {
+func lbEndpoints(instances []*catalog.Instance, plain plainly) []*endpointv3.LbEndpoint {
 	var out []*endpointv3.LbEndpoint
 	for _, i := range instances {
-		if e := endpoint(i); e != nil {
+		if e := endpoint(i, plain(i)); e != nil {
 			out = append(out, e)
 		}
 	}
@@ -78,7 +83,7 @@ func lbEndpoints(instances []*catalog.Instance) []*endpointv3.LbEndpoint {
 
 // byLocality ranks instances by how near they are: of the proxy's own zone, of its region, elsewhere. Without a locality of
 // its own the proxy knows no near or far.
-func (r *renderer) byLocality(instances []*catalog.Instance, first uint32) []*endpointv3.LocalityLbEndpoints {
+func (r *renderer) byLocality(instances []*catalog.Instance, first uint32, plain plainly) []*endpointv3.LocalityLbEndpoints {
 	own := r.in.Proxy.Locality
 	var ranks [3][]*catalog.Instance
 	for _, i := range instances {
@@ -94,7 +99,7 @@ func (r *renderer) byLocality(instances []*catalog.Instance, first uint32) []*en
 	}
 	var out []*endpointv3.LocalityLbEndpoints
 	for _, rank := range ranks {
-		if eps := lbEndpoints(rank); len(eps) > 0 {
+		if eps := lbEndpoints(rank, plain); len(eps) > 0 {
 			out = append(out, &endpointv3.LocalityLbEndpoints{Priority: first, LbEndpoints: eps})
 			first++
 		}
@@ -103,7 +108,7 @@ func (r *renderer) byLocality(instances []*catalog.Instance, first uint32) []*en
 }
 
 // weighted groups instances by locality, each group with its share; one that is named with its zone counts before its region.
-func weighted(instances []*catalog.Instance, weights []catalog.LocalityWeight, priority uint32) []*endpointv3.LocalityLbEndpoints {
+func weighted(instances []*catalog.Instance, weights []catalog.LocalityWeight, priority uint32, plain plainly) []*endpointv3.LocalityLbEndpoints {
 	of := func(i *catalog.Instance) int {
 		at, best := i.Service.Locality, -1
 		if at == nil {
@@ -125,7 +130,7 @@ func weighted(instances []*catalog.Instance, weights []catalog.LocalityWeight, p
 				some = append(some, i)
 			}
 		}
-		eps := lbEndpoints(some)
+		eps := lbEndpoints(some, plain)
 		if len(eps) == 0 || w.Weight == 0 {
 			continue
 		}

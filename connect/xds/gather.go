@@ -40,6 +40,8 @@ type Upstream struct {
 	Err error
 	// Instances, by the chain's target.
 	Instances map[string][]*catalog.Instance
+	// Defaults are those of the targets' services, by the target.
+	Defaults map[string]*catalog.ServiceDefaults
 }
 
 // Gather reads what rendering a proxy needs. An error that wraps catalog.ErrNotCovered means that a replica hasn't got all of
@@ -83,7 +85,7 @@ func Gather(t *catalog.Txn, proxy *catalog.Service) (*Gathered, error) {
 }
 
 func gatherUpstream(t *catalog.Txn, proxy *catalog.Service, def catalog.Upstream, d *catalog.ServiceDefaults) (*Upstream, error) {
-	u := &Upstream{Definition: def, Key: def.Key(proxy.Scope), Instances: map[string][]*catalog.Instance{}}
+	u := &Upstream{Definition: def, Key: def.Key(proxy.Scope), Instances: map[string][]*catalog.Instance{}, Defaults: map[string]*catalog.ServiceDefaults{}}
 	u.Chain, u.Err = chain.Compile(t, u.Key, chain.Overrides{Protocol: saidProtocol(u, d)})
 	if errors.Is(u.Err, catalog.ErrNotCovered) {
 		return u, u.Err
@@ -99,6 +101,8 @@ func gatherUpstream(t *catalog.Txn, proxy *catalog.Service, def catalog.Upstream
 		instances, err := t.ConnectInstances(target.Key())
 		errs = errors.Join(errs, err)
 		u.Instances[id] = instances
+		u.Defaults[id], err = catalog.EntryAs[*catalog.ServiceDefaults](t, catalog.KindServiceDefaults, target.Key())
+		errs = errors.Join(errs, err)
 	}
 	return u, errs
 }

@@ -91,10 +91,11 @@ func (r *renderer) inbound() error {
 		return err
 	}
 	name := fmt.Sprintf("public_listener:%s:%d", host, port)
-	return r.listener(name, socket(host, port), corev3.TrafficDirection_INBOUND, &listenerv3.FilterChain{
+	chain := &listenerv3.FilterChain{
 		TransportSocket: tls, Filters: append(filters, more...),
 		TransportSocketConnectTimeout: durationpb.New(orDefault(r.in.Limits.Handshake, defaultBound)),
-	})
+	}
+	return r.listener(name, socket(host, port), corev3.TrafficDirection_INBOUND, chain, r.mode())
 }
 
 func (r *renderer) inboundFilters() ([]*listenerv3.Filter, error) {
@@ -103,12 +104,12 @@ func (r *renderer) inboundFilters() ([]*listenerv3.Filter, error) {
 		return nil, err
 	}
 	if !catalog.HTTPLike(r.g.Protocol) {
-		rules := &netrbacv3.RBAC{StatPrefix: "connect_authz", Rules: rbac(r.td, r.g.Rules, false, r.in.DefaultAllow)}
+		rules := &netrbacv3.RBAC{StatPrefix: "connect_authz", Rules: rbac(r.callers(), r.g.Rules, false, r.in.DefaultAllow)}
 		switch {
 		case r.g.Audit:
 			rules.Rules, rules.ShadowRules, rules.ShadowRulesStatPrefix = nil, rules.Rules, auditPrefix
 		case r.in.Abilities.Weft:
-			rules.ShadowRules = deciders(r.td, r.g.Rules)
+			rules.ShadowRules = deciders(r.callers(), r.g.Rules)
 		}
 		auth, err := filter("envoy.filters.network.rbac", rules)
 		if err != nil {
@@ -217,7 +218,7 @@ func filter(name string, m validated) (*listenerv3.Filter, error) {
 	return &listenerv3.Filter{Name: name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: a}}, m.ValidateAll()
 }
 
-func (r *renderer) listener(name string, addr *corev3.Address, way corev3.TrafficDirection, chain *listenerv3.FilterChain) error {
+func (r *renderer) listener(name string, addr *corev3.Address, way corev3.TrafficDirection, chain *listenerv3.FilterChain, mode string) error {
 	buffer := r.in.Limits.BufferBytes
 	if buffer == 0 {
 		buffer = defaultBuffer
@@ -228,11 +229,15 @@ func (r *renderer) listener(name string, addr *corev3.Address, way corev3.Traffi
 			BalanceType: &listenerv3.Listener_ConnectionBalanceConfig_ExactBalance_{ExactBalance: &listenerv3.Listener_ConnectionBalanceConfig_ExactBalance{}},
 		}
 	}
-	return r.add(ListenerType, name, &listenerv3.Listener{
+	l := &listenerv3.Listener{
 		ConnectionBalanceConfig: balance,
 		Name:                    name, Address: addr, TrafficDirection: way, FilterChains: []*listenerv3.FilterChain{chain},
 		PerConnectionBufferLimitBytes: wrapperspb.UInt32(buffer),
-	})
+	}
+	if err := plainToo(l, mode); err != nil {
+		return err
+	}
+	return r.add(ListenerType, name, l)
 }
 
 // outbound renders what the service calls: for each upstream a listener, its routes and clusters. An upstream whose chain is
@@ -303,7 +308,7 @@ func (r *renderer) upstream(u *Upstream) error {
 	if err != nil {
 		return err
 	}
-	return r.listener(name, addr, corev3.TrafficDirection_OUTBOUND, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{f}})
+	return r.listener(name, addr, corev3.TrafficDirection_OUTBOUND, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{f}}, "")
 }
 
 func sortedNodes(c *chain.Chain) []string {

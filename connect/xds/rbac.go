@@ -19,7 +19,7 @@ import (
 // rbac turns the rules, of which the first that is about the caller decides, into a filter that allows what one of its policies
 // matches, in whatever order: each policy leaves out whom an earlier rule is about. Nobody is matched by no policy, and is
 // denied. With requests, a rule's permissions are rendered; without, a rule that has some denies.
-func rbac(td identity.TrustDomain, rules intention.Rules, requests, defaultAllow bool) *rbacv3.RBAC {
+func rbac(who callers, rules intention.Rules, requests, defaultAllow bool) *rbacv3.RBAC {
 	out := &rbacv3.RBAC{Action: rbacv3.RBAC_ALLOW, Policies: map[string]*rbacv3.Policy{}}
 	var earlier intention.Rules
 	for _, rule := range rules {
@@ -28,17 +28,17 @@ func rbac(td identity.TrustDomain, rules intention.Rules, requests, defaultAllow
 		}
 		permissions := permissionsOf(rule, requests, defaultAllow)
 		if len(permissions) > 0 {
-			who := principal(td, rule.Source)
+			them := who.principal(rule.Source)
 			if rule.Source.Name == catalog.Wildcard {
-				who = without(who, td, earlier)
+				them = who.without(them, earlier)
 			}
-			out.Policies[fmt.Sprintf("%02d %s", len(earlier), rule.Where())] = &rbacv3.Policy{Permissions: permissions, Principals: []*rbacv3.Principal{who}}
+			out.Policies[fmt.Sprintf("%02d %s", len(earlier), rule.Where())] = &rbacv3.Policy{Permissions: permissions, Principals: []*rbacv3.Principal{them}}
 		}
 		earlier = append(earlier, rule)
 	}
 	if defaultAllow {
 		out.Policies["default"] = &rbacv3.Policy{
-			Permissions: []*rbacv3.Permission{anything()}, Principals: []*rbacv3.Principal{without(anybody(), td, earlier)},
+			Permissions: []*rbacv3.Permission{anything()}, Principals: []*rbacv3.Principal{who.without(anybody(), earlier)},
 		}
 	}
 	return out
@@ -47,7 +47,7 @@ func rbac(td identity.TrustDomain, rules intention.Rules, requests, defaultAllow
 // deciders tell a proxy, when it has refused a call, which rule that was: the first that is about the caller, whatever it says of
 // the call. They stand where Envoy has rules that are looked at and have no effect; only weft's proxy gets them, which looks at
 // them when it has refused.
-func deciders(td identity.TrustDomain, rules intention.Rules) *rbacv3.RBAC {
+func deciders(who callers, rules intention.Rules) *rbacv3.RBAC {
 	out := &rbacv3.RBAC{Action: rbacv3.RBAC_DENY, Policies: map[string]*rbacv3.Policy{}}
 	var earlier intention.Rules
 	for _, rule := range rules {
@@ -55,7 +55,7 @@ func deciders(td identity.TrustDomain, rules intention.Rules) *rbacv3.RBAC {
 			continue
 		}
 		out.Policies[fmt.Sprintf("%02d %s", len(earlier), rule.Where())] = &rbacv3.Policy{
-			Permissions: []*rbacv3.Permission{anything()}, Principals: []*rbacv3.Principal{principal(td, rule.Source)},
+			Permissions: []*rbacv3.Permission{anything()}, Principals: []*rbacv3.Principal{who.principal(rule.Source)},
 		}
 		earlier = append(earlier, rule)
 	}
@@ -74,13 +74,13 @@ func covered(earlier intention.Rules, rule intention.Rule) bool {
 }
 
 // without is who, unless an earlier rule is about them.
-func without(who *rbacv3.Principal, td identity.TrustDomain, earlier intention.Rules) *rbacv3.Principal {
+func (c callers) without(who *rbacv3.Principal, earlier intention.Rules) *rbacv3.Principal {
 	if len(earlier) == 0 {
 		return who
 	}
 	var ids []*rbacv3.Principal
 	for _, e := range earlier {
-		ids = append(ids, principal(td, e.Source))
+		ids = append(ids, c.principal(e.Source))
 	}
 	not := &rbacv3.Principal{Identifier: &rbacv3.Principal_NotId{NotId: &rbacv3.Principal{
 		Identifier: &rbacv3.Principal_OrIds{OrIds: &rbacv3.Principal_Set{Ids: ids}},
@@ -96,8 +96,26 @@ func anybody() *rbacv3.Principal {
 	return &rbacv3.Principal{Identifier: &rbacv3.Principal_Any{Any: true}}
 }
 
-// principal is everybody that a rule's source names: services of the trust domain, in whichever datacenter.
-func principal(td identity.TrustDomain, src catalog.Key) *rbacv3.Principal {
+// callers are who can call: services of the trust domain and, where plain text is taken, those without an identity.
+type callers struct {
+	td    identity.TrustDomain
+	plain bool
+}
+
+// principal is everybody that a rule's source names: services of the trust domain, in whichever datacenter; and if it is about
+// every service, those without an identity.
+func (c callers) principal(src catalog.Key) *rbacv3.Principal {
+	named := c.named(src)
+	if !c.plain || src.Name != catalog.Wildcard {
+		return named
+	}
+	nobody := &rbacv3.Principal{Identifier: &rbacv3.Principal_NotId{NotId: &rbacv3.Principal{
+		Identifier: &rbacv3.Principal_Authenticated_{Authenticated: &rbacv3.Principal_Authenticated{}},
+	}}}
+	return &rbacv3.Principal{Identifier: &rbacv3.Principal_OrIds{OrIds: &rbacv3.Principal_Set{Ids: []*rbacv3.Principal{named, nobody}}}}
+}
+
+func (c callers) named(src catalog.Key) *rbacv3.Principal {
 	part := func(s string) string {
 		if s == catalog.Wildcard {
 			return "[^/]+"
@@ -116,7 +134,7 @@ func principal(td identity.TrustDomain, src catalog.Key) *rbacv3.Principal {
 	if src.Name != catalog.Wildcard {
 		name = "(?i:" + name + ")" // names of services are compared without regard to case
 	}
-	pattern := "spiffe://" + regexp.QuoteMeta(string(td)) + partition + "/ns/" + part(src.Namespace) + "/dc/[^/]+/svc/" + name
+	pattern := "spiffe://" + regexp.QuoteMeta(string(c.td)) + partition + "/ns/" + part(src.Namespace) + "/dc/[^/]+/svc/" + name
 	return &rbacv3.Principal{Identifier: &rbacv3.Principal_Authenticated_{Authenticated: &rbacv3.Principal_Authenticated{
 		PrincipalName: regex(pattern),
 	}}}

@@ -21,12 +21,12 @@ import (
 
 // publicRoutes hands every request to the application that the intentions allow and the limits have room for.
 func (r *renderer) publicRoutes() error {
-	auth := &httprbacv3.RBAC{Rules: rbac(r.td, r.g.Rules, true, r.in.DefaultAllow)}
+	auth := &httprbacv3.RBAC{Rules: rbac(r.callers(), r.g.Rules, true, r.in.DefaultAllow)}
 	switch {
 	case r.g.Audit:
 		auth.Rules, auth.ShadowRules, auth.ShadowRulesStatPrefix = nil, auth.Rules, auditPrefix
 	case r.in.Abilities.Weft:
-		auth.ShadowRules = deciders(r.td, r.g.Rules)
+		auth.ShadowRules = deciders(r.callers(), r.g.Rules)
 	}
 	rules, err := pack(&httprbacv3.RBACPerRoute{Rbac: auth})
 	if err != nil {

@@ -98,9 +98,6 @@ func (r *renderer) downstreamTLS(alpn []string) (*corev3.TransportSocket, error)
 
 // warnTLS says where the mesh entry asks for a version of TLS that isn't spoken.
 func (r *renderer) warnTLS() {
-	if r.defaults().MutualTLSMode == "permissive" || r.g.Global != nil && r.g.Global.MutualTLSMode == "permissive" {
-		r.warn("MutualTLSMode permissive of %s has no effect yet: only mutual TLS is taken", r.g.Service.Name)
-	}
 	if r.g.Mesh == nil || r.g.Mesh.TLS == nil {
 		return
 	}

@@ -109,6 +109,8 @@ type Spec struct {
 	// can change; nil for plain connections. Set NextProtos to what is spoken
 	// ("h2", "http/1.1"). While it returns nil, connections are closed at once.
 	TLS func() *tls.Config
+	// Plain says, with TLS, whether the next connection may be in plain text; nil for never. Those that are come as *Conn.
+	Plain func() Plain
 	// Identity names the peer of a completed handshake, "" if it has proved
 	// nothing. Default: the first URI, else the subject, of a client certificate
 	// that crypto/tls has verified. Set it where VerifyConnection does the check.

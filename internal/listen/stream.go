@@ -199,7 +199,7 @@ func (l *Listener) acceptTLS() {
 		if err != nil {
 			return
 		}
-		l.work.Go(func() { l.handshake(c) })
+		l.work.Go(func() { l.serve(c) })
 	}
 }
 

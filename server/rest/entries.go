@@ -130,7 +130,7 @@ func (h *handlers) writeEntry(w http.ResponseWriter, r *api.Request) error {
 	}
 	defer h.c.Cluster.LockEntries()()
 	before := h.c.Store.Read()
-	if err := firstFault(checkClash(before, entry), checkGraph(before, before.With(entry), entry)); err != nil {
+	if err := firstFault(checkClash(before, entry), checkPlain(before, entry), checkGraph(before, before.With(entry), entry)); err != nil {
 		return refused(err)
 	}
 	result, err := h.propose(w, r, catalog.SetEntry{Entry: catalog.EntryBox{Entry: entry}, CAS: cas})
@@ -204,6 +204,20 @@ func checkClash(t *catalog.Txn, entry catalog.Entry) error {
 		}
 	}
 	return nil
+}
+
+// checkPlain refuses plain text where the mesh doesn't allow it.
+func checkPlain(t *catalog.Txn, entry catalog.Entry) error {
+	field := catalog.TakesPlain(entry)
+	if field == "" {
+		return nil
+	}
+	mesh, err := catalog.EntryAs[*catalog.Mesh](t, catalog.KindMesh, entry.Head().Scope.Name(catalog.MeshName))
+	if err == nil && (mesh == nil || !mesh.AllowEnablingPermissiveMutualTLS) {
+		err = fmt.Errorf("%s %q: %s takes plain text, which the mesh doesn't allow: set AllowEnablingPermissiveMutualTLS = true in the mesh entry first",
+			entry.EntryKind(), entry.Head().Name, field)
+	}
+	return err
 }
 
 func firstFault(faults ...error) error {

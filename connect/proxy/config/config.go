@@ -46,6 +46,7 @@ type Listener struct {
 	Mode      uint32 // of a Unix socket, 0 for its default
 	Direction Direction
 	TLS       *ServerTLS // nil: plain
+	PlainToo  bool       // connections without TLS are taken too
 	// MaxConnections bounds open connections, 0 for no bound.
 	MaxConnections int
 	Authorize      []*Policies // of connections: each must allow
@@ -393,6 +394,7 @@ type Endpoint struct {
 	Priority uint32
 	Healthy  bool // taken by health; an unhealthy one is used only when nothing else is left
 	Draining bool // no new requests
+	Plain    bool // called without the cluster's TLS
 }
 
 // Limits bound what one cluster gets at once; 0 for no bound.

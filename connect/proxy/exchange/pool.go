@@ -361,7 +361,7 @@ func (v *clusterView) connect(ctx context.Context, ep *endpoint, w wire) (net.Co
 		v.report(ep, failedLocal)
 		return nil, reason.UpstreamConnectFailure, fmt.Errorf("connecting to %s: %w", ep.key.address, err)
 	}
-	if v.config.TLS == nil {
+	if v.config.TLS == nil || ep.config.Plain {
 		return conn, reason.None, nil
 	}
 	tc := tls.Client(conn, v.tls[w])

@@ -25,7 +25,10 @@ type clusterState struct {
 	swept   int64           // when the rates of success were looked at last
 }
 
-type hostKey struct{ network, address string }
+type hostKey struct {
+	network, address string
+	plain            bool
+}
 
 // host is what stays of an endpoint: its connections, and how it has done.
 type host struct {
@@ -50,7 +53,7 @@ type endpoint struct {
 func (s *clusterState) host(c *config.Endpoint) *host {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k := hostKey{c.Network, c.Address}
+	k := hostKey{c.Network, c.Address, c.Plain}
 	if k.network == "" {
 		k.network = "tcp"
 	}

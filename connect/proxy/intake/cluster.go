@@ -70,8 +70,8 @@ func (w *world) compileCluster(m *clusterv3.Cluster) (*cluster, error) {
 		}
 		c.TLS, out.secrets, out.identity = tlsConf, t.names(), t.identity
 	}
-	if len(m.GetTransportSocketMatches()) > 0 {
-		return nil, errors.New("transport_socket_matches: not known to this proxy")
+	if err := plainMatches(m.GetTransportSocketMatches()); err != nil {
+		return nil, err
 	}
 	return out, nil
 }
@@ -178,6 +178,7 @@ func (w *world) compileEndpoints(m *endpointv3.ClusterLoadAssignment) ([]*config
 			case corev3.HealthStatus_DRAINING:
 				k.draining = true
 			}
+			k.plain = plainMark(e.GetMetadata().GetFilterMetadata()[socketMatchKey])
 			out = append(out, w.endpoint(k))
 		}
 	}

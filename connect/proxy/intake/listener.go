@@ -61,10 +61,11 @@ func (w *world) compileListener(m *listenerv3.Listener) (*listener, error) {
 			return nil, fmt.Errorf("listener filter %s: not known to this proxy", f.GetName())
 		}
 	}
-	chains := m.GetFilterChains()
-	if m.GetDefaultFilterChain() != nil {
-		chains = append(chains, m.GetDefaultFilterChain())
+	chains, plainToo, err := filterChains(m)
+	if err != nil {
+		return nil, err
 	}
+	l.PlainToo = plainToo
 	if len(chains) != 1 {
 		return nil, fmt.Errorf("filter_chains: this proxy takes one, there are %d", len(chains))
 	}

@@ -277,13 +277,13 @@ func (w *world) sweep(s *config.Snapshot) {
 type endpointKey struct {
 	cluster, network, address string
 	weight, priority          uint32
-	healthy, draining         bool
+	healthy, draining, plain  bool
 }
 
 func (w *world) endpoint(k endpointKey) *config.Endpoint {
 	e, ok := w.known[k]
 	if !ok {
-		e = &config.Endpoint{Network: k.network, Address: k.address, Weight: k.weight, Priority: k.priority, Healthy: k.healthy, Draining: k.draining}
+		e = &config.Endpoint{Network: k.network, Address: k.address, Weight: k.weight, Priority: k.priority, Healthy: k.healthy, Draining: k.draining, Plain: k.plain}
 		w.known[k] = e
 	}
 	return e

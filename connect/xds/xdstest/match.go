@@ -79,6 +79,9 @@ func (s subject) principal(p *rbacv3.Principal) (bool, error) {
 	case *rbacv3.Principal_NotId:
 		return not(s.principal(v.NotId))
 	case *rbacv3.Principal_Authenticated_:
+		if v.Authenticated.GetPrincipalName() == nil {
+			return s.peer != "", nil
+		}
 		return text(v.Authenticated.GetPrincipalName(), s.peer)
 	}
 	return false, fmt.Errorf("a principal of type %T", p.GetIdentifier())

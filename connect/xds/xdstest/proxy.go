@@ -174,8 +174,12 @@ type Answer struct {
 	Route *routev3.Route
 }
 
-// Inbound says what becomes of a call to the public listener. For a TCP service the request is not looked at.
+// Inbound says what becomes of a call to the public listener; the zero peer calls in plain text, which is an error where the
+// listener takes none. For a TCP service the request is not looked at.
 func (p *Proxy) Inbound(peer identity.Service, req intention.Request) (Answer, error) {
+	if peer == (identity.Service{}) {
+		return p.call("public_listener:", "", req)
+	}
 	return p.call("public_listener:", peer.String(), req)
 }
 
@@ -189,7 +193,15 @@ func (p *Proxy) call(prefix, peer string, req intention.Request) (Answer, error)
 		if !strings.HasPrefix(name, prefix) {
 			continue
 		}
-		h, t, auth, err := filters(l.GetFilterChains()[0])
+		chains := l.GetFilterChains()
+		chain := chains[0]
+		if inbound := prefix == "public_listener:"; inbound && peer == "" {
+			chain = chains[len(chains)-1]
+			if chain.GetTransportSocket() != nil {
+				return Answer{}, fmt.Errorf("listener %s takes no plain text", name)
+			}
+		}
+		h, t, auth, err := filters(chain)
 		if err != nil {
 			return Answer{}, err
 		}
