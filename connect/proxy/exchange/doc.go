@@ -5,9 +5,9 @@
 // limits, ejects what fails, counts and logs. Listeners, downstream TLS handshakes and the copying of plain TCP are
 // connect/proxy's; parsing is the codecs'.
 //
-// Goroutines. A downstream connection runs on its caller's goroutine (HTTP/2: one more per request, the codec's). One
-// goroutine owns an exchange; a request body that isn't wholly there yet gets a second one, which has ended when the
-// exchange has. Each upstream HTTP/2 connection has one reader, started at the first use and ended by Run's end. Timers call
+// Goroutines. A downstream connection runs on its caller's goroutine; HTTP/2's requests, on one more each, out of the
+// engine's workers, which serve one after the other. One goroutine owns an exchange; a request body that isn't wholly there
+// yet gets a second one, which is done when the exchange is. Each upstream HTTP/2 connection has one reader, started at the first use and ended by Run's end. Timers call
 // only watchdog.fire.
 //
 // Memory. What a request needs is compiled into a view when the snapshot changes: a request takes no lock that another

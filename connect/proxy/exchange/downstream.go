@@ -148,7 +148,7 @@ func (d *downstream) run(ctx context.Context, c *config.HTTP, alpn string) error
 	}
 	d.multied = true
 	s, err := h2.NewServer(d.conn, h2.ServerConfig{
-		Prefix: prefix, Limits: limits, IdleTimeout: orDefault(c.IdleTimeout, defaultIdle),
+		Prefix: prefix, Limits: limits, IdleTimeout: orDefault(c.IdleTimeout, defaultIdle), Do: d.engine.workers.do,
 	}, d.serve)
 	if err != nil {
 		return err

@@ -44,6 +44,8 @@ type Engine struct {
 	base    context.Context // of upstream HTTP/2 connections
 	cancel  context.CancelFunc
 
+	workers workers
+
 	downMu sync.Mutex // guards downs
 	downs  map[*downstream]struct{}
 }
@@ -94,6 +96,8 @@ const (
 	drainLook = 100 * time.Millisecond
 	poolLook  = 5 * time.Second
 	leaveIdle = 500 * time.Millisecond
+
+	workerLook = 2 * time.Second
 )
 
 // Run keeps the pools, writes access logs, tells connections that drain, and lets the counts of ejections fall, until ctx
@@ -106,9 +110,10 @@ func (e *Engine) Run(ctx context.Context) error {
 		defer close(logs)
 		_ = e.config.Logs.Run(logCtx) // it gives no error
 	}()
+	e.workers.start()
 	tick := time.NewTicker(drainLook)
 	defer tick.Stop()
-	var pools time.Time
+	var pools, trimmed time.Time
 	swept := time.Now()
 	for {
 		select {
@@ -124,6 +129,10 @@ func (e *Engine) Run(ctx context.Context) error {
 			} else if now.Sub(pools) >= poolLook {
 				pools = now
 				e.prune(now.Add(-poolIdle))
+			}
+			if now.Sub(trimmed) >= workerLook {
+				trimmed = now
+				e.workers.trim()
 			}
 			if now.Sub(swept) >= sweepLook {
 				swept = now
@@ -156,6 +165,7 @@ func (e *Engine) stop() {
 	e.stopped = true
 	e.runMu.Unlock()
 	e.cancel()
+	e.workers.stop()
 	e.prune(time.Now().Add(time.Hour))
 	e.work.Wait()
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/weftmesh/weft/connect/proxy/config"
 	"github.com/weftmesh/weft/connect/proxy/h1"
+	"github.com/weftmesh/weft/connect/proxy/h2"
 	"github.com/weftmesh/weft/connect/proxy/header"
 	"github.com/weftmesh/weft/connect/proxy/normalize"
 	"github.com/weftmesh/weft/connect/proxy/reason"
@@ -41,7 +42,6 @@ type exchange struct {
 	proto     protocol
 	rec       record
 	trailers  header.List // a copy, for the log
-	parent    context.Context
 	setCookie string
 	origin    string         // that CORS allows
 	rate      int64          // bytes in a second of the response, by a fault; 0: as it comes
@@ -60,12 +60,10 @@ var exchanges = sync.Pool{New: func() any { return &exchange{} }}
 // serve is the codecs' handler.
 func (d *downstream) serve(x stream.ServerExchange) {
 	ex := exchanges.Get().(*exchange)
-	unhook := ex.begin(d, x)
+	ex.begin(d, x)
 	ex.run()
 	ex.watch.end()
-	if unhook != nil {
-		unhook()
-	} else {
+	if !d.multied {
 		d.mu.Lock()
 		d.now = nil
 		d.mu.Unlock()
@@ -82,7 +80,7 @@ func (ex *exchange) recycle() {
 	resp.Reset()
 	trailers.Reset()
 	ex.e, ex.d, ex.x, ex.req, ex.view, ex.lv, ex.http = nil, nil, nil, nil, nil, nil, nil
-	ex.host, ex.route, ex.weighted, ex.cluster, ex.parent = nil, nil, nil, nil, nil
+	ex.host, ex.route, ex.weighted, ex.cluster = nil, nil, nil, nil
 	ex.resp, ex.trailers, ex.rec = resp, trailers, record{}
 	ex.answered, ex.grpc, ex.setCookie = false, false, ""
 	ex.origin, ex.rate, ex.retrying, ex.bound = "", 0, false, ""
@@ -97,10 +95,10 @@ func (ex *exchange) recycle() {
 	exchanges.Put(ex)
 }
 
-// begin takes in the request as it came, and hooks the client's going away. An HTTP/2 stream's hook is taken off by what
-// is returned.
-func (ex *exchange) begin(d *downstream, x stream.ServerExchange) (unhook func() bool) {
+// begin takes in the request as it came, and hooks the client's going away.
+func (ex *exchange) begin(d *downstream, x stream.ServerExchange) {
 	e := d.engine
+	came := x
 	ex.e, ex.d, ex.x, ex.req = e, d, x, x.Request()
 	ex.view = e.current()
 	ex.lv = d.listener(ex.view)
@@ -125,18 +123,26 @@ func (ex *exchange) begin(d *downstream, x stream.ServerExchange) (unhook func()
 		peerURI: d.peer.URI,
 	}
 	turn := ex.watch.begin(e, x)
-	ex.parent = x.Context()
 	if d.multied {
-		return context.AfterFunc(ex.parent, func() { ex.watch.killTurn(turn, reason.DownstreamReset) })
+		if h, ok := came.(hooked); ok {
+			h.Hook(&ex.watch, turn)
+			return
+		}
+		context.AfterFunc(x.Context(), func() { ex.watch.Gone(turn) })
+		return
 	}
 	d.mu.Lock()
 	d.now = ex
 	d.mu.Unlock()
 	if !d.hooked {
 		d.hooked = true
-		context.AfterFunc(ex.parent, d.gone)
+		context.AfterFunc(x.Context(), d.gone)
 	}
-	return nil
+}
+
+// hooked is an exchange that tells of its end by the peer without a context, which would cost more.
+type hooked interface {
+	Hook(h2.Hook, uint64)
 }
 
 // gone is called when an HTTP/1 client went away.

@@ -70,7 +70,7 @@ func grpcOf(status int) int {
 
 // pause waits. False: the client went away.
 func (ex *exchange) pause(d time.Duration) bool {
-	ctx := ex.watch.context(ex.parent)
+	ctx := ex.watch.context(ex.x.Context())
 	wait := time.NewTimer(d)
 	defer wait.Stop()
 	select {

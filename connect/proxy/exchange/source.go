@@ -23,6 +23,7 @@ type source struct {
 	x    stream.ServerExchange
 	size int64 // as stated, -1 for unknown
 	done chan struct{}
+	run  func() // pump; made once
 	room scratch
 
 	keeping atomic.Bool // replay holds all that was read, and is still wanted
@@ -51,7 +52,15 @@ func (s *source) begin(ex *exchange, x stream.ServerExchange, size int64) {
 	if s.done == nil {
 		s.done = make(chan struct{}, 1)
 	}
-	if ex.d.multied || size <= 0 || size > smallBuffer*8 || int64(x.Buffered()) < size {
+	if size != 0 && ex.d.multied {
+		size = -1
+		if w, ok := x.(whole); ok {
+			if n, all := w.Whole(); all {
+				size = int64(n)
+			}
+		}
+	}
+	if size < 0 || s.ended || size > smallBuffer*8 || int64(x.Buffered()) < size {
 		return
 	}
 	if int64(cap(s.replay)) < size {
@@ -69,6 +78,11 @@ func (s *source) begin(ex *exchange, x stream.ServerExchange, size int64) {
 		s.ended = true
 		s.trailers = x.Trailers()
 	}
+}
+
+// whole is an exchange that knows whether its body is here with its end, and how long it is.
+type whole interface {
+	Whole() (int, bool)
 }
 
 // replayable says whether the request can be sent once more.
@@ -102,7 +116,10 @@ func (s *source) attach(y stream.ClientExchange, h *stream.RequestHead) error {
 	s.to = y
 	if !s.running {
 		s.running = true
-		go s.pump()
+		if s.run == nil {
+			s.run = s.pump
+		}
+		s.ex.e.workers.do(s.run)
 	}
 	return y.Flush()
 }

@@ -166,7 +166,7 @@ func (ex *exchange) again(r *config.Retry, before int) bool {
 		most = min(most, r.MaxBackOff)
 	}
 	ex.watch.newTry()
-	ctx := ex.watch.context(ex.parent)
+	ctx := ex.watch.context(ex.x.Context())
 	wait := time.NewTimer(rand.N(most) + 1)
 	defer wait.Stop()
 	select {
@@ -208,7 +208,7 @@ func (ex *exchange) try(f *config.Forward, c *choice, retry int) (done bool, _ f
 }
 
 // slowContext is for getting a connection that isn't at hand.
-func (ex *exchange) slowContext() context.Context { return ex.watch.context(ex.parent) }
+func (ex *exchange) slowContext() context.Context { return ex.watch.context(ex.x.Context()) }
 
 func (ex *exchange) noConnection(code reason.Code, err error) failure {
 	fail := failure{code: code, err: err, connect: code != reason.UpstreamOverflow, final: code == reason.UpstreamOverflow || code == reason.Draining}

@@ -154,12 +154,12 @@ func (w *watchdog) kill(cause reason.Code) {
 	w.killLocked(cause)
 }
 
-// killTurn is kill for callers that may come too late.
-func (w *watchdog) killTurn(turn uint64, cause reason.Code) {
+// Gone is called when an HTTP/2 client reset the stream of a turn or went away, and may come too late.
+func (w *watchdog) Gone(turn uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.turn == turn {
-		w.killLocked(cause)
+		w.killLocked(reason.DownstreamReset)
 	}
 }
 

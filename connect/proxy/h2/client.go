@@ -23,7 +23,7 @@ type ClientConfig struct {
 	Floods Floods
 	// SettingsTimeout is for the server's first SETTINGS. Default 10 s.
 	SettingsTimeout time.Duration
-	// WriteTimeout ends a connection whose peer takes no bytes for that long. Default 30 s.
+	// WriteTimeout ends a connection whose peer takes no bytes for that long, or half as long again. Default 30 s.
 	WriteTimeout time.Duration
 	// PingEvery sends PING on a connection from which nothing came for that long, and PingTimeout (default 10 s) ends it
 	// when nothing comes after that either. Default: no PING.

@@ -119,6 +119,7 @@ func (c *Client) begin(e *clientExch) error {
 	e.headAt = c.w.appended
 	e.sendWin, e.recvWin = c.peerInit, c.windowLocked()
 	c.streams[e.id] = &e.exch
+	c.conn.open.Add(1)
 	c.control.earn(controlPerHead)
 	return nil
 }
@@ -162,7 +163,7 @@ func (c *Client) onResponse(e *clientExch, end bool) error {
 		if e.infos++; e.infos > maxInformational {
 			return badStream(e.id, stream.CodeEnhanceCalm, "too many informational heads")
 		}
-		e.readable.Broadcast()
+		c.wakeLocked(&e.exch)
 		return nil
 	}
 	e.gotFinal = true
@@ -177,7 +178,7 @@ func (c *Client) onResponse(e *clientExch, end bool) error {
 	case h.HasLength:
 		e.remain = h.Length
 	}
-	e.readable.Broadcast()
+	c.wakeLocked(&e.exch)
 	if end {
 		return c.conn.endLocked(&e.exch)
 	}

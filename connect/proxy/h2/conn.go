@@ -3,7 +3,6 @@
 package h2
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +24,6 @@ const (
 	defaultWindow   = 65535
 	maxWindow       = 1<<31 - 1
 	maxStreamID     = 1<<31 - 1
-	readBuffer      = 4 << 10
 	headerTable     = 4 << 10
 	maxContinuation = 128
 	headTimeout     = 10 * time.Second // for the CONTINUATION frames of one head
@@ -60,10 +58,11 @@ type conn struct {
 	streamWindow int
 	w            writer
 	wg           sync.WaitGroup
+	open         atomic.Int32  // streams that are open, for the writer
 	frames       atomic.Uint64 // ever read; keepalive looks at it
 
 	// Of the reader.
-	br       *bufio.Reader
+	br       input
 	fr       *http2.Framer
 	dec      *hpack.Decoder
 	in       headIn
@@ -71,7 +70,9 @@ type conn struct {
 	blockEnd bool
 	blockID  uint32
 	blockN   int
-	answered bool // something waits in the writer that nobody has flushed
+	answered bool          // something waits in the writer that nobody has flushed
+	fresh    []*serverExch // requests whose handlers weren't started yet
+	woken    []*exch       // something came for their readers, who weren't told yet
 
 	mu       sync.Mutex
 	ctx      context.Context
@@ -116,15 +117,15 @@ func (c *conn) setup(nc net.Conn, prefix []byte, lim stream.Limits, f Floods, wr
 	if len(prefix) > 0 {
 		r = io.MultiReader(&prefixReader{b: prefix}, nc)
 	}
-	c.br = bufio.NewReaderSize(r, readBuffer)
-	c.fr = http2.NewFramer(nil, c.br)
+	c.br.init(r, c.pause)
+	c.fr = http2.NewFramer(nil, &c.br)
 	c.fr.SetMaxReadFrameSize(minFrameSize)
 	c.fr.SetReuseFrames()
 	c.in.lim = lim
 	c.dec = hpack.NewDecoder(headerTable, c.in.add)
 	c.dec.SetMaxStringLength(2 * lim.HeadBytes)
 	c.in.dec = c.dec
-	c.w.init(nc, writeTimeout, c.stop, c.spawn)
+	c.w.init(nc, writeTimeout, &c.open, c.stop, c.spawn)
 	c.streams = map[uint32]*exch{}
 	c.recvWin = max(lim.ConnWindow, defaultWindow)
 	c.sendWin, c.peerInit = defaultWindow, defaultWindow
@@ -190,6 +191,7 @@ func (c *conn) run(ctx context.Context, hello func() error) error {
 	if err == nil {
 		err = c.read()
 	}
+	c.pause()
 	unhook()
 	c.mu.Lock()
 	switch {
@@ -235,6 +237,7 @@ func (c *conn) finish(err error) {
 		c.linger()
 	}
 	_ = c.nc.Close()
+	c.br.drop()
 }
 
 func (c *conn) lastID() uint32 {
@@ -268,12 +271,46 @@ func (c *conn) linger() {
 	if c.nc.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
 		return
 	}
-	_, _ = io.CopyN(io.Discard, c.br, lingerBytes)
+	_, _ = io.CopyN(io.Discard, &c.br, lingerBytes)
+}
+
+// pause is called before the reader waits for the peer: everybody for whom something came is told now, so that a message that
+// came as a whole is found as a whole, is passed on in one piece, and costs one change of goroutines.
+func (c *conn) pause() {
+	if c.answered {
+		c.answered = false
+		c.w.kick()
+	}
+	if len(c.fresh)+len(c.woken) == 0 {
+		return
+	}
+	for i, e := range c.fresh {
+		c.fresh[i] = nil
+		e.start()
+	}
+	c.fresh = c.fresh[:0]
+	c.mu.Lock()
+	for i, e := range c.woken {
+		c.woken[i] = nil
+		e.told = true
+		e.readable.Broadcast()
+	}
+	c.woken = c.woken[:0]
+	c.mu.Unlock()
+}
+
+// wakeLocked has e's reader told of what came.
+func (c *conn) wakeLocked(e *exch) {
+	if e.told {
+		e.told = false
+		c.woken = append(c.woken, e)
+	}
 }
 
 // removeLocked takes e out of the open streams.
 func (c *conn) removeLocked(e *exch, h how) {
 	e.open = false
+	c.open.Add(-1)
 	delete(c.streams, e.id)
 	c.noteEndedLocked(e.id, h)
 	c.role.removedLocked(e)

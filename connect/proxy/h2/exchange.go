@@ -40,6 +40,9 @@ type exch struct {
 	dead     bool // nobody will read: the reader frees what it still fills
 	shared   bool // the reader may hold it without the lock: not for reuse
 	queued   bool // in conn.starved
+	told     bool // not in conn.woken
+	hook     Hook
+	turn     uint64
 	err      error
 	opened   time.Time
 	trailers header.List
@@ -55,6 +58,7 @@ func (e *exch) init(c *conn) {
 	e.c = c
 	e.readable.L, e.writable.L = &c.mu, &c.mu
 	e.left, e.remain = -1, -1
+	e.told = true
 }
 
 // clear makes e ready for the next stream; the room of its lists is kept.
@@ -108,6 +112,33 @@ func (e *exch) ReadBody(p []byte) (int, error) {
 		c.sendWindows(e.id, ofStream, ofConn)
 	}
 	return n, nil
+}
+
+// Whole says whether the rest of the message is here with its end, and how many bytes of body it has.
+func (e *exch) Whole() (n int, ok bool) {
+	e.c.mu.Lock()
+	defer e.c.mu.Unlock()
+	return e.in.n, e.recvEnd && e.err == nil
+}
+
+// Hook is told of an exchange that the peer has ended, in a goroutine of its own.
+type Hook interface{ Gone(turn uint64) }
+
+// Hook has h told, with turn, when the peer resets the stream or goes away, once; not after the handler has returned.
+func (e *serverExch) Hook(h Hook, turn uint64) {
+	e.c.mu.Lock()
+	defer e.c.mu.Unlock()
+	e.hook, e.turn = h, turn
+	if e.err != nil {
+		e.goneLocked()
+	}
+}
+
+func (e *exch) goneLocked() {
+	if h, turn := e.hook, e.turn; h != nil {
+		e.hook = nil
+		e.c.spawn(func() { h.Gone(turn) })
+	}
 }
 
 // Trailers implements stream.Body.
@@ -301,6 +332,9 @@ func (c *conn) failLocked(e *exch, err error) {
 	if e.cancel != nil {
 		e.cancel(err)
 	}
+	if !errors.Is(err, errReset) {
+		e.goneLocked()
+	}
 	e.readable.Broadcast()
 	e.writable.Broadcast()
 }
@@ -337,6 +371,7 @@ func (c *conn) sendWindows(id uint32, ofStream, ofConn int) {
 // whether e may be used again.
 func (c *conn) release(e *exch, code stream.Code) bool {
 	c.mu.Lock()
+	e.hook = nil
 	clean := e.err == nil && e.recvEnd && e.sendEnd
 	wrote := e.id != 0
 	cut := e.err == nil && !clean
@@ -351,7 +386,7 @@ func (c *conn) release(e *exch, code stream.Code) bool {
 	}
 	e.dead = true
 	unread := 0
-	reuse := clean && !e.shared && !e.in.filling && !e.queued
+	reuse := clean && !e.shared && !e.in.filling && !e.queued && e.told
 	if !e.in.filling {
 		unread = e.in.drop()
 	}

@@ -18,10 +18,6 @@ import (
 // read takes frames until the connection ends; the first must be SETTINGS.
 func (c *conn) read() error {
 	for first := true; ; first = false {
-		if c.answered && c.br.Buffered() == 0 {
-			c.answered = false
-			c.w.kick()
-		}
 		fh, err := c.fr.ReadFrameHeader()
 		if err != nil {
 			return c.readError(fh, err)
@@ -245,7 +241,7 @@ func (c *conn) endLocked(e *exch) error {
 		return badStream(e.id, stream.CodeProtocol, "the body is shorter than content-length")
 	}
 	e.recvEnd = true
-	e.readable.Signal()
+	c.wakeLocked(e)
 	c.settleLocked(e)
 	return nil
 }
@@ -344,8 +340,7 @@ func (c *conn) giveUnreadLocked(n int) {
 }
 
 func (c *conn) discard(n int) error {
-	_, err := c.br.Discard(n)
-	return err
+	return c.br.Discard(n)
 }
 
 // takeData reads n bytes straight into e's buffer.
@@ -355,7 +350,7 @@ func (c *conn) takeData(e *exch, n, pad, size int, end bool) error {
 	for n > 0 && !e.dead && e.open {
 		room := e.in.reserve(n)
 		c.mu.Unlock()
-		_, err := io.ReadFull(c.br, room)
+		_, err := io.ReadFull(&c.br, room)
 		c.mu.Lock()
 		if err != nil {
 			e.in.commit(0)
@@ -364,7 +359,7 @@ func (c *conn) takeData(e *exch, n, pad, size int, end bool) error {
 		}
 		e.in.commit(len(room))
 		n -= len(room)
-		e.readable.Signal()
+		c.wakeLocked(e)
 	}
 	unread += n
 	if e.dead {

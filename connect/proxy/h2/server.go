@@ -30,11 +30,13 @@ type ServerConfig struct {
 	PrefaceTimeout time.Duration
 	// IdleTimeout drains a connection without a request for that long, at most twice that. Default: never.
 	IdleTimeout time.Duration
-	// WriteTimeout ends a connection whose peer takes no bytes for that long. Default 30 s.
+	// WriteTimeout ends a connection whose peer takes no bytes for that long, or half as long again. Default 30 s.
 	WriteTimeout time.Duration
 	// PingEvery sends PING on a connection from which nothing came for that long, and PingTimeout (default 10 s) ends it
 	// when nothing comes after that either. Default: no PING.
 	PingEvery, PingTimeout time.Duration
+	// Do runs a request's handler in another goroutine than the caller's; it doesn't wait for it. Default: a new goroutine.
+	Do func(func())
 }
 
 const (
@@ -55,6 +57,7 @@ func orDefault(d, def time.Duration) time.Duration {
 type Server struct {
 	conn
 	handler stream.Handler
+	do      func(func())
 	preface time.Duration
 	idle    time.Duration
 
@@ -85,7 +88,7 @@ func NewServer(nc net.Conn, cfg ServerConfig, handler stream.Handler) (*Server, 
 	if nc == nil || handler == nil {
 		return nil, errors.New("h2: a server needs a connection and a handler")
 	}
-	s := &Server{handler: handler}
+	s := &Server{handler: handler, do: cfg.Do}
 	s.conn.role, s.conn.server = s, true
 	s.setup(nc, cfg.Prefix, cfg.Limits.WithDefaults(), cfg.Floods.withDefaults(), orDefault(cfg.WriteTimeout, defaultWrite))
 	s.preface, s.idle = orDefault(cfg.PrefaceTimeout, defaultPreface), cfg.IdleTimeout
@@ -132,7 +135,7 @@ func (s *Server) hello() error {
 	}
 	s.readBy(time.Now().Add(s.preface))
 	var got [len(preface)]byte
-	n, err := io.ReadFull(s.br, got[:])
+	n, err := io.ReadFull(&s.br, got[:])
 	if string(got[:n]) != preface[:n] {
 		return broken(stream.CodeProtocol, "the connection doesn't begin with the preface of HTTP/2")
 	}
@@ -316,6 +319,7 @@ func (s *Server) open(id uint32, end bool) error {
 		return badStream(id, stream.CodeProtocol, "content-length without a body")
 	}
 	s.streams[id] = &e.exch
+	s.conn.open.Add(1)
 	s.handlers++
 	s.served++
 	s.control.earn(controlPerHead)
@@ -324,7 +328,7 @@ func (s *Server) open(id uint32, end bool) error {
 		addKey(&e.req)
 	}
 	s.wg.Add(1)
-	go s.serve(e)
+	s.fresh = append(s.fresh, e)
 	return nil
 }
 
@@ -364,7 +368,21 @@ func (s *Server) tooLarge(id uint32, end bool) error {
 	return s.reply(http2.FrameRSTStream, 0, id, make([]byte, 4))
 }
 
-func (s *Server) serve(e *serverExch) {
+// start has the request handled.
+func (e *serverExch) start() {
+	s := e.c.role.(*Server)
+	if e.run == nil {
+		e.run = e.serve
+	}
+	if s.do != nil {
+		s.do(e.run)
+		return
+	}
+	go e.run()
+}
+
+func (e *serverExch) serve() {
+	s := e.c.role.(*Server)
 	defer s.wg.Done()
 	s.handler(e)
 	reuse := s.release(&e.exch, stream.CodeInternal)
@@ -391,6 +409,7 @@ type serverExch struct {
 	exch
 	req    stream.RequestHead
 	isHead bool
+	run    func() // has it served; made once
 }
 
 func (e *serverExch) recycle() {

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -33,6 +35,8 @@ const (
 type writer struct {
 	nc       net.Conn
 	vectored bool
+	open     *atomic.Int32 // streams that are open
+	until    time.Time     // the deadline that is set; of the goroutine that writes
 	timeout  time.Duration
 	fail     func(error)  // called, with mu held, when a write fails
 	spawn    func(func()) // starts a goroutine that Run waits for
@@ -59,8 +63,8 @@ type writer struct {
 	head     [frameHeader]byte
 }
 
-func (w *writer) init(nc net.Conn, timeout time.Duration, fail func(error), spawn func(func())) {
-	w.nc, w.timeout, w.fail, w.spawn = nc, timeout, fail, spawn
+func (w *writer) init(nc net.Conn, timeout time.Duration, open *atomic.Int32, fail func(error), spawn func(func())) {
+	w.nc, w.timeout, w.open, w.fail, w.spawn = nc, timeout, open, fail, spawn
 	switch nc.(type) {
 	case *net.TCPConn, *net.UnixConn:
 		w.vectored = true
@@ -251,6 +255,11 @@ func (w *writer) flush() error {
 		return err
 	}
 	w.busy = true
+	if w.open.Load() > 1 { // others are about to send too: one write takes all of theirs along
+		w.mu.Unlock()
+		runtime.Gosched()
+		w.mu.Lock()
+	}
 	return w.writeAndUnlock(nil)
 }
 
@@ -311,8 +320,11 @@ func (w *writer) writeAll(body []byte, rounds int) {
 
 func (w *writer) write(out, body []byte, timeout time.Duration) error {
 	if timeout > 0 {
-		if err := w.nc.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
-			return err
+		if now := time.Now(); w.until.Sub(now) < timeout { // setting it costs more than asking the clock
+			w.until = now.Add(timeout + timeout/2)
+			if err := w.nc.SetWriteDeadline(w.until); err != nil {
+				return err
+			}
 		}
 	}
 	if body == nil {
@@ -333,7 +345,7 @@ func (w *writer) write(out, body []byte, timeout time.Duration) error {
 func (w *writer) drain(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.timeout = d
+	w.timeout = 0
 	if w.nc.SetWriteDeadline(time.Now().Add(d)) != nil {
 		return
 	}
