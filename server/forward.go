@@ -111,6 +111,7 @@ func (e *entrance) try(a *attempt, r *http.Request, address string) {
 	switch {
 	case address == "":
 		e.s.mux.ServeHTTP(a, r)
+		a.WriteHeader(http.StatusOK) // where there is nothing to say but in headers
 	case api.Bulk(r):
 		e.bulk.ServeHTTP(a, r.WithContext(context.WithValue(r.Context(), leaderKey{}, address)))
 	default:

@@ -61,7 +61,7 @@ func (c *cache) close() {
 
 // cacheable says whether a path's answers are cached, and whether they can be waited for and mean the same each time.
 func cacheable(r *http.Request) (ok, follow bool) {
-	if r.Method != http.MethodGet || !r.URL.Query().Has("cached") {
+	if r.Method != http.MethodGet || !r.URL.Query().Has("cached") || r.URL.Query().Has("consistent") { // both at once a server refuses
 		return false, false
 	}
 	path := r.URL.Path

@@ -144,6 +144,7 @@ func (h *handlers) events(w http.ResponseWriter, r *api.Request) error {
 	defer timer.Stop()
 	for {
 		list, index, changed := h.c.Events.List(q.Get("name"))
+		index = max(index, 1) // with 0 nobody could wait
 		if r.Options.Index > 0 && index == r.Options.Index {
 			select {
 			case <-changed:

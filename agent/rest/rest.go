@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/weftmesh/weft/agent/check"
 	"github.com/weftmesh/weft/agent/event"
@@ -115,6 +114,8 @@ func Handlers(c Config) map[string]api.Handler {
 		"GET /v1/event/list":                       h.events,
 		"GET /v1/openapi.json":                     h.openAPI,
 		"GET /v1/agent/metrics":                    h.metrics,
+		"GET /v1/agent/metrics/stream":             h.streamMetrics,
+		"GET /v1/agent/version":                    h.version,
 		"GET /v1/agent/health/service/id/{name}":   h.healthByID,
 		"GET /v1/agent/health/service/name/{name}": h.healthByName,
 		"PUT /v1/agent/service/register":           h.register,
@@ -162,11 +163,6 @@ func (h *handlers) self(w http.ResponseWriter, _ *api.Request) error {
 			"Ports":            map[string]int{"Plaintext": h.c.GRPCPort, "TLS": -1},
 		},
 	})
-}
-
-func (h *handlers) metrics(w http.ResponseWriter, r *api.Request) error {
-	promhttp.HandlerFor(h.c.Metrics, promhttp.HandlerOpts{}).ServeHTTP(w, r.Request)
-	return nil
 }
 
 // fault turns an error of the local state into what clients see.
@@ -331,7 +327,7 @@ func (h *handlers) setCheck(r *api.Request, status, output string) error {
 		return err
 	}
 	if c := h.c.State.Check(id); c != nil && c.Definition.Type() != local.TypeTTL {
-		return &api.StatusError{Code: http.StatusBadRequest, Text: fmt.Sprintf("CheckID %q does not have associated TTL", id)}
+		return &api.StatusError{Code: http.StatusInternalServerError, Text: fmt.Sprintf("CheckID %q does not have associated TTL", id)}
 	}
 	if err := h.c.State.SetCheck(id, status, output); err != nil {
 		return fault(err)

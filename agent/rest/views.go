@@ -169,30 +169,30 @@ func statusCode(status string) int {
 }
 
 // answerHealth answers with the state as the status code, and in words or JSON.
-func answerHealth(w http.ResponseWriter, r *api.Request, status string, v any) error {
-	w.Header().Set("X-Consul-Reason", status)
+func answerHealth(w http.ResponseWriter, r *api.Request, code int, reason string, v any) error {
+	w.Header().Set("X-Consul-Reason", reason)
 	if r.URL.Query().Get("format") == "text" || strings.HasPrefix(r.Header.Get("Accept"), "text/plain") {
 		w.Header().Set("Content-Type", "text/plain")
-		w.WriteHeader(statusCode(status))
-		_, _ = io.WriteString(w, status) // the client may be gone
+		w.WriteHeader(code)
+		_, _ = io.WriteString(w, reason) // the client may be gone
 		return nil
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(statusCode(status))
-	return api.WriteJSON(w, v)
+	return api.WriteJSONStatus(w, code, v)
 }
 
 func (h *handlers) healthByID(w http.ResponseWriter, r *api.Request) error {
 	wanted, _ := h.c.State.Wanted()
 	s, ok := wanted.Services[r.PathValue("name")]
 	if !ok {
-		return &api.StatusError{Code: http.StatusNotFound, Text: fmt.Sprintf("ServiceId %s not found", r.PathValue("name")), Err: local.ErrUnknown}
+		reason := fmt.Sprintf("ServiceId %s not found", r.PathValue("name"))
+		w.Header().Set("X-Consul-Reason", reason)
+		return &api.StatusError{Code: http.StatusNotFound, Text: reason, Err: local.ErrUnknown}
 	}
 	if err := r.Authorize(s.Record.Service); err != nil {
 		return err
 	}
 	v := health(&wanted, s)
-	return answerHealth(w, r, v.AggregatedStatus, v)
+	return answerHealth(w, r, statusCode(v.AggregatedStatus), v.AggregatedStatus, v)
 }
 
 func (h *handlers) healthByName(w http.ResponseWriter, r *api.Request) error {
@@ -210,10 +210,10 @@ func (h *handlers) healthByName(w http.ResponseWriter, r *api.Request) error {
 		}
 	}
 	if len(all) == 0 {
-		return &api.StatusError{Code: http.StatusNotFound, Text: fmt.Sprintf("ServiceName %s Not Found", r.PathValue("name")), Err: local.ErrUnknown}
+		return answerHealth(w, r, http.StatusNotFound, fmt.Sprintf("ServiceName %s Not Found", r.PathValue("name")), []healthView{})
 	}
 	slices.SortFunc(all, func(a, b healthView) int { return strings.Compare(a.Service.ID, b.Service.ID) })
-	return answerHealth(w, r, worst, all)
+	return answerHealth(w, r, statusCode(worst), worst, all)
 }
 
 // CertificateView is one certificate of this host with its remaining life.

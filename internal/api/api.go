@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -236,6 +237,12 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if i := strings.IndexFunc(r.URL.Path, unprintable); i >= 0 {
 		http.Error(w, "the path has a character that can't be printed", http.StatusBadRequest)
 		return
+	}
+	if strings.ContainsAny(r.URL.RawQuery, "%;") {
+		if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
+			http.Error(w, "the query string can't be read: "+err.Error(), http.StatusBadRequest)
+			return
+		}
 	}
 	if m.c.Loopback && tricked(r) {
 		http.Error(w, "refused: this API answers no request that another site's page makes; use the address, not a name, and no Origin",

@@ -52,6 +52,8 @@ var Routes = []Route{
 	{http.MethodGet, "/v1/agent/host", Agent, operatorRead, Nothing, "", false},
 	{http.MethodGet, "/debug/pprof/{name}", Agent, operatorRead, Nothing, "", false},
 	{http.MethodGet, "/v1/agent/metrics", Agent, agentRead, Nothing, "", false},
+	{http.MethodGet, "/v1/agent/metrics/stream", Agent, agentRead, Nothing, "", false},
+	{http.MethodGet, "/v1/agent/version", Agent, agentRead, Nothing, "", false},
 	{http.MethodGet, "/v1/agent/health/service/id/{name}", Agent, serviceRead, ByHandler, "", false},
 	{http.MethodGet, "/v1/agent/health/service/name/{name}", Agent, serviceRead, PathName, "", false},
 	{http.MethodPut, "/v1/agent/service/register", Agent, serviceWrite, InBody, "", false},

@@ -313,11 +313,15 @@ func (h *handlers) node(w http.ResponseWriter, r *api.Request) error {
 		if err != nil || node == nil {
 			return nil, err
 		}
-		v := &view{Node: viewNode(node), Services: map[string]serviceView{}}
+		v, list := &view{Node: viewNode(node), Services: map[string]serviceView{}}, make([]serviceView, 0, len(services))
 		for _, s := range services {
-			v.Services[s.ID] = viewService(s)
+			list = append(list, viewService(s))
 		}
-		return v, nil
+		list, err = api.FilterList(r.Options.Filter, list)
+		for _, s := range list {
+			v.Services[s.ID] = s
+		}
+		return v, err
 	})
 }
 

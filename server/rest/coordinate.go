@@ -4,7 +4,6 @@ package rest
 
 import (
 	"cmp"
-	"encoding/json"
 	"net/http"
 	"slices"
 
@@ -65,8 +64,8 @@ func (h *handlers) nodeCoordinates(w http.ResponseWriter, r *api.Request) error 
 
 func (h *handlers) updateCoordinate(_ http.ResponseWriter, r *api.Request) error {
 	var body coordinateView
-	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
-		return &api.StatusError{Code: http.StatusBadRequest, Text: "Request decode failed: " + err.Error(), Err: err}
+	if err := api.ReadJSON(r, &body); err != nil {
+		return err
 	}
 	if err := r.Authorize(body.Node); err != nil {
 		return err

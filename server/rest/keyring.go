@@ -3,7 +3,6 @@
 package rest
 
 import (
-	"encoding/json"
 	"errors"
 	"net/http"
 	"strconv"
@@ -42,8 +41,8 @@ func (h *handlers) keyring(op gossip.KeyOp) api.Handler {
 		}
 		var body struct{ Key string }
 		if op != gossip.ListKeys {
-			if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
-				return &api.StatusError{Code: http.StatusBadRequest, Text: "Request decode failed: " + err.Error(), Err: err}
+			if err := api.ReadJSON(r, &body); err != nil {
+				return err
 			}
 			if _, err := gossip.ParseKey(body.Key); err != nil {
 				return &api.StatusError{Code: http.StatusBadRequest, Text: err.Error(), Err: err}
