@@ -213,6 +213,11 @@ func TestRefusals(t *testing.T) {
 		{up(catalog.Upstream{DestinationName: "api", LocalBindPort: 1, DestinationType: "prepared_query"}), `want "service"`},
 		{up(catalog.Upstream{DestinationName: "api", LocalBindPort: 1}, catalog.Upstream{DestinationName: "db", LocalBindPort: 1}), `Proxy.Upstreams[1] of service "web-sidecar-proxy": listens at the same place as upstream "api"`},
 		{up(catalog.Upstream{DestinationName: "api", LocalBindPort: 1}, catalog.Upstream{DestinationName: "db", LocalBindPort: 1, LocalBindAddress: "127.0.0.1"}), "same place"},
+		{up(named("api", "a.example"), named("db", "b.example", "A.example")), `Config.sni: "a.example" leads to upstream "api" already`},
+		{up(named("api", "a..example")), `Config.sni[0]: "a..example" isn't a server name`},
+		{up(named("api", "*")), `isn't a server name`},
+		{up(named("api")), `want a server name or a list of them`},
+		{up(named("api", "a.example"), catalog.Upstream{DestinationName: "db", LocalBindPort: 1}, catalog.Upstream{DestinationName: "x", LocalBindPort: 1}), "same place"},
 		{check(CheckDefinition{}), "TTL must be > 0"},
 		{check(CheckDefinition{Interval: 1}), "nothing to run"},
 		{check(CheckDefinition{HTTP: "http://x"}), "Interval must be > 0"},
@@ -242,6 +247,25 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: refused, and yet applied:\n%s", c.want, diff)
 		}
 	}
+}
+
+// named is an upstream on port 1 with server names.
+func named(service string, names ...string) catalog.Upstream {
+	list := []any{}
+	for _, n := range names {
+		list = append(list, n)
+	}
+	return catalog.Upstream{DestinationName: service, LocalBindPort: 1, Config: catalog.Opaque{"sni": list}}
+}
+
+// Several upstreams share a place where server names tell them apart.
+func TestUpstreamsByServerName(t *testing.T) {
+	s := newState(t, "")
+	register(t, s, ServiceDefinition{Name: "web", Port: 80, Connect: &ConnectDefinition{SidecarService: &ServiceDefinition{
+		Proxy: &ProxyDefinition{Proxy: catalog.Proxy{Upstreams: []catalog.Upstream{
+			named("api", "a.example", "*.a.example"), {DestinationName: "db", LocalBindPort: 1}, named("x", "b.example"),
+		}}},
+	}}})
 }
 
 // An upstream of the same name elsewhere is another service.

@@ -104,7 +104,7 @@ func (d *ServiceDefinition) validateMesh() error {
 
 func validProxy(d *ServiceDefinition) error {
 	scope := catalog.Scope{Partition: d.Partition, Namespace: d.Namespace}.Default("")
-	binds := map[string]string{}
+	binds, names := map[string]string{}, map[string]string{}
 	for i, u := range d.Proxy.Upstreams {
 		at := fmt.Sprintf("Proxy.Upstreams[%d] of service %q", i, d.ID)
 		switch {
@@ -129,6 +129,20 @@ func validProxy(d *ServiceDefinition) error {
 		bind := u.LocalBindSocketPath
 		if bind == "" {
 			bind = fmt.Sprintf("%s:%d", cmp.Or(u.LocalBindAddress, "127.0.0.1"), u.LocalBindPort)
+		}
+		sni, err := catalog.UpstreamNames(u.Config)
+		if err != nil {
+			return invalidf("%s: Config.%v", at, err)
+		}
+		for _, name := range sni {
+			if other, taken := names[bind+" "+name]; taken {
+				return invalidf("%s: Config.%s: %q leads to upstream %q already", at, catalog.UpstreamNamesKey, name, other)
+			}
+			names[bind+" "+name] = u.DestinationName
+		}
+		// One place is for one upstream, or for one and others that are told apart by server name.
+		if sni != nil {
+			continue
 		}
 		if other, taken := binds[bind]; taken {
 			return invalidf("%s: listens at the same place as upstream %q", at, other)

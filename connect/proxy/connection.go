@@ -3,17 +3,20 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/weftmesh/weft/connect/proxy/config"
 	"github.com/weftmesh/weft/connect/proxy/exchange"
+	"github.com/weftmesh/weft/connect/proxy/opening"
 	"github.com/weftmesh/weft/connect/proxy/reason"
 )
 
@@ -64,7 +67,48 @@ func (p *Proxy) serve(ctx context.Context, conn net.Conn, name string, last *con
 		}
 		return
 	}
-	c.tunnel(ctx, l)
+	prefix, t := []byte(nil), l.TCP
+	if l.Named != nil {
+		if prefix, t = c.byName(ctx, l); t == nil {
+			reset(conn)
+			return
+		}
+	}
+	c.tunnel(ctx, l, t, prefix)
+}
+
+// peekWait is how long a client may take to say which server it wants, where the listener has no bound of its own.
+const peekWait = 15 * time.Second
+
+// byName reads as far as the server name that the client asks for, and chooses the tunnel by it; nil if there is none.
+func (c *connection) byName(ctx context.Context, l *config.Listener) ([]byte, *config.TCP) {
+	defer context.AfterFunc(ctx, func() { _ = c.conn.SetReadDeadline(past) })()
+	_ = c.conn.SetReadDeadline(time.Now().Add(cmp.Or(l.Peek, peekWait)))
+	var b []byte
+	for {
+		b = slices.Grow(b, 2<<10)
+		n, err := c.conn.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		name, more := opening.ServerName(b)
+		if errors.Is(err, io.EOF) && len(b) > 0 {
+			more = false // whoever gets it sees where it ends
+		} else if err != nil {
+			return nil, nil
+		}
+		if more {
+			continue
+		}
+		_ = c.conn.SetReadDeadline(time.Time{})
+		if ctx.Err() != nil {
+			return nil, nil
+		}
+		c.peer.SNI = name
+		t := l.ByName(name)
+		if t == nil {
+			c.p.engine.LogTunnel(l, c.peer, "", "", time.Now(), 0, 0, reason.NoRoute)
+		}
+		return b, t
+	}
 }
 
 // enter counts a connection in; false if the listener has as many as it may.
@@ -200,11 +244,11 @@ func (p *Proxy) closeAll() {
 	}
 }
 
-// tunnel carries bytes to and from a cluster.
-func (c *connection) tunnel(ctx context.Context, l *config.Listener) {
-	cluster := l.TCP.Cluster
-	if len(l.TCP.Weighted) > 0 {
-		cluster = pick(l.TCP.Weighted, rand.Uint64())
+// tunnel carries bytes to and from a cluster. The prefix has been read from the client already.
+func (c *connection) tunnel(ctx context.Context, l *config.Listener, t *config.TCP, prefix []byte) {
+	cluster := t.Cluster
+	if len(t.Weighted) > 0 {
+		cluster = pick(t.Weighted, rand.Uint64())
 	}
 	began := time.Now()
 	up, why, err := c.p.engine.Connect(ctx, cluster, c.peer)
@@ -215,7 +259,7 @@ func (c *connection) tunnel(ctx context.Context, l *config.Listener) {
 		return
 	}
 	defer up.Done()
-	in, out, clean := splice(ctx, c.conn, up, l.TCP.IdleTimeout)
+	in, out, clean := splice(ctx, c.conn, up, t.IdleTimeout, prefix)
 	if !clean {
 		reset(up.Conn)
 		reset(c.conn)
@@ -248,14 +292,24 @@ func pick(all []config.WeightedCluster, random uint64) string {
 }
 
 // splice copies both ways until both have ended, one fails, ctx ends, or nothing moves for idle (0: no bound). Clean says
-// that both sides had ended in order.
-func splice(ctx context.Context, down net.Conn, up *exchange.Upstream, idle time.Duration) (in, out int64, clean bool) {
+// that both sides had ended in order. The prefix goes up first.
+func splice(ctx context.Context, down net.Conn, up *exchange.Upstream, idle time.Duration, prefix []byte) (in, out int64, clean bool) {
 	defer context.AfterFunc(ctx, func() { _ = down.SetDeadline(past); _ = up.Conn.SetDeadline(past) })()
 	watch := newIdle(idle, down, up.Conn)
 	defer watch.stop()
 	var wg sync.WaitGroup
 	var inErr, outErr error
-	wg.Go(func() { in, inErr = oneWay(up.Conn, down, watch) })
+	wg.Go(func() {
+		if len(prefix) > 0 {
+			if _, inErr = up.Conn.Write(prefix); inErr != nil {
+				_ = down.SetDeadline(past)
+				_ = up.Conn.SetDeadline(past)
+				return
+			}
+		}
+		in, inErr = oneWay(up.Conn, down, watch)
+		in += int64(len(prefix))
+	})
 	out, outErr = oneWay(down, up.Conn, watch)
 	wg.Wait()
 	return in, out, inErr == nil && outErr == nil

@@ -3,9 +3,12 @@
 package xds
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"sort"
 	"strconv"
 	"time"
@@ -219,10 +222,6 @@ func filter(name string, m validated) (*listenerv3.Filter, error) {
 }
 
 func (r *renderer) listener(name string, addr *corev3.Address, way corev3.TrafficDirection, chain *listenerv3.FilterChain, mode string) error {
-	buffer := r.in.Limits.BufferBytes
-	if buffer == 0 {
-		buffer = defaultBuffer
-	}
 	var balance *listenerv3.Listener_ConnectionBalanceConfig
 	if way == corev3.TrafficDirection_INBOUND && r.textSetting("balance_inbound_connections", r.defaults().BalanceInboundConnections) == "exact_balance" {
 		balance = &listenerv3.Listener_ConnectionBalanceConfig{
@@ -232,7 +231,7 @@ func (r *renderer) listener(name string, addr *corev3.Address, way corev3.Traffi
 	l := &listenerv3.Listener{
 		ConnectionBalanceConfig: balance,
 		Name:                    name, Address: addr, TrafficDirection: way, FilterChains: []*listenerv3.FilterChain{chain},
-		PerConnectionBufferLimitBytes: wrapperspb.UInt32(buffer),
+		PerConnectionBufferLimitBytes: wrapperspb.UInt32(r.bufferBytes()),
 	}
 	if err := plainToo(l, mode); err != nil {
 		return err
@@ -240,9 +239,17 @@ func (r *renderer) listener(name string, addr *corev3.Address, way corev3.Traffi
 	return r.add(ListenerType, name, l)
 }
 
+func (r *renderer) bufferBytes() uint32 { return cmp.Or(r.in.Limits.BufferBytes, defaultBuffer) }
+
 // outbound renders what the service calls: for each upstream a listener, its routes and clusters. An upstream whose chain is
 // broken is left out with a warning; the others stand.
 func (r *renderer) outbound() error {
+	shared, byName := map[string]bool{}, map[string][]named{}
+	for _, u := range r.g.Upstreams {
+		if names, err := catalog.UpstreamNames(u.Definition.Config); err == nil && names != nil {
+			shared[bind(u.Definition)] = true
+		}
+	}
 	for _, u := range r.g.Upstreams {
 		if u.Err != nil {
 			r.warn("upstream %s: %v", u.Key, u.Err)
@@ -252,7 +259,25 @@ func (r *renderer) outbound() error {
 			r.warn("upstream %s: other datacenters and peers can't be called yet", u.Key)
 			continue
 		}
+		names, err := catalog.UpstreamNames(u.Definition.Config)
+		if err != nil {
+			r.warn("upstream %s: %v", u.Key, err)
+			continue
+		}
+		if at := bind(u.Definition); names != nil || shared[at] {
+			if catalog.HTTPLike(u.Chain.Protocol) {
+				r.warn("upstream %s: %s is for services of protocol tcp, this one's is %s", u.Key, catalog.UpstreamNamesKey, u.Chain.Protocol)
+				continue
+			}
+			byName[at] = append(byName[at], named{u, names})
+			continue
+		}
 		if err := r.upstream(u); err != nil {
+			return err
+		}
+	}
+	for _, at := range slices.Sorted(maps.Keys(byName)) {
+		if err := r.upstreamsByName(byName[at]); err != nil {
 			return err
 		}
 	}
@@ -260,40 +285,17 @@ func (r *renderer) outbound() error {
 }
 
 func (r *renderer) upstream(u *Upstream) error {
-	clusters := map[string]string{} // by resolver node
-	used := r.reached(u.Chain)
-	for _, id := range sortedNodes(u.Chain) {
-		n := u.Chain.Nodes[id]
-		if !used[id] {
-			continue
-		}
-		if n.Type != chain.TypeResolver {
-			continue
-		}
-		name, err := r.upstreamCluster(u, n)
-		if err != nil {
-			return err
-		}
-		clusters[id] = name
+	clusters, err := r.upstreamClusters(u)
+	if err != nil {
+		return err
 	}
 	log, err := r.accessLogs()
 	if err != nil {
 		return err
 	}
-	d := u.Definition
-	host := d.LocalBindAddress
-	if host == "" {
-		host = "127.0.0.1"
-	}
-	addr, where := socket(host, d.LocalBindPort), net.JoinHostPort(host, strconv.Itoa(d.LocalBindPort))
-	if d.LocalBindSocketPath != "" {
-		mode := uint64(0o600)
-		if d.LocalBindSocketMode != "" {
-			if mode, err = strconv.ParseUint(d.LocalBindSocketMode, 8, 32); err != nil {
-				return fmt.Errorf("upstream %s: local_bind_socket_mode %q: want octal digits, as 0600", u.Key, d.LocalBindSocketMode)
-			}
-		}
-		addr, where = pipe(d.LocalBindSocketPath, uint32(mode)), d.LocalBindSocketPath
+	addr, where, err := place(u)
+	if err != nil {
+		return err
 	}
 	name := u.Key.Name + ":" + where
 	var f *listenerv3.Filter
@@ -309,6 +311,49 @@ func (r *renderer) upstream(u *Upstream) error {
 		return err
 	}
 	return r.listener(name, addr, corev3.TrafficDirection_OUTBOUND, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{f}}, "")
+}
+
+// upstreamClusters renders where an upstream's chain can end: the clusters by resolver node.
+func (r *renderer) upstreamClusters(u *Upstream) (map[string]string, error) {
+	clusters := map[string]string{}
+	used := r.reached(u.Chain)
+	for _, id := range sortedNodes(u.Chain) {
+		n := u.Chain.Nodes[id]
+		if !used[id] {
+			continue
+		}
+		if n.Type != chain.TypeResolver {
+			continue
+		}
+		name, err := r.upstreamCluster(u, n)
+		if err != nil {
+			return nil, err
+		}
+		clusters[id] = name
+	}
+	return clusters, nil
+}
+
+// place is where an upstream listens.
+func place(u *Upstream) (*corev3.Address, string, error) {
+	d, where := u.Definition, bind(u.Definition)
+	if d.LocalBindSocketPath == "" {
+		return socket(bindHost(d), d.LocalBindPort), where, nil
+	}
+	mode := uint64(0o600)
+	if d.LocalBindSocketMode != "" {
+		var err error
+		if mode, err = strconv.ParseUint(d.LocalBindSocketMode, 8, 32); err != nil {
+			return nil, "", fmt.Errorf("upstream %s: local_bind_socket_mode %q: want octal digits, as 0600", u.Key, d.LocalBindSocketMode)
+		}
+	}
+	return pipe(d.LocalBindSocketPath, uint32(mode)), where, nil
+}
+
+func bindHost(d catalog.Upstream) string { return cmp.Or(d.LocalBindAddress, "127.0.0.1") }
+
+func bind(d catalog.Upstream) string {
+	return cmp.Or(d.LocalBindSocketPath, net.JoinHostPort(bindHost(d), strconv.Itoa(d.LocalBindPort)))
 }
 
 func sortedNodes(c *chain.Chain) []string {

@@ -312,3 +312,34 @@ func TestBootstrap(t *testing.T) {
 		}
 	}
 }
+
+// Upstreams that share a place are one listener, with a filter chain for each, chosen by server name.
+func TestUpstreamsByServerName(t *testing.T) {
+	w := world(t)
+	for _, name := range []string{"one", "two", "rest"} {
+		register(t, w, xdstest.Sidecar{Service: name, Port: 443, PublicPort: 21001})
+	}
+	write(t, w, &catalog.ServiceDefaults{EntryHead: head("http"), Protocol: "http"})
+	s := web()
+	s.Upstreams = []catalog.Upstream{
+		{DestinationName: "rest", LocalBindPort: 9443},
+		{DestinationName: "one", LocalBindPort: 9443, Config: catalog.Opaque{"sni": "One.example"}},
+		{DestinationName: "two", LocalBindPort: 9443, Config: catalog.Opaque{"sni": []any{"two.example", "*.two.example"}}},
+		{DestinationName: "http", LocalBindPort: 9443, Config: catalog.Opaque{"sni": "http.example"}},
+	}
+	out, p := render(t, w, register(t, w, s))
+	l := p.Listeners["sni:127.0.0.1:9443"]
+	if len(p.Listeners) != 2 || len(l.GetListenerFilters()) != 1 || len(l.GetFilterChains()) != 3 {
+		t.Fatalf("listeners %v", p.Listeners)
+	}
+	var got []string
+	for _, c := range l.GetFilterChains() {
+		got = append(got, c.GetName()+" "+strings.Join(c.GetFilterChainMatch().GetServerNames(), " "))
+	}
+	if want := []string{"rest ", "one one.example", "two two.example *.two.example"}; !slices.Equal(got, want) {
+		t.Errorf("chains %q, want %q", got, want)
+	}
+	if len(out.Warnings) != 1 || !strings.Contains(out.Warnings[0], "for services of protocol tcp") {
+		t.Errorf("warnings %q, want one about the service of protocol http", out.Warnings)
+	}
+}

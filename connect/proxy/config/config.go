@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"net/netip"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/weftmesh/weft/connect/identity"
@@ -50,8 +51,34 @@ type Listener struct {
 	// MaxConnections bounds open connections, 0 for no bound.
 	MaxConnections int
 	Authorize      []*Policies // of connections: each must allow
-	TCP            *TCP        // exactly one of TCP and HTTP
+	TCP            *TCP        // exactly one of TCP and HTTP, except beside Named
 	HTTP           *HTTP
+	// Named are tunnels by the server name that a TLS client asks for, which is looked at and not answered. TCP, which may be
+	// nil then, gets what none of them is for. Peek bounds the wait for the name; 0: 15 s.
+	Named []Named
+	Peek  time.Duration
+}
+
+// Named is a tunnel for some server names, in lower case: "api.example.com", or "*.example.com" for all below it.
+type Named struct {
+	Names []string
+	TCP   *TCP
+}
+
+// ByName is the tunnel for a server name: that of the name itself, else of the longest domain above it, else TCP.
+func (l *Listener) ByName(name string) *TCP {
+	best, out := 0, l.TCP
+	for _, n := range l.Named {
+		for _, pattern := range n.Names {
+			if pattern == name && name != "" {
+				return n.TCP
+			}
+			if suffix, ok := strings.CutPrefix(pattern, "*"); ok && strings.HasSuffix(name, suffix) && len(name) > len(suffix) && len(suffix) > best {
+				best, out = len(suffix), n.TCP
+			}
+		}
+	}
+	return out
 }
 
 // TCP hands bytes to a cluster.

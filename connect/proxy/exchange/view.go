@@ -79,8 +79,11 @@ func (e *Engine) refresh() *view {
 func (e *Engine) listener(v *view, l *config.Listener, old *view) *listenerView {
 	lv := &listenerView{config: l}
 	if l.HTTP == nil {
-		if l.TCP != nil {
-			lv.log = e.config.Logs.compileFormat(l.TCP.Log)
+		if t := l.TCP; t != nil || l.Named != nil {
+			if t == nil {
+				t = l.Named[0].TCP // of one listener they are the same
+			}
+			lv.log = e.config.Logs.compileFormat(t.Log)
 		}
 		return lv
 	}

@@ -20,6 +20,7 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	inspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -214,5 +215,46 @@ func TestClustersAloneAreNoConfiguration(t *testing.T) {
 	}
 	if s := w.assemble(); s == nil || len(s.Listeners) != 1 {
 		t.Errorf("with a listener: %+v", s)
+	}
+}
+
+// Filter chains by server name are tunnels; anything more beside them is refused.
+func TestServerNames(t *testing.T) {
+	chain := func(cluster string, names ...string) *listenerv3.FilterChain {
+		l := tcpListener(t)
+		c := l.FilterChains[0]
+		c.Filters[0].ConfigType = &listenerv3.Filter_TypedConfig{TypedConfig: pack(t, &tcpv3.TcpProxy{
+			StatPrefix: "s", ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: cluster},
+		})}
+		if names != nil {
+			c.FilterChainMatch = &listenerv3.FilterChainMatch{ServerNames: names}
+		}
+		return c
+	}
+	inspector := &listenerv3.ListenerFilter{Name: "tls", ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: pack(t, &inspectorv3.TlsInspector{})}}
+	listener := func(chains ...*listenerv3.FilterChain) *listenerv3.Listener {
+		return &listenerv3.Listener{Name: "l", Address: at(1), ListenerFilters: []*listenerv3.ListenerFilter{inspector}, FilterChains: chains}
+	}
+	w := newWorld(time.Now)
+	if err := update(t, w, listenerType, "l", listener(chain("a", "a.example", "*.a.example"), chain("rest"), chain("b", "b.example"))); err != nil {
+		t.Fatal(err)
+	}
+	l := w.listeners["l"].config
+	for name, want := range map[string]string{"a.example": "a", "x.a.example": "a", "b.example": "b", "": "rest", "c.example": "rest"} {
+		if got := l.ByName(name).Cluster; got != want {
+			t.Errorf("%q leads to %q, want %q", name, got, want)
+		}
+	}
+	without := listener(chain("a", "a.example"))
+	without.ListenerFilters = nil
+	http := httpListener(t, &httprbacv3.RBAC{}).FilterChains[0]
+	http.FilterChainMatch = &listenerv3.FilterChainMatch{ServerNames: []string{"h.example"}}
+	for want, l := range map[string]*listenerv3.Listener{
+		"tls_inspector": without, "tcp_proxy alone": listener(http), "has a chain already": listener(chain("a", "a.example"), chain("b", "a.example")),
+		"of two, the first": listener(chain("a", "a.example"), chain("b"), chain("c")), "there is none": listener(),
+	} {
+		if err := update(t, newWorld(time.Now), listenerType, "l", l); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want a refusal with %q", err, want)
+		}
 	}
 }

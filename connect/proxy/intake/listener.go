@@ -61,15 +61,19 @@ func (w *world) compileListener(m *listenerv3.Listener) (*listener, error) {
 			return nil, fmt.Errorf("listener filter %s: not known to this proxy", f.GetName())
 		}
 	}
-	chains, plainToo, err := filterChains(m)
+	out := &listener{config: l}
+	others, err := byName(l, m)
+	if err != nil || len(others) == 0 {
+		return out, err
+	}
+	chains, plainToo, err := filterChains(others)
 	if err != nil {
 		return nil, err
 	}
 	l.PlainToo = plainToo
 	if len(chains) != 1 {
-		return nil, fmt.Errorf("filter_chains: this proxy takes one, there are %d", len(chains))
+		return nil, fmt.Errorf("filter_chains: this proxy takes one, and others by server_names; there are %d without", len(chains))
 	}
-	out := &listener{config: l}
 	chain := chains[0]
 	if err := only(chain, chainFields); err != nil {
 		return nil, fmt.Errorf("filter_chains[0]: %w", err)
@@ -90,7 +94,55 @@ func (w *world) compileListener(m *listenerv3.Listener) (*listener, error) {
 	if (l.TCP == nil) == (l.HTTP == nil) {
 		return nil, errors.New("filter_chains[0]: want exactly one of tcp_proxy and http_connection_manager")
 	}
+	if l.Named != nil && (plainToo || l.TLS != nil || l.HTTP != nil || l.Authorize != nil || l.MaxConnections != 0) {
+		return nil, errors.New("filter_chains: beside chains by server_names this proxy takes tcp_proxy alone")
+	}
 	return out, nil
+}
+
+// byName compiles the filter chains that are chosen by server name, and gives the others.
+func byName(l *config.Listener, m *listenerv3.Listener) (others []*listenerv3.FilterChain, err error) {
+	seen := map[string]bool{}
+	for i, chain := range m.GetFilterChains() {
+		names := chain.GetFilterChainMatch().GetServerNames()
+		if len(names) == 0 {
+			others = append(others, chain)
+			continue
+		}
+		inner := &config.Listener{}
+		if err := errors.Join(only(chain, "name filters filter_chain_match metadata"), only(chain.GetFilterChainMatch(), "server_names")); err != nil {
+			return nil, fmt.Errorf("filter_chains[%d]: %w", i, err)
+		}
+		for _, f := range chain.GetFilters() {
+			if f.GetTypedConfig().GetTypeUrl() != tcpProxyURL {
+				return nil, fmt.Errorf("filter_chains[%d]: filter %s: with server_names this proxy takes tcp_proxy alone", i, f.GetName())
+			}
+			if err := compileTCP(inner, f.GetTypedConfig()); err != nil {
+				return nil, fmt.Errorf("filter_chains[%d]: filter %s: %w", i, f.GetName(), err)
+			}
+		}
+		if inner.TCP == nil {
+			return nil, fmt.Errorf("filter_chains[%d]: want tcp_proxy", i)
+		}
+		for _, n := range names {
+			if seen[n] {
+				return nil, fmt.Errorf("filter_chains[%d]: the server name %q has a chain already", i, n)
+			}
+			seen[n] = true
+		}
+		l.Named = append(l.Named, config.Named{Names: names, TCP: inner.TCP})
+	}
+	if m.GetDefaultFilterChain() != nil {
+		others = append(others, m.GetDefaultFilterChain())
+	}
+	if l.Named != nil && (len(m.GetListenerFilters()) == 0 || m.GetContinueOnListenerFiltersTimeout()) {
+		return nil, errors.New("filter_chains: server_names need the listener filter tls_inspector, which must end in time")
+	}
+	if len(others) == 0 && l.Named == nil {
+		return nil, errors.New("filter_chains: there is none")
+	}
+	l.Peek = m.GetListenerFiltersTimeout().AsDuration()
+	return others, nil
 }
 
 func compileFilter(l *config.Listener, f *listenerv3.Filter) error {

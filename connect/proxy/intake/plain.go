@@ -33,11 +33,7 @@ func plainMatches(all []*clusterv3.Cluster_TransportSocketMatch) error {
 
 // filterChains are a listener's. Two are one that takes plain text too: the first for TLS, the second for all else, and they
 // differ in nothing but that.
-func filterChains(m *listenerv3.Listener) (chains []*listenerv3.FilterChain, plainToo bool, err error) {
-	chains = m.GetFilterChains()
-	if m.GetDefaultFilterChain() != nil {
-		chains = append(chains, m.GetDefaultFilterChain())
-	}
+func filterChains(chains []*listenerv3.FilterChain) (_ []*listenerv3.FilterChain, plainToo bool, err error) {
 	if len(chains) != 2 {
 		return chains, false, nil
 	}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weftmesh/weft/connect/proxy/config"
+)
+
+// bench is a proxy whose connections are handed to it, with upstreams on loopback.
+type bench struct {
+	t *testing.T
+	p *Proxy
+	s *config.Snapshot
+}
+
+// newBench serves one listener, "l", as change makes it.
+func newBench(t *testing.T, change func(*config.Listener)) *bench {
+	t.Helper()
+	p, err := New(Config{ID: "p", Service: "web", Address: "127.0.0.1:1", Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &config.Listener{Name: "l"}
+	change(l)
+	b := &bench{t: t, p: p, s: &config.Snapshot{
+		Listeners: map[string]*config.Listener{"l": l}, Clusters: map[string]*config.Cluster{}, Routes: map[string]*config.RouteTable{},
+	}}
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
+	wg.Go(func() { _ = p.engine.Run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+	})
+	return b
+}
+
+// upstream adds a cluster whose one endpoint handles each connection.
+func (b *bench) upstream(name string, handle func(net.Conn)) {
+	b.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer conn.Close()
+				handle(conn)
+			})
+		}
+	})
+	b.t.Cleanup(func() {
+		_ = l.Close()
+		wg.Wait()
+	})
+	b.s = &config.Snapshot{Listeners: b.s.Listeners, Clusters: maps.Clone(b.s.Clusters), Routes: b.s.Routes}
+	b.s.Clusters[name] = &config.Cluster{
+		Name: name, Service: config.ServiceRef{Name: name}, ConnectTimeout: time.Second,
+		Endpoints: []*config.Endpoint{{Network: "tcp", Address: l.Addr().String(), Healthy: true}},
+	}
+	b.p.apply(b.s)
+}
+
+// dial is the client's end of a connection that the proxy serves until the test ends.
+func (b *bench) dial() net.Conn {
+	b.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer l.Close()
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	conn, err := l.Accept()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { b.p.serve(ctx, conn, "l", b.s.Listeners["l"]) })
+	b.t.Cleanup(func() {
+		cancel()
+		_ = client.Close()
+		wg.Wait()
+	})
+	if err := client.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		b.t.Fatal(err)
+	}
+	return client
+}
+
+// says answers with a text, then with what it is sent.
+func says(text string) func(net.Conn) {
+	return func(c net.Conn) {
+		_, _ = io.WriteString(c, text) // the client may be gone
+		_, _ = io.Copy(c, c)
+	}
+}
+
+// named asks for a server with Go's TLS, and gives what is answered in plain text: no server here speaks TLS.
+func (b *bench) named(name string) string {
+	b.t.Helper()
+	client := b.dial()
+	_ = tls.Client(silent{client}, &tls.Config{ServerName: name, InsecureSkipVerify: true}).Handshake() // it has no other side
+	if err := client.(*net.TCPConn).CloseWrite(); err != nil {
+		return ""
+	}
+	var got [3]byte
+	if _, err := io.ReadFull(client, got[:]); err != nil {
+		return ""
+	}
+	return string(got[:])
+}
+
+// silent is a connection of which nothing can be read.
+type silent struct{ net.Conn }
+
+func (silent) Read([]byte) (int, error) { return 0, io.EOF }
+
+func TestTunnelByServerName(t *testing.T) {
+	tcp := func(cluster string) *config.TCP { return &config.TCP{Cluster: cluster} }
+	b := newBench(t, func(l *config.Listener) {
+		l.Named = []config.Named{
+			{Names: []string{"one.example"}, TCP: tcp("one")}, {Names: []string{"*.example"}, TCP: tcp("any")},
+			{Names: []string{"*.deep.example", "two.test"}, TCP: tcp("dep")},
+		}
+		l.TCP = tcp("els")
+	})
+	for _, name := range []string{"one", "any", "dep", "els"} {
+		b.upstream(name, says(name))
+	}
+	for name, want := range map[string]string{
+		"one.example": "one", "ONE.example": "one", "x.example": "any", "a.one.example": "any", "x.deep.example": "dep", "deep.example": "any",
+		"two.test": "dep", "a.two.test": "els", "example": "els", "": "els",
+	} {
+		if got := b.named(name); got != want {
+			t.Errorf("%q leads to %q, want %q", name, got, want)
+		}
+	}
+	// What is no TLS goes where no name leads, with all that it said.
+	client := b.dial()
+	if _, err := io.WriteString(client, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 8)
+	if _, err := io.ReadFull(client, got); err != nil || string(got) != "elshello" {
+		t.Errorf("in plain text: %q, %v", got, err)
+	}
+}
+
+// Without a tunnel for the rest, a connection with another name, or with none, is closed.
+func TestNoTunnelForTheName(t *testing.T) {
+	b := newBench(t, func(l *config.Listener) {
+		l.Named = []config.Named{{Names: []string{"one.example"}, TCP: &config.TCP{Cluster: "one"}}}
+	})
+	b.upstream("one", says("one"))
+	for name, want := range map[string]string{"one.example": "one", "two.example": "", "": ""} {
+		if got := b.named(name); got != want {
+			t.Errorf("%q leads to %q, want %q", name, got, want)
+		}
+	}
+}
