@@ -81,6 +81,8 @@ type ServiceDefaults struct {
 	RateLimits                *RateLimits `json:",omitempty"`
 	// MutualTLSPorts is weft's: the mode for instances whose application listens on one of these ports.
 	MutualTLSPorts []PortMutualTLS `json:",omitempty"`
+	// AdaptiveConcurrency is weft's: how many requests an instance takes at once is found out by how long they take.
+	AdaptiveConcurrency *AdaptiveConcurrency `json:",omitempty"`
 }
 
 // EntryKind is KindServiceDefaults.
@@ -327,6 +329,11 @@ type ServiceRouteDestination struct {
 	RetryMethods      []string      `json:",omitempty"` // only requests of these methods are tried again
 	RetryBodyBytes    uint32        `json:",omitempty"` // a request with a larger body isn't tried again
 	Fault             *Fault        `json:",omitempty"`
+	// Hedge makes a retry when PerTryTimeout is over beside the try that is under way, in place of ending that; the first answer counts.
+	Hedge bool `json:",omitempty"`
+	// RetryAfterMax is how long a retry waits at most because an answer's Retry-After says so; an answer that wants a longer wait
+	// is taken as one that says nothing.
+	RetryAfterMax time.Duration `json:",omitempty"`
 }
 
 // HTTPHeaderModifiers change a message's header: Remove, then Set, then Add.
@@ -375,6 +382,8 @@ type ServiceResolver struct {
 	PrioritizeByLocality *PrioritizeByLocality `json:",omitempty"`
 	// LocalityWeights is weft's: instances elsewhere get nothing.
 	LocalityWeights []LocalityWeight `json:",omitempty"`
+	// Fallback is weft's: what callers of the service get where no instance answers.
+	Fallback *HTTPResponse `json:",omitempty"`
 }
 
 // EntryKind is KindServiceResolver.

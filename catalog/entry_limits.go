@@ -31,6 +31,8 @@ type PassiveHealthCheck struct {
 	MaxLocalFailures   uint32             `json:",omitempty"` // in a row: connections refused, broken or too slow; these count apart then
 	SuccessRate        *SuccessRate       `json:",omitempty"`
 	FailurePercentage  *FailurePercentage `json:",omitempty"`
+	// Probation lets who comes back have one request at a time until one succeeds; one that fails leaves it out again at once.
+	Probation bool `json:",omitempty"`
 }
 
 // SuccessRate leaves out whose rate of successes is Deviation standard deviations below the average of all.

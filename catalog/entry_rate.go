@@ -2,7 +2,11 @@
 
 package catalog
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+	"time"
+)
 
 // RateLimits bound how many requests come to a service, by the second. More than that are answered with 429.
 type RateLimits struct {
@@ -94,6 +98,38 @@ func (r *RateLimits) validate(f string) error {
 			return invalidf("%s.Service %q: name each service once", f, c.Service)
 		}
 		seen[c.Service] = true
+	}
+	return nil
+}
+
+// AdaptiveConcurrency bounds the requests that an instance has at once. The bound follows how long they take beside how long
+// they take with few: more than that are answered with 503.
+type AdaptiveConcurrency struct {
+	MaxConcurrency uint32        `json:",omitempty"` // the bound is never above it; 1000
+	MinConcurrency uint32        `json:",omitempty"` // with which the baseline is measured; 3
+	Interval       time.Duration `json:",omitempty"` // how often the bound moves; 100 ms
+	// Every BaselineInterval (60 s) the baseline is measured anew, by BaselineRequests (50).
+	BaselineInterval time.Duration `json:",omitempty"`
+	BaselineRequests uint32        `json:",omitempty"`
+}
+
+func (a *AdaptiveConcurrency) normalize() {
+	if a == nil {
+		return
+	}
+	a.MaxConcurrency, a.MinConcurrency = cmp.Or(a.MaxConcurrency, 1000), cmp.Or(a.MinConcurrency, 3)
+	a.Interval, a.BaselineInterval = cmp.Or(a.Interval, 100*time.Millisecond), cmp.Or(a.BaselineInterval, time.Minute)
+	a.BaselineRequests = cmp.Or(a.BaselineRequests, 50)
+}
+
+func (a *AdaptiveConcurrency) validate(f string) error {
+	switch {
+	case a == nil:
+		return nil
+	case a.MaxConcurrency < a.MinConcurrency:
+		return invalidf("%s: MaxConcurrency %d is below MinConcurrency %d", f, a.MaxConcurrency, a.MinConcurrency)
+	case a.Interval < time.Millisecond || a.BaselineInterval < time.Millisecond:
+		return invalidf("%s: Interval and BaselineInterval must be at least 1ms", f)
 	}
 	return nil
 }

@@ -30,6 +30,7 @@ func (e *ServiceDefaults) Normalize() {
 	e.Protocol = strings.ToLower(e.Protocol)
 	e.MutualTLSMode = strings.ToLower(e.MutualTLSMode)
 	normalizePorts(e.MutualTLSPorts)
+	e.AdaptiveConcurrency.normalize()
 	e.MeshGateway.normalize()
 	e.Expose.normalize()
 	if u := e.UpstreamConfig; u != nil {

@@ -114,9 +114,13 @@ func (e *ServiceDefaults) Validate() error {
 		notNegative("MaxInboundConnections", e.MaxInboundConnections),
 		notNegative("LocalConnectTimeoutMs", e.LocalConnectTimeoutMs),
 		notNegative("LocalRequestTimeoutMs", e.LocalRequestTimeoutMs),
-		balance("BalanceInboundConnections", e.BalanceInboundConnections), e.RateLimits.validate("RateLimits"))
+		balance("BalanceInboundConnections", e.BalanceInboundConnections), e.RateLimits.validate("RateLimits"),
+		e.AdaptiveConcurrency.validate("AdaptiveConcurrency"))
 	if err == nil && e.RateLimits != nil && e.Protocol == ProtocolTCP {
 		err = invalidf("RateLimits needs a Protocol with requests, not %q", e.Protocol)
+	}
+	if err == nil && e.AdaptiveConcurrency != nil && e.Protocol == ProtocolTCP {
+		err = invalidf("AdaptiveConcurrency needs a Protocol with requests, not %q", e.Protocol)
 	}
 	if err != nil || e.UpstreamConfig == nil {
 		return err

@@ -117,6 +117,10 @@ func (d *ServiceRouteDestination) validateEndure(f string) error {
 		return invalidf("%s.RetryBackOff.Base must be above 0, and Max not negative", f)
 	case d.RetryBackOff != nil && d.RetryBackOff.Max > 0 && d.RetryBackOff.Max < d.RetryBackOff.Base:
 		return invalidf("%s.RetryBackOff.Max %s is below Base %s", f, d.RetryBackOff.Max, d.RetryBackOff.Base)
+	case d.Hedge && (d.PerTryTimeout == 0 || d.NumRetries == 0 || len(d.RetryOn)+len(d.RetryOnStatusCodes) == 0):
+		return invalidf("%s.Hedge needs PerTryTimeout, NumRetries, and RetryOn or RetryOnStatusCodes: it sends again what may be under way", f)
+	case d.RetryAfterMax != 0 && (d.RetryAfterMax < time.Second || len(d.RetryOn)+len(d.RetryOnStatusCodes) == 0):
+		return invalidf("%s.RetryAfterMax %s must be at least 1s, and needs RetryOn or RetryOnStatusCodes", f, d.RetryAfterMax)
 	case d.RetryBodyBytes > 16<<20:
 		return invalidf("%s.RetryBodyBytes %d is more than 16 MiB", f, d.RetryBodyBytes)
 	}

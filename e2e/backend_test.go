@@ -12,11 +12,14 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -33,6 +36,7 @@ type Backend struct {
 	seen     map[string]int
 	answered map[string]bool
 	last     http.Header
+	flaky    atomic.Int64 // calls of Flaky
 }
 
 func newBackend(name string) *Backend {
@@ -216,7 +220,18 @@ var echoService = grpc.ServiceDesc{
 		}
 		md, _ := metadata.FromIncomingContext(ctx)
 		return in, grpc.SetTrailer(ctx, metadata.MD{"echo": md.Get("echo")})
-	}}},
+	}},
+		// Flaky fails as unavailable twice, then answers, and so on.
+		{MethodName: "Flaky", Handler: func(srv any, _ context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			in := &wrapperspb.StringValue{}
+			if err := dec(in); err != nil {
+				return nil, err
+			}
+			if b, ok := srv.(*Backend); ok && b.flaky.Add(1)%3 != 0 {
+				return nil, status.Error(codes.Unavailable, "not now")
+			}
+			return in, nil
+		}}},
 	Streams: []grpc.StreamDesc{{StreamName: "Both", ServerStreams: true, ClientStreams: true, Handler: func(_ any, s grpc.ServerStream) error {
 		for {
 			in := &wrapperspb.StringValue{}
@@ -237,7 +252,7 @@ func grpcBackend(t *testing.T) *Backend {
 	b := newBackend("grpc")
 	l := b.listen(t)
 	server := grpc.NewServer()
-	server.RegisterService(&echoService, nil)
+	server.RegisterService(&echoService, b)
 	go func() { _ = server.Serve(l) }() // ends with Stop
 	b.stop = server.Stop
 	t.Cleanup(b.stop)

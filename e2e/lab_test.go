@@ -178,6 +178,8 @@ func (b *labBackend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			case <-r.Context().Done():
 				return
 			}
+		} else if d, ok := strings.CutPrefix(what, "after="); ok {
+			w.Header().Set("Retry-After", d)
 		} else if what == "reset" {
 			panic(http.ErrAbortHandler)
 		} else if n, err := strconv.Atoi(what); err == nil {

@@ -327,7 +327,7 @@ func (m *Mesh) described(service, id string, port int, fields object, ups ...str
 		"Connect": object{"SidecarService": object{
 			"Port": i.Public, "Proxy": object{"Upstreams": upstreams},
 			"Checks": []object{
-				{"Name": "listening " + i.ID, "TCP": loopback(i.Public), "Interval": "1s", "Timeout": "1s"},
+				{"Name": "listening " + i.ID, "TCP": loopback(i.Public), "Interval": "1s", "Timeout": "5s"},
 				{"Name": "alias " + i.ID, "AliasService": i.ID},
 			},
 		}},

@@ -54,6 +54,8 @@ type Chain struct {
 	Targets           map[string]*Target
 	AutoVirtualIPs    []string
 	ManualVirtualIPs  []string
+	// Fallback is what callers get where no instance answers.
+	Fallback *catalog.HTTPResponse `json:",omitempty"`
 }
 
 // Node is one step of the graph; exactly one of Routes, Splits and Resolver is set, by Type.

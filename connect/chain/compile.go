@@ -56,6 +56,9 @@ func Compile(t *catalog.Txn, service catalog.Key, o Overrides) (*Chain, error) {
 	if c.chain.StartNode, err = c.start(); err != nil {
 		return nil, err // clients know the bare texts
 	}
+	if c.chain.Fallback, err = c.fallback(); err != nil {
+		return nil, err
+	}
 	c.finish(own)
 	return c.chain, nil
 }

@@ -61,6 +61,18 @@ func (c *compiler) resolver(k catalog.Key, subset string) (string, error) {
 	return key, c.failover(n, s, f)
 }
 
+// fallback is the service's own resolver's.
+func (c *compiler) fallback() (*catalog.HTTPResponse, error) {
+	e, err := catalog.EntryAs[*catalog.ServiceResolver](c.t, catalog.KindServiceResolver, c.root)
+	if err != nil || e == nil || e.Fallback == nil {
+		return nil, err
+	}
+	if c.chain.Protocol != catalog.ProtocolHTTP && c.chain.Protocol != catalog.ProtocolHTTP2 {
+		return nil, invalidf("service-resolver %q: Fallback needs a service of protocol http or http2, and %q has %q", e.Name, c.root.Name, c.chain.Protocol)
+	}
+	return e.Fallback, nil
+}
+
 func (c *compiler) failover(n *Node, own spot, f catalog.ServiceResolverFailover) error {
 	var ids []string
 	for _, to := range c.failoverSpots(own, f) {

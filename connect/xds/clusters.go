@@ -185,9 +185,14 @@ func (r *renderer) upstreamCluster(u *Upstream, node *chain.Node) (string, error
 	if err != nil {
 		return "", err
 	}
-	meta, err := r.metadata(clusterInfoKey, &proxyv1.ClusterInfo{Service: ref(target.Key(), target.ServiceSubset)})
+	meta, err := r.metadata(clusterInfoKey, &proxyv1.ClusterInfo{
+		Service: ref(target.Key(), target.ServiceSubset), Probation: conf.PassiveHealthCheck != nil && conf.PassiveHealthCheck.Probation,
+	})
 	if err != nil {
 		return "", err
+	}
+	if p := conf.PassiveHealthCheck; p != nil && p.Probation && !r.in.Abilities.Weft {
+		r.warn("upstream %s: PassiveHealthCheck.Probation: Envoy doesn't have it: who comes back gets its whole share at once", u.Key.Name)
 	}
 	timeout := target.ConnectTimeout
 	if conf.ConnectTimeoutMs > 0 {

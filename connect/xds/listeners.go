@@ -127,7 +127,7 @@ func (r *renderer) inboundFilters() ([]*listenerv3.Filter, error) {
 	if err := r.publicRoutes(); err != nil {
 		return nil, err
 	}
-	m, err := r.manager("public_listener", PublicRoutes, r.g.Protocol, true, log)
+	m, err := r.manager("public_listener", PublicRoutes, r.g.Protocol, true, log, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +135,7 @@ func (r *renderer) inboundFilters() ([]*listenerv3.Filter, error) {
 }
 
 // manager is the HTTP connection manager of either side.
-func (r *renderer) manager(stat, routes, protocol string, inbound bool, log []*accesslogv3.AccessLog) (*listenerv3.Filter, error) {
+func (r *renderer) manager(stat, routes, protocol string, inbound bool, log []*accesslogv3.AccessLog, fallback *catalog.HTTPResponse) (*listenerv3.Filter, error) {
 	m := &hcmv3.HttpConnectionManager{
 		StatPrefix: stat, CodecType: hcmv3.HttpConnectionManager_AUTO, AccessLog: log,
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{RouteConfigName: routes, ConfigSource: ads()}},
@@ -157,9 +157,7 @@ func (r *renderer) manager(stat, routes, protocol string, inbound bool, log []*a
 		StripPortMode:                nil,
 		ForwardClientCertDetails:     hcmv3.HttpConnectionManager_SANITIZE,
 	}
-	if !r.in.Abilities.Weft {
-		m.LocalReplyConfig = reasons()
-	}
+	m.LocalReplyConfig = r.replies(fallback)
 	if protocol == catalog.ProtocolGRPC {
 		web, err := pack(&grpcwebv3.GrpcWeb{})
 		if err != nil {
@@ -192,6 +190,13 @@ func (r *renderer) manager(stat, routes, protocol string, inbound bool, log []*a
 			return nil, err
 		}
 		m.HttpFilters = append(m.HttpFilters, &hcmv3.HttpFilter{Name: limitFilter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: limit}})
+		if a := r.defaults().AdaptiveConcurrency; a != nil {
+			adaptive, err := pack(adaptive(a))
+			if err != nil {
+				return nil, err
+			}
+			m.HttpFilters = append(m.HttpFilters, &hcmv3.HttpFilter{Name: adaptiveFilter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: adaptive}})
+		}
 	}
 	if !inbound {
 		for _, f := range []struct {
@@ -303,7 +308,7 @@ func (r *renderer) upstream(u *Upstream) error {
 		if err := r.upstreamRoutes(u, name, clusters); err != nil {
 			return err
 		}
-		f, err = r.manager("upstream."+u.Key.Name, name, u.Chain.Protocol, false, log)
+		f, err = r.manager("upstream."+u.Key.Name, name, u.Chain.Protocol, false, log, u.Chain.Fallback)
 	} else {
 		f, err = tcpUpstream(u, clusters, log)
 	}

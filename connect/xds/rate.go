@@ -10,6 +10,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
+	adaptivev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/adaptive_concurrency/v3"
 	limitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/local_ratelimit/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -103,4 +104,20 @@ func (r *renderer) localLimit(l limited) *limitv3.LocalRateLimit {
 		}}})
 	}
 	return out
+}
+
+// adaptiveFilter is where the bound on concurrent requests stands, after authorisation and rate limits.
+const adaptiveFilter = "envoy.filters.http.adaptive_concurrency"
+
+func adaptive(a *catalog.AdaptiveConcurrency) *adaptivev3.AdaptiveConcurrency {
+	return &adaptivev3.AdaptiveConcurrency{ConcurrencyControllerConfig: &adaptivev3.AdaptiveConcurrency_GradientControllerConfig{
+		GradientControllerConfig: &adaptivev3.GradientControllerConfig{
+			ConcurrencyLimitParams: &adaptivev3.GradientControllerConfig_ConcurrencyLimitCalculationParams{
+				MaxConcurrencyLimit: wrapperspb.UInt32(a.MaxConcurrency), ConcurrencyUpdateInterval: durationpb.New(a.Interval),
+			},
+			MinRttCalcParams: &adaptivev3.GradientControllerConfig_MinimumRTTCalculationParams{
+				Interval: durationpb.New(a.BaselineInterval), RequestCount: wrapperspb.UInt32(a.BaselineRequests), MinConcurrency: wrapperspb.UInt32(a.MinConcurrency),
+			},
+		},
+	}}
 }

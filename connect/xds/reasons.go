@@ -6,6 +6,9 @@ import (
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/weftmesh/weft/catalog"
 )
 
 // flagReasons are weft's reasons for the flags that Envoy gives an answer of its own, the most telling first.
@@ -15,22 +18,67 @@ var flagReasons = []struct{ flag, reason string }{
 	{"UC", "upstream_reset"}, {"UR", "upstream_reset"}, {"NR", "no_route"}, {"NC", "no_cluster"}, {"DPE", "bad_request"},
 }
 
-// reasons has an Envoy say why it answered by itself, as weft's own proxy does.
-func reasons() *hcmv3.LocalReplyConfig {
+// unanswered are the flags of requests that no instance answered.
+func unanswered() []string { return []string{"UO", "UH", "UF", "UMSDR", "UT", "UPE", "UC", "UR"} }
+
+// replies are the answers that a proxy makes itself: an Envoy says why in them, as weft's own proxy does by itself, and both take the
+// fallback where no instance answered.
+func (r *renderer) replies(fallback *catalog.HTTPResponse) *hcmv3.LocalReplyConfig {
 	out := &hcmv3.LocalReplyConfig{}
-	add := func(f *accesslogv3.AccessLogFilter, reason string) {
-		out.Mappers = append(out.Mappers, &hcmv3.ResponseMapper{Filter: f, HeadersToAdd: []*corev3.HeaderValueOption{{
-			Header: &corev3.HeaderValue{Key: "x-weft-reason", Value: reason}, AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
-		}}})
+	if fallback != nil {
+		for _, flag := range unanswered() {
+			out.Mappers = append(out.Mappers, r.mapper(flagged(flag), reasonOf(flag), fallback))
+		}
+	}
+	if r.in.Abilities.Weft {
+		if fallback == nil {
+			return nil
+		}
+		return out
 	}
 	for _, f := range flagReasons {
-		add(&accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ResponseFlagFilter{
-			ResponseFlagFilter: &accesslogv3.ResponseFlagFilter{Flags: []string{f.flag}},
-		}}, f.reason)
+		out.Mappers = append(out.Mappers, r.mapper(flagged(f.flag), f.reason, nil))
 	}
-	// Only authorisation answers with 403 by itself.
-	add(&accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_StatusCodeFilter{StatusCodeFilter: &accesslogv3.StatusCodeFilter{
-		Comparison: &accesslogv3.ComparisonFilter{Op: accesslogv3.ComparisonFilter_EQ, Value: &corev3.RuntimeUInt32{DefaultValue: 403, RuntimeKey: "weft.denied_status"}},
-	}}}, "rbac_denied")
+	// Only authorisation answers with 403 by itself, and only the bound on requests with 503 and no flag.
+	out.Mappers = append(out.Mappers, r.mapper(statusIs(403), "rbac_denied", nil))
+	if r.defaults().AdaptiveConcurrency != nil {
+		out.Mappers = append(out.Mappers, r.mapper(statusIs(503), "overloaded", nil))
+	}
 	return out
+}
+
+func reasonOf(flag string) string {
+	for _, f := range flagReasons {
+		if f.flag == flag {
+			return f.reason
+		}
+	}
+	return ""
+}
+
+func flagged(flag string) *accesslogv3.AccessLogFilter {
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ResponseFlagFilter{
+		ResponseFlagFilter: &accesslogv3.ResponseFlagFilter{Flags: []string{flag}},
+	}}
+}
+
+func statusIs(status uint32) *accesslogv3.AccessLogFilter {
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_StatusCodeFilter{StatusCodeFilter: &accesslogv3.StatusCodeFilter{
+		Comparison: &accesslogv3.ComparisonFilter{Op: accesslogv3.ComparisonFilter_EQ, Value: &corev3.RuntimeUInt32{DefaultValue: status, RuntimeKey: "weft.reason_status"}},
+	}}}
+}
+
+// mapper adds the reason to an answer, and has it be the fallback where there is one.
+func (r *renderer) mapper(f *accesslogv3.AccessLogFilter, reason string, fallback *catalog.HTTPResponse) *hcmv3.ResponseMapper {
+	m := &hcmv3.ResponseMapper{Filter: f}
+	if !r.in.Abilities.Weft {
+		m.HeadersToAdd = []*corev3.HeaderValueOption{{
+			Header: &corev3.HeaderValue{Key: "x-weft-reason", Value: reason}, AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+		}}
+	}
+	if fallback != nil {
+		m.StatusCode = wrapperspb.UInt32(uint32(fallback.Status))
+		m.Body = &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: fallback.Body}}
+	}
+	return m
 }

@@ -123,6 +123,15 @@ func retries(out *routev3.Route, a *routev3.RouteAction, d *catalog.ServiceRoute
 			p.RetryBackOff.MaxInterval = durationpb.New(b.Max)
 		}
 	}
+	if d.RetryAfterMax > 0 {
+		p.RateLimitedRetryBackOff = &routev3.RetryPolicy_RateLimitedRetryBackOff{
+			ResetHeaders: []*routev3.RetryPolicy_ResetHeader{{Name: "retry-after", Format: routev3.RetryPolicy_SECONDS}},
+			MaxInterval:  durationpb.New(d.RetryAfterMax),
+		}
+	}
+	if d.Hedge {
+		a.HedgePolicy = &routev3.HedgePolicy{HedgeOnPerTryTimeout: true}
+	}
 	if d.RetryOtherHost {
 		if a, err := pack(&previousv3.PreviousHostsPredicate{}); err == nil { // an empty message
 			p.RetryHostPredicate = []*routev3.RetryPolicy_RetryHostPredicate{{

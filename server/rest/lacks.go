@@ -17,6 +17,9 @@ func lacks(entry catalog.Entry) []string {
 		if e.LoadBalancer != nil && e.LoadBalancer.Policy == "peak_ewma" {
 			out = append(out, "LoadBalancer.Policy peak_ewma: Envoy doesn't have it and takes least_request")
 		}
+		if e.PassiveHealthCheck != nil && e.PassiveHealthCheck.Probation {
+			out = append(out, "PassiveHealthCheck.Probation: Envoy doesn't have it: who comes back gets its whole share at once")
+		}
 	case *catalog.ServiceRouter:
 		for i, r := range e.Routes {
 			if d := r.Destination; d != nil && d.Fault != nil && d.Fault.Abort != nil && d.Fault.Abort.Reset {

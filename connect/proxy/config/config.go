@@ -115,7 +115,18 @@ type HTTP struct {
 	Authorize bool
 	// Tokens are verified before that, for what policies ask of their claims.
 	Tokens []*TokenProvider
-	Log    *AccessLog
+	// Adaptive bounds the requests under way, after that; nil: no bound.
+	Adaptive *Adaptive
+	// Fallbacks are answers in place of the proxy's own; the first for the reason counts.
+	Fallbacks []Fallback
+	Log       *AccessLog
+}
+
+// Fallback answers requests that the proxy couldn't bring to anybody, for one of the reasons.
+type Fallback struct {
+	Reasons []string
+	Status  int
+	Body    []byte
 }
 
 // Codec is which versions of HTTP a listener or cluster speaks.
@@ -323,6 +334,10 @@ type Retry struct {
 	MaxBackOff   time.Duration
 	Methods      []string // only of these; all if empty
 	MaxBody      int      // bytes of a body that is kept to be sent again; 0: 64 KiB
+	// Hedge makes a retry when PerTry is over beside the tries that are under way.
+	Hedge bool
+	// AfterMax is the longest wait that an answer's Retry-After is given; 0: none is.
+	AfterMax time.Duration
 }
 
 // HashBy is what a request is hashed by, for policies that hash.
@@ -448,6 +463,7 @@ type Outlier struct {
 	BaseEjection       time.Duration
 	MaxEjection        time.Duration
 	MaxPercent         int
+	Probation          bool // who comes back has one request at a time until one succeeds
 }
 
 // SuccessRate ejects who is Deviation standard deviations below the average, looked at once an interval.

@@ -98,7 +98,7 @@ func (v *clusterView) pick(c *choice) *endpoint {
 
 // fit says whether e may be chosen: at pass 0 neither ejected nor tried, at 1 not ejected.
 func (c *choice) fit(e *endpoint, pass int) bool {
-	return (c.panic || !e.ejected(c.nowNano)) && (pass > 0 || len(c.avoid) == 0 || !c.avoids(e))
+	return (c.panic || !e.ejected(c.nowNano) && !(e.trial.Load() && e.probing.Load())) && (pass > 0 || len(c.avoid) == 0 || !c.avoids(e))
 }
 
 // panics says whether so many are ejected that ejections don't count.

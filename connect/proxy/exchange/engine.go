@@ -252,8 +252,11 @@ func (v *clusterView) connectRaw(ctx context.Context, edge *Edge) (*Upstream, re
 	code, err := reason.NoHealthyUpstream, errNoEndpoint
 	for range 3 {
 		c.nowNano = v.state.engine.now()
-		ep := v.pick(&c)
+		ep, proving := v.take(&c)
 		if ep == nil || len(c.avoid) > 0 && c.avoids(ep) {
+			if ep != nil {
+				v.proved(ep, proving)
+			}
 			break
 		}
 		try, cancel := context.WithTimeout(ctx, v.connectTimeout())
@@ -262,6 +265,7 @@ func (v *clusterView) connectRaw(ctx context.Context, edge *Edge) (*Upstream, re
 		cancel()
 		if err == nil {
 			v.report(ep, succeeded)
+			v.proved(ep, proving)
 			ep.active.Add(1)
 			return &Upstream{Conn: conn, Endpoint: ep.config, edge: edge, done: func() {
 				ep.active.Add(-1)
@@ -270,6 +274,7 @@ func (v *clusterView) connectRaw(ctx context.Context, edge *Edge) (*Upstream, re
 				edge.Closed()
 			}}, reason.None, nil
 		}
+		v.proved(ep, proving)
 		if ctx.Err() != nil {
 			break
 		}

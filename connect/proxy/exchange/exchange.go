@@ -183,6 +183,17 @@ func (ex *exchange) run() {
 		ex.fail(reason.RateLimited)
 		return
 	}
+	if a := ex.http.Adaptive; a != nil {
+		if !a.Enter() {
+			ex.fail(reason.Overloaded)
+			return
+		}
+		began := ex.e.now()
+		defer func() {
+			now := ex.e.now()
+			a.Leave(now, now-began, ex.rec.reason == reason.None)
+		}()
+	}
 	if f := ex.route.Fault; f != nil && ex.fault(f) {
 		return
 	}
@@ -388,10 +399,11 @@ func choose(f *config.Forward, c *choice) *config.WeightedCluster {
 type failure struct {
 	code    reason.Code
 	err     error
-	unsent  bool // the server certainly processed nothing
-	connect bool // no connection was made
-	final   bool // another try would be the same
-	status  int  // an answer that the policy may want again
+	unsent  bool          // the server certainly processed nothing
+	connect bool          // no connection was made
+	final   bool          // another try would be the same
+	status  int           // an answer that the policy may want again
+	after   time.Duration // that it asks to wait
 }
 
 // classify says what an error of a try means.

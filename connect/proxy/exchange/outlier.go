@@ -17,6 +17,8 @@ type health struct {
 	total, good              atomic.Int64 // since the last sweep
 	ejections                atomic.Int32
 	until                    atomic.Int64 // ejected, in nanoseconds since the engine's start; 0: not
+	trial                    atomic.Bool  // it was ejected, and hasn't succeeded since
+	probing                  atomic.Bool  // somebody uses it meanwhile
 }
 
 func (h *health) ejected(now int64) bool {
@@ -48,6 +50,9 @@ func outcomeOf(status, grpc int) outcome {
 func (v *clusterView) report(e *endpoint, r outcome) {
 	o := v.config.Outlier
 	if o == nil {
+		return
+	}
+	if o.Probation && v.judged(e, r) {
 		return
 	}
 	if o.ConsecutiveLocal > 0 {
@@ -108,6 +113,7 @@ func (v *clusterView) eject(e *endpoint, enforcing int) {
 	if most == 0 {
 		most = int64(defaultMaxEjection)
 	}
+	e.trial.Store(o.Probation)
 	e.until.Store(now + min(base*int64(e.ejections.Add(1)), max(base, most)))
 }
 

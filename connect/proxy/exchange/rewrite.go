@@ -5,6 +5,7 @@ package exchange
 import (
 	"encoding/hex"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -305,6 +306,7 @@ var answers = map[reason.Code]answer{
 	reason.HeaderTooLarge:         {431, 8, "the head is too large"},
 	reason.UpgradeRefused:         {403, 12, "the protocol can't be changed here"},
 	reason.RateLimited:            {429, 8, "too many requests"},
+	reason.Overloaded:             {503, 14, "too many requests are under way"},
 	reason.Draining:               {503, 14, "the proxy is stopping"},
 }
 
@@ -318,6 +320,14 @@ func (ex *exchange) fail(code reason.Code) {
 	a, ok := answers[code]
 	if !ok {
 		a = answer{500, 13, string(code)}
+	}
+	if !ex.grpc {
+		for i := range ex.http.Fallbacks {
+			if fb := &ex.http.Fallbacks[i]; slices.Contains(fb.Reasons, string(code)) {
+				ex.reply(fb.Status, fb.Body, code)
+				return
+			}
+		}
 	}
 	if code == reason.StreamIdleTimeout && ex.cluster != nil && ex.source.ended {
 		a.status = 504 // it wasn't the client who was silent

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/weftmesh/weft/connect/proxy/config"
@@ -22,6 +23,10 @@ const freeTries = 2
 func (ex *exchange) tries(f *config.Forward, c *choice) {
 	defer ex.source.room.drop()
 	defer ex.endRetrying()
+	if ex.hedges(f.Retry) {
+		ex.hedged(f, c)
+		return
+	}
 	free, byPolicy := 0, 0
 	for {
 		began := time.Now()
@@ -31,7 +36,7 @@ func (ex *exchange) tries(f *config.Forward, c *choice) {
 		}
 		switch {
 		case fail.final || !ex.source.replayable():
-		case ex.wanted(f.Retry, fail) && (fail.status != 0 || ex.takeRetry(f.Retry, byPolicy)) && ex.again(f.Retry, byPolicy):
+		case ex.wanted(f.Retry, fail) && (fail.status != 0 || ex.takeRetry(f.Retry, byPolicy)) && ex.again(f.Retry, byPolicy, fail.after):
 			byPolicy++
 			continue
 		case (fail.unsent || fail.connect && ex.elsewhere(c, began)) && free < freeTries:
@@ -156,7 +161,7 @@ func (ex *exchange) wantsStatus(r *config.Retry, status int) bool {
 }
 
 // again waits before a retry. False: the exchange was ended.
-func (ex *exchange) again(r *config.Retry, before int) bool {
+func (ex *exchange) again(r *config.Retry, before int, after time.Duration) bool {
 	base := r.BackOff
 	if base <= 0 {
 		base = 25 * time.Millisecond
@@ -167,7 +172,11 @@ func (ex *exchange) again(r *config.Retry, before int) bool {
 	}
 	ex.watch.newTry()
 	ctx := ex.watch.context(ex.x.Context())
-	wait := time.NewTimer(rand.N(most) + 1)
+	d := rand.N(most) + 1
+	if after > 0 {
+		d = after + rand.N(after/4+1) // not all who were told the same time at once
+	}
+	wait := time.NewTimer(d)
 	defer wait.Stop()
 	select {
 	case <-wait.C:
@@ -181,10 +190,11 @@ func (ex *exchange) again(r *config.Retry, before int) bool {
 func (ex *exchange) try(f *config.Forward, c *choice, retry int) (done bool, _ failure) {
 	v := ex.cluster
 	c.nowNano = ex.e.now()
-	ep := v.pick(c)
+	ep, proving := v.take(c)
 	if ep == nil {
 		return false, failure{code: reason.NoHealthyUpstream, err: errNoEndpoint, final: true}
 	}
+	defer v.proved(ep, proving)
 	ex.watch.newTry()
 	if f.Retry != nil && f.Retry.PerTry > 0 {
 		ex.watch.limit(0, 0, f.Retry.PerTry)
@@ -257,10 +267,11 @@ func (ex *exchange) over(f *config.Forward, v *clusterView, l lease, retry int) 
 	v.observe(l.endpoint, began, ex.resp.Status >= 500 || ex.resp.Status == 429 || failedGRPC(ex.grpcCode))
 	v.report(l.endpoint, outcomeOf(ex.resp.Status, ex.grpcCode))
 	if ex.wantsStatus(f.Retry, ex.resp.Status) && ex.source.replayable() && ex.takeRetry(f.Retry, retry) {
+		after := retryAfter(f.Retry, &ex.resp)
 		l.Reset(stream.CodeCancel)
 		ex.source.detach()
 		ex.grpcCode = -1
-		return false, failure{code: reason.UpstreamReset, status: ex.resp.Status, unsent: false}
+		return false, failure{code: reason.UpstreamReset, status: ex.resp.Status, after: after}
 	}
 	ex.source.committed()
 	if ex.resp.Status == 101 {
@@ -269,6 +280,19 @@ func (ex *exchange) over(f *config.Forward, v *clusterView, l lease, retry int) 
 		ex.respond(l)
 	}
 	return true, failure{}
+}
+
+// retryAfter is how long an answer asks to wait, in seconds (RFC 9110 §10.2.3), 0 where that isn't followed.
+func retryAfter(r *config.Retry, h *stream.ResponseHead) time.Duration {
+	if r.AfterMax <= 0 {
+		return 0
+	}
+	v, ok := h.Fields.Get("retry-after")
+	n, err := strconv.ParseInt(v, 10, 32)
+	if d := time.Duration(n) * time.Second; ok && err == nil && d > 0 && d <= r.AfterMax {
+		return d
+	}
+	return 0
 }
 
 // observe notes how long an endpoint took, where that counts.

@@ -121,6 +121,9 @@ func (e *Engine) cluster(name string, c *config.Cluster, old *clusterView) *clus
 		if c.Outlier == nil {
 			e.until.Store(0) // nobody asks for ejections any more
 		}
+		if c.Outlier == nil || !c.Outlier.Probation {
+			e.trial.Store(false)
+		}
 		v.endpoints = append(v.endpoints, e)
 	}
 	v.tiers = tiers(v.endpoints)

@@ -56,6 +56,9 @@ func (w *world) compileCluster(m *clusterv3.Cluster) (*cluster, error) {
 		}
 		s := info.GetService()
 		c.Local = info.GetLocal()
+		if c.Outlier != nil {
+			c.Outlier.Probation = info.GetProbation()
+		}
 		c.Service = config.ServiceRef{
 			Name: s.GetName(), Namespace: s.GetNamespace(), Partition: s.GetPartition(), Datacenter: s.GetDatacenter(), Peer: s.GetPeer(), Subset: s.GetSubset(),
 		}

@@ -265,6 +265,9 @@ func compileHTTP(l *config.Listener, a *anypb.Any) error {
 	if err := compileHTTPFilters(h, m.GetHttpFilters()); err != nil {
 		return err
 	}
+	if h.Fallbacks, err = fallbacks(m.GetLocalReplyConfig()); err != nil {
+		return fmt.Errorf("local_reply_config: %w", err)
+	}
 	h.Log, err = compileLogs(m.GetAccessLog())
 	l.HTTP = h
 	return err
@@ -300,6 +303,10 @@ func compileHTTPFilters(h *config.HTTP, filters []*hcmv3.HttpFilter) error {
 				err = errors.New("faults are read from routes only")
 			}
 			if err != nil {
+				return fmt.Errorf("http filter %s: %w", f.GetName(), err)
+			}
+		case adaptiveURL:
+			if err := compileAdaptive(h, f.GetTypedConfig()); err != nil {
 				return fmt.Errorf("http filter %s: %w", f.GetName(), err)
 			}
 		case grpcWebURL:

@@ -320,8 +320,14 @@ func compileForward(m *routev3.RouteAction) (*config.Forward, error) {
 		})
 	}
 	var err error
-	f.Retry, err = compileRetry(m.GetRetryPolicy())
-	return f, err
+	if f.Retry, err = compileRetry(m.GetRetryPolicy()); err != nil || f.Retry == nil {
+		return f, err
+	}
+	if err := only(m.GetHedgePolicy(), "hedge_on_per_try_timeout"); err != nil {
+		return nil, fmt.Errorf("hedge_policy: %w", err)
+	}
+	f.Retry.Hedge = m.GetHedgePolicy().GetHedgeOnPerTryTimeout()
+	return f, nil
 }
 
 // backReferences are \1 in Envoy's form; Go's is ${1}.
@@ -332,6 +338,15 @@ func compileRetry(m *routev3.RetryPolicy) (*config.Retry, error) {
 		return nil, nil
 	}
 	r := &config.Retry{Attempts: 1, PerTry: m.GetPerTryTimeout().AsDuration(), BackOff: 25 * time.Millisecond}
+	for i, h := range m.GetRateLimitedRetryBackOff().GetResetHeaders() {
+		if !strings.EqualFold(h.GetName(), "retry-after") || h.GetFormat() != routev3.RetryPolicy_SECONDS {
+			return nil, fmt.Errorf("rate_limited_retry_back_off.reset_headers[%d]: this proxy knows retry-after in seconds alone", i)
+		}
+		r.AfterMax = 300 * time.Second
+		if most := m.GetRateLimitedRetryBackOff().GetMaxInterval(); most != nil {
+			r.AfterMax = most.AsDuration()
+		}
+	}
 	if n := m.GetNumRetries(); n != nil {
 		r.Attempts = int(n.GetValue())
 	}

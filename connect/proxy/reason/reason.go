@@ -35,6 +35,7 @@ const (
 	AuditDenied            Code = "audit_denied"
 	RateLimited            Code = "rate_limited"
 	FaultInjected          Code = "fault_injected"
+	Overloaded             Code = "overloaded"
 )
 
 // Explanation is what a code means, and what to do.
@@ -105,6 +106,10 @@ var Explanations = map[Code]Explanation{
 	RateLimited: {
 		"more requests came to the service than its rate limit lets through, in all, of the path, or of the caller",
 		"the caller has to wait and come less often; the limits: weft config read -kind service-defaults -name SERVICE, RateLimits",
+	},
+	Overloaded: {
+		"the instance has as many requests under way as it can answer in about its usual time; the bound moves with how long they take",
+		"more instances, or a faster service; the bound: weft config read -kind service-defaults -name SERVICE, AdaptiveConcurrency",
 	},
 	FaultInjected: {
 		"the request was broken on purpose, by a fault of a route",
