@@ -136,6 +136,8 @@ type ACLObject struct {
 	Role        *ACLRole        `json:",omitempty"`
 	BindingRule *ACLBindingRule `json:",omitempty"`
 	AuthMethod  *ACLAuthMethod  `json:",omitempty"`
+	JoinToken   *JoinToken      `json:",omitempty"`
+	PlaneCA     *PlaneCA        `json:",omitempty"`
 }
 
 // Kind is the object's kind, "" if none is set.
@@ -151,6 +153,10 @@ func (o ACLObject) Kind() string {
 		return ACLBindingRules
 	case o.AuthMethod != nil:
 		return ACLAuthMethods
+	case o.JoinToken != nil:
+		return JoinTokens
+	case o.PlaneCA != nil:
+		return PlaneCAs
 	}
 	return ""
 }
@@ -168,11 +174,15 @@ func (o ACLObject) ID() string {
 		return o.BindingRule.ID
 	case o.AuthMethod != nil:
 		return o.AuthMethod.Name
+	case o.JoinToken != nil:
+		return o.JoinToken.ID
+	case o.PlaneCA != nil:
+		return PlaneCAID
 	}
 	return ""
 }
 
-// unique is what no other object of the kind may have: a token's secret, a policy's or role's name; "" for nothing.
+// unique is what no other object of the kind may have: a token's secret (of both kinds), a policy's or role's name; "" for nothing.
 func (o ACLObject) unique() string {
 	switch {
 	case o.Token != nil:
@@ -181,6 +191,8 @@ func (o ACLObject) unique() string {
 		return strings.ToLower(o.Policy.Name)
 	case o.Role != nil:
 		return strings.ToLower(o.Role.Name)
+	case o.JoinToken != nil:
+		return o.JoinToken.SecretHash
 	}
 	return ""
 }
@@ -206,6 +218,10 @@ func (o ACLObject) indexes() *Indexes {
 		return &o.Role.Indexes
 	case o.BindingRule != nil:
 		return &o.BindingRule.Indexes
+	case o.JoinToken != nil:
+		return &o.JoinToken.Indexes
+	case o.PlaneCA != nil:
+		return &o.PlaneCA.Indexes
 	}
 	return &o.AuthMethod.Indexes
 }
@@ -322,6 +338,12 @@ func cloneACL(o ACLObject) ACLObject {
 	case o.AuthMethod != nil:
 		c := *o.AuthMethod
 		o.AuthMethod = &c
+	case o.JoinToken != nil:
+		c := *o.JoinToken
+		o.JoinToken = &c
+	case o.PlaneCA != nil:
+		c := *o.PlaneCA
+		o.PlaneCA = &c
 	}
 	return o
 }
@@ -351,6 +373,9 @@ func (u *unit) deleteACL(c *DeleteACL) (any, error) {
 }
 
 func (r *aclRow) endsBefore(t time.Time) bool {
+	if r.JoinToken != nil {
+		return r.JoinToken.Expires.Before(t)
+	}
 	return r.Token == nil || r.Token.ExpirationTime != nil && r.Token.ExpirationTime.Before(t)
 }
 

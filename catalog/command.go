@@ -210,6 +210,7 @@ var commandTypes = append([]string{
 	"set-acl",
 	"delete-acl",
 	"bootstrap-acl",
+	"use-join",
 	"reap",
 }, nextCommands...)
 
@@ -255,6 +256,8 @@ func newBody(kind string) (Body, error) {
 		return &DeleteACL{}, nil
 	case "bootstrap-acl":
 		return &BootstrapACL{}, nil
+	case "use-join":
+		return &UseJoin{}, nil
 	case "set-coordinates":
 		return &SetCoordinates{}, nil
 	case "set-peering":

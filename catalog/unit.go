@@ -130,6 +130,8 @@ func (u *unit) run(body Body) (any, error) {
 		return u.deleteACL(c)
 	case *BootstrapACL:
 		return u.bootstrapACL(c)
+	case *UseJoin:
+		return u.useJoin(c)
 	case *SetCA:
 		return u.setCA(c)
 	case *SetAutopilot:

@@ -112,6 +112,9 @@ func (n *node) newServer() (*server.Server, error) {
 	c.DialWAN = func(ctx context.Context, address, datacenter, protocol string) (net.Conn, error) {
 		return n.plane.Dial(ctx, address, datacenter, protocol)
 	}
+	if c.Join, err = n.joinConfig(); err != nil {
+		return nil, err
+	}
 	c.Tuning = server.Tuning{
 		Multiplier: s.Performance.RaftMultiplier, SnapshotThreshold: uint64(s.RaftSnapshotThreshold), SnapshotInterval: s.RaftSnapshotInterval,
 		TrailingLogs: uint64(s.RaftTrailingLogs), NoPreVote: s.RaftPrevoteDisabled,

@@ -23,6 +23,8 @@ var agentFlagList = []agentFlag{
 	{"server", "server", false, "be a server too"},
 	{"bootstrap", "bootstrap", false, "found a cluster of this server alone"},
 	{"bootstrap-expect", "bootstrap_expect", 0, "how many servers found a cluster together"},
+	{"locked", "locked", false, "found a cluster with ACLs, TLS between nodes and encrypted gossip"},
+	{"join-token", "join_token", "", "lets this node into a locked cluster (weft plane token makes one); @path is a file"},
 	{"data-dir", "data_dir", "", "where state is kept"},
 	{"node", "node_name", "", "this node's name, by default the host's"},
 	{"node-id", "node_id", "", "this node's UUID, by default one that is made and kept"},

@@ -108,7 +108,7 @@ func newApp(env Env, called string) *ucli.App {
 		Commands: []*ucli.Command{
 			demoCommand(env), agentCommand(env), servicesCommand(env), catalogCommand(env), intentionCommand(env), configCommand(env),
 			connectCommand(env), tlsCommand(env), verifyCommand(env), explainCommand(env), validateCommand(env), versionCommand(env),
-			membersCommand(env), joinCommand(env), leaveCommand(env), reloadCommand(env), forceLeaveCommand(env), eventCommand(env), keyringCommand(env), keygenCommand(env), rttCommand(env),
+			membersCommand(env), joinCommand(env), leaveCommand(env), reloadCommand(env), forceLeaveCommand(env), eventCommand(env), keyringCommand(env), keygenCommand(env), planeCommand(env), rttCommand(env),
 			infoCommand(env), monitorCommand(env), maintCommand(env), debugCommand(env),
 			operatorCommand(env), snapshotCommand(env), kvCommand(env), lockCommand(env), watchCommand(env),
 			aclCommand(env), loginCommand(env), logoutCommand(env), peeringCommand(env), troubleshootCommand(env), completionCommand(env),

@@ -5,6 +5,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -46,6 +47,10 @@ type node struct {
 	door    *listen.Door
 	metrics *prometheus.Registry
 	network *memnet.Network // between agent and server
+
+	identity *plane.Identity // what this node got when it joined; nil in a cluster that isn't locked
+	others   int             // how many more servers the founder's first token is for
+	stdout   io.Writer
 
 	lan    atomic.Pointer[gossip.Pool] // for the plane, which is there before
 	plane  *plane.Plane
@@ -97,7 +102,7 @@ func runAgent(ctx context.Context, env Env, s config.Config, warnings []string, 
 	for _, w := range warnings {
 		log.Warn("configuration", "warning", w)
 	}
-	n := &node{s: s, level: level, again: again, files: files, network: memnet.New(), metrics: prometheus.NewRegistry()}
+	n := &node{s: s, level: level, again: again, files: files, network: memnet.New(), metrics: prometheus.NewRegistry(), stdout: env.Stdout, others: otherServers(&s)}
 	log = slog.New(n.tap.Handler(log.Handler()))
 	n.log = log
 	if err := n.identify(); err != nil {
@@ -147,6 +152,9 @@ func (n *node) identify() (err error) {
 
 // make makes all parts. Of them, only the servers' port is open then.
 func (n *node) make(ctx context.Context) error {
+	if err := n.enter(ctx); err != nil {
+		return err
+	}
 	if err := n.newPlane(); err != nil {
 		return err
 	}
@@ -264,6 +272,7 @@ func (n *node) run(ctx context.Context) error {
 	} else {
 		group.GoOrdered("servers", n.pick.Run)
 	}
+	group.Go("node's certificate", n.keepIdentity)
 	group.Go("reload", n.reloadOnSignal)
 	group.Go("reload by change", n.reloadOnChange)
 	group.GoOrdered("agent", func(ctx context.Context) error {

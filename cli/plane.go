@@ -39,7 +39,7 @@ func (n *node) newPlane() error {
 			CAFile: rpc.CAFile, CAPath: rpc.CAPath, CertFile: rpc.CertFile, KeyFile: rpc.KeyFile, VerifyIncoming: config.True(rpc.VerifyIncoming),
 			VerifyOutgoing: config.True(rpc.VerifyOutgoing), VerifyServerHostname: config.True(rpc.VerifyServerHostname),
 		},
-		Datacenter: n.s.Datacenter, NodeName: n.s.NodeName, Domain: strings.Trim(n.s.Domain, "."), Server: n.s.Server,
+		Identity: n.identityFile(), Datacenter: n.s.Datacenter, NodeName: n.s.NodeName, Domain: strings.Trim(n.s.Domain, "."), Server: n.s.Server,
 		Secrets: func() [][]byte {
 			if p := n.lan.Load(); p != nil {
 				return p.Keys()
@@ -110,8 +110,21 @@ func (n *node) servePort(g *run.Group) {
 		<-ctx.Done()
 		return drain(ctx, web, &draining)
 	})
+	way := n.door.HTTPServer(listen.Spec{Name: serverPort, BodyLimit: func(*http.Request) int64 { return joinLimit }}, n.server.JoinHandler())
+	way.ConnContext = n.plane.ConnContext
+	g.GoOrdered("servers' port (join)", func(ctx context.Context) error {
+		defer context.AfterFunc(ctx, func() { _ = way.Close() })()
+		if err := way.Serve(plane.Plain(n.demux.Listener(plane.Join))); !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		<-ctx.Done()
+		return nil
+	})
 	g.GoOrdered("servers' port", n.demux.Run)
 }
+
+// joinLimit bounds what who joins may send.
+const joinLimit = 16 << 10
 
 const (
 	// sayGoodbye is how long connections are told with their next answer that they end, and drainTime what is under way then gets.

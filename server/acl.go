@@ -142,7 +142,7 @@ func (s *Server) ensureManagement(ctx context.Context, now time.Time) error {
 	return err
 }
 
-// tokensStep is how often the leader looks for tokens whose time is over. They are good for nothing before they are removed.
+// tokensStep is how often the leader looks for tokens, of ACLs and for joining, whose time is over. They are good for nothing before they are removed.
 const tokensStep = 30 * time.Second
 
 // reapTokens removes tokens whose time is over.
@@ -155,24 +155,31 @@ func (s *Server) reapTokens(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		all, err := s.store.Read().ACLList(catalog.ACLTokens)
-		if err != nil {
-			return err
-		}
 		now := s.c.Now()
-		var over []string
-		for _, o := range all {
-			if o.Token.Expired(now) {
-				over = append(over, o.ID())
+		for _, kind := range []string{catalog.ACLTokens, catalog.JoinTokens} {
+			if err := s.reapOver(ctx, kind, now); err != nil && ctx.Err() == nil {
+				s.c.Log.Warn("tokens whose time is over can't be removed", "kind", kind, "error", err)
 			}
 		}
-		if len(over) == 0 {
-			continue
-		}
-		if _, err := s.Propose(ctx, catalog.DeleteACL{Kind: catalog.ACLTokens, IDs: over, Before: now.Add(time.Nanosecond)}); err != nil && ctx.Err() == nil {
-			s.c.Log.Warn("tokens whose time is over can't be removed", "error", err)
+	}
+}
+
+func (s *Server) reapOver(ctx context.Context, kind string, now time.Time) error {
+	all, err := s.store.Read().ACLList(kind)
+	if err != nil {
+		return err
+	}
+	var over []string
+	for _, o := range all {
+		if o.Token != nil && o.Token.Expired(now) || o.JoinToken != nil && !now.Before(o.JoinToken.Expires) {
+			over = append(over, o.ID())
 		}
 	}
+	if len(over) == 0 {
+		return nil
+	}
+	_, err = s.Propose(ctx, catalog.DeleteACL{Kind: kind, IDs: over, Before: now.Add(time.Nanosecond)})
+	return err
 }
 
 var _ api.Resolver = (*tokens.Resolver)(nil)

@@ -82,9 +82,7 @@ func (s *Server) lead(ctx context.Context) error {
 			}
 			g.Go("members", s.reconcile)
 			g.Go("snapshots", s.keepSnapshots)
-			if s.c.ACL.Enabled {
-				g.Go("tokens", s.reapTokens)
-			}
+			g.Go("tokens", s.reapTokens)
 			return g.Wait()
 		}
 		if ctx.Err() != nil {
@@ -141,7 +139,7 @@ func (s *Server) takeOffice(ctx context.Context) error {
 			return fmt.Errorf("config entry %s/%s: %w", e.EntryKind(), e.Head().Name, err)
 		}
 	}
-	if err := s.ensureACL(ctx); err != nil {
+	if err := errors.Join(s.ensureACL(ctx), s.ensureJoin(ctx)); err != nil {
 		return err
 	}
 	return s.ca.open(ctx)

@@ -100,6 +100,7 @@ type Config struct {
 	// Resolver finds what a token grants; nil: the server's own, as ACL says.
 	Resolver api.Resolver
 	ACL      ACLConfig
+	Join     *JoinConfig  // nil: nobody joins by token
 	Pretty   bool         // answers are indented
 	Log      *slog.Logger // nil: nothing is logged
 }
@@ -211,7 +212,7 @@ func New(c Config) (*Server, error) {
 		Side: api.Server, Resolver: c.Resolver, Datacenter: c.Datacenter, Pretty: c.Pretty, DefaultACLPolicy: c.ACL.defaultPolicy(),
 		Before: s.before, DefaultWait: c.DefaultWait, MaxWait: c.MaxWait,
 		Handlers: rest.Handlers(rest.Config{
-			ACL: s.acl, Cluster: s, Operator: s, Store: store, CA: s.ca, Proxies: verify.New(verify.Config{
+			ACL: s.acl, Join: s.joins(), Cluster: s, Operator: s, Store: store, CA: s.ca, Proxies: verify.New(verify.Config{
 				Store: store, Reports: s.feed.Reports, Render: c.Render, DefaultAllow: c.DefaultAllow, Now: c.Now,
 			}), LAN: c.LAN, WAN: c.WAN, Coordinates: s.coordinates, DefaultAllow: c.DefaultAllow, Rand: c.Rand, Now: c.Now,
 			Node: c.NodeName, MaxValue: c.MaxValue, MaxTransaction: c.MaxTransaction, SessionTTLMin: c.SessionTTLMin,

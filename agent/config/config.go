@@ -25,13 +25,17 @@ import (
 
 // Config is an agent's configuration. The zero value of a field means "not said"; Default fills in what must be there.
 type Config struct {
-	Datacenter        string
-	NodeName          string `decode:"node"`
-	NodeID            string
-	NodeMeta          map[string]string
-	DataDir           string
-	Server            bool
-	Bootstrap         bool
+	Datacenter string
+	NodeName   string `decode:"node"`
+	NodeID     string
+	NodeMeta   map[string]string
+	DataDir    string
+	Server     bool
+	Bootstrap  bool
+	// Locked is weft's own: a server that founds a cluster makes a CA for its nodes, a gossip key, and ACLs that deny by default.
+	Locked bool
+	// JoinToken lets this node into a locked cluster, once; @path is a file that holds it.
+	JoinToken         string
 	BootstrapExpect   int
 	BindAddr          string
 	AdvertiseAddr     string
@@ -337,6 +341,7 @@ func (c *Config) Validate() error {
 	if c.Bootstrap && c.BootstrapExpect > 1 {
 		fault("bootstrap and bootstrap_expect %d: say only how many servers found the cluster", c.BootstrapExpect)
 	}
+	c.validateLocked(fault)
 	c.validateGossip(fault)
 	c.validateServers(fault)
 	node := catalog.Node{Scope: catalog.Scope{}.Default(c.Datacenter), Node: c.NodeName}

@@ -207,6 +207,11 @@ var Routes = []Route{
 	{http.MethodGet, "/v1/weft/acl/resolve", Server, none, Nothing, "", false},
 	// weft's: what every proxy should have and has.
 	{http.MethodGet, "/v1/weft/proxies", Server, serviceRead, Listed, "service", false},
+	// weft's: how nodes are let in. Who joins shows a join token.
+	{http.MethodPost, "/v1/weft/join", Server, none, Nothing, "", false},
+	{http.MethodPost, "/v1/weft/join/tokens", Server, operatorWrite, Nothing, "", false},
+	{http.MethodGet, "/v1/weft/join/tokens", Server, operatorRead, Nothing, "", false},
+	{http.MethodDelete, "/v1/weft/join/tokens/{id}", Server, operatorWrite, Nothing, "", false},
 	// weft's: where a request goes and why.
 	{http.MethodGet, "/v1/weft/explain", Server, intentionRead, ByHandler, "", true},
 }

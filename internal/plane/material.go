@@ -32,7 +32,7 @@ func (m *material) stale(p *Plane, now time.Time) bool {
 		return false
 	}
 	switch p.mode {
-	case Files:
+	case Files, Joined:
 		if now.Sub(m.looked) < lookEvery && !now.Before(m.looked) {
 			return false
 		}

@@ -2,13 +2,14 @@
 
 // Package plane is the TLS between nodes: agents and servers, on the servers' port 8300.
 //
-// It is always TLS 1.3, and what is spoken inside is told by ALPN. Who a node is comes from one of three sources: files of a
-// CA of the operator's, with Consul's rules; else the cluster's gossip key, from which every node derives the same CA and
-// signs itself a certificate with its role, datacenter and name, so that whoever has the key is in, and nobody else; else
-// nothing: then connections are encrypted, but nobody is verified, and the caller must warn of it (Mode).
+// It is always TLS 1.3, and what is spoken inside is told by ALPN. Who a node is comes from one of four sources: files of a
+// CA of the operator's, with Consul's rules; else what the node got when it joined (Identity): a certificate with its role,
+// datacenter and name by the cluster's own CA, whose key only servers have; else the cluster's gossip key, from which every
+// node derives the same CA and signs itself such a certificate, so that whoever has the key is in, and nobody else, but can say
+// that it is any node; else nothing: then connections are encrypted, but nobody is verified, and the caller must warn of it.
 //
-// Whoever has the gossip key can say that it is any node: the key is the cluster's one secret. A source that gives each
-// node a certificate of its own (join tokens) is a fourth case of load.
+// A node joins over the protocol Join, the one of the port for which no certificate is asked: it proves itself by a join
+// token, which also tells what the servers' CA is known by.
 //
 // The package opens files and connections, and owns no goroutine but that of Demux.Run. Certificates and keys that change
 // are seen at the next handshake.
@@ -30,6 +31,7 @@ const (
 	Raft = "weft-raft" // between servers
 	GRPC = "weft-grpc" // feed, sync, signing, and what servers ask each other
 	HTTP = "weft-http" // the REST API, forwarded, as HTTP/2
+	Join = "weft-join" // the way in, as HTTP/1: who connects may be anybody
 )
 
 // Mode is where identities come from.
@@ -38,6 +40,7 @@ type Mode string
 // The modes.
 const (
 	Files   Mode = "files"   // the operator's CA
+	Joined  Mode = "joined"  // the cluster's own CA
 	Derived Mode = "derived" // from the gossip key
 	Open    Mode = "open"    // nobody is verified
 )
@@ -56,6 +59,8 @@ type Config struct {
 	Domain               string // of names in certificates; "" is "consul"
 	Server               bool   // whether this node is a server
 	Files                TLSFiles
+	// Identity is the file of a node that has joined, "" for none.
+	Identity string
 	// Secrets are the cluster's gossip keys, the one in use first; nil or none: there is no key. It is asked often.
 	Secrets func() [][]byte
 	// DialContext opens connections; nil is TCP.
@@ -100,6 +105,8 @@ func New(c Config) (*Plane, error) {
 	switch {
 	case c.Files != TLSFiles{}:
 		p.mode = Files
+	case c.Identity != "":
+		p.mode = Joined
 	case c.Secrets != nil && len(c.Secrets()) > 0:
 		p.mode = Derived
 	}
@@ -123,7 +130,7 @@ func (p *Plane) Mode() Mode { return p.mode }
 
 // Verified says whether whoever connects has to prove that it belongs to the cluster.
 func (p *Plane) Verified() bool {
-	return p.mode == Derived || p.mode == Files && p.c.Files.VerifyIncoming
+	return p.mode == Derived || p.mode == Joined || p.mode == Files && p.c.Files.VerifyIncoming
 }
 
 // Reload reads what has changed now, instead of at a later handshake. On an error what was goes on.
@@ -160,6 +167,8 @@ func (p *Plane) load() (*material, error) {
 	switch p.mode {
 	case Files:
 		return p.loadFiles()
+	case Joined:
+		return p.loadIdentity()
 	case Derived:
 		return p.derive()
 	}

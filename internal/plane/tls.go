@@ -13,7 +13,7 @@ import (
 func (p *Plane) ServerTLS() *tls.Config {
 	m := p.current()
 	c := &tls.Config{
-		MinVersion: tls.VersionTLS13, NextProtos: []string{Raft, GRPC, HTTP}, SessionTicketsDisabled: true, Time: p.c.Now,
+		MinVersion: tls.VersionTLS13, NextProtos: p.protocols(), SessionTicketsDisabled: true, Time: p.c.Now,
 		ClientAuth: tls.RequestClientCert,
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			return p.verifyIncoming(m, cs)
@@ -25,11 +25,19 @@ func (p *Plane) ServerTLS() *tls.Config {
 	return c
 }
 
+// protocols are those of the port. Where identities are of another source, nobody joins.
+func (p *Plane) protocols() []string {
+	if p.mode != Joined {
+		return []string{Raft, GRPC, HTTP}
+	}
+	return []string{Raft, GRPC, HTTP, Join}
+}
+
 func (p *Plane) verifyIncoming(m *material, cs tls.ConnectionState) error {
 	if cs.NegotiatedProtocol == "" {
 		return fmt.Errorf("%w: it doesn't say by ALPN what it wants to speak", ErrRefused)
 	}
-	if !p.Verified() {
+	if !p.Verified() || cs.NegotiatedProtocol == Join && len(cs.PeerCertificates) == 0 {
 		return nil
 	}
 	peer, err := m.verify(p, cs.PeerCertificates)

@@ -59,6 +59,7 @@ type Config struct {
 	SessionTTLMin time.Duration
 	Now           func() time.Time // dates what is written
 	ACL           *ACL             // nil: ACLs are off
+	Join          *Join            // nil: nobody joins by token
 }
 
 // withDefaults fills in what is unset.
@@ -168,6 +169,7 @@ func Handlers(c Config) map[string]api.Handler {
 	}
 	maps.Copy(all, h.operator())
 	maps.Copy(all, h.aclHandlers())
+	maps.Copy(all, h.joinHandlers())
 	return all
 }
 
