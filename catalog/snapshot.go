@@ -177,6 +177,11 @@ func rowForm(row any) (r snapshotRow, ok bool) {
 		r.Query = row
 	case *kvRow:
 		r.KV = &row.KVEntry
+		if seeded("drop-field") {
+			short := row.KVEntry
+			short.CreateIndex = 0
+			r.KV = &short
+		}
 	case *tombstone:
 		r.Tombstone = &snapshotKey{Raw(row.key), row.index}
 	case *delayRow:

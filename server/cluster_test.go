@@ -33,6 +33,7 @@ type town struct {
 	members map[string]Member
 	changed broadcast
 	cut     map[string]bool // from>to
+	mute    map[string]bool // hosts of which nothing is heard, and which hear nothing
 	conns   map[string][]net.Conn
 	left    []string // asked to be forgotten
 
@@ -50,7 +51,7 @@ type citizen struct {
 }
 
 func newTown(t *testing.T) *town {
-	return &town{t: t, net: memnet.New(), members: map[string]Member{}, cut: map[string]bool{}, conns: map[string][]net.Conn{}}
+	return &town{t: t, net: memnet.New(), members: map[string]Member{}, cut: map[string]bool{}, mute: map[string]bool{}, conns: map[string][]net.Conn{}}
 }
 
 // view is the town's gossip.
@@ -96,8 +97,38 @@ func (w *town) dial(from string) func(ctx context.Context, address, protocol str
 			w.mu.Lock()
 			w.conns[from+">"+host] = append(w.conns[from+">"+host], c)
 			w.mu.Unlock()
+			c = &muted{c, w, from, host}
 		}
 		return c, err
+	}
+}
+
+// muted is a connection on which nothing arrives while one of its ends is mute, as behind a link that was cut.
+type muted struct {
+	net.Conn
+	w        *town
+	from, to string
+}
+
+func (c *muted) silent() bool {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	return c.w.mute[c.from] || c.w.mute[c.to]
+}
+
+func (c *muted) Write(p []byte) (int, error) {
+	if c.silent() {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *muted) Read(p []byte) (int, error) {
+	for {
+		n, err := c.Conn.Read(p)
+		if err != nil || !c.silent() {
+			return n, err
+		}
 	}
 }
 
@@ -298,6 +329,55 @@ func TestLeaderIsLost(t *testing.T) {
 		for _, s := range w.all {
 			if string(s.store.Digest()) != digest {
 				t.Errorf("%s has other tables", s.c.NodeName)
+			}
+		}
+	})
+}
+
+// Nobody waits for the answer of a leader of which nothing is heard any more: a write says that it may have been done, and a read is
+// answered by those that are left.
+func TestSilentLeader(t *testing.T) {
+	three(t, func(t *testing.T, w *town) {
+		old := w.leader()
+		other := w.followers()[0]
+		other.want("PUT", "/v1/kv/a", "1", 200, "true") // by connections that are there
+		other.want("GET", "/v1/kv/a", "", 200, "")
+		host, _, _ := net.SplitHostPort(old.c.Address)
+		w.mu.Lock()
+		w.mute[host] = true
+		w.mu.Unlock()
+		began := time.Now()
+		read := make(chan time.Duration, 1)
+		go func() {
+			other.want("GET", "/v1/kv/a", "", 200, "")
+			read <- time.Since(began)
+		}()
+		other.want("PUT", "/v1/kv/a", "2", 500, "may have been done")
+		if d := time.Since(began); d > 4*heartbeatTimeout+lateAnswer {
+			t.Errorf("a write was told nothing for %v", d)
+		}
+		if d := <-read; d > 6*heartbeatTimeout {
+			t.Errorf("a read took %v", d)
+		}
+		other.want("PUT", "/v1/kv/a", "3", 200, "true")
+		w.mu.Lock()
+		w.mute[host] = false
+		w.mu.Unlock()
+	})
+}
+
+// A request that is given up, because its server stops, isn't answered as if it had been done.
+func TestGivenUp(t *testing.T) {
+	three(t, func(t *testing.T, w *town) {
+		for _, s := range append(w.followers(), w.leader()) {
+			for _, method := range []string{"PUT", "DELETE", "GET"} {
+				ctx, cancel := context.WithCancel(t.Context())
+				cancel()
+				rec := httptest.NewRecorder()
+				s.Handler().ServeHTTP(rec, httptest.NewRequestWithContext(ctx, method, "/v1/kv/a", strings.NewReader("")))
+				if rec.Code < 500 {
+					t.Errorf("%s at %s: %d %s", method, s.c.NodeName, rec.Code, rec.Body)
+				}
 			}
 		}
 	})

@@ -51,6 +51,9 @@ func passOn(s *Server, t http.RoundTripper) *httputil.ReverseProxy {
 				a.again = true // nothing was sent
 				return
 			}
+			if cause := context.Cause(r.Context()); errors.Is(cause, errDeposed) {
+				err = cause
+			}
 			if r.Context().Err() == nil {
 				s.c.Log.Warn("the leader's answer was lost", "path", r.URL.Path, "error", err)
 			}
@@ -89,9 +92,15 @@ func (e *entrance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	err = e.s.atLeader(r.Context(), func(address string) (bool, error) {
+	err = e.s.atLeader(r.Context(), func(id, address string) (bool, error) {
 		a := &attempt{ResponseWriter: w, header: http.Header{}, taken: new(atomic.Bool)}
-		req := r.WithContext(context.WithValue(r.Context(), takenKey{}, a.taken))
+		ctx := context.WithValue(r.Context(), takenKey{}, a.taken)
+		if address != "" && !api.Bulk(r) {
+			during, stop := e.s.reigns.during(ctx, id, true)
+			defer stop()
+			ctx = during
+		}
+		req := r.WithContext(ctx)
 		if body != nil {
 			req.Body = io.NopCloser(bytes.NewReader(body))
 			req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
@@ -102,7 +111,7 @@ func (e *entrance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return false, nil
 	})
-	if err != nil && r.Context().Err() == nil {
+	if err != nil { // also where the request was given up: without an answer it would pass for done
 		http.Error(w, api.ErrNoLeader.Error(), http.StatusInternalServerError)
 	}
 }
@@ -206,11 +215,16 @@ func (s *Server) UnaryInterceptor(ctx context.Context, req any, info *grpc.Unary
 		return handler(ctx, req)
 	}
 	var out any
-	err := s.atLeader(ctx, func(address string) (again bool, err error) {
+	err := s.atLeader(ctx, func(id, address string) (again bool, err error) {
 		if address == "" {
 			out, err = handler(ctx, req)
 		} else {
-			out, err = s.pass(ctx, address, info.FullMethod, req, answer())
+			during, stop := s.reigns.during(ctx, id, true)
+			defer stop()
+			out, err = s.pass(during, address, info.FullMethod, req, answer())
+			if status.Code(err) == codes.Canceled && ctx.Err() == nil {
+				return true, api.ErrNoLeader // done twice, they do no harm
+			}
 		}
 		return status.Code(err) == codes.Unavailable, err
 	})

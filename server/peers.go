@@ -121,9 +121,9 @@ func (s *Server) leader() (id, address string) {
 // leads says whether this server leads and has caught up with what was agreed before.
 func (s *Server) leads() bool { return s.inOffice.Load() }
 
-// atLeader calls f until it has done its work or time is over: f is called with the leader's address, "" for this server.
-// It answers again false if its error is final.
-func (s *Server) atLeader(ctx context.Context, f func(address string) (again bool, err error)) error {
+// atLeader calls f until it has done its work or time is over: f is called with the leader's ID and address, which is ""
+// for this server. It answers again false if its error is final.
+func (s *Server) atLeader(ctx context.Context, f func(id, address string) (again bool, err error)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.c.Hold, api.ErrNoLeader)
 	defer cancel()
 	if s.raft.Load() == nil {
@@ -136,11 +136,11 @@ func (s *Server) atLeader(ctx context.Context, f func(address string) (again boo
 		err := error(api.ErrNoLeader)
 		switch {
 		case id == s.c.NodeID && s.leads():
-			again, err = f("")
+			again, err = f(id, "")
 		case id == s.c.NodeID || id == "":
 			again = true // it takes office, or there is an election
 		default:
-			again, err = f(address)
+			again, err = f(id, address)
 		}
 		if err == nil || !again {
 			return err

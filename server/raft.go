@@ -15,9 +15,9 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	wal "github.com/hashicorp/raft-wal"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/failpoint"
 	"github.com/weftmesh/weft/internal/logs"
 )
 
@@ -183,7 +183,7 @@ func openStores(c raftConfig, node *raftNode) (raftStores, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return raftStores{}, err
 	}
-	w, err := wal.Open(dir)
+	w, err := openWAL(dir)
 	if err != nil {
 		return raftStores{}, fmt.Errorf("raft log in %s: %w", dir, err)
 	}
@@ -192,7 +192,9 @@ func openStores(c raftConfig, node *raftNode) (raftStores, error) {
 	if err != nil {
 		return raftStores{}, fmt.Errorf("raft snapshots in %s: %w", c.dir, err)
 	}
-	return raftStores{&watchedLog{w, c.fatal}, w, snapshots}, nil
+	stores := failing(raftStores{w, w, snapshots})
+	stores.log = &watchedLog{stores.log, c.fatal}
+	return stores, nil
 }
 
 // checkVersion refuses a data directory of a newer version, and marks a new one with ours.
@@ -221,10 +223,11 @@ func checkVersion(dir string) error {
 
 // run tells of elections until ctx ends. Then another server is asked to lead, if this one does, Raft is stopped and its files
 // are closed.
-func (n *raftNode) run(ctx context.Context, elections *broadcast) error {
+func (n *raftNode) run(ctx context.Context, elections *broadcast, reigns *reigns) error {
 	for {
 		select {
 		case <-n.observed:
+			reigns.look()
 			elections.send()
 			continue
 		case <-ctx.Done():
@@ -239,7 +242,7 @@ func (n *raftNode) run(ctx context.Context, elections *broadcast) error {
 
 // handOver has another server lead, if this one does.
 func (n *raftNode) handOver() {
-	if n.State() == raft.Leader && n.others() > 0 {
+	if n.State() == raft.Leader && n.others() > 0 && failpoint.Hit(failpoint.TransferPending) == nil {
 		_ = n.LeadershipTransfer().Error() // the others elect one anyhow
 	}
 }
@@ -293,6 +296,13 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 		}
 		return out
 	}
+	if err := failpoint.Hit(failpoint.ApplyBefore); err != nil {
+		f.fatal(err)
+	}
+	if len(batch) > 1 && failpoint.Bug(failpoint.SkipOne) {
+		out[at[0]] = catalog.Result{Index: batch[0].Index, Value: catalog.KVResult{}}
+		batch, at = batch[1:], at[1:]
+	}
 	for i, r := range f.store.Apply(batch) {
 		var corrupt *catalog.CorruptError
 		if errors.As(r.Err, &corrupt) {
@@ -305,6 +315,9 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 		return out
 	}
 	f.applied.advance(entries[len(entries)-1].Index)
+	if err := failpoint.Hit(failpoint.ApplyAfter); err != nil {
+		f.fatal(err)
+	}
 	return out
 }
 
@@ -318,12 +331,16 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 }
 
 func (f *fsm) Restore(r io.ReadCloser) error {
+	if err := failpoint.Hit(failpoint.RestoreBefore); err != nil {
+		return errors.Join(err, r.Close())
+	}
 	err := errors.Join(f.store.Restore(r), r.Close())
 	if errors.Is(err, catalog.ErrSchema) {
 		f.fatal(err) // the leader would send it again and again
 	}
 	if err == nil {
 		f.applied.advance(f.store.Position().Index)
+		err = failpoint.Hit(failpoint.RestoreAfter)
 	}
 	return err
 }

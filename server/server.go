@@ -25,6 +25,7 @@ import (
 	"github.com/weftmesh/weft/ca"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/internal/failpoint"
 	"github.com/weftmesh/weft/internal/gossip"
 	"github.com/weftmesh/weft/internal/run"
 	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
@@ -123,6 +124,7 @@ type Server struct {
 	reads       *gate
 	applied     progress
 	elections   broadcast // a leader was elected, or lost
+	reigns      reigns
 	inOffice    atomic.Bool
 	inTheWay    atomic.Pointer[string] // why the schema version can't be raised
 	pilot       *pilot
@@ -194,6 +196,10 @@ func New(c Config) (*Server, error) {
 	s.peers = newPeers(c.Dial)
 	s.ca, s.others, s.reads, s.entrance = newAuthority(s), &serversService{s: s}, newGate(s), newEntrance(s)
 	s.sessions, s.pilot, s.anew = newSessionKeeper(s), newPilot(s), make(chan chan struct{})
+	s.reigns.leader = func() string {
+		id, _ := s.leader()
+		return id
+	}
 	s.coordinates, s.wan = &coordinates{s: s}, &wan{s: s}
 	if s.feed, err = feed.New(feed.Config{
 		Store: store, Resolver: c.Resolver, Closure: c.Closure, Now: c.Now, Log: c.Log.With("part", "feed"),
@@ -264,7 +270,7 @@ func (s *Server) Run(ctx context.Context) error {
 		s.wan.close()
 		return nil
 	})
-	g.GoOrdered("raft", func(ctx context.Context) error { return node.run(ctx, &s.elections) })
+	g.GoOrdered("raft", func(ctx context.Context) error { return node.run(ctx, &s.elections, &s.reigns) })
 	g.GoOrdered("leader", s.followLeadership)
 	g.GoOrdered("reads", s.reads.run)
 	if !s.c.Alone {
@@ -313,6 +319,9 @@ func (s *Server) Propose(ctx context.Context, body catalog.Body) (catalog.Result
 	if node == nil {
 		return catalog.Result{}, api.ErrNoLeader
 	}
+	if err := failpoint.Hit(failpoint.Propose); err != nil {
+		return catalog.Result{}, err
+	}
 	future := node.Apply(data, proposeTimeout)
 	done := make(chan error, 1)
 	go func() { done <- future.Error() }() // ends with the future, which Raft always completes
@@ -333,6 +342,9 @@ func (s *Server) Propose(ctx context.Context, body catalog.Body) (catalog.Result
 		return catalog.Result{}, err
 	}
 	markTaken(ctx)
+	if err := failpoint.Hit(failpoint.Answer); err != nil {
+		return catalog.Result{}, err
+	}
 	result, ok := future.Response().(catalog.Result)
 	if !ok {
 		return catalog.Result{}, fmt.Errorf("raft gave a %T for a result", future.Response())

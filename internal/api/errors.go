@@ -51,7 +51,7 @@ var table = []struct {
 	{catalog.ErrSchema, http.StatusServiceUnavailable, codes.FailedPrecondition},
 	{catalog.ErrNotCovered, http.StatusServiceUnavailable, codes.Unavailable},
 	{context.DeadlineExceeded, http.StatusGatewayTimeout, codes.DeadlineExceeded},
-	{context.Canceled, 499, codes.Canceled},
+	{context.Canceled, http.StatusServiceUnavailable, codes.Canceled}, // whoever is still there to read it asked a server that stops
 }
 
 // HTTPStatus is the status that an error is answered with.

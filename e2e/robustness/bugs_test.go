@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package robustness
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weftmesh/weft/internal/failpoint"
+)
+
+// Each seeded bug is found by the suite in one run of one row. The suite runs as it always does, in a process of its own, on a program
+// that has the bug; the control has the same program without one.
+func TestBugs(t *testing.T) {
+	enabled(t)
+	binary := withBugs(t)
+	for _, c := range []struct {
+		bug        failpoint.Seeded
+		row, found string
+	}{
+		{"", "leader-killed", ""},
+		{failpoint.AckEarly, "power-lost", `LOST on|NOT LINEARIZABLE`},
+		{failpoint.Unchecked, "leader-paused", `NOT LINEARIZABLE`},
+		{failpoint.SkipOne, "leader-killed", `LOST on|NOT LINEARIZABLE|digests of the servers' tables differ`},
+		{failpoint.DropField, "all-killed", `snapshot|has other keys than before`},
+		{failpoint.IgnoredCheck, "leader-killed", `NOT LINEARIZABLE|check-and-sets failed`},
+	} {
+		t.Run(string(c.bug)+" in "+c.row, func(t *testing.T) {
+			if !long() && c.bug != failpoint.AckEarly && c.bug != failpoint.IgnoredCheck {
+				t.Skip("in the long form: make robustness-bugs")
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestRows$/^"+c.row+"$", "-test.v")
+			cmd.Env = append(os.Environ(), "WEFT_BINARY="+binary, "WEFT_FAIL_BINARY="+binary, "WEFT_BUG="+string(c.bug), "TMPDIR="+t.TempDir(),
+				"WEFT_ROBUST=long", "WEFT_ROBUST_FACTOR=0", "WEFT_ROBUST_REPORT=")
+			data, err := cmd.CombinedOutput()
+			out := string(data)
+			switch {
+			case c.bug == "" && err != nil:
+				t.Errorf("the same program without a bug: %v\n%s", err, out)
+			case c.bug != "" && (err == nil || !strings.Contains(out, "--- FAIL: TestRows/"+c.row)):
+				t.Errorf("the bug isn't found: %v\n%s", err, out)
+			case c.bug != "":
+				line := regexp.MustCompile(`.*(`+c.found+`).*`).FindString(out)
+				if line == "" {
+					t.Errorf("the row failed for another reason:\n%s", out)
+				}
+				t.Log("found: ", strings.TrimSpace(line))
+			}
+		})
+	}
+}

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !weftfail
+
+package server
+
+import (
+	wal "github.com/hashicorp/raft-wal"
+)
+
+func openWAL(dir string) (*wal.WAL, error) { return wal.Open(dir) }
+
+// failing is the place where tests make storage fail: see store_fail.go.
+func failing(s raftStores) raftStores { return s }
