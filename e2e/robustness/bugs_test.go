@@ -47,7 +47,7 @@ func TestBugs(t *testing.T) {
 			case c.bug != "" && (err == nil || !strings.Contains(out, "--- FAIL: TestRows/"+c.row)):
 				t.Errorf("the bug isn't found: %v\n%s", err, out)
 			case c.bug != "":
-				line := regexp.MustCompile(`.*(`+c.found+`).*`).FindString(out)
+				line := regexp.MustCompile(`.*(` + c.found + `).*`).FindString(out)
 				if line == "" {
 					t.Errorf("the row failed for another reason:\n%s", out)
 				}
