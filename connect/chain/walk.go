@@ -200,15 +200,19 @@ func headers(m *catalog.ServiceRouteHTTPMatch, req Request) (string, error) {
 		if !present {
 			return fmt.Sprintf("there is no header %s", h.Name), nil
 		}
-		v := strings.Join(values, ",")
-		ok, err := within(h.Range, v), error(nil)
-		if h.Range == nil {
-			ok, err = matches(catalog.StringMatch{
-				Exact: h.Exact, Prefix: h.Prefix, Suffix: h.Suffix, Contains: h.Contains, Regex: h.Regex, IgnoreCase: h.IgnoreCase,
-			}, v)
+		ok, err := false, error(nil)
+		for _, v := range values { // one that matches is enough
+			if ok = within(h.Range, v); h.Range == nil {
+				ok, err = matches(catalog.StringMatch{
+					Exact: h.Exact, Prefix: h.Prefix, Suffix: h.Suffix, Contains: h.Contains, Regex: h.Regex, IgnoreCase: h.IgnoreCase,
+				}, v)
+			}
+			if ok || err != nil {
+				break
+			}
 		}
 		if ok == h.Invert || err != nil {
-			return fmt.Sprintf("header %s is %q", h.Name, v), err
+			return fmt.Sprintf("header %s is %q", h.Name, strings.Join(values, ", ")), err
 		}
 	}
 	return "", nil

@@ -86,7 +86,9 @@ func TestDecideRequest(t *testing.T) {
 	}{
 		{h(catalog.IntentionHTTPHeader{Name: "x", Exact: "a", IgnoreCase: true}), Request{Header: http.Header{"X": {"A"}}}, true},
 		{h(catalog.IntentionHTTPHeader{Name: "x", Exact: "a"}), Request{Header: http.Header{"X": {"A"}}}, false},
-		{h(catalog.IntentionHTTPHeader{Name: "x", Exact: "a,b"}), Request{Header: http.Header{"X": {"a", "b"}}}, true},
+		{h(catalog.IntentionHTTPHeader{Name: "x", Exact: "b"}), Request{Header: http.Header{"X": {"a", "b"}}}, true},
+		{h(catalog.IntentionHTTPHeader{Name: "x", Exact: "a,b"}), Request{Header: http.Header{"X": {"a", "b"}}}, false},
+		{h(catalog.IntentionHTTPHeader{Name: "x", Exact: "b", Invert: true}), Request{Header: http.Header{"X": {"a", "b"}}}, false},
 		{h(catalog.IntentionHTTPHeader{Name: "x", Exact: "a", Invert: true}), Request{}, false},
 		{h(catalog.IntentionHTTPHeader{Name: "x", Present: true, Invert: true}), Request{}, true},
 		{h(catalog.IntentionHTTPHeader{Name: "x", Regex: "a+"}), Request{Header: http.Header{"X": {"aab"}}}, false},

@@ -48,20 +48,31 @@ func PermissionMatches(p *catalog.IntentionHTTPPermission, req Request) (bool, e
 	return true, nil
 }
 
-// headerMatches joins a repeated header by commas, as Envoy does. Of an absent header only an inverted Present is true: the
+// headerMatches looks at each value of a repeated header by itself: one that matches is enough. A header that is sent twice gets by
+// no rule so. Of an absent header only an inverted Present is true: the
 // inverted forms that look at a value don't match where there is none, in Envoy as here.
 func headerMatches(h catalog.IntentionHTTPHeader, header http.Header) (bool, error) {
 	values, present := header[http.CanonicalHeaderKey(h.Name)]
-	v, fold := strings.Join(values, ","), func(s string) string { return s }
-	if h.IgnoreCase {
-		fold = strings.ToLower
-	}
 	if !present {
 		return h.Present && h.Invert, nil
 	}
-	ok, err := true, error(nil)
+	for _, v := range values {
+		if ok, err := valueMatches(h, v); ok || err != nil {
+			return !h.Invert, err
+		}
+	}
+	return h.Invert, nil
+}
+
+// valueMatches leaves Invert aside.
+func valueMatches(h catalog.IntentionHTTPHeader, v string) (ok bool, err error) {
+	fold := func(s string) string { return s }
+	if h.IgnoreCase {
+		fold = strings.ToLower
+	}
 	switch {
 	case h.Present:
+		ok = true
 	case h.Exact != "":
 		ok = fold(v) == fold(h.Exact)
 	case h.Prefix != "":
@@ -73,7 +84,7 @@ func headerMatches(h catalog.IntentionHTTPHeader, header http.Header) (bool, err
 	case h.Regex != "":
 		ok, err = full(h.Regex, v)
 	}
-	return ok != h.Invert, err
+	return ok, err
 }
 
 func full(pattern, s string) (bool, error) {

@@ -22,6 +22,9 @@ import (
 // publicRoutes hands every request to the application that the intentions allow and the limits have room for.
 func (r *renderer) publicRoutes() error {
 	auth := &httprbacv3.RBAC{Rules: rbac(r.callers(), r.g.Rules, true, r.in.DefaultAllow)}
+	if r.in.Abilities.joins(rulesIndividually) {
+		auth.Rules = rulesAmongOthers(auth.Rules)
+	}
 	switch {
 	case r.g.Audit:
 		auth.Rules, auth.ShadowRules, auth.ShadowRulesStatPrefix = nil, auth.Rules, auditPrefix
@@ -101,6 +104,9 @@ func (r *renderer) route(u *Upstream, from *chain.Route, clusters map[string]str
 	def := from.Definition
 	if def != nil && def.Match != nil && def.Match.HTTP != nil {
 		out.Match = routeMatch(def.Match.HTTP)
+		if r.in.Abilities.joins(routesIndividually) {
+			amongOthers(out.Match.Headers)
+		}
 	}
 	info := &proxyv1.RouteInfo{Source: from.Source, Service: ref(u.Key, ""), FaultReset: resets(def)}
 	var err error

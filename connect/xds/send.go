@@ -194,7 +194,11 @@ func (r *renderer) filters(out *routev3.Route, from *chain.Route, d *catalog.Ser
 	if f.Abort != nil && f.Abort.Reset && !r.in.Abilities.Weft {
 		r.warn("%s: Fault.Abort.Reset: Envoy can't reset a caller's connection; it answers 503 in its place", from.Source)
 	}
-	return configure(out, faultFilter, fault(f))
+	x := fault(f)
+	if r.in.Abilities.joins(routesIndividually) {
+		amongOthers(x.Headers)
+	}
+	return configure(out, faultFilter, x)
 }
 
 func cors(c *catalog.CORS) *corsv3.CorsPolicy {

@@ -42,17 +42,10 @@ func hasPrefix(s, prefix string, fold bool) bool {
 	return len(s) >= len(prefix) && (s[:len(prefix)] == prefix || fold && header.EqualFold(s[:len(prefix)], prefix))
 }
 
-// headerValue is what a matcher of name looks at: several fields of one name count as one, joined by commas.
+// headerValue is what a header is hashed by: several fields of one name count as one, joined by commas.
 func headerValue(req *stream.RequestHead, name string) (string, bool) {
-	switch name {
-	case ":method":
-		return req.Method, true
-	case ":path":
-		return req.Path, true
-	case ":authority", "host", "Host":
-		return req.Authority, true
-	case ":scheme":
-		return req.Scheme, true
+	if v, ok := pseudo(req, name); ok {
+		return v, true
 	}
 	first := req.Fields.Index(name, 0)
 	if first < 0 {
@@ -65,22 +58,53 @@ func headerValue(req *stream.RequestHead, name string) (string, bool) {
 	return v, true
 }
 
-// matchHeader follows Envoy: a missing header matches nothing, inverted or not, except for a presence match.
-func matchHeader(m *config.HeaderMatch, req *stream.RequestHead) bool {
-	v, ok := headerValue(req, m.Name)
-	if m.Present {
-		return ok != m.Invert
+// pseudo is what matches call by a header's name and is none.
+func pseudo(req *stream.RequestHead, name string) (string, bool) {
+	switch name {
+	case ":method":
+		return req.Method, true
+	case ":path":
+		return req.Path, true
+	case ":authority", "host", "Host":
+		return req.Authority, true
+	case ":scheme":
+		return req.Scheme, true
 	}
+	return "", false
+}
+
+// matchHeader follows Envoy: each of several fields of one name is looked at by itself, and one that matches is enough; a missing
+// header matches nothing, inverted or not, except for a presence match.
+func matchHeader(m *config.HeaderMatch, req *stream.RequestHead) bool {
+	single, ok := pseudo(req, m.Name)
 	if !ok {
-		if !m.AbsentAs {
-			return false
+		return matchFields(m, req)
+	}
+	return (m.Present || matchValue(m, single)) != m.Invert
+}
+
+func matchFields(m *config.HeaderMatch, req *stream.RequestHead) bool {
+	at := req.Fields.Index(m.Name, 0)
+	switch {
+	case m.Present:
+		return (at >= 0) != m.Invert
+	case at < 0:
+		return m.AbsentAs && matchValue(m, "") != m.Invert
+	}
+	for ; at >= 0; at = req.Fields.Index(m.Name, at+1) {
+		if matchValue(m, req.Fields.At(at).Value) {
+			return !m.Invert
 		}
 	}
+	return m.Invert
+}
+
+func matchValue(m *config.HeaderMatch, v string) bool {
 	if m.Range != nil {
 		n, err := strconv.ParseInt(v, 10, 64)
-		return (err == nil && n >= m.Range.From && n < m.Range.To) != m.Invert
+		return err == nil && n >= m.Range.From && n < m.Range.To
 	}
-	return matchString(&m.Value, v) != m.Invert
+	return matchString(&m.Value, v)
 }
 
 func matchQuery(m *config.QueryMatch, query string) bool {

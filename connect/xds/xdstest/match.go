@@ -160,31 +160,33 @@ func (s subject) path() string {
 }
 
 func (s subject) header(m *routev3.HeaderMatcher) (bool, error) {
-	var value string
-	var present bool
+	var values []string
 	switch m.GetName() {
 	case ":method":
-		value, present = s.req.Method, true
+		values = []string{s.req.Method}
 	case ":authority":
-		value, present = s.req.Authority, true
+		values = []string{s.req.Authority}
 	case ":scheme":
-		value, present = s.req.Scheme, true
+		values = []string{s.req.Scheme}
 	default:
-		var values []string
-		values, present = s.req.Header[http.CanonicalHeaderKey(m.GetName())]
-		value = strings.Join(values, ",")
+		values = s.req.Header[http.CanonicalHeaderKey(m.GetName())]
 	}
 	if _, ok := m.GetHeaderMatchSpecifier().(*routev3.HeaderMatcher_PresentMatch); ok {
-		return (present == m.GetPresentMatch()) != m.GetInvertMatch(), nil
+		return (len(values) > 0 == m.GetPresentMatch()) != m.GetInvertMatch(), nil
 	}
-	if !present && !m.GetTreatMissingHeaderAsEmpty() {
-		return false, nil // inverted or not
+	if len(values) == 0 {
+		if !m.GetTreatMissingHeaderAsEmpty() {
+			return false, nil // inverted or not
+		}
+		values = []string{""}
 	}
-	if r := m.GetRangeMatch(); r != nil {
-		n, err := strconv.ParseInt(value, 10, 64)
-		return (err == nil && n >= r.GetStart() && n < r.GetEnd()) != m.GetInvertMatch(), nil
-	}
-	ok, err := text(m.GetStringMatch(), value)
+	ok, err := anyOf(values, func(v string) (bool, error) {
+		if r := m.GetRangeMatch(); r != nil {
+			n, err := strconv.ParseInt(v, 10, 64)
+			return err == nil && n >= r.GetStart() && n < r.GetEnd(), nil
+		}
+		return text(m.GetStringMatch(), v)
+	})
 	return ok != m.GetInvertMatch(), err
 }
 
