@@ -101,9 +101,14 @@ func runValidate(file string, config []byte) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, envoy(), "--mode", "validate", "-c", file, "--log-level", "error").CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("envoy --mode validate: %w: … %s", err, out[max(0, len(out)-1000):])
+	for _, binary := range []string{envoy(), os.Getenv("WEFT_ENVOY_OLDEST")} {
+		if binary == "" {
+			continue
+		}
+		out, err := exec.CommandContext(ctx, binary, "--mode", "validate", "-c", file, "--log-level", "error").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%s --mode validate: %w: … %s", binary, err, out[max(0, len(out)-1000):])
+		}
 	}
 	return nil
 }

@@ -22,6 +22,8 @@ type subject struct {
 	peer string
 	req  intention.Request
 	http bool
+	// patterns are those that were compiled before.
+	patterns map[string]*regexp.Regexp
 }
 
 // decide walks an allowing RBAC: the policy that matches, and whether there is one.
@@ -82,7 +84,7 @@ func (s subject) principal(p *rbacv3.Principal) (bool, error) {
 		if v.Authenticated.GetPrincipalName() == nil {
 			return s.peer != "", nil
 		}
-		return text(v.Authenticated.GetPrincipalName(), s.peer)
+		return s.text(v.Authenticated.GetPrincipalName(), s.peer)
 	}
 	return false, fmt.Errorf("a principal of type %T", p.GetIdentifier())
 }
@@ -105,7 +107,7 @@ func (s subject) permission(p *rbacv3.Permission) (bool, error) {
 	case *rbacv3.Permission_Header:
 		return s.header(v.Header)
 	case *rbacv3.Permission_UrlPath:
-		return text(v.UrlPath.GetPath(), s.path())
+		return s.text(v.UrlPath.GetPath(), s.path())
 	case *rbacv3.Permission_Metadata:
 		return s.claim(v.Metadata)
 	}
@@ -132,24 +134,24 @@ func (s subject) claim(m *matcherv3.MetadataMatcher) (bool, error) {
 			return false, nil
 		}
 	}
-	return value(m.GetValue(), at)
+	return s.value(m.GetValue(), at)
 }
 
-func value(m *matcherv3.ValueMatcher, v any) (bool, error) {
+func (s subject) value(m *matcherv3.ValueMatcher, v any) (bool, error) {
 	switch p := m.GetMatchPattern().(type) {
 	case *matcherv3.ValueMatcher_PresentMatch:
 		return p.PresentMatch, nil
 	case *matcherv3.ValueMatcher_StringMatch:
-		s, ok := v.(string)
+		have, ok := v.(string)
 		if !ok {
 			return false, nil
 		}
-		return text(p.StringMatch, s)
+		return s.text(p.StringMatch, have)
 	case *matcherv3.ValueMatcher_ListMatch:
 		list, _ := v.([]any)
-		return anyOf(list, func(e any) (bool, error) { return value(p.ListMatch.GetOneOf(), e) })
+		return anyOf(list, func(e any) (bool, error) { return s.value(p.ListMatch.GetOneOf(), e) })
 	case *matcherv3.ValueMatcher_OrMatch:
-		return anyOf(p.OrMatch.GetValueMatchers(), func(m *matcherv3.ValueMatcher) (bool, error) { return value(m, v) })
+		return anyOf(p.OrMatch.GetValueMatchers(), func(m *matcherv3.ValueMatcher) (bool, error) { return s.value(m, v) })
 	}
 	return false, fmt.Errorf("a value match of type %T", m.GetMatchPattern())
 }
@@ -185,7 +187,7 @@ func (s subject) header(m *routev3.HeaderMatcher) (bool, error) {
 			n, err := strconv.ParseInt(v, 10, 64)
 			return err == nil && n >= r.GetStart() && n < r.GetEnd(), nil
 		}
-		return text(m.GetStringMatch(), v)
+		return s.text(m.GetStringMatch(), v)
 	})
 	return ok != m.GetInvertMatch(), err
 }
@@ -202,7 +204,7 @@ func (s subject) route(m *routev3.RouteMatch) (bool, error) {
 	case *routev3.RouteMatch_Path:
 		ok = fold(path) == fold(v.Path)
 	case *routev3.RouteMatch_SafeRegex:
-		ok, err = full(v.SafeRegex.GetRegex(), path)
+		ok, err = s.full(v.SafeRegex.GetRegex(), path)
 	default:
 		err = fmt.Errorf("a route's path of type %T", v)
 	}
@@ -228,34 +230,38 @@ func (s subject) route(m *routev3.RouteMatch) (bool, error) {
 		if _, ok := q.GetQueryParameterMatchSpecifier().(*routev3.QueryParameterMatcher_PresentMatch); ok {
 			return true, nil
 		}
-		return text(q.GetStringMatch(), query.Get(q.GetName()))
+		return s.text(q.GetStringMatch(), query.Get(q.GetName()))
 	})
 }
 
-func text(m *matcherv3.StringMatcher, s string) (bool, error) {
+func (s subject) text(m *matcherv3.StringMatcher, have string) (bool, error) {
 	fold := func(x string) string { return x }
 	if m.GetIgnoreCase() {
 		fold = strings.ToLower
 	}
 	switch v := m.GetMatchPattern().(type) {
 	case *matcherv3.StringMatcher_Exact:
-		return fold(s) == fold(v.Exact), nil
+		return fold(have) == fold(v.Exact), nil
 	case *matcherv3.StringMatcher_Prefix:
-		return strings.HasPrefix(fold(s), fold(v.Prefix)), nil
+		return strings.HasPrefix(fold(have), fold(v.Prefix)), nil
 	case *matcherv3.StringMatcher_Suffix:
-		return strings.HasSuffix(fold(s), fold(v.Suffix)), nil
+		return strings.HasSuffix(fold(have), fold(v.Suffix)), nil
 	case *matcherv3.StringMatcher_Contains:
-		return strings.Contains(fold(s), fold(v.Contains)), nil
+		return strings.Contains(fold(have), fold(v.Contains)), nil
 	case *matcherv3.StringMatcher_SafeRegex:
-		return full(v.SafeRegex.GetRegex(), s)
+		return s.full(v.SafeRegex.GetRegex(), have)
 	}
 	return false, fmt.Errorf("a string match of type %T", m.GetMatchPattern())
 }
 
-func full(pattern, s string) (bool, error) {
-	re, err := regexp.Compile("^(?:" + pattern + ")$")
-	if err != nil {
-		return false, err
+func (s subject) full(pattern, v string) (bool, error) {
+	re := s.patterns[pattern]
+	if re == nil {
+		var err error
+		if re, err = regexp.Compile("^(?:" + pattern + ")$"); err != nil {
+			return false, err
+		}
+		s.patterns[pattern] = re
 	}
-	return re.MatchString(s), nil
+	return re.MatchString(v), nil
 }

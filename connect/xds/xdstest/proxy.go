@@ -4,6 +4,7 @@ package xdstest
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -28,6 +29,7 @@ type Proxy struct {
 	Clusters  map[string]*clusterv3.Cluster
 	Endpoints map[string]*endpointv3.ClusterLoadAssignment
 	Secrets   map[string]bool
+	patterns  map[string]*regexp.Regexp // compiled before
 }
 
 // Load takes an output apart. It is an error if something refers to what isn't there, or if nothing refers to something.
@@ -35,6 +37,7 @@ func Load(out *xds.Output) (*Proxy, error) {
 	p := &Proxy{
 		Listeners: map[string]*listenerv3.Listener{}, Routes: map[string]*routev3.RouteConfiguration{},
 		Clusters: map[string]*clusterv3.Cluster{}, Endpoints: map[string]*endpointv3.ClusterLoadAssignment{}, Secrets: map[string]bool{},
+		patterns: map[string]*regexp.Regexp{},
 	}
 	for url, all := range out.Resources {
 		for _, r := range all {
@@ -210,7 +213,7 @@ func (p *Proxy) call(prefix, peer string, req intention.Request) (Answer, error)
 		}
 		a := Answer{Allowed: true}
 		if auth != nil {
-			if a.Policy, a.Allowed, err = decide(auth, subject{peer: peer}); err != nil || !a.Allowed {
+			if a.Policy, a.Allowed, err = decide(auth, subject{peer: peer, patterns: p.patterns}); err != nil || !a.Allowed {
 				return a, err
 			}
 		}
@@ -221,7 +224,7 @@ func (p *Proxy) call(prefix, peer string, req intention.Request) (Answer, error)
 }
 
 func (p *Proxy) request(h *hcmv3.HttpConnectionManager, peer string, req intention.Request) (Answer, error) {
-	s := subject{peer: peer, req: req, http: true}
+	s := subject{peer: peer, req: req, http: true, patterns: p.patterns}
 	guarded := false
 	for _, f := range h.GetHttpFilters() {
 		guarded = guarded || f.GetName() == "envoy.filters.http.rbac"
