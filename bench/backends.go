@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
@@ -55,6 +56,19 @@ func raceBackend(protocol string) (net.Listener, error) {
 	default:
 		return nil, fmt.Errorf("no backend speaks %q", protocol)
 	}
+	return l, nil
+}
+
+// collector takes spans, and forgets them.
+func collector() (net.Listener, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // one that breaks off is sent again
+	})}
+	go func() { _ = s.Serve(l) }() // ends with the listener
 	return l, nil
 }
 

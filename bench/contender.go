@@ -31,13 +31,14 @@ type contender struct {
 
 // course is what the contenders run on.
 type course struct {
-	protocol string
-	features bool
-	backend  int // the port of the backend
-	weft     string
-	envoy    string
-	dir      string
-	pki      *pki
+	protocol  string
+	features  bool
+	backend   int // the port of the backend
+	collector int // the port of what takes spans
+	weft      string
+	envoy     string
+	dir       string
+	pki       *pki
 }
 
 // running is a contender that was started.
@@ -66,7 +67,7 @@ func weftAs(kind string) func(context.Context, *course) (*running, error) {
 		if err != nil {
 			return nil, err
 		}
-		m.port, m.features = c.backend, c.features
+		m.port, m.features, m.collector = c.backend, c.features, c.collector
 		if err := m.start(ctx); err != nil {
 			m.close()
 			return nil, err
@@ -224,7 +225,7 @@ func startTunedEnvoy(ctx context.Context, c *course) (*running, error) {
 		var b strings.Builder
 		if err := t.Execute(&b, map[string]any{
 			"From": side.from, "To": side.to, "Inbound": side.inbound, "Protocol": c.protocol, "Features": c.features, "PKI": c.pki.dir,
-			"Log": filepath.Join(c.dir, "access-"+side.name+".log"),
+			"Log": filepath.Join(c.dir, "access-"+side.name+".log"), "Collector": "http://" + loopbackAddr(c.collector), "CollectorPort": c.collector,
 		}); err != nil {
 			return nil, err
 		}

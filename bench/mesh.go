@@ -39,6 +39,7 @@ type mesh struct {
 	seen                        sync.Map // request id → *atomic.Int32
 	port                        int      // of a backend that is there already; 0: one is made
 	features                    bool     // all of features.json
+	collector                   int      // the port of what takes spans, with features
 }
 
 // backend is one instance of api.
@@ -134,7 +135,9 @@ func (m *mesh) writeFeatures(ctx context.Context) error {
 		return err
 	}
 	var entries []object
-	if err := json.Unmarshal(bytes.ReplaceAll(data, []byte("ACCESS_LOG"), []byte(filepath.Join(m.dir, "access.log"))), &entries); err != nil {
+	data = bytes.ReplaceAll(data, []byte("ACCESS_LOG"), []byte(filepath.Join(m.dir, "access.log")))
+	data = bytes.ReplaceAll(data, []byte("COLLECTOR"), []byte("http://"+loopbackAddr(m.collector)))
+	if err := json.Unmarshal(data, &entries); err != nil {
 		return fmt.Errorf("bench/features.json: %w", err)
 	}
 	for _, e := range entries {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -133,6 +134,12 @@ func runContender(ctx context.Context, who contender, c *course, todo []work) (m
 	if _, err := fmt.Sscanf(l.Addr().String(), "127.0.0.1:%d", &c.backend); err != nil {
 		return nil, err
 	}
+	spans, err := collector()
+	if err != nil {
+		return nil, err
+	}
+	defer spans.Close()
+	c.collector = spans.Addr().(*net.TCPAddr).Port
 	r, err := who.start(ctx, c)
 	if err != nil {
 		return nil, err

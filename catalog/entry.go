@@ -115,6 +115,7 @@ type ProxyDefaults struct {
 	MeshGateway   MeshGatewayMode `json:",omitzero"`
 	Expose        Expose          `json:",omitzero"`
 	AccessLogs    *AccessLogs     `json:",omitempty"`
+	Tracing       *Tracing        `json:",omitempty"`
 }
 
 // EntryKind is KindProxyDefaults.
@@ -128,6 +129,24 @@ type AccessLogs struct {
 	Path                string `json:",omitempty"`
 	JSONFormat          string `json:",omitempty"`
 	TextFormat          string `json:",omitempty"`
+}
+
+// Tracing is where proxies send spans of the requests that they carry. It is weft's own.
+type Tracing struct {
+	// Collector is the URL of what takes OTLP over HTTP, as it is reached from each host: "http://127.0.0.1:4318". Without a
+	// path it is /v1/traces.
+	Collector string
+	// Sampling is how many of 100 traces that begin at a proxy are sampled, 1 where it isn't given. A request that comes with a
+	// traceparent is sampled as that says.
+	Sampling *float64 `json:",omitempty"`
+}
+
+// Share is Sampling with its default.
+func (t *Tracing) Share() float64 {
+	if t.Sampling == nil {
+		return 1
+	}
+	return *t.Sampling
 }
 
 // Mesh holds for the whole mesh; its name is "mesh".

@@ -5,6 +5,7 @@ package catalog
 import (
 	"fmt"
 	"math"
+	"net/url"
 	"slices"
 	"strings"
 )
@@ -177,7 +178,7 @@ func (e *ProxyDefaults) Validate() error {
 			return err
 		}
 	}
-	if err := firstError(proxyMode(e.Mode), mutualTLS(e.MutualTLSMode), e.MeshGateway.validate("MeshGateway"), e.Expose.validate()); err != nil {
+	if err := firstError(e.Tracing.validate(), proxyMode(e.Mode), mutualTLS(e.MutualTLSMode), e.MeshGateway.validate("MeshGateway"), e.Expose.validate()); err != nil {
 		return err
 	}
 	a := e.AccessLogs
@@ -193,6 +194,20 @@ func (e *ProxyDefaults) Validate() error {
 		return invalidf("AccessLogs.Path is for type file only")
 	}
 	return oneOf("AccessLogs.Type", a.Type, "", "stdout", "stderr", "file")
+}
+
+func (t *Tracing) validate() error {
+	if t == nil {
+		return nil
+	}
+	u, err := url.Parse(t.Collector)
+	switch {
+	case err != nil || u.Scheme != "http" || u.Hostname() == "" || u.User != nil || u.RawQuery != "":
+		return invalidf("Tracing.Collector %q: want the URL of OTLP over HTTP, as http://127.0.0.1:4318; a collector that wants TLS is reached through one on the host, or as an upstream", t.Collector)
+	case !(t.Share() >= 0 && t.Share() <= 100):
+		return invalidf("Tracing.Sampling %v: want a percentage, 0 to 100", t.Share())
+	}
+	return nil
 }
 
 // Validate checks the TLS versions.

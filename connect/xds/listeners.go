@@ -158,6 +158,11 @@ func (r *renderer) manager(stat, routes, protocol string, inbound bool, log []*a
 		ForwardClientCertDetails:     hcmv3.HttpConnectionManager_SANITIZE,
 	}
 	m.LocalReplyConfig = r.replies(fallback)
+	tracing, err := r.tracing()
+	if err != nil {
+		return nil, err
+	}
+	m.Tracing = tracing
 	if protocol == catalog.ProtocolGRPC {
 		web, err := pack(&grpcwebv3.GrpcWeb{})
 		if err != nil {

@@ -104,6 +104,7 @@ type HTTP struct {
 	RejectUnderscores bool // header names with an underscore: the request is refused (Envoy: REJECT_REQUEST)
 	GenerateRequestID bool
 	Trace             bool // a request without traceparent gets one
+	Spans             *Spans
 	Websocket         bool
 	GRPCWeb           bool          // gRPC-Web's requests become gRPC's
 	IdleTimeout       time.Duration // of a connection without requests; 0: an hour

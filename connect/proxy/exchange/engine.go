@@ -14,6 +14,7 @@ import (
 	"github.com/weftmesh/weft/connect/identity"
 	"github.com/weftmesh/weft/connect/proxy/config"
 	"github.com/weftmesh/weft/connect/proxy/reason"
+	"github.com/weftmesh/weft/connect/proxy/trace"
 )
 
 // Config is what an Engine is made of.
@@ -22,9 +23,10 @@ type Config struct {
 	Snapshot func() *config.Snapshot
 	// Dial makes upstream connections; nil for a net.Dialer.
 	Dial    func(ctx context.Context, network, address string) (net.Conn, error)
-	Metrics *Metrics // nil for new ones that nobody sees
-	Logs    *Logs    // nil for no access logs
-	Service string   // whose proxy this is
+	Metrics *Metrics        // nil for new ones that nobody sees
+	Logs    *Logs           // nil for no access logs
+	Spans   *trace.Exporter // nil for one of its own
+	Service string          // whose proxy this is
 	Log     *slog.Logger
 }
 
@@ -67,6 +69,9 @@ func New(c Config) (*Engine, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	if c.Spans == nil {
+		c.Spans = trace.New(trace.Config{Log: c.Log})
+	}
 	e := &Engine{config: c, began: time.Now(), states: map[string]*clusterState{}, downs: map[*downstream]struct{}{}}
 	e.base, e.cancel = context.WithCancel(context.Background())
 	e.view.Store(noView)
@@ -108,7 +113,10 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer endLogs()
 	go func() {
 		defer close(logs)
-		_ = e.config.Logs.Run(logCtx) // it gives no error
+		var both sync.WaitGroup
+		both.Go(func() { _ = e.config.Spans.Run(logCtx) }) // they give no error
+		_ = e.config.Logs.Run(logCtx)
+		both.Wait()
 	}()
 	e.workers.start()
 	tick := time.NewTicker(drainLook)

@@ -49,6 +49,7 @@ type exchange struct {
 	retrying  bool           // counted among the cluster's retries
 	bound     string         // where the caller's session is already
 
+	span   span
 	watch  watchdog
 	source source
 	room   scratch
@@ -85,6 +86,7 @@ func (ex *exchange) recycle() {
 	ex.answered, ex.grpc, ex.setCookie = false, false, ""
 	ex.origin, ex.rate, ex.retrying, ex.bound = "", 0, false, ""
 	clear(ex.mirrors)
+	ex.span = span{}
 	ex.mirrors, ex.source.copying = ex.mirrors[:0], false
 	ex.source.read, ex.source.ended = 0, false
 	if cap(ex.source.replay) > smallBuffer*8 {
@@ -491,10 +493,13 @@ func (ex *exchange) finish() {
 	if r.reason != reason.None {
 		edge.ByProxy(r.reason)
 	}
+	r.destination = edge.key.destination
+	if ex.span.Sampled && ex.http.Spans != nil {
+		ex.endSpan(ex.http.Spans, r)
+	}
 	if ex.lv.log == nil {
 		return
 	}
-	r.destination = edge.key.destination
 	r.request, r.response, r.trailers = &ex.req.Fields, &ex.resp.Fields, &ex.trailers
 	ex.e.config.Logs.log(ex.lv.log, r)
 }

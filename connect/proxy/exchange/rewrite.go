@@ -13,6 +13,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/header"
 	"github.com/weftmesh/weft/connect/proxy/reason"
 	"github.com/weftmesh/weft/connect/proxy/stream"
+	"github.com/weftmesh/weft/connect/proxy/trace"
 )
 
 const (
@@ -33,8 +34,11 @@ func (ex *exchange) forwardedFields() {
 	if ex.http.GenerateRequestID && f.Index("x-request-id", 0) < 0 {
 		f.Add("x-request-id", newRequestID())
 	}
-	if ex.http.Trace && f.Index("traceparent", 0) < 0 {
-		f.Add("traceparent", newTraceparent())
+	switch {
+	case ex.http.Spans != nil:
+		ex.beginSpan(f, ex.http.Spans)
+	case ex.http.Trace && f.Index(traceparent, 0) < 0:
+		f.Add(traceparent, trace.Begin(true).String())
 	}
 }
 
@@ -79,21 +83,6 @@ func newRequestID() string {
 		}
 		at += hex.Encode(b[at:], raw[part[0]:part[1]])
 	}
-	return string(b[:])
-}
-
-// newTraceparent begins a trace (W3C Trace Context §3.2), sampled.
-func newTraceparent() string {
-	var raw [24]byte
-	random(raw[:])
-	raw[0] |= 1 // neither id may be all zeros
-	raw[16] |= 1
-	var b [55]byte
-	copy(b[:], "00-")
-	hex.Encode(b[3:], raw[:16])
-	b[35] = '-'
-	hex.Encode(b[36:], raw[16:])
-	copy(b[52:], "-01")
 	return string(b[:])
 }
 

@@ -224,6 +224,9 @@ func compileHTTP(l *config.Listener, a *anypb.Any) error {
 		MaxHeadBytes:      int(m.GetMaxRequestHeadersKb().GetValue()) << 10,
 		RejectUnderscores: m.GetCommonHttpProtocolOptions().GetHeadersWithUnderscoresAction() == corev3.HttpProtocolOptions_REJECT_REQUEST,
 	}
+	if h.Spans, err = compileSpans(m.GetTracing()); err != nil {
+		return fmt.Errorf("tracing: %w", err)
+	}
 	if d := m.GetStreamIdleTimeout(); d != nil {
 		h.StreamIdle = d.AsDuration()
 	}
