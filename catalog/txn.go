@@ -45,6 +45,30 @@ func (t *Txn) Topics() []Topic {
 	return slices.Clone(t.rec.list)
 }
 
+// Reading gives the topics that f asks for, those that were asked for before too; they are recorded as ever.
+func (t *Txn) Reading(f func()) []Topic {
+	outer := t.rec
+	t.rec = &recording{seen: map[Topic]struct{}{}}
+	f()
+	inner := t.rec.list
+	t.rec = outer
+	if outer != nil {
+		t.Again(inner)
+	}
+	return inner
+}
+
+// Again records topics as if they were asked for once more, and says when the last of them changed. It isn't ok where one isn't
+// covered.
+func (t *Txn) Again(topics []Topic) (changed uint64, ok bool) {
+	ok = true
+	for _, topic := range topics {
+		ok = t.use(topic) == nil && ok
+		changed = max(changed, t.topicIndex(topic))
+	}
+	return changed, ok
+}
+
 // ResultIndex is the last change of any of the recorded topics, at least 1. It stays when a topic's last thing goes. A topic
 // that nothing was ever in has index 1, so that changes elsewhere never look like a change of it.
 func (t *Txn) ResultIndex() uint64 {

@@ -299,6 +299,8 @@ type session struct {
 	mu      sync.Mutex // guards all below
 	output  *xds.Output
 	changed chan struct{}
+
+	memo xds.Memo // of run alone
 }
 
 // Output gives the newest rendering, nil while there is none, and a channel that is closed when there is a newer one.
@@ -395,7 +397,7 @@ func (s *session) render(txn *catalog.Txn, proxy *catalog.Service) time.Duration
 	now := s.m.c.Now()
 	expired, expires := s.m.c.Replica.Expired()
 	in := xds.Input{
-		Txn: txn, Proxy: proxy, NodeAddress: s.m.c.NodeAddress, Abilities: s.claim.Abilities, DefaultAllow: s.m.c.DefaultAllow, DenyAll: expired, Now: now,
+		Txn: txn, Proxy: proxy, NodeAddress: s.m.c.NodeAddress, Abilities: s.claim.Abilities, DefaultAllow: s.m.c.DefaultAllow, DenyAll: expired, Now: now, Memo: &s.memo,
 	}
 	l, err := s.m.c.Leaves.CurrentIn(txn, proxy.Scope.Name(proxy.Proxy.DestinationServiceName))
 	if err == nil {

@@ -27,6 +27,8 @@ type Gathered struct {
 	Providers []*catalog.JWTProvider
 	// Audit says that the rules are looked at and have no effect.
 	Audit bool
+	// kept are the upstreams of which nothing changed since they were rendered, by their place.
+	kept map[int]*part
 	// Peers is how many instances of the service pass their checks; looked at only for a limit on all of them.
 	Peers int
 }
@@ -42,15 +44,18 @@ type Upstream struct {
 	Instances map[string][]*catalog.Instance
 	// Defaults are those of the targets' services, by the target.
 	Defaults map[string]*catalog.ServiceDefaults
+	topics   []catalog.Topic // that were read for it
 }
 
 // Gather reads what rendering a proxy needs. An error that wraps catalog.ErrNotCovered means that a replica hasn't got all of
 // it yet; it reads on all the same, so that a recording transaction learns of everything.
-func Gather(t *catalog.Txn, proxy *catalog.Service) (*Gathered, error) {
+func Gather(t *catalog.Txn, proxy *catalog.Service) (*Gathered, error) { return gather(t, proxy, nil) }
+
+func gather(t *catalog.Txn, proxy *catalog.Service, prepare func(*Gathered) *Memo) (*Gathered, error) {
 	if proxy.Kind != catalog.KindConnectProxy || proxy.Proxy == nil {
 		return nil, fmt.Errorf("service %q is no sidecar", proxy.ID)
 	}
-	g := &Gathered{Service: proxy.Scope.Name(proxy.Proxy.DestinationServiceName)}
+	g := &Gathered{kept: map[int]*part{}, Service: proxy.Scope.Name(proxy.Proxy.DestinationServiceName)}
 	var errs, err error
 	g.CA, err = t.CA()
 	errs = errors.Join(errs, err)
@@ -76,12 +81,30 @@ func Gather(t *catalog.Txn, proxy *catalog.Service) (*Gathered, error) {
 	errs = errors.Join(errs, err)
 	g.Rules, err = intention.Match(t, g.Service)
 	errs = errors.Join(errs, err, g.protection(t))
-	for _, def := range proxy.Proxy.Upstreams {
-		u, err := gatherUpstream(t, proxy, def, g.Defaults)
+	var memo *Memo
+	if prepare != nil {
+		memo = prepare(g)
+	}
+	return g, errors.Join(errs, g.upstreams(t, proxy, memo))
+}
+
+// upstreams gathers what each of the proxy's upstreams needs, but for those of which memo has all.
+func (g *Gathered) upstreams(t *catalog.Txn, proxy *catalog.Service, memo *Memo) error {
+	var errs error
+	for i, def := range proxy.Proxy.Upstreams {
+		if p := memo.part(t, i); p != nil {
+			g.kept[i] = p
+			g.Upstreams = append(g.Upstreams, p.upstream)
+			continue
+		}
+		var u *Upstream
+		var err error
+		topics := t.Reading(func() { u, err = gatherUpstream(t, proxy, def, g.Defaults) })
 		errs = errors.Join(errs, err)
+		u.topics = topics
 		g.Upstreams = append(g.Upstreams, u)
 	}
-	return g, errs
+	return errs
 }
 
 func gatherUpstream(t *catalog.Txn, proxy *catalog.Service, def catalog.Upstream, d *catalog.ServiceDefaults) (*Upstream, error) {

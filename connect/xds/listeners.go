@@ -260,7 +260,7 @@ func (r *renderer) outbound() error {
 			shared[bind(u.Definition)] = true
 		}
 	}
-	for _, u := range r.g.Upstreams {
+	for i, u := range r.g.Upstreams {
 		if u.Err != nil {
 			r.warn("upstream %s: %v", u.Key, u.Err)
 			continue
@@ -282,7 +282,7 @@ func (r *renderer) outbound() error {
 			byName[at] = append(byName[at], named{u, names})
 			continue
 		}
-		if err := r.upstream(u); err != nil {
+		if err := r.upstreamOnce(i, u); err != nil {
 			return err
 		}
 	}

@@ -84,6 +84,9 @@ type Input struct {
 	DenyAll bool
 	Limits  Limits
 	Now     time.Time
+	// Memo, if there is one, is what the same proxy's last rendering left: upstreams of which nothing has changed since aren't rendered
+	// again. The output is the same as without.
+	Memo *Memo
 }
 
 // Output is a proxy's whole configuration.
@@ -111,7 +114,7 @@ type Resource struct {
 
 // Render makes a proxy's configuration. The same input gives the same bytes.
 func Render(in Input) (*Output, error) {
-	g, err := Gather(in.Txn, in.Proxy)
+	g, err := gather(in.Txn, in.Proxy, func(g *Gathered) *Memo { return in.Memo.begin(&in, g) })
 	if err != nil {
 		return nil, err
 	}
