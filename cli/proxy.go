@@ -46,6 +46,9 @@ func runProxy(ctx context.Context, env Env, a rest.Access, token, admin string, 
 	if err := serveAdmin(g, u, door, admin, func() prometheus.Gatherer { return metrics }, func() []*proxy.Proxy { return []*proxy.Proxy{p} }); err != nil {
 		return errors.Join(err, g.Stop())
 	}
+	if err := governProcessors(g, env); err != nil {
+		return errors.Join(err, g.Stop())
+	}
 	u.ready = p.Ready
 	g.Go("upgrade", u.run)
 	g.GoOrdered("proxy", func(ctx context.Context) error {
@@ -144,6 +147,9 @@ func runHostProxy(ctx context.Context, env Env, socket, admin string, retirement
 	defer stop()
 	g := run.New(ctx)
 	if err := serveAdmin(g, u, door, admin, m.gatherer, m.proxies); err != nil {
+		return errors.Join(err, g.Stop())
+	}
+	if err := governProcessors(g, env); err != nil {
 		return errors.Join(err, g.Stop())
 	}
 	u.ready, u.note, u.undo = h.Ready, h.HandOver, h.Resume

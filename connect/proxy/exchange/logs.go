@@ -16,7 +16,8 @@ import (
 type Logs struct {
 	dropped atomic.Uint64
 	failed  atomic.Uint64
-	more    chan struct{}
+	more    chan struct{} // a line waits
+	much    chan struct{} // many do
 
 	mu    sync.Mutex // guards sinks
 	sinks map[string]*sink
@@ -26,7 +27,7 @@ type Logs struct {
 // NewLogs makes logs; stdout and stderr are where "/dev/stdout" and "/dev/stderr" go, nil for nowhere. Other paths are
 // files, opened at their first line, appended to, and opened anew after they were moved away.
 func NewLogs(stdout, stderr io.Writer) *Logs {
-	l := &Logs{more: make(chan struct{}, 1), sinks: map[string]*sink{}, std: map[string]io.Writer{}}
+	l := &Logs{more: make(chan struct{}, 1), much: make(chan struct{}, 1), sinks: map[string]*sink{}, std: map[string]io.Writer{}}
 	for path, w := range map[string]io.Writer{"/dev/stdout": stdout, "/dev/stderr": stderr} {
 		if w == nil {
 			w = io.Discard
@@ -36,8 +37,11 @@ func NewLogs(stdout, stderr io.Writer) *Logs {
 	return l
 }
 
-// maxWaiting bounds the bytes that wait for one file.
-const maxWaiting = 1 << 20
+const (
+	maxWaiting  = 1 << 20   // bytes that wait for one file at most
+	muchWaiting = 128 << 10 // as many are written without waiting for more
+	gatherTime  = 20 * time.Millisecond
+)
 
 type sink struct {
 	path string
@@ -73,12 +77,20 @@ func (l *Logs) write(s *sink, line []byte) {
 	}
 	first := len(s.waiting) == 0
 	s.waiting = append(s.waiting, line...)
+	much := len(s.waiting) > muchWaiting && len(s.waiting)-len(line) <= muchWaiting
 	s.mu.Unlock()
 	if first {
-		select {
-		case l.more <- struct{}{}:
-		default:
-		}
+		wake(l.more)
+	}
+	if much {
+		wake(l.much)
+	}
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 
@@ -90,6 +102,7 @@ func (l *Logs) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-l.more:
+			l.gather(ctx)
 			l.flush()
 		case <-ctx.Done():
 			l.flush()
@@ -100,6 +113,17 @@ func (l *Logs) Run(ctx context.Context) error {
 			}
 			return nil
 		}
+	}
+}
+
+// gather waits a moment for more lines, so that many are written at once.
+func (l *Logs) gather(ctx context.Context) {
+	wait := time.NewTimer(gatherTime)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-l.much:
+	case <-ctx.Done():
 	}
 }
 

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package procs gives a process as many processors as it has work for. Go's scheduler on more of them than that spends time on
+// waking threads that find nothing, and on memory for each. It starts no goroutine: Run works in its caller's.
+package procs
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Config is what a Governor is made of.
+type Config struct {
+	// Used is the processor time that the process has taken so far.
+	Used func() time.Duration
+	// Set has the process run on n processors from now on.
+	Set func(n int)
+	// Most is as many as there are.
+	Most int
+}
+
+const (
+	look      = 100 * time.Millisecond
+	busy      = 0.8 // of the processors' time: one more is wanted
+	quiet     = 0.5 // of one processor less: that would be enough
+	quietLong = 10 * time.Second
+)
+
+// Governor sets the number of processors.
+type Governor struct {
+	c Config
+	n int
+}
+
+// New makes a governor. It sets nothing.
+func New(c Config) (*Governor, error) {
+	if c.Used == nil || c.Set == nil || c.Most < 1 {
+		return nil, errors.New("procs: a governor needs Used, Set and Most")
+	}
+	return &Governor{c: c, n: 1}, nil
+}
+
+// Run begins with one processor, takes one more as long as those that it has are busy, and gives one back when one less would
+// have been enough for ten seconds. At the end of ctx all are there.
+func (g *Governor) Run(ctx context.Context) error {
+	g.c.Set(g.n)
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	used, at, quietSince := g.c.Used(), time.Now(), time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			g.c.Set(g.c.Most)
+			return nil
+		case <-tick.C:
+		}
+		now := time.Now()
+		u := g.c.Used()
+		load := float64(u-used) / float64(max(1, now.Sub(at)))
+		used, at = u, now
+		if g.n == 1 || load > quiet*float64(g.n-1) {
+			quietSince = now
+		}
+		switch {
+		case load > busy*float64(g.n) && g.n < g.c.Most:
+			g.n++
+			g.c.Set(g.n)
+		case now.Sub(quietSince) >= quietLong:
+			g.n--
+			quietSince = now
+			g.c.Set(g.n)
+		}
+	}
+}

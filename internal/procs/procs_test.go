@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package procs
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestGovernor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		busy := 0.0 // processors' worth of work
+		n := 4
+		var mu sync.Mutex // guards what the governor asks for and sets
+		var used time.Duration
+		var last time.Time
+		advance := func() time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
+			if now := time.Now(); !last.IsZero() {
+				used += time.Duration(min(busy, float64(n)) * float64(now.Sub(last)))
+				last = now
+			} else {
+				last = begin
+			}
+			return used
+		}
+		var set []int
+		g, err := New(Config{Used: advance, Most: 4, Set: func(to int) {
+			mu.Lock()
+			defer mu.Unlock()
+			n = to
+			set = append(set, to)
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- g.Run(ctx) }()
+		synctest.Wait()
+		if !slices.Equal(set, []int{1}) {
+			t.Errorf("it began with %v", set)
+		}
+		for _, phase := range []struct {
+			busy float64
+			long time.Duration
+			want []int
+		}{
+			{0.1, time.Minute, nil},
+			{2.2, 2 * time.Second, []int{2, 3}},
+			{2.2, time.Minute, nil},
+			{1.4, time.Minute, nil}, // more than half of two
+			{0.6, time.Minute, []int{2}},
+			{0.1, 11 * time.Second, []int{1}},
+			{9, time.Second, []int{2, 3, 4}},
+		} {
+			mu.Lock()
+			set, busy = nil, phase.busy
+			mu.Unlock()
+			time.Sleep(phase.long)
+			synctest.Wait()
+			if !slices.Equal(set, phase.want) {
+				t.Errorf("with work for %v processors: %v, want %v", phase.busy, set, phase.want)
+			}
+		}
+		set = nil
+		cancel()
+		if err := <-done; err != nil || !slices.Equal(set, []int{4}) {
+			t.Errorf("at the end: %v, %v", set, err)
+		}
+	})
+}
