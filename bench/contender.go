@@ -24,6 +24,8 @@ type contender struct {
 	protocols []string
 	// features says whether it can have all features on.
 	features bool
+	// floor: it has no features, and is compared with in any case.
+	floor bool
 	// memory says whether its memory is of interest.
 	memory bool
 	start  func(ctx context.Context, r *course) (*running, error)
@@ -49,15 +51,15 @@ type running struct {
 }
 
 var contenders = []contender{
-	{"none", []string{"tcp", "http", "http2", "grpc"}, false, false, func(_ context.Context, c *course) (*running, error) {
+	{"none", []string{"tcp", "http", "http2", "grpc"}, false, true, false, func(_ context.Context, c *course) (*running, error) {
 		return &running{port: c.backend, close: func() {}}, nil
 	}},
-	{"builtin", []string{"tcp", "http", "http2", "grpc"}, true, true, weftAs("builtin")},
-	{"host", []string{"tcp", "http", "http2", "grpc"}, true, true, weftAs("host")},
-	{"envoy", []string{"tcp", "http", "http2", "grpc"}, true, true, weftAs("envoy")},
-	{"envoy-tuned", []string{"tcp", "http", "http2", "grpc"}, true, true, startTunedEnvoy},
-	{"haproxy", []string{"tcp", "http", "http2", "grpc"}, false, false, startHAProxy},
-	{"relay", []string{"tcp", "http", "http2", "grpc"}, false, false, startRelay},
+	{"builtin", []string{"tcp", "http", "http2", "grpc"}, true, false, true, weftAs("builtin")},
+	{"host", []string{"tcp", "http", "http2", "grpc"}, true, false, true, weftAs("host")},
+	{"envoy", []string{"tcp", "http", "http2", "grpc"}, true, false, true, weftAs("envoy")},
+	{"envoy-tuned", []string{"tcp", "http", "http2", "grpc"}, true, false, true, startTunedEnvoy},
+	{"haproxy", []string{"tcp", "http", "http2", "grpc"}, false, true, false, startHAProxy},
+	{"relay", []string{"tcp", "http", "http2", "grpc"}, false, true, false, startRelay},
 }
 
 // weftAs runs a mesh of weft's, with one kind of sidecar.

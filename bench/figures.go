@@ -68,15 +68,14 @@ func cpuOf(pids []int) time.Duration {
 	return sum
 }
 
-// memoryOf is the anonymous memory and the proportional share of processes together, in MB.
+// memoryOf is the anonymous memory and the proportional share of the process that takes most, in MB.
 func memoryOf(pids []int) (anonymous, pss float64, err error) {
 	for _, pid := range pids {
 		a, p, err := usage(pid)
 		if err != nil {
 			return 0, 0, err
 		}
-		anonymous += a
-		pss += p
+		anonymous, pss = max(anonymous, a), max(pss, p)
 	}
 	return anonymous, pss, nil
 }
