@@ -48,10 +48,10 @@ var wanted = []goal{
 	{"the same, µs: 1.2 of ztunnel's 36", "tcp 1 KB x64", "CPU µs", "", 1.2 * 36, false},
 	{"TCP bulk, MB/s, of Envoy's", "tcp bulk x4", "per second", "envoy", 1, true},
 	{"new connections/s, full handshakes, of Envoy's", "tcp new connections", "per second", "envoy", 0.6, true},
-	{"a sidecar's anonymous memory idle, MB", "memory, plain side", "idle anonymous MB", "", 8, false},
-	{"the same with 64 busy connections, MB", "memory, plain side", "64 busy anonymous MB", "", 16, false},
-	{"10,000 idle connections in plain text, MB", "memory, plain side", fmt.Sprintf("%d idle connections anonymous MB", manyConnections), "", 60, false},
-	{"10,000 idle connections with mutual TLS, MB", "memory, mTLS side", fmt.Sprintf("%d idle connections anonymous MB", manyConnections), "", 200, false},
+	{"a sidecar's anonymous memory idle, MB", "memory plain side", "idle anonymous MB", "", 8, false},
+	{"the same with 64 busy connections, MB", "memory plain side", "64 busy anonymous MB", "", 16, false},
+	{"10,000 idle connections in plain text, MB", "memory plain side", fmt.Sprintf("%d idle connections anonymous MB", manyConnections), "", 60, false},
+	{"10,000 idle connections with mutual TLS, MB", "memory mTLS side", fmt.Sprintf("%d idle connections anonymous MB", manyConnections), "", 200, false},
 }
 
 // goals is a table of what was wanted and what came.

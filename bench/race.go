@@ -48,8 +48,8 @@ func works(seconds time.Duration) []work {
 		{"tcp 1 KB x64", "tcp", closed(dialTCP(false), 64), false},
 		{"tcp bulk x4", "tcp", closed(dialTCP(true), 4), false},
 		{"tcp new connections", "tcp", closed(dialFresh(dialTCP(false)), 16), false},
-		{"memory, plain side", "http", load{dial: one, conns: manyConnections}, true},
-		{"memory, mTLS side", "tcp", load{dial: dialTCP(false), conns: manyConnections}, true},
+		{"memory plain side", "http", load{dial: one, conns: manyConnections}, true},
+		{"memory mTLS side", "tcp", load{dial: dialTCP(false), conns: manyConnections}, true},
 	}
 }
 
