@@ -147,7 +147,7 @@ var rows = map[string]row{
 	"GET /v1/operator/autopilot/health":        {tier: 2, code: 500, want: "autopilot"},
 	"GET /v1/operator/autopilot/state":         {tier: 2, code: 500, want: "autopilot"},
 	"GET /v1/snapshot":                         {tier: 2, kind: "application/x-gzip", want: `^\x1f`, differs: "the archive is weft's own: Consul can't restore it"},
-	"PUT /v1/snapshot":                         {tier: 2, body: "odd", code: 400, want: "."},
+	"PUT /v1/snapshot":                         {tier: 2, body: "odd", code: 400, want: ".", differs: "Consul's archives are taken too, and a report is answered then"},
 	"GET /v1/discovery-chain/{name}":           {tier: 1, ask: "/v1/discovery-chain/web", want: `\{"Chain":\{.*"ServiceName":"web"`, wake: `PUT /v1/config {"Kind":"service-resolver","Name":"web","ConnectTimeout":"{n}s"}`, still: writeEntry2},
 	"GET /v1/kv/{name...}": {
 		tier: 1, ask: "/v1/kv/app/a", want: `^\[\{"LockIndex":0,"Key":"app/a","Flags":0,"Value":"`, wake: writeKey, still: `PUT /v1/kv/app/b {n}`,

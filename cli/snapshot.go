@@ -19,6 +19,7 @@ import (
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/server/archive"
+	"github.com/weftmesh/weft/server/consul"
 )
 
 func snapshotCommand(env Env) *ucli.Command {
@@ -120,10 +121,37 @@ func snapshotRestore(c *ucli.Context, env Env) error {
 	if err != nil {
 		return err
 	}
-	if _, err := cl.Do(c.Context, http.MethodPut, "/v1/snapshot", nil, io.Reader(file), nil); err != nil {
+	var answer bytes.Buffer
+	if _, err := cl.Do(c.Context, http.MethodPut, "/v1/snapshot", nil, io.Reader(file), io.Writer(&answer)); err != nil {
 		return fmt.Errorf("Error restoring snapshot: %w", err) //nolint:staticcheck // Consul's text
 	}
 	fmt.Fprintln(env.Stdout, "Restored snapshot")
+	if answer.Len() == 0 {
+		return nil
+	}
+	var report consul.Report
+	if err := json.Unmarshal(answer.Bytes(), &report); err != nil {
+		return fmt.Errorf("the server's report can't be read: %w", err)
+	}
+	return printReport(env.Stdout, &report)
+}
+
+// printReport shows what was taken of Consul's snapshot, and what wasn't.
+func printReport(w io.Writer, r *consul.Report) error {
+	fmt.Fprintf(w, "\nIt is Consul's, up to index %d. Taken:\n", r.Index)
+	var rows [][]string
+	for _, t := range r.Taken {
+		rows = append(rows, []string{t.What, strconv.Itoa(t.Count)})
+	}
+	if err := table(w, nil, rows); err != nil {
+		return err
+	}
+	if len(r.Left) > 0 {
+		fmt.Fprintln(w, "\nNot taken:")
+	}
+	for _, l := range r.Left {
+		fmt.Fprintf(w, "%s: %s\n", l.What, l.Why)
+	}
 	return nil
 }
 
@@ -137,6 +165,8 @@ type snapshotInfo struct {
 	}
 	Stats     []catalog.SnapshotTable
 	TotalSize int64
+	// Consul is what weft would take of it, where it is Consul's.
+	Consul *consul.Report `json:",omitempty"`
 }
 
 // inspectArchive reads a file from its beginning and checks all of it.
@@ -149,11 +179,21 @@ func inspectArchive(file io.ReadSeeker) (*snapshotInfo, error) {
 		return nil, err
 	}
 	defer a.Close()
-	info, err := catalog.InspectSnapshot(a.State)
+	head := make([]byte, 64)
+	n, err := a.State.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	out := &snapshotInfo{}
+	info := &catalog.SnapshotInfo{}
+	if consul.Is(head[:n]) {
+		_, out.Consul, err = consul.Convert(a.State, consul.Config{Schema: catalog.SchemaVersion})
+	} else if info, err = catalog.InspectSnapshot(a.State); err == nil {
+		out.Stats = info.Tables
+	}
 	if err != nil {
 		return nil, err
 	}
-	out := &snapshotInfo{Stats: info.Tables}
 	out.Meta.ID, out.Meta.Size, out.Meta.Index, out.Meta.Term, out.Meta.Version = a.Meta.ID, a.Meta.Size, a.Meta.Index, a.Meta.Term, int(a.Meta.Version)
 	for _, t := range info.Tables {
 		out.TotalSize += t.Size
@@ -183,6 +223,9 @@ func snapshotInspect(c *ucli.Context, env Env) error {
 	}
 	m := info.Meta
 	fmt.Fprintf(env.Stdout, " ID           %s\n Size         %d\n Index        %d\n Term         %d\n Version      %d\n\n", m.ID, m.Size, m.Index, m.Term, m.Version)
+	if info.Consul != nil {
+		return printReport(env.Stdout, info.Consul)
+	}
 	var rows [][]string
 	for _, t := range info.Stats {
 		rows = append(rows, []string{t.Name, strconv.Itoa(t.Count), size(t.Size)})

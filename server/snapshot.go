@@ -15,6 +15,7 @@ import (
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/server/archive"
+	"github.com/weftmesh/weft/server/consul"
 )
 
 // restoreTimeout bounds the wait until followers have a restored snapshot.
@@ -40,11 +41,11 @@ func (s *Server) OpenSnapshot() (index uint64, write func(io.Writer) error, err 
 }
 
 // RestoreSnapshot makes an archive's state that of the cluster. An archive that is damaged, or of a newer version, is refused
-// before anything is touched. Only the leader can.
-func (s *Server) RestoreSnapshot(ctx context.Context, r io.Reader) error {
+// before anything is touched. Consul's archives are taken too: the report says what of it was. Only the leader can.
+func (s *Server) RestoreSnapshot(ctx context.Context, r io.Reader) (*consul.Report, error) {
 	node := s.raft.Load()
 	if node == nil || !s.leads() {
-		return api.ErrNoLeader
+		return nil, api.ErrNoLeader
 	}
 	dir := ""
 	if s.c.DataDir != "" {
@@ -53,27 +54,64 @@ func (s *Server) RestoreSnapshot(ctx context.Context, r io.Reader) error {
 	a, err := archive.Read(r, dir)
 	if err != nil {
 		if errors.Is(err, archive.ErrDamaged) {
-			return fmt.Errorf("%w: nothing was restored: %w", catalog.ErrInvalid, err)
+			return nil, fmt.Errorf("%w: nothing was restored: %w", catalog.ErrInvalid, err)
 		}
-		return err
+		return nil, err
 	}
-	defer a.Close()
+	defer func() { a.Close() }() // the last one
+	report, own, err := s.fromConsul(a, dir)
+	if err != nil {
+		return nil, err
+	}
+	if own != nil {
+		a.Close()
+		a = own
+	}
 	if err := catalog.CheckSnapshot(a.State, s.c.Datacenter); err != nil {
-		return fmt.Errorf("%w: nothing was restored: %w", catalog.ErrInvalid, err)
+		return nil, fmt.Errorf("%w: nothing was restored: %w", catalog.ErrInvalid, err)
 	}
 	if _, err := a.State.Seek(0, io.SeekStart); err != nil {
-		return err
+		return nil, err
 	}
 	markTaken(ctx)
 	s.c.Log.Warn("restoring a snapshot", "index", a.Meta.Index, "size", a.Meta.Size)
 	if err := node.Restore(a.Meta, a.State, restoreTimeout); err != nil {
-		return fmt.Errorf("restore: %w", err)
+		return nil, fmt.Errorf("restore: %w", err)
 	}
 	// One command more, so that no server passes for having caught up that still has what was before.
 	if _, err := s.Propose(ctx, catalog.RaiseSchema{Version: s.store.Read().Schema()}); err != nil {
-		return err
+		return nil, err
 	}
-	return s.officeAgain(ctx)
+	return report, s.officeAgain(ctx)
+}
+
+// fromConsul makes an archive of our own of one of Consul's; nil if it is none.
+func (s *Server) fromConsul(a *archive.Archive, dir string) (*consul.Report, *archive.Archive, error) {
+	head := make([]byte, 64)
+	n, err := a.State.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, nil, err
+	}
+	if !consul.Is(head[:n]) {
+		return nil, nil, nil
+	}
+	store, report, err := consul.Convert(a.State, consul.Config{Datacenter: s.c.Datacenter, Schema: s.store.Read().Schema()})
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: nothing was restored: %w", catalog.ErrInvalid, err)
+	}
+	own, err := archive.New(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	meta := *a.Meta
+	own.Meta, meta.Index = &meta, max(meta.Index, store.Position().Index)
+	if meta.Size, err = store.Snapshot().WriteTo(own.State); err == nil {
+		_, err = own.State.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, own.Close())
+	}
+	return report, own, nil
 }
 
 // officeAgain has the leader take office anew, with what the catalog holds now.

@@ -34,6 +34,13 @@ var timeType = reflect.TypeFor[time.Time]()
 // string, bool, int64, float64, []any or map[string]any.
 func (d *Document) Into(dst any) error { return d.decode(d.Root, "", dst) }
 
+// Known is Into for a document of somebody else's: fields that dst hasn't are left out, and named.
+func (d *Document) Known(dst any) (unknown []string, err error) {
+	w := &walker{file: d.File, unknown: &unknown}
+	err = w.root(d.Root, "", dst)
+	return unknown, err
+}
+
 // Over is Into for a document that comes after others: its lists are appended to those in dst, its maps laid over them by key.
 func (d *Document) Over(dst any) error {
 	w := &walker{file: d.File, over: true}
@@ -51,6 +58,8 @@ type walker struct {
 	file string
 	over bool // lists are appended to, maps laid over
 	errs []error
+
+	unknown *[]string // where unknown fields are named; nil: they are faults
 }
 
 func (w *walker) root(n *Node, field string, dst any) error {
@@ -181,6 +190,10 @@ func (w *walker) object(n *Node, field string, v reflect.Value) {
 		at := join(field, f.Name)
 		target, ok := fieldOf(v, fold(f.Name))
 		if !ok {
+			if w.unknown != nil {
+				*w.unknown = append(*w.unknown, at)
+				continue
+			}
 			w.fail(&Node{Line: f.Line}, at, "unknown field%s", suggest(v, f.Name))
 			continue
 		}

@@ -71,17 +71,25 @@ type Archive struct {
 	State *os.File // at its beginning
 }
 
-// Read takes an archive apart, into a file under dir ("" is the system's), and checks every byte of it.
-func Read(r io.Reader, dir string) (*Archive, error) {
+// New is an archive without anything in it yet, with a file under dir ("" is the system's).
+func New(dir string) (*Archive, error) {
 	file, err := os.CreateTemp(dir, "snapshot-*")
 	if err != nil {
 		return nil, err
 	}
-	a := &Archive{State: file}
+	return &Archive{State: file}, nil
+}
+
+// Read takes an archive apart, into a file under dir ("" is the system's), and checks every byte of it.
+func Read(r io.Reader, dir string) (*Archive, error) {
+	a, err := New(dir)
+	if err != nil {
+		return nil, err
+	}
 	if err := a.read(r); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
-	if _, err := file.Seek(0, io.SeekStart); err != nil {
+	if _, err := a.State.Seek(0, io.SeekStart); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil

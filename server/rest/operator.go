@@ -12,6 +12,7 @@ import (
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/server/consul"
 )
 
 // Operator is what operators do with the servers themselves.
@@ -27,7 +28,7 @@ type Operator interface {
 	ClusterHealth() *api.ClusterHealth
 	// OpenSnapshot takes a snapshot; write writes its archive.
 	OpenSnapshot() (index uint64, write func(io.Writer) error, err error)
-	RestoreSnapshot(ctx context.Context, r io.Reader) error
+	RestoreSnapshot(ctx context.Context, r io.Reader) (*consul.Report, error)
 }
 
 // operator are the handlers of operators' routes.
@@ -242,6 +243,11 @@ func (h *handlers) saveSnapshot(w http.ResponseWriter, r *api.Request) error {
 	return write(w) // an error cuts the archive, which so is found damaged
 }
 
-func (h *handlers) restoreSnapshot(_ http.ResponseWriter, r *api.Request) error {
-	return h.c.Operator.RestoreSnapshot(r.Context(), r.Body)
+// restoreSnapshot restores; of Consul's archives it tells what was taken.
+func (h *handlers) restoreSnapshot(w http.ResponseWriter, r *api.Request) error {
+	report, err := h.c.Operator.RestoreSnapshot(r.Context(), r.Body)
+	if err != nil || report == nil {
+		return err
+	}
+	return api.WriteJSON(w, report)
 }
