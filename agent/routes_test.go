@@ -451,7 +451,7 @@ func TestBodiesAreBounded(t *testing.T) {
 				req.ContentLength = declared
 				got := api.Record(w.h, req, 0)
 				want := http.StatusRequestEntityTooLarge
-				if route.Name() == "PUT /v1/event/fire/{name}" {
+				if declared < 0 && route.Name() == "PUT /v1/event/fire/{name}" {
 					want = http.StatusBadRequest // far less fits in a packet
 				}
 				if got.Code != want && got.Code != http.StatusNotFound {

@@ -17,7 +17,7 @@ var sections = []struct {
 }{
 	{"Start here", []string{"demo", "agent", "validate", "version"}},
 	{"Services and who may call whom", []string{"services", "catalog", "intention", "config", "connect", "explain", "verify"}},
-	{"Keys, locks, events", []string{"kv", "lock", "watch", "event", "snapshot"}},
+	{"Keys, locks, events", []string{"kv", "lock", "watch", "event", "snapshot", "import"}},
 	{"The cluster", []string{"members", "join", "leave", "force-leave", "operator", "keygen", "keyring", "rtt", "peering"}},
 	{"This host's agent", []string{"info", "monitor", "reload", "maint", "debug", "troubleshoot"}},
 	{"Identity and access", []string{"tls", "acl", "login", "logout"}},

@@ -110,7 +110,7 @@ func newApp(env Env, called string) *ucli.App {
 			connectCommand(env), tlsCommand(env), verifyCommand(env), explainCommand(env), validateCommand(env), versionCommand(env),
 			membersCommand(env), joinCommand(env), leaveCommand(env), reloadCommand(env), forceLeaveCommand(env), eventCommand(env), keyringCommand(env), keygenCommand(env), planeCommand(env), rttCommand(env),
 			infoCommand(env), monitorCommand(env), maintCommand(env), debugCommand(env),
-			operatorCommand(env), snapshotCommand(env), kvCommand(env), lockCommand(env), watchCommand(env),
+			operatorCommand(env), snapshotCommand(env), importCommand(env), kvCommand(env), lockCommand(env), watchCommand(env),
 			aclCommand(env), loginCommand(env), logoutCommand(env), peeringCommand(env), troubleshootCommand(env), completionCommand(env),
 			refused("exec", "run a command on many hosts", execRefused), refused("namespace", "look after namespaces", tenancyRefused),
 			refused("partition", "look after partitions", tenancyRefused),

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -150,7 +151,8 @@ func (f *Forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // pass passes a request on, by the connections that are for its like.
 func (f *Forwarder) pass(w http.ResponseWriter, r *http.Request) {
 	if f.c.Local != nil {
-		out := r.Clone(r.Context())
+		out := new(*r) // a request that waits costs what it holds: the URL and the values of the header are the caller's
+		out.Header = maps.Clone(r.Header)
 		out.Header.Set(Hop, f.c.Node)
 		f.resolve(out)
 		f.c.Local.ServeHTTP(w, out)
@@ -219,7 +221,9 @@ func (f *Forwarder) resolve(r *http.Request) {
 		}
 	}
 	if changed {
-		r.URL.RawQuery = q.Encode()
+		u := *r.URL
+		u.RawQuery = q.Encode()
+		r.URL = &u
 	}
 }
 

@@ -273,7 +273,11 @@ func (m *Mux) serve(route Route, h Handler) http.HandlerFunc {
 		if m.c.DefaultACLPolicy != "" {
 			w.Header().Set("X-Consul-Default-ACL-Policy", m.c.DefaultACLPolicy)
 		}
-		if BodyLimit(r) >= 0 {
+		if BodyLimit(r) >= 0 && r.Body != http.NoBody {
+			if r.ContentLength > m.c.MaxBody {
+				writeError(aw, &http.MaxBytesError{Limit: m.c.MaxBody})
+				return
+			}
 			r.Body = http.MaxBytesReader(w, r.Body, m.c.MaxBody)
 		}
 		req, err := m.request(route, r)

@@ -48,7 +48,7 @@ func (d *Door) limitBody(spec Spec, lim Limits, h http.Handler) http.Handler {
 		if spec.BodyLimit != nil {
 			limit = orDefault(spec.BodyLimit(r), limit)
 		}
-		if limit < 0 {
+		if limit < 0 || r.Body == http.NoBody {
 			h.ServeHTTP(w, r)
 			return
 		}
