@@ -65,6 +65,15 @@ func Compile(t *catalog.Txn, service catalog.Key, o Overrides) (*Chain, error) {
 
 // Protocol gives a service's protocol (its service-defaults, else proxy-defaults, else tcp) and the meta of its service-defaults.
 func Protocol(t *catalog.Txn, service catalog.Key) (string, map[string]string, error) {
+	said, meta, err := Declared(t, service)
+	if err == nil && said == "" {
+		said = catalog.ProtocolTCP
+	}
+	return said, meta, err
+}
+
+// Declared is Protocol where somebody has said one, else "".
+func Declared(t *catalog.Txn, service catalog.Key) (string, map[string]string, error) {
 	d, err := catalog.EntryAs[*catalog.ServiceDefaults](t, catalog.KindServiceDefaults, service)
 	if err != nil {
 		return "", nil, err
@@ -87,7 +96,7 @@ func Protocol(t *catalog.Txn, service catalog.Key) (string, map[string]string, e
 			return strings.ToLower(s), meta, nil
 		}
 	}
-	return catalog.ProtocolTCP, meta, nil
+	return "", meta, nil
 }
 
 func (c *compiler) start() (string, error) {

@@ -61,6 +61,10 @@ func (p *Proxy) serve(ctx context.Context, conn net.Conn, name string, last *con
 		return
 	}
 	p.engine.Audit(l.Authorize, peer)
+	if l.Detect {
+		c.detect(ctx, l)
+		return
+	}
 	if l.HTTP != nil {
 		if err := p.engine.ServeHTTP(ctx, conn, l, peer, alpn, c.drain); err != nil && ctx.Err() == nil {
 			p.c.Log.Debug("connection ended", "listener", name, "error", err)
@@ -246,6 +250,13 @@ func (p *Proxy) closeAll() {
 
 // tunnel carries bytes to and from a cluster. The prefix has been read from the client already.
 func (c *connection) tunnel(ctx context.Context, l *config.Listener, t *config.TCP, prefix []byte) {
+	if up := c.way(ctx, l, t); up != nil {
+		c.carry(ctx, l, t, up, prefix, nil)
+	}
+}
+
+// way connects to the service. Where that fails, the client's connection is reset, and nil is given.
+func (c *connection) way(ctx context.Context, l *config.Listener, t *config.TCP) *way {
 	cluster := t.Cluster
 	if len(t.Weighted) > 0 {
 		cluster = pick(t.Weighted, rand.Uint64())
@@ -256,20 +267,25 @@ func (c *connection) tunnel(ctx context.Context, l *config.Listener, t *config.T
 		c.p.c.Log.Warn("no upstream connection", "listener", l.Name, "cluster", cluster, "reason", string(why), "error", err)
 		c.p.engine.LogTunnel(l, c.peer, cluster, "", began, 0, 0, why)
 		reset(c.conn)
-		return
+		return nil
 	}
+	return &way{up, cluster, began}
+}
+
+// carry carries bytes both ways to the end, first those that have been read already, and gives the way back.
+func (c *connection) carry(ctx context.Context, l *config.Listener, t *config.TCP, up *way, toUp, toDown []byte) {
 	defer up.Done()
-	in, out, clean := splice(ctx, c.conn, up, t.IdleTimeout, prefix)
+	in, out, clean := splice(ctx, c.conn, up.Upstream, t.IdleTimeout, toUp, toDown)
 	if !clean {
 		reset(up.Conn)
 		reset(c.conn)
 	}
-	why = reason.None
+	why := reason.None
 	if c.denied.Load() {
 		why = reason.RBACDenied
 	}
 	up.Count(in, out)
-	c.p.engine.LogTunnel(l, c.peer, cluster, up.Endpoint.Address, began, in, out, why)
+	c.p.engine.LogTunnel(l, c.peer, up.cluster, up.Endpoint.Address, up.began, in, out, why)
 }
 
 // pick chooses by weight, with a random number.
@@ -292,27 +308,30 @@ func pick(all []config.WeightedCluster, random uint64) string {
 }
 
 // splice copies both ways until both have ended, one fails, ctx ends, or nothing moves for idle (0: no bound). Clean says
-// that both sides had ended in order. The prefix goes up first.
-func splice(ctx context.Context, down net.Conn, up *exchange.Upstream, idle time.Duration, prefix []byte) (in, out int64, clean bool) {
+// that both sides had ended in order. What has been read already goes first.
+func splice(ctx context.Context, down net.Conn, up *exchange.Upstream, idle time.Duration, toUp, toDown []byte) (in, out int64, clean bool) {
 	defer context.AfterFunc(ctx, func() { _ = down.SetDeadline(past); _ = up.Conn.SetDeadline(past) })()
 	watch := newIdle(idle, down, up.Conn)
 	defer watch.stop()
 	var wg sync.WaitGroup
 	var inErr, outErr error
-	wg.Go(func() {
-		if len(prefix) > 0 {
-			if _, inErr = up.Conn.Write(prefix); inErr != nil {
-				_ = down.SetDeadline(past)
-				_ = up.Conn.SetDeadline(past)
-				return
-			}
-		}
-		in, inErr = oneWay(up.Conn, down, watch)
-		in += int64(len(prefix))
-	})
-	out, outErr = oneWay(down, up.Conn, watch)
+	wg.Go(func() { in, inErr = after(toUp, up.Conn, down, watch) })
+	out, outErr = after(toDown, down, up.Conn, watch)
 	wg.Wait()
 	return in, out, inErr == nil && outErr == nil
+}
+
+// after is oneWay after some bytes that have been read already.
+func after(first []byte, dst, src net.Conn, watch *idleWatch) (int64, error) {
+	if len(first) > 0 {
+		if _, err := dst.Write(first); err != nil {
+			_ = dst.SetDeadline(past)
+			_ = src.SetDeadline(past)
+			return 0, err
+		}
+	}
+	n, err := oneWay(dst, src, watch)
+	return n + int64(len(first)), err
 }
 
 var past = time.Unix(1, 0)

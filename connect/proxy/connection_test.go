@@ -53,12 +53,17 @@ func (b *bench) upstream(name string, handle func(net.Conn)) {
 		b.t.Fatal(err)
 	}
 	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var open []net.Conn
 	wg.Go(func() {
 		for {
 			conn, err := l.Accept()
 			if err != nil {
 				return
 			}
+			mu.Lock()
+			open = append(open, conn)
+			mu.Unlock()
 			wg.Go(func() {
 				defer conn.Close()
 				handle(conn)
@@ -67,6 +72,11 @@ func (b *bench) upstream(name string, handle func(net.Conn)) {
 	})
 	b.t.Cleanup(func() {
 		_ = l.Close()
+		mu.Lock()
+		for _, c := range open {
+			_ = c.Close()
+		}
+		mu.Unlock()
 		wg.Wait()
 	})
 	b.s = &config.Snapshot{Listeners: b.s.Listeners, Clusters: maps.Clone(b.s.Clusters), Routes: b.s.Routes}

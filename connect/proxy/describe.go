@@ -49,7 +49,10 @@ func (p *Proxy) Describe() Description {
 	for _, name := range slices.Sorted(maps.Keys(s.Listeners)) {
 		l := s.Listeners[name]
 		protocol := "tcp"
-		if l.HTTP != nil {
+		switch {
+		case l.Detect:
+			protocol = "detected: " + p.learner(l).learnt().String()
+		case l.HTTP != nil:
 			protocol = "http"
 		}
 		d.Listeners = append(d.Listeners, ListenerDescription{l.Name, l.Address, l.Direction.String(), protocol, l.TLS != nil, len(l.Authorize)})

@@ -70,8 +70,9 @@ type Proxy struct {
 
 	mu        sync.Mutex // guards what follows
 	conns     map[*connection]struct{}
-	stopping  bool // connections that still come are to leave
-	finishing int  // listeners that are closed and have handshakes under way
+	learners  map[string]*learner // by listener without a declared protocol
+	stopping  bool                // connections that still come are to leave
+	finishing int                 // listeners that are closed and have handshakes under way
 }
 
 // New makes a proxy. It opens nothing.
@@ -85,7 +86,7 @@ func New(c Config) (*Proxy, error) {
 	if c.Retirement == 0 {
 		c.Retirement = 15 * time.Minute
 	}
-	p := &Proxy{c: c, applied: make(chan struct{}, 1), conns: map[*connection]struct{}{}}
+	p := &Proxy{c: c, applied: make(chan struct{}, 1), conns: map[*connection]struct{}{}, learners: map[string]*learner{}}
 	metrics := exchange.NewMetrics(c.Service)
 	if c.Metrics != nil {
 		err := c.Metrics.Register(metrics)
@@ -110,8 +111,9 @@ func New(c Config) (*Proxy, error) {
 		return nil, err
 	}
 	if c.Metrics != nil {
-		err = c.Metrics.Register(&certificates{intake: p.intake, desc: prometheus.NewDesc("weft_proxy_certificate_expiry_seconds",
-			"Seconds until the proxy's certificate ends.", []string{"uri"}, prometheus.Labels{"proxy": c.ID})})
+		labels := prometheus.Labels{"proxy": c.ID}
+		err = errors.Join(c.Metrics.Register(newDetection(p, labels)), c.Metrics.Register(&certificates{intake: p.intake, desc: prometheus.NewDesc("weft_proxy_certificate_expiry_seconds",
+			"Seconds until the proxy's certificate ends.", []string{"uri"}, labels)}))
 	}
 	return p, err
 }

@@ -59,7 +59,13 @@ func (r *renderer) metadata(key string, m proto.Message) (*corev3.Metadata, erro
 	return &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{key: plain}}, nil
 }
 
-func httpOptions(protocol string, perConnection *int) (map[string]*anypb.Any, error) {
+func (r *renderer) httpOptions(protocol string, undeclared bool, perConnection *int) (map[string]*anypb.Any, error) {
+	if undeclared && r.in.Abilities.Weft { // what came in is what goes out
+		a, err := pack(&httpv3.HttpProtocolOptions{UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
+			UseDownstreamProtocolConfig: &httpv3.HttpProtocolOptions_UseDownstreamHttpConfig{},
+		}})
+		return map[string]*anypb.Any{httpOptionsKey: a}, err
+	}
 	if !catalog.HTTPLike(protocol) {
 		return nil, nil
 	}
@@ -108,7 +114,7 @@ func (r *renderer) localCluster() error {
 			addr = socket(host, p.LocalServicePort)
 		}
 	}
-	options, err := httpOptions(r.g.Protocol, nil)
+	options, err := r.httpOptions(r.g.Protocol, r.g.Undeclared, nil)
 	if err != nil {
 		return err
 	}
@@ -181,7 +187,7 @@ func (r *renderer) upstreamCluster(u *Upstream, node *chain.Node) (string, error
 		return "", err
 	}
 	conf := r.upstreamConfig(u, node)
-	options, err := httpOptions(u.Chain.Protocol, conf.Limits.MaxRequestsPerConnection)
+	options, err := r.httpOptions(u.Chain.Protocol, u.Undeclared, conf.Limits.MaxRequestsPerConnection)
 	if err != nil {
 		return "", err
 	}

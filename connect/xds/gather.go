@@ -15,14 +15,16 @@ import (
 // Gathered is all that rendering a proxy reads from the catalog. On a server, the topics that gathering it recorded are what
 // the proxy's agent has to be sent.
 type Gathered struct {
-	Service   catalog.Key // what the proxy is the sidecar of
-	CA        *catalog.CAState
-	Protocol  string // of the service
-	Defaults  *catalog.ServiceDefaults
-	Global    *catalog.ProxyDefaults
-	Mesh      *catalog.Mesh
-	Rules     intention.Rules
-	Upstreams []*Upstream
+	Service  catalog.Key // what the proxy is the sidecar of
+	CA       *catalog.CAState
+	Protocol string // of the service
+	// Undeclared says that nobody has said what the service speaks: Protocol is then tcp.
+	Undeclared bool
+	Defaults   *catalog.ServiceDefaults
+	Global     *catalog.ProxyDefaults
+	Mesh       *catalog.Mesh
+	Rules      intention.Rules
+	Upstreams  []*Upstream
 	// Providers are those of the tokens that the rules speak of.
 	Providers []*catalog.JWTProvider
 	// Audit says that the rules are looked at and have no effect.
@@ -38,6 +40,7 @@ type Upstream struct {
 	Definition catalog.Upstream
 	Key        catalog.Key
 	Chain      *chain.Chain
+	Undeclared bool // nobody has said what it speaks: the chain's protocol is tcp
 	// Err is why the chain can't be compiled: this upstream isn't rendered, the others are.
 	Err error
 	// Instances, by the chain's target.
@@ -59,10 +62,13 @@ func gather(t *catalog.Txn, proxy *catalog.Service, prepare func(*Gathered) *Mem
 	var errs, err error
 	g.CA, err = t.CA()
 	errs = errors.Join(errs, err)
-	g.Protocol, _, err = chain.Protocol(t, g.Service)
+	g.Protocol, _, err = chain.Declared(t, g.Service)
 	errs = errors.Join(errs, err)
 	if own := strings.ToLower(text(proxy.Proxy.Config, "protocol")); own != "" {
 		g.Protocol = own // the registration's word wins
+	}
+	if g.Protocol == "" {
+		g.Protocol, g.Undeclared = catalog.ProtocolTCP, true
 	}
 	g.Defaults, err = catalog.EntryAs[*catalog.ServiceDefaults](t, catalog.KindServiceDefaults, g.Service)
 	errs = errors.Join(errs, err)
@@ -115,6 +121,13 @@ func gatherUpstream(t *catalog.Txn, proxy *catalog.Service, def catalog.Upstream
 	}
 	if u.Err != nil {
 		return u, nil
+	}
+	if u.Chain.Protocol == catalog.ProtocolTCP && saidProtocol(u, d) == "" {
+		said, _, err := chain.Declared(t, u.Key)
+		if err != nil {
+			return u, err
+		}
+		u.Undeclared = said == ""
 	}
 	var errs error
 	for id, target := range u.Chain.Targets {

@@ -122,7 +122,11 @@ func (r *renderer) inboundFilters() ([]*listenerv3.Filter, error) {
 			StatPrefix: "public_listener", ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: LocalCluster}, AccessLog: log,
 			IdleTimeout: durationpb.New(millis(0, r.setting("local_idle_timeout_ms", 0))),
 		})
-		return []*listenerv3.Filter{auth, tcp}, err
+		if err != nil || !r.g.Undeclared || !r.in.Abilities.Weft {
+			return []*listenerv3.Filter{auth, tcp}, err
+		}
+		detect, err := r.detect("public_listener", true, log, toCluster(LocalCluster))
+		return []*listenerv3.Filter{auth, detect, tcp}, err
 	}
 	if err := r.publicRoutes(); err != nil {
 		return nil, err
@@ -308,6 +312,7 @@ func (r *renderer) upstream(u *Upstream) error {
 		return err
 	}
 	name := u.Key.Name + ":" + where
+	var filters []*listenerv3.Filter
 	var f *listenerv3.Filter
 	if catalog.HTTPLike(u.Chain.Protocol) {
 		if err := r.upstreamRoutes(u, name, clusters); err != nil {
@@ -320,7 +325,18 @@ func (r *renderer) upstream(u *Upstream) error {
 	if err != nil {
 		return err
 	}
-	return r.listener(name, addr, corev3.TrafficDirection_OUTBOUND, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{f}}, "")
+	if u.Undeclared && r.in.Abilities.Weft {
+		action, err := sameAs(f)
+		if err != nil {
+			return err
+		}
+		detect, err := r.detect("upstream."+u.Key.Name, false, log, action)
+		if err != nil {
+			return err
+		}
+		filters = append(filters, detect)
+	}
+	return r.listener(name, addr, corev3.TrafficDirection_OUTBOUND, &listenerv3.FilterChain{Filters: append(filters, f)}, "")
 }
 
 // upstreamClusters renders where an upstream's chain can end: the clusters by resolver node.

@@ -343,3 +343,30 @@ func TestUpstreamsByServerName(t *testing.T) {
 		t.Errorf("warnings %q, want one about the service of protocol http", out.Warnings)
 	}
 }
+
+// Only weft's own proxy is told to look what is spoken, and only where nobody has said it.
+func TestUndeclared(t *testing.T) {
+	for _, weft := range []bool{false, true} {
+		w := world(t)
+		w.Abilities = xds.Abilities{Weft: weft}
+		write(t, w, &catalog.ServiceDefaults{EntryHead: head("said"), Protocol: "tcp"})
+		for _, name := range []string{"said", "unsaid"} {
+			register(t, w, xdstest.Sidecar{Service: name, Port: 80, PublicPort: 21001})
+		}
+		_, p := render(t, w, register(t, w, web("said", "unsaid")))
+		for prefix, undeclared := range map[string]bool{"public_listener:": true, "unsaid:": true, "said:": false} {
+			for name, l := range p.Listeners {
+				if !strings.HasPrefix(name, prefix) {
+					continue
+				}
+				detects := strings.Contains(l.String(), "weft.proxy.v1.Detect")
+				if detects != (weft && undeclared) {
+					t.Errorf("weft's proxy %v, listener %s: looks what is spoken: %v", weft, name, detects)
+				}
+			}
+		}
+		if c := p.Clusters["unsaid.default.dc1.internal"+domain].String(); strings.Contains(c, "use_downstream_protocol_config") != weft {
+			t.Errorf("weft's proxy %v: cluster %s", weft, c)
+		}
+	}
+}

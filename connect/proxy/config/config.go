@@ -51,8 +51,10 @@ type Listener struct {
 	// MaxConnections bounds open connections, 0 for no bound.
 	MaxConnections int
 	Authorize      []*Policies // of connections: each must allow
-	TCP            *TCP        // exactly one of TCP and HTTP, except beside Named
+	TCP            *TCP        // exactly one of TCP and HTTP, except beside Named and with Detect
 	HTTP           *HTTP
+	// Detect says that nobody declared what is spoken: HTTP is for connections whose client speaks it, TCP for the others.
+	Detect bool
 	// Named are tunnels by the server name that a TLS client asks for, which is looked at and not answered. TCP, which may be
 	// nil then, gets what none of them is for. Peek bounds the wait for the name; 0: 15 s.
 	Named []Named

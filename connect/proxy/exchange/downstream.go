@@ -68,6 +68,11 @@ const (
 // holds for open connections too; a listener that is gone is served as it was. What drains gives (nil: always Serving) ends
 // the connection in order. The end of ctx ends it at once. It gives nil where the connection ended in order.
 func (e *Engine) ServeHTTP(ctx context.Context, conn net.Conn, l *config.Listener, peer *config.Peer, alpn string, drains func() Drain) error {
+	return e.ServeOpened(ctx, conn, nil, l, peer, alpn, drains)
+}
+
+// ServeOpened is ServeHTTP for a connection of which the first bytes have been read already.
+func (e *Engine) ServeOpened(ctx context.Context, conn net.Conn, opening []byte, l *config.Listener, peer *config.Peer, alpn string, drains func() Drain) error {
 	defer conn.Close()
 	if l == nil || l.HTTP == nil {
 		return fmt.Errorf("exchange: the listener has no HTTP configuration")
@@ -97,7 +102,7 @@ func (e *Engine) ServeHTTP(ctx context.Context, conn net.Conn, l *config.Listene
 		delete(e.downs, d)
 		e.downMu.Unlock()
 	}()
-	return d.run(ctx, l.HTTP, alpn)
+	return d.run(ctx, l.HTTP, alpn, opening)
 }
 
 func (d *downstream) leaving() bool { return d.drains() != Serving }
@@ -115,10 +120,15 @@ func (d *downstream) drain() {
 	}
 }
 
-func (d *downstream) run(ctx context.Context, c *config.HTTP, alpn string) error {
-	var prefix []byte
+func (d *downstream) run(ctx context.Context, c *config.HTTP, alpn string, prefix []byte) error {
 	codec := c.Codec
-	if codec == config.Auto {
+	switch {
+	case codec == config.Auto && len(prefix) > 0:
+		codec = config.HTTP1
+		if n := min(len(prefix), len(preface)); string(prefix[:n]) == preface[:n] {
+			codec = config.HTTP2
+		}
+	case codec == config.Auto:
 		switch alpn {
 		case "h2":
 			codec = config.HTTP2

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/weftmesh/weft/connect/proxy/config"
+	proxyv1 "github.com/weftmesh/weft/proto/weft/proxy/v1"
 )
 
 // The URLs of the filters that are known.
@@ -31,6 +32,7 @@ const (
 	connLimitURL    = typePrefix + "extensions.filters.network.connection_limit.v3.ConnectionLimit"
 	hcmURL          = typePrefix + "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 	tlsInspectorURL = typePrefix + "extensions.filters.listener.tls_inspector.v3.TlsInspector"
+	detectURL       = "type.googleapis.com/weft.proxy.v1.Detect"
 	routerURL       = typePrefix + "extensions.filters.http.router.v3.Router"
 	httpRBACURL     = typePrefix + "extensions.filters.http.rbac.v3.RBAC"
 	grpcStatsURL    = typePrefix + "extensions.filters.http.grpc_stats.v3.FilterConfig"
@@ -91,8 +93,8 @@ func (w *world) compileListener(m *listenerv3.Listener) (*listener, error) {
 			return nil, fmt.Errorf("filter %s: %w", f.GetName(), err)
 		}
 	}
-	if (l.TCP == nil) == (l.HTTP == nil) {
-		return nil, errors.New("filter_chains[0]: want exactly one of tcp_proxy and http_connection_manager")
+	if (l.TCP == nil) == (l.HTTP == nil) && !l.Detect || l.Detect && l.TCP == nil {
+		return nil, errors.New("filter_chains[0]: want exactly one of tcp_proxy and http_connection_manager, or weft.proxy.v1.Detect before tcp_proxy")
 	}
 	if l.Named != nil && (plainToo || l.TLS != nil || l.HTTP != nil || l.Authorize != nil || l.MaxConnections != 0) {
 		return nil, errors.New("filter_chains: beside chains by server_names this proxy takes tcp_proxy alone")
@@ -169,6 +171,16 @@ func compileFilter(l *config.Listener, f *listenerv3.Filter) error {
 		}
 		l.Authorize = append(l.Authorize, p)
 		return nil
+	case detectURL:
+		m := &proxyv1.Detect{}
+		if err := f.GetTypedConfig().UnmarshalTo(m); err != nil {
+			return err
+		}
+		if l.HTTP != nil || m.GetHttp().GetTypeUrl() != hcmURL {
+			return errors.New("http: want one http_connection_manager")
+		}
+		l.Detect = true
+		return compileHTTP(l, m.GetHttp())
 	case connLimitURL:
 		m, err := read[*limitv3.ConnectionLimit](f.GetTypedConfig())
 		if err != nil {

@@ -14,6 +14,7 @@ package proxyv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	anypb "google.golang.org/protobuf/types/known/anypb"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
@@ -238,6 +239,52 @@ func (x *RouteInfo) GetFaultReset() bool {
 	return false
 }
 
+// Detect is a network filter before envoy.filters.network.tcp_proxy, of a service whose protocol nobody declared: a connection whose
+// client speaks HTTP is served by the HttpConnectionManager in http, any other goes on to the tcp_proxy.
+type Detect struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Http          *anypb.Any             `protobuf:"bytes,1,opt,name=http,proto3" json:"http,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Detect) Reset() {
+	*x = Detect{}
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Detect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Detect) ProtoMessage() {}
+
+func (x *Detect) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Detect.ProtoReflect.Descriptor instead.
+func (*Detect) Descriptor() ([]byte, []int) {
+	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Detect) GetHttp() *anypb.Any {
+	if x != nil {
+		return x.Http
+	}
+	return nil
+}
+
 // PeakEWMA is a load-balancing policy: of two endpoints that are drawn the one with the lower product of its latency (a
 // moving average that rises at once and falls slowly) and its requests under way. A failure counts as much as penalty.
 type PeakEWMA struct {
@@ -250,7 +297,7 @@ type PeakEWMA struct {
 
 func (x *PeakEWMA) Reset() {
 	*x = PeakEWMA{}
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[3]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -262,7 +309,7 @@ func (x *PeakEWMA) String() string {
 func (*PeakEWMA) ProtoMessage() {}
 
 func (x *PeakEWMA) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[3]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -275,7 +322,7 @@ func (x *PeakEWMA) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeakEWMA.ProtoReflect.Descriptor instead.
 func (*PeakEWMA) Descriptor() ([]byte, []int) {
-	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{3}
+	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PeakEWMA) GetDecay() *durationpb.Duration {
@@ -303,7 +350,7 @@ type HostConfig struct {
 
 func (x *HostConfig) Reset() {
 	*x = HostConfig{}
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[4]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -315,7 +362,7 @@ func (x *HostConfig) String() string {
 func (*HostConfig) ProtoMessage() {}
 
 func (x *HostConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[4]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -328,7 +375,7 @@ func (x *HostConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostConfig.ProtoReflect.Descriptor instead.
 func (*HostConfig) Descriptor() ([]byte, []int) {
-	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{4}
+	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *HostConfig) GetGeneration() uint64 {
@@ -359,7 +406,7 @@ type HostMember struct {
 
 func (x *HostMember) Reset() {
 	*x = HostMember{}
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[5]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -371,7 +418,7 @@ func (x *HostMember) String() string {
 func (*HostMember) ProtoMessage() {}
 
 func (x *HostMember) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[5]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -384,7 +431,7 @@ func (x *HostMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostMember.ProtoReflect.Descriptor instead.
 func (*HostMember) Descriptor() ([]byte, []int) {
-	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{5}
+	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *HostMember) GetProxyId() string {
@@ -434,7 +481,7 @@ type HostHello struct {
 
 func (x *HostHello) Reset() {
 	*x = HostHello{}
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[6]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -446,7 +493,7 @@ func (x *HostHello) String() string {
 func (*HostHello) ProtoMessage() {}
 
 func (x *HostHello) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[6]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -459,7 +506,7 @@ func (x *HostHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostHello.ProtoReflect.Descriptor instead.
 func (*HostHello) Descriptor() ([]byte, []int) {
-	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{6}
+	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *HostHello) GetProtocol() uint32 {
@@ -494,7 +541,7 @@ type HostStatus struct {
 
 func (x *HostStatus) Reset() {
 	*x = HostStatus{}
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[7]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -506,7 +553,7 @@ func (x *HostStatus) String() string {
 func (*HostStatus) ProtoMessage() {}
 
 func (x *HostStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[7]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -519,7 +566,7 @@ func (x *HostStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostStatus.ProtoReflect.Descriptor instead.
 func (*HostStatus) Descriptor() ([]byte, []int) {
-	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{7}
+	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *HostStatus) GetGeneration() uint64 {
@@ -549,7 +596,7 @@ type MemberStatus struct {
 
 func (x *MemberStatus) Reset() {
 	*x = MemberStatus{}
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[8]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +608,7 @@ func (x *MemberStatus) String() string {
 func (*MemberStatus) ProtoMessage() {}
 
 func (x *MemberStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[8]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +621,7 @@ func (x *MemberStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberStatus.ProtoReflect.Descriptor instead.
 func (*MemberStatus) Descriptor() ([]byte, []int) {
-	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{8}
+	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MemberStatus) GetProxyId() string {
@@ -609,7 +656,7 @@ var File_weft_proxy_v1_proxy_proto protoreflect.FileDescriptor
 
 const file_weft_proxy_v1_proxy_proto_rawDesc = "" +
 	"\n" +
-	"\x19weft/proxy/v1/proxy.proto\x12\rweft.proxy.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa8\x01\n" +
+	"\x19weft/proxy/v1/proxy.proto\x12\rweft.proxy.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\"\xa8\x01\n" +
 	"\n" +
 	"ServiceRef\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
@@ -628,7 +675,9 @@ const file_weft_proxy_v1_proxy_proto_rawDesc = "" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x123\n" +
 	"\aservice\x18\x02 \x01(\v2\x19.weft.proxy.v1.ServiceRefR\aservice\x12\x1f\n" +
 	"\vfault_reset\x18\x03 \x01(\bR\n" +
-	"faultReset\"p\n" +
+	"faultReset\"2\n" +
+	"\x06Detect\x12(\n" +
+	"\x04http\x18\x01 \x01(\v2\x14.google.protobuf.AnyR\x04http\"p\n" +
 	"\bPeakEWMA\x12/\n" +
 	"\x05decay\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05decay\x123\n" +
 	"\apenalty\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\apenalty\"a\n" +
@@ -677,36 +726,39 @@ func file_weft_proxy_v1_proxy_proto_rawDescGZIP() []byte {
 	return file_weft_proxy_v1_proxy_proto_rawDescData
 }
 
-var file_weft_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_weft_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_weft_proxy_v1_proxy_proto_goTypes = []any{
 	(*ServiceRef)(nil),          // 0: weft.proxy.v1.ServiceRef
 	(*ClusterInfo)(nil),         // 1: weft.proxy.v1.ClusterInfo
 	(*RouteInfo)(nil),           // 2: weft.proxy.v1.RouteInfo
-	(*PeakEWMA)(nil),            // 3: weft.proxy.v1.PeakEWMA
-	(*HostConfig)(nil),          // 4: weft.proxy.v1.HostConfig
-	(*HostMember)(nil),          // 5: weft.proxy.v1.HostMember
-	(*HostHello)(nil),           // 6: weft.proxy.v1.HostHello
-	(*HostStatus)(nil),          // 7: weft.proxy.v1.HostStatus
-	(*MemberStatus)(nil),        // 8: weft.proxy.v1.MemberStatus
-	(*durationpb.Duration)(nil), // 9: google.protobuf.Duration
+	(*Detect)(nil),              // 3: weft.proxy.v1.Detect
+	(*PeakEWMA)(nil),            // 4: weft.proxy.v1.PeakEWMA
+	(*HostConfig)(nil),          // 5: weft.proxy.v1.HostConfig
+	(*HostMember)(nil),          // 6: weft.proxy.v1.HostMember
+	(*HostHello)(nil),           // 7: weft.proxy.v1.HostHello
+	(*HostStatus)(nil),          // 8: weft.proxy.v1.HostStatus
+	(*MemberStatus)(nil),        // 9: weft.proxy.v1.MemberStatus
+	(*anypb.Any)(nil),           // 10: google.protobuf.Any
+	(*durationpb.Duration)(nil), // 11: google.protobuf.Duration
 }
 var file_weft_proxy_v1_proxy_proto_depIdxs = []int32{
-	0, // 0: weft.proxy.v1.ClusterInfo.service:type_name -> weft.proxy.v1.ServiceRef
-	0, // 1: weft.proxy.v1.RouteInfo.service:type_name -> weft.proxy.v1.ServiceRef
-	9, // 2: weft.proxy.v1.PeakEWMA.decay:type_name -> google.protobuf.Duration
-	9, // 3: weft.proxy.v1.PeakEWMA.penalty:type_name -> google.protobuf.Duration
-	5, // 4: weft.proxy.v1.HostConfig.members:type_name -> weft.proxy.v1.HostMember
-	8, // 5: weft.proxy.v1.HostStatus.members:type_name -> weft.proxy.v1.MemberStatus
-	9, // 6: weft.proxy.v1.MemberStatus.uptime:type_name -> google.protobuf.Duration
-	6, // 7: weft.proxy.v1.HostProxy.Hello:input_type -> weft.proxy.v1.HostHello
-	4, // 8: weft.proxy.v1.HostProxy.Configure:input_type -> weft.proxy.v1.HostConfig
-	6, // 9: weft.proxy.v1.HostProxy.Hello:output_type -> weft.proxy.v1.HostHello
-	7, // 10: weft.proxy.v1.HostProxy.Configure:output_type -> weft.proxy.v1.HostStatus
-	9, // [9:11] is the sub-list for method output_type
-	7, // [7:9] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	0,  // 0: weft.proxy.v1.ClusterInfo.service:type_name -> weft.proxy.v1.ServiceRef
+	0,  // 1: weft.proxy.v1.RouteInfo.service:type_name -> weft.proxy.v1.ServiceRef
+	10, // 2: weft.proxy.v1.Detect.http:type_name -> google.protobuf.Any
+	11, // 3: weft.proxy.v1.PeakEWMA.decay:type_name -> google.protobuf.Duration
+	11, // 4: weft.proxy.v1.PeakEWMA.penalty:type_name -> google.protobuf.Duration
+	6,  // 5: weft.proxy.v1.HostConfig.members:type_name -> weft.proxy.v1.HostMember
+	9,  // 6: weft.proxy.v1.HostStatus.members:type_name -> weft.proxy.v1.MemberStatus
+	11, // 7: weft.proxy.v1.MemberStatus.uptime:type_name -> google.protobuf.Duration
+	7,  // 8: weft.proxy.v1.HostProxy.Hello:input_type -> weft.proxy.v1.HostHello
+	5,  // 9: weft.proxy.v1.HostProxy.Configure:input_type -> weft.proxy.v1.HostConfig
+	7,  // 10: weft.proxy.v1.HostProxy.Hello:output_type -> weft.proxy.v1.HostHello
+	8,  // 11: weft.proxy.v1.HostProxy.Configure:output_type -> weft.proxy.v1.HostStatus
+	10, // [10:12] is the sub-list for method output_type
+	8,  // [8:10] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_weft_proxy_v1_proxy_proto_init() }
@@ -720,7 +772,7 @@ func file_weft_proxy_v1_proxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_proxy_v1_proxy_proto_rawDesc), len(file_weft_proxy_v1_proxy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
