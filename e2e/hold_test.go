@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +22,7 @@ import (
 
 // holdRows are about what keeps calls going, and instances from falling over.
 var holdRows = []Row{
+	{Name: "send weighted split", Run: sendShares},
 	{Name: "send redirect to another service", Run: sendElsewhere},
 	{Name: "balance by hash of query and address", Run: balanceMoreHash},
 	{Name: "endure hedging", Run: endureHedging},
@@ -32,6 +36,37 @@ var holdRows = []Row{
 	}},
 	{Name: "endure fallback", Run: endureFallback},
 	{Name: "endure adaptive concurrency", Run: endureAdaptive},
+}
+
+// sendShares counts the shares of a split: 2000 requests, or with WEFT_E2E_SPLIT as many as that says (100000: within 0.3 % of them).
+func sendShares(t *testing.T, w *World) {
+	l := w.traffic(t)
+	n := 2000
+	if more, err := strconv.Atoi(os.Getenv("WEFT_E2E_SPLIT")); err == nil {
+		n = more
+	}
+	l.subsets(nil)
+	l.entry("service-splitter", "api", object{"Splits": []object{{"Weight": 90, "ServiceSubset": "v1"}, {"Weight": 10, "ServiceSubset": "v2"}}})
+	l.routes(to("shares", "/", object{}))
+	l.comes("GET", "/", byRoute("shares"))
+	before := l.v2.requests.Load()
+	var wg sync.WaitGroup
+	for c := range 16 {
+		wg.Go(func() {
+			for range n/16 + (n%16+15-c)/16 {
+				if g, err := l.call("GET", "/"); err != nil || g.Status != http.StatusOK {
+					t.Errorf("%d %v", g.Status, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	share := float64(l.v2.requests.Load()-before) / float64(n)
+	room := max(0.003, 4*math.Sqrt(0.1*0.9/float64(n)))
+	t.Logf("%.3f %% of %d requests at the subset that has 10", 100*share, n)
+	if share < 0.1-room || share > 0.1+room {
+		t.Errorf("%.3f %% of %d requests, want 10 with at most %.2f more or less", 100*share, n, 100*room)
+	}
 }
 
 func sendElsewhere(t *testing.T, w *World) {

@@ -12,8 +12,11 @@ import (
 	"time"
 )
 
-// quickStart is the page that newcomers walk through.
-const quickStart = "../website/docs/quick-start.md"
+// The pages that people walk through.
+const (
+	quickStart  = "../website/docs/quick-start.md"
+	trafficTour = "../website/docs/traffic-tour.md"
+)
 
 // block is one command of a page. Its kind is "" (must succeed), "background" (runs until the end) or "retry" (must come to
 // succeed soon).
@@ -66,7 +69,20 @@ func free(t *testing.T, ports ...int) {
 func TestQuickStart(t *testing.T) {
 	enabled(t)
 	free(t, 8500, 8502, 8600, 9101, 9191, 21000, 21001)
-	page, err := os.ReadFile(quickStart)
+	walk(t, quickStart)
+}
+
+// TestTrafficTour runs the page as it stands.
+func TestTrafficTour(t *testing.T) {
+	enabled(t)
+	free(t, 8500, 8502, 8600, 9101, 9102, 9191, 21000, 21001, 21002)
+	walk(t, trafficTour)
+}
+
+// walk runs a page's commands one after the other.
+func walk(t *testing.T, file string) {
+	t.Helper()
+	page, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +98,7 @@ func TestQuickStart(t *testing.T) {
 	dir := t.TempDir()
 	for n, b := range all {
 		log := filepath.Join(dir, fmt.Sprintf("%02d.log", n))
-		at := fmt.Sprintf("quick-start.md:%d", b.line)
+		at := fmt.Sprintf("%s:%d", filepath.Base(file), b.line)
 		run := func(text string) *process {
 			p, err := start(at, log, "bash", "-euo", "pipefail", "-c", text)
 			if err != nil {
