@@ -3,16 +3,16 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 
 	ucli "github.com/urfave/cli/v2"
+
+	"github.com/weftmesh/weft/internal/durable"
 )
 
 func prettyToken(w io.Writer, t doc) {
@@ -225,27 +225,7 @@ func login(c *ucli.Context, env Env) error {
 	if err := ask(c, env, http.MethodPost, "/v1/acl/login", nil, doc{"AuthMethod": c.String("method"), "BearerToken": bearer, "Meta": meta}, &t); err != nil {
 		return fmt.Errorf("Error logging in: %w", err) //nolint:staticcheck // Consul's text
 	}
-	return writeSecret(c.String("token-sink-file"), text(t["SecretID"]))
-}
-
-// writeSecret writes a file of mode 0600, whole or not at all, without a newline.
-func writeSecret(path, secret string) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".weft-token-") // of mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	if _, err = f.WriteString(secret); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return durable.Replace(c.String("token-sink-file"), []byte(text(t["SecretID"])))
 }
 
 func logoutCommand(env Env) *ucli.Command {

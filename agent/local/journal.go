@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/weftmesh/weft/internal/durable"
 )
 
 // record is one line of the journal: a registration as it was given, or a removal.
@@ -87,7 +89,10 @@ func openJournal(path string) (*journal, []record, error) {
 			return nil, nil, err
 		}
 	}
-	file, err := replaceFile(path, buf)
+	if err := durable.Replace(path, buf); err != nil {
+		return nil, nil, fmt.Errorf("journal: %w", err)
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("journal: %w", err)
 	}
@@ -229,31 +234,6 @@ func serviceID(d *ServiceDefinition) string {
 		return d.ID
 	}
 	return d.Name
-}
-
-// replaceFile writes a file whole: under another name, synced, then moved into place, the folder synced.
-func replaceFile(path string, data []byte) (*os.File, error) {
-	tmp := path + ".new"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if _, err = f.Write(data); err == nil {
-		err = f.Sync()
-	}
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err == nil {
-		var dir *os.File
-		if dir, err = os.Open(filepath.Dir(path)); err == nil {
-			err = errors.Join(dir.Sync(), dir.Close())
-		}
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
 }
 
 // append queues records; the channel says whether they are on disk, after the steps that they stand for are settled.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/weftmesh/weft/internal/durable"
 	"github.com/weftmesh/weft/internal/run"
 )
 
@@ -71,11 +72,7 @@ func (s *State) remember(ctx context.Context) error {
 			return fmt.Errorf("the last results of checks: %w", err)
 		}
 		if string(data) != last {
-			file, err := replaceFile(memoryOf(s.journal.path), data)
-			if err == nil {
-				err = file.Close()
-			}
-			if err != nil {
+			if err := durable.Replace(memoryOf(s.journal.path), data); err != nil {
 				s.log.Warn("the last results of checks can't be kept", "error", err)
 			}
 			last = string(data)

@@ -14,6 +14,7 @@ import (
 	"github.com/weftmesh/weft/agent/leaf"
 	"github.com/weftmesh/weft/agent/replica"
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/durable"
 )
 
 // Config is what a Keeper is made of.
@@ -117,7 +118,7 @@ func (k *Keeper) write() error {
 	if err != nil {
 		return err
 	}
-	return replace(k.c.Path, data)
+	return durable.ReplaceIn(k.c.Path, data)
 }
 
 // Run writes the copy until ctx ends, and once more then. Nothing is written before a server was heard: what there is from

@@ -17,11 +17,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/weftmesh/weft/ca"
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/durable"
 )
 
 // ErrRefused marks a file that isn't a copy which this agent has made, whole.
@@ -129,31 +129,5 @@ func loadKey(path string, random io.Reader) ([]byte, error) {
 	if _, err := io.ReadFull(random, key); err != nil {
 		return nil, err
 	}
-	return key, replace(path, key)
-}
-
-// replace writes a file whole: under another name, synced, then moved into place, the folder synced.
-func replace(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, filepath.Base(path)+".new-*") // of mode 0600
-	if err != nil {
-		return err
-	}
-	if _, err = f.Write(data); err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return key, durable.ReplaceIn(path, key)
 }

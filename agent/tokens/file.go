@@ -7,7 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+
+	"github.com/weftmesh/weft/internal/durable"
 )
 
 // File keeps tokens in a file of mode 0600 (acl.enable_token_persistence).
@@ -35,12 +36,5 @@ func (f File) Save(m map[Kind]string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(f.Path), 0o700); err != nil {
-		return err
-	}
-	tmp := f.Path + ".new"
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, f.Path)
+	return durable.ReplaceIn(f.Path, data)
 }

@@ -10,10 +10,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/hashicorp/serf/serf"
+
+	"github.com/weftmesh/weft/internal/durable"
 )
 
 // ErrNotEncrypted is the error of a keyring's operation in a pool without keys.
@@ -94,14 +95,7 @@ func WriteKeyring(path string, keys [][]byte) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	temp := path + ".new"
-	if err := os.WriteFile(temp, data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(temp, path)
+	return durable.ReplaceIn(path, data)
 }
 
 // KeyAnswer is what the members said to an operation of the keyring.

@@ -14,6 +14,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/weftmesh/weft/internal/durable"
 )
 
 // Identity is what a node got when it joined. It is kept in one file of mode 0600, and replaced whole.
@@ -78,14 +80,7 @@ func (id *Identity) Write(path string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	temp := path + ".new"
-	if err := os.WriteFile(temp, data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(temp, path)
+	return durable.ReplaceIn(path, data)
 }
 
 // Leaf is the node's certificate.
