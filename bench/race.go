@@ -110,8 +110,11 @@ func race(ctx context.Context, c raceConfig) error {
 					fmt.Fprintln(os.Stderr, "left out:", err)
 					continue
 				}
-				if err != nil {
-					return fmt.Errorf("%s: %w", who.name, err)
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				if err != nil { // what it did before counts; the others go on
+					fmt.Fprintf(os.Stderr, "round %d: %s: %v\n", round+1, who.name, err)
 				}
 				for name, f := range got {
 					if results[name] == nil {
@@ -121,8 +124,13 @@ func race(ctx context.Context, c raceConfig) error {
 				}
 			}
 		}
+		done := c
+		done.rounds = round + 1
+		if err := report(done, all, results); err != nil { // of an hour's work something is there if it breaks off
+			return err
+		}
 	}
-	return report(c, all, results)
+	return nil
 }
 
 func chosen(list, name string) bool {
@@ -156,14 +164,16 @@ func runContender(ctx context.Context, who contender, c *course, todo []work) (m
 		return nil, err
 	}
 	out := map[string]figures{}
+	var failed error
 	for _, w := range todo {
 		f, err := runWork(ctx, w, r)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", w.name, err)
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", w.name, err))
+			continue
 		}
 		out[w.name] = f
 	}
-	return out, nil
+	return out, failed
 }
 
 func runWork(ctx context.Context, w work, r *running) (figures, error) {
@@ -231,7 +241,7 @@ func middle(v []float64) (median, low, high float64) {
 	return v[len(v)/2], v[0], v[len(v)-1]
 }
 
-// report prints a table, keeps the figures as JSON, and draws them.
+// report writes a table, the figures as JSON, and a plot.
 func report(c raceConfig, all []work, results map[string]map[string][]figures) error {
 	if err := os.MkdirAll(c.out, 0o755); err != nil {
 		return err
@@ -278,7 +288,6 @@ func report(c raceConfig, all []work, results map[string]map[string][]figures) e
 	if c.features {
 		b.WriteString(goals(results))
 	}
-	fmt.Print(b.String())
 	return errors.Join(os.WriteFile(filepath.Join(c.out, name+".md"), []byte(b.String()), 0o644),
 		os.WriteFile(filepath.Join(c.out, name+".svg"), []byte(draw(all, results)), 0o644))
 }

@@ -4,6 +4,7 @@ package cli
 
 import (
 	"runtime"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -11,13 +12,24 @@ import (
 	"github.com/weftmesh/weft/internal/run"
 )
 
-// governProcessors has a proxy run on as many processors as it has work for. GOMAXPROCS in the environment, which Go reads
-// itself, says it otherwise.
+// gcPercent is how much a proxy's memory grows between two collections. It makes little garbage, so that a collection is rare
+// in any case.
+const gcPercent = 50
+
+// governProcessors has a proxy run on as many processors as it has work for, and give memory back when it has none.
+// GOMAXPROCS in the environment, which Go reads itself, says it otherwise.
 func governProcessors(g *run.Group, env Env) error {
 	if env.Getenv("GOMAXPROCS") != "" {
 		return nil
 	}
+	if env.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	p, err := procs.New(procs.Config{
+		Rest: func() {
+			runtime.GC() // each collection makes stacks that were deep half as large
+			debug.FreeOSMemory()
+		},
 		Most: runtime.GOMAXPROCS(0), Set: func(n int) { runtime.GOMAXPROCS(n) },
 		Used: func() time.Duration {
 			var u syscall.Rusage

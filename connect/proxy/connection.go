@@ -336,10 +336,54 @@ func after(first []byte, dst, src net.Conn, watch *idleWatch) (int64, error) {
 
 var past = time.Unix(1, 0)
 
-// bufferSize is how much is moved at once where the kernel can't move it by itself. 16 KiB is a TLS record.
-const bufferSize = 32 << 10
+const (
+	// bufferSize is how much is moved at once while much comes. 16 KiB is a TLS record.
+	bufferSize = 32 << 10
+	// waitSize is the room in which a connection waits for something to come.
+	waitSize = 2 << 10
+	// calmReads are so many reads of little in a row that the larger room isn't needed any more.
+	calmReads = 16
+)
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// moving is the room of one direction: little while little comes.
+type moving struct {
+	small *[waitSize]byte
+	big   *[bufferSize]byte
+	calm  int
+}
+
+func (m *moving) get() []byte {
+	switch {
+	case m.big != nil:
+		return m.big[:]
+	case m.small == nil:
+		m.small = new([waitSize]byte)
+	}
+	return m.small[:]
+}
+
+// settle goes by how much the last read gave.
+func (m *moving) settle(n int) {
+	switch {
+	case m.big == nil && n == waitSize:
+		m.big, m.calm = buffers.Get().(*[bufferSize]byte), 0
+	case m.big != nil && n > waitSize:
+		m.calm = 0
+	case m.big != nil:
+		if m.calm++; m.calm >= calmReads {
+			m.drop()
+		}
+	}
+}
+
+func (m *moving) drop() {
+	if m.big != nil {
+		buffers.Put(m.big)
+		m.big = nil
+	}
+}
 
 // oneWay copies until the source's end and hands that on as a half close; after a failure the other way is ended too.
 func oneWay(dst, src net.Conn, watch *idleWatch) (n int64, err error) {
@@ -353,18 +397,20 @@ func oneWay(dst, src net.Conn, watch *idleWatch) (n int64, err error) {
 			_ = w.CloseWrite() // the other side may be gone already
 		}
 	}()
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+	var room moving
+	defer room.drop()
 	for {
-		r, rerr := src.Read(*buf)
+		p := room.get()
+		r, rerr := src.Read(p)
 		if r > 0 {
 			watch.touch()
-			w, werr := dst.Write((*buf)[:r])
+			w, werr := dst.Write(p[:r])
 			n += int64(w)
 			if werr != nil {
 				return n, werr
 			}
 		}
+		room.settle(r)
 		if errors.Is(rerr, io.EOF) {
 			return n, nil
 		}

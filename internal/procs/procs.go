@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package procs gives a process as many processors as it has work for. Go's scheduler on more of them than that spends time on
+// Package procs gives a process as many processors, and as much memory, as it has work for. Go's scheduler on more of them than that spends time on
 // waking threads that find nothing, and on memory for each. It starts no goroutine: Run works in its caller's.
 package procs
 
@@ -18,6 +18,8 @@ type Config struct {
 	Set func(n int)
 	// Most is as many as there are.
 	Most int
+	// Rest is called when the process has become quiet after it had work, to give back what that took. Nil for nothing.
+	Rest func()
 }
 
 const (
@@ -25,6 +27,10 @@ const (
 	busy      = 0.8 // of the processors' time: one more is wanted
 	quiet     = 0.5 // of one processor less: that would be enough
 	quietLong = 10 * time.Second
+
+	resting  = 0.05            // of a processor is no work
+	restLong = 2 * time.Second // of no work: it is quiet
+	restWork = 200 * time.Millisecond
 )
 
 // Governor sets the number of processors.
@@ -42,12 +48,14 @@ func New(c Config) (*Governor, error) {
 }
 
 // Run begins with one processor, takes one more as long as those that it has are busy, and gives one back when one less would
-// have been enough for ten seconds. At the end of ctx all are there.
+// have been enough for ten seconds. At the end of ctx all are there. Rest is called after two seconds without work, if there was
+// any since the last time.
 func (g *Governor) Run(ctx context.Context) error {
 	g.c.Set(g.n)
 	tick := time.NewTicker(look)
 	defer tick.Stop()
-	used, at, quietSince := g.c.Used(), time.Now(), time.Now()
+	used, at, quietSince, restSince := g.c.Used(), time.Now(), time.Now(), time.Now()
+	rested := time.Duration(0) // the processor time at the last rest
 	for {
 		select {
 		case <-ctx.Done():
@@ -61,6 +69,13 @@ func (g *Governor) Run(ctx context.Context) error {
 		used, at = u, now
 		if g.n == 1 || load > quiet*float64(g.n-1) {
 			quietSince = now
+		}
+		if load > resting {
+			restSince = now
+		}
+		if g.c.Rest != nil && now.Sub(restSince) >= restLong && u-rested >= restWork {
+			g.c.Rest()
+			rested = g.c.Used()
 		}
 		switch {
 		case load > busy*float64(g.n) && g.n < g.c.Most:

@@ -6,6 +6,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,7 +32,8 @@ func TestGovernor(t *testing.T) {
 			return used
 		}
 		var set []int
-		g, err := New(Config{Used: advance, Most: 4, Set: func(to int) {
+		var rests atomic.Int32
+		g, err := New(Config{Used: advance, Most: 4, Rest: func() { rests.Add(1) }, Set: func(to int) {
 			mu.Lock()
 			defer mu.Unlock()
 			n = to
@@ -69,7 +71,20 @@ func TestGovernor(t *testing.T) {
 				t.Errorf("with work for %v processors: %v, want %v", phase.busy, set, phase.want)
 			}
 		}
+		if n := rests.Load(); n != 0 {
+			t.Errorf("it rested %d times while there was work", n)
+		}
+		mu.Lock()
+		busy = 0
+		mu.Unlock()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := rests.Load(); n != 1 {
+			t.Errorf("it rested %d times, want once", n)
+		}
+		mu.Lock()
 		set = nil
+		mu.Unlock()
 		cancel()
 		if err := <-done; err != nil || !slices.Equal(set, []int{4}) {
 			t.Errorf("at the end: %v, %v", set, err)
