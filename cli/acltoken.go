@@ -40,12 +40,13 @@ func aclTokenCommand(env Env) *ucli.Command {
 	}
 	grants := append(grantFlags(),
 		&ucli.StringSliceFlag{Name: "role-id", Usage: "role by ID (repeatable)"}, &ucli.StringSliceFlag{Name: "role-name", Usage: "role by name (repeatable)"},
-		&ucli.StringFlag{Name: "description", Usage: "what the token is for"}, formatFlag())
+		&ucli.StringFlag{Name: "description", Usage: "what the token is for"}, formatFlag(), metaFlag())
 	update := append([]ucli.Flag{
 		&ucli.BoolFlag{Name: "append-policies", Usage: "keep the policies that the token has"},
 		&ucli.BoolFlag{Name: "merge-policies", Usage: "the same, by its old name"}, &ucli.BoolFlag{Name: "merge-roles", Usage: "keep the roles that the token has"},
 		&ucli.BoolFlag{Name: "merge-service-identities", Usage: "keep the service identities"}, &ucli.BoolFlag{Name: "merge-node-identities", Usage: "keep the node identities"},
 		&ucli.StringSliceFlag{Name: "append-policy-id", Usage: "one more policy by ID"}, &ucli.StringSliceFlag{Name: "append-policy-name", Usage: "one more policy by name"},
+		&ucli.StringSliceFlag{Name: "append-role-id", Usage: "one more role by ID"}, &ucli.StringSliceFlag{Name: "append-role-name", Usage: "one more role by name"},
 	}, grants...)
 	return group("token", "tokens",
 		&ucli.Command{
@@ -58,22 +59,24 @@ func aclTokenCommand(env Env) *ucli.Command {
 		&ucli.Command{Name: "update", Usage: "change a token", Flags: clientFlags(append(accessor, update...)...), Action: func(c *ucli.Context) error { return tokenUpdate(c, env) }},
 		&ucli.Command{
 			Name: "read", Usage: "show a token", Action: func(c *ucli.Context) error { return tokenRead(c, env) },
-			Flags: clientFlags(append(accessor, formatFlag(), &ucli.BoolFlag{Name: "self", Usage: "the token that is acted with"}, &ucli.BoolFlag{Name: "expanded", Usage: "with the rules of its policies"})...),
+			Flags: clientFlags(append(accessor, formatFlag(), metaFlag(), &ucli.BoolFlag{Name: "self", Usage: "the token that is acted with"}, &ucli.BoolFlag{Name: "expanded", Usage: "with the rules of its policies"})...),
 		},
 		&ucli.Command{
-			Name: "list", Usage: "list the tokens", Flags: clientFlags(formatFlag(), &ucli.BoolFlag{Name: "meta", Usage: "with hash and indexes"}),
+			Name: "list", Usage: "list the tokens", Flags: clientFlags(formatFlag(), metaFlag()),
 			Action: func(c *ucli.Context) error {
-				return list(c, env, "/v1/acl/tokens", nil, func(w io.Writer, t doc) {
-					prettyToken(w, t)
-					prettyMeta(c, w, t)
-				})
+				return list(c, env, "/v1/acl/tokens", nil, func(w io.Writer, t doc) { tokenAndMeta(c, w, t) })
 			},
 		},
 		&ucli.Command{
 			Name: "clone", Usage: "make a token that grants what another does", Action: func(c *ucli.Context) error { return tokenClone(c, env) },
-			Flags: clientFlags(append(accessor, formatFlag(), &ucli.StringFlag{Name: "description", Usage: "what the new token is for"})...),
+			Flags: clientFlags(append(accessor, formatFlag(), metaFlag(), &ucli.StringFlag{Name: "description", Usage: "what the new token is for"})...),
 		},
 		&ucli.Command{Name: "delete", Usage: "remove a token", Flags: clientFlags(accessor...), Action: func(c *ucli.Context) error { return remove(c, env, "token", "AccessorID") }})
+}
+
+func tokenAndMeta(c *ucli.Context, w io.Writer, t doc) {
+	prettyToken(w, t)
+	prettyMeta(c, w, t)
 }
 
 func prettyMeta(c *ucli.Context, w io.Writer, o doc) {
@@ -126,7 +129,7 @@ func tokenCreate(c *ucli.Context, env Env) error {
 	if err := ask(c, env, http.MethodPut, "/v1/acl/token", nil, t, &made); err != nil {
 		return fmt.Errorf("Failed to create new token: %w", err) //nolint:staticcheck // Consul's text
 	}
-	return show(c, env, made, func(w io.Writer) { prettyToken(w, made) })
+	return show(c, env, made, func(w io.Writer) { tokenAndMeta(c, w, made) })
 }
 
 func tokenUpdate(c *ucli.Context, env Env) error {
@@ -142,13 +145,13 @@ func tokenUpdate(c *ucli.Context, env Env) error {
 	if err := takeTokenGrants(c, env, t, merge); err != nil {
 		return err
 	}
-	for _, id := range c.StringSlice("append-policy-id") {
-		old, _ := t["Policies"].([]any)
-		t["Policies"] = append(old, doc{"ID": id})
-	}
-	for _, name := range c.StringSlice("append-policy-name") {
-		old, _ := t["Policies"].([]any)
-		t["Policies"] = append(old, doc{"Name": name})
+	for _, more := range []struct{ flag, list, by string }{
+		{"append-policy-id", "Policies", "ID"}, {"append-policy-name", "Policies", "Name"}, {"append-role-id", "Roles", "ID"}, {"append-role-name", "Roles", "Name"},
+	} {
+		for _, v := range c.StringSlice(more.flag) {
+			old, _ := t[more.list].([]any)
+			t[more.list] = append(old, doc{more.by: v})
+		}
 	}
 	if c.IsSet("description") {
 		t["Description"] = c.String("description")
@@ -157,7 +160,7 @@ func tokenUpdate(c *ucli.Context, env Env) error {
 	if _, err := cl.Do(c.Context, http.MethodPut, "/v1/acl/token/"+text(t["AccessorID"]), nil, t, &now); err != nil {
 		return fmt.Errorf("Failed to update token %s: %w", text(t["AccessorID"]), err) //nolint:staticcheck // Consul's text
 	}
-	return show(c, env, now, func(w io.Writer) { prettyToken(w, now) })
+	return show(c, env, now, func(w io.Writer) { tokenAndMeta(c, w, now) })
 }
 
 func tokenRead(c *ucli.Context, env Env) error {
@@ -178,7 +181,7 @@ func tokenRead(c *ucli.Context, env Env) error {
 	if err != nil {
 		return err
 	}
-	return show(c, env, t, func(w io.Writer) { prettyToken(w, t) })
+	return show(c, env, t, func(w io.Writer) { tokenAndMeta(c, w, t) })
 }
 
 func tokenClone(c *ucli.Context, env Env) error {
@@ -194,7 +197,7 @@ func tokenClone(c *ucli.Context, env Env) error {
 	if _, err := cl.Do(c.Context, http.MethodPut, path+"/clone", nil, doc{"Description": c.String("description")}, &t); err != nil {
 		return err
 	}
-	return show(c, env, t, func(w io.Writer) { prettyToken(w, t) })
+	return show(c, env, t, func(w io.Writer) { tokenAndMeta(c, w, t) })
 }
 
 func loginCommand(env Env) *ucli.Command {

@@ -30,7 +30,7 @@ func configCommand(env Env) *ucli.Command {
 		&ucli.Command{Name: "write", Usage: "write the entry that a file (or - for standard input) holds, in HCL, JSON or YAML", ArgsUsage: "FILE", Flags: clientFlags(append(cas, waitFlag())...), Action: func(c *ucli.Context) error { return configWrite(c, env) }},
 		&ucli.Command{Name: "read", Usage: "print an entry as JSON", Flags: clientFlags(kindName...), Action: func(c *ucli.Context) error { return configRead(c, env) }},
 		&ucli.Command{Name: "list", Usage: "list the names of a kind's entries", Flags: clientFlags(kindName[0], &ucli.StringFlag{Name: "filter", Usage: "filter expression"}), Action: func(c *ucli.Context) error { return configList(c, env) }},
-		&ucli.Command{Name: "delete", Usage: "delete an entry", Flags: clientFlags(append(append(kindName, cas...), waitFlag())...), Action: func(c *ucli.Context) error { return configDelete(c, env) }},
+		&ucli.Command{Name: "delete", Usage: "delete an entry", Flags: clientFlags(append(cas, waitFlag(), &ucli.StringFlag{Name: "kind", Usage: "as service-defaults"}, &ucli.StringFlag{Name: "name", Usage: "as web"}, &ucli.StringFlag{Name: "filename", Usage: "the entry that this file writes, in place of -kind and -name"})...), Action: func(c *ucli.Context) error { return configDelete(c, env) }},
 	)
 }
 
@@ -42,24 +42,36 @@ func casQuery(c *ucli.Context) url.Values {
 	return q
 }
 
-func configWrite(c *ucli.Context, env Env) error {
-	if c.NArg() != 1 {
-		return usage("name the file to read, or - for standard input")
-	}
-	doc, err := document(env, c.Args().First())
+// entryHead says which entry it is.
+type entryHead struct{ Kind, Name string }
+
+// entryFile reads the file of an entry.
+func entryFile(env Env, path string) (*decode.Document, entryHead, error) {
+	var head entryHead
+	doc, err := document(env, path)
 	if err != nil {
-		return err
+		return nil, head, err
 	}
-	var head struct{ Kind, Name string }
 	for _, f := range []struct {
 		name string
 		into *string
 	}{{"kind", &head.Kind}, {"name", &head.Name}} {
 		n := doc.Root.Field(f.name)
 		if n == nil || n.Kind != decode.String {
-			return usage("%s: %s is missing: an entry begins with kind = \"service-defaults\" and name = \"web\", say", doc.File, f.name)
+			return nil, head, usage("%s: %s is missing: an entry begins with kind = \"service-defaults\" and name = \"web\", say", doc.File, f.name)
 		}
 		*f.into = n.Text
+	}
+	return doc, head, nil
+}
+
+func configWrite(c *ucli.Context, env Env) error {
+	if c.NArg() != 1 {
+		return usage("name the file to read, or - for standard input")
+	}
+	doc, head, err := entryFile(env, c.Args().First())
+	if err != nil {
+		return err
 	}
 	if kinds := catalog.EntryKinds(); !slices.Contains(kinds, head.Kind) {
 		return usage("%s: there is no config entry of kind %q: want one of %s", doc.File, head.Kind, strings.Join(kinds, ", "))
@@ -127,14 +139,27 @@ func configDelete(c *ucli.Context, env Env) error {
 	if err != nil {
 		return err
 	}
+	head := entryHead{c.String("kind"), c.String("name")}
+	if file := c.String("filename"); file != "" {
+		if head != (entryHead{}) {
+			return usage("-filename names the entry: leave -kind and -name away")
+		}
+		if _, head, err = entryFile(env, file); err != nil {
+			return err
+		}
+	}
+	if head.Kind == "" || head.Name == "" {
+		return usage("say which entry with -kind and -name, or with -filename")
+	}
 	var answer json.RawMessage
-	header, err := cl.Do(c.Context, http.MethodDelete, entryPath(c), casQuery(c), nil, &answer)
+	path := "/v1/config/" + url.PathEscape(head.Kind) + "/" + url.PathEscape(head.Name)
+	header, err := cl.Do(c.Context, http.MethodDelete, path, casQuery(c), nil, &answer)
 	if err != nil {
 		return err
 	}
 	if string(answer) == "false" {
-		return fmt.Errorf("%s/%s was not deleted: its ModifyIndex isn't %d", c.String("kind"), c.String("name"), c.Uint64("modify-index"))
+		return fmt.Errorf("%s/%s was not deleted: its ModifyIndex isn't %d", head.Kind, head.Name, c.Uint64("modify-index"))
 	}
-	fmt.Fprintf(env.Stdout, "Config entry deleted: %s/%s\n", c.String("kind"), c.String("name"))
+	fmt.Fprintf(env.Stdout, "Config entry deleted: %s/%s\n", head.Kind, head.Name)
 	return awaitProxies(c, env, cl, header)
 }

@@ -34,6 +34,7 @@ func debugCommand(env Env) *ucli.Command {
 			&ucli.DurationFlag{Name: "interval", Usage: "how often metrics are taken", Value: 30 * time.Second},
 			&ucli.StringSliceFlag{Name: "capture", Usage: "what (repeatable): " + strings.Join(captures, ", ") + "; all by default"},
 			&ucli.StringFlag{Name: "output", Usage: "file, without .tar.gz; by default weft-debug-<time>"},
+			&ucli.BoolFlag{Name: "archive", Value: true, Usage: "one archive; =false leaves a folder of files"},
 		),
 		Action: func(c *ucli.Context) error {
 			cl, err := client(c, env)
@@ -53,6 +54,14 @@ func debugCommand(env Env) *ucli.Command {
 			b.collect(c.Context)
 			for _, fault := range b.faults {
 				fmt.Fprintln(env.Stderr, "Warning: "+fault.Error())
+			}
+			if !c.Bool("archive") {
+				name = strings.TrimSuffix(name, ".tar.gz")
+				if err := b.writeFolder(name); err != nil {
+					return err
+				}
+				fmt.Fprintln(env.Stdout, "Saved debug folder: "+name)
+				return nil
 			}
 			if err := b.write(name); err != nil {
 				return err
@@ -144,6 +153,20 @@ func (b *bundle) collect(ctx context.Context) {
 }
 
 // write makes the archive, readable by its owner alone: a log may say more than everybody should read.
+// writeFolder writes the files as they are.
+func (b *bundle) writeFolder(name string) error {
+	if err := os.Mkdir(name, 0o700); err != nil {
+		return err
+	}
+	for file, data := range b.files {
+		path := filepath.Join(name, file)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, data, 0o600)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (b *bundle) write(name string) (err error) {
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
