@@ -33,6 +33,7 @@ type raftConfig struct {
 	store                  *catalog.Store
 	applied                *progress
 	elections              *broadcast
+	room                   *room
 	fatal                  func(error)
 	log                    *slog.Logger
 }
@@ -193,7 +194,7 @@ func openStores(c raftConfig, node *raftNode) (raftStores, error) {
 		return raftStores{}, fmt.Errorf("raft snapshots in %s: %w", c.dir, err)
 	}
 	stores := failing(raftStores{w, w, snapshots})
-	stores.log = &watchedLog{stores.log, c.fatal}
+	stores.log = &watchedLog{stores.log, c.room, c.fatal}
 	return stores, nil
 }
 

@@ -125,6 +125,7 @@ type Server struct {
 	applied     progress
 	elections   broadcast // a leader was elected, or lost
 	reigns      reigns
+	room        *room
 	inOffice    atomic.Bool
 	inTheWay    atomic.Pointer[string] // why the schema version can't be raised
 	pilot       *pilot
@@ -196,6 +197,10 @@ func New(c Config) (*Server, error) {
 	s.peers = newPeers(c.Dial)
 	s.ca, s.others, s.reads, s.entrance = newAuthority(s), &serversService{s: s}, newGate(s), newEntrance(s)
 	s.sessions, s.pilot, s.anew = newSessionKeeper(s), newPilot(s), make(chan chan struct{})
+	s.room = &room{now: c.Now, free: freeBytes}
+	if c.DataDir != "" {
+		s.room.dir = filepath.Join(c.DataDir, "server")
+	}
 	s.reigns.leader = func() string {
 		id, _ := s.leader()
 		return id
@@ -253,7 +258,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	conf := raftConfig{
 		dir: dir, id: s.c.NodeID, name: s.c.NodeName, address: s.c.Address, alone: s.c.Alone, tuning: s.c.Tuning,
-		addresses: addresses{s}, store: s.store, applied: &s.applied, elections: &s.elections, fatal: s.fail, log: s.c.Log.With("part", "raft"),
+		addresses: addresses{s}, store: s.store, applied: &s.applied, elections: &s.elections, room: s.room, fatal: s.fail, log: s.c.Log.With("part", "raft"),
 	}
 	if !s.c.Alone {
 		conf.streams = &streams{Listener: s.c.Streams, address: s.c.Address, dial: s.c.Dial}
@@ -318,6 +323,12 @@ func (s *Server) Propose(ctx context.Context, body catalog.Body) (catalog.Result
 	node := s.raft.Load()
 	if node == nil {
 		return catalog.Result{}, api.ErrNoLeader
+	}
+	if err := s.room.check(); err != nil {
+		if s.room.handOver() {
+			go node.handOver() // others may have room; it ends with Raft's own timeout
+		}
+		return catalog.Result{}, err
 	}
 	if err := failpoint.Hit(failpoint.Propose); err != nil {
 		return catalog.Result{}, err

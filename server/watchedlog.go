@@ -3,25 +3,35 @@
 package server
 
 import (
-	"errors"
 	"fmt"
-	"syscall"
 
 	"github.com/hashicorp/raft"
 )
 
 // watchedLog stops the server when its log can't be written: after an fsync that failed nobody knows what is on disk, and another that
-// succeeds says nothing about it. A full disk is no such damage: writes fail until there is room.
+// succeeds says nothing about it. A full disk is no such damage: writes are refused before it is quite full, until there is room.
 type watchedLog struct {
 	raft.LogStore
+	room  *room
 	fatal func(error)
 }
 
 var _ raft.MonotonicLogStore = (*watchedLog)(nil)
 
+// smallAppend is what is written also where there is little room: a leader that is elected writes an entry without content.
+const smallAppend = 4 << 10
+
 func (w *watchedLog) StoreLogs(logs []*raft.Log) error {
+	size := 0
+	for _, l := range logs {
+		size += len(l.Data)
+	}
+	short := w.room.check()
+	if short != nil && size > smallAppend {
+		return short
+	}
 	err := w.LogStore.StoreLogs(logs)
-	if err != nil && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+	if err != nil && !full(err) && short == nil {
 		w.fatal(fmt.Errorf("this server stops, since its log can't be written: %w", err))
 	}
 	return err

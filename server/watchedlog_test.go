@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/weftmesh/weft/internal/api"
 )
 
 type failingLog struct {
@@ -30,12 +33,39 @@ func TestLogCantBeWritten(t *testing.T) {
 		{errors.New("corrupt"), true},
 	} {
 		var fatal error
-		w := &watchedLog{failingLog{raft.NewInmemStore(), c.err}, func(err error) { fatal = err }}
+		w := &watchedLog{LogStore: failingLog{raft.NewInmemStore(), c.err}, fatal: func(err error) { fatal = err }}
 		if err := w.StoreLog(&raft.Log{Index: 1}); !errors.Is(err, c.err) {
 			t.Errorf("%v: %v", c.err, err)
 		}
 		if (fatal != nil) != c.fatal {
 			t.Errorf("%v: fatal %v", c.err, fatal)
 		}
+	}
+}
+
+// Where there is too little room for another file of the log, nothing reaches it but what an election needs.
+func TestLogWithoutRoom(t *testing.T) {
+	now, free := time.Now(), uint64(roomNeeded-1)
+	r := &room{dir: "/data", now: func() time.Time { return now }, free: func(string) (uint64, error) { return free, nil }}
+	w := &watchedLog{LogStore: raft.NewInmemStore(), room: r, fatal: func(err error) { t.Error(err) }}
+	big := &raft.Log{Index: 1, Data: make([]byte, smallAppend+1)}
+	if err := w.StoreLog(big); !errors.Is(err, api.ErrNoRoom) {
+		t.Errorf("without room: %v", err)
+	}
+	if err := w.StoreLog(&raft.Log{Index: 1}); err != nil {
+		t.Errorf("an entry without content: %v", err)
+	}
+	w.LogStore = failingLog{raft.NewInmemStore(), errors.New("the file before is sealed, and there is no other")}
+	if err := w.StoreLog(&raft.Log{Index: 2}); err == nil {
+		t.Error("no error")
+	}
+	w.LogStore = raft.NewInmemStore()
+	free = roomNeeded
+	if err := w.StoreLog(big); !errors.Is(err, api.ErrNoRoom) {
+		t.Errorf("it was looked at again at once: %v", err)
+	}
+	now = now.Add(roomLook)
+	if err := w.StoreLog(big); err != nil {
+		t.Errorf("with room: %v", err)
 	}
 }

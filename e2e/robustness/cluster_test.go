@@ -61,8 +61,8 @@ type process struct {
 const settings = `raft_snapshot_threshold = 400 raft_snapshot_interval = "2s" raft_trailing_logs = 200 ` +
 	`autopilot { server_stabilization_time = "1s" }`
 
-// newCluster starts three servers of a network with room for more.
-func newCluster(t *testing.T, binary string, ports int, env ...string) *cluster {
+// newCluster starts three servers of a network with room for more. before, unless it is nil, prepares a server.
+func newCluster(t *testing.T, binary string, ports int, before func(*server) error, env ...string) *cluster {
 	t.Helper()
 	enabled(t)
 	seed := mrand.Uint64()
@@ -99,8 +99,15 @@ func newCluster(t *testing.T, binary string, ports int, env ...string) *cluster 
 		}
 		_ = os.RemoveAll(dir) // it is below the system's temporary folder
 	})
-	for _, s := range c.servers[:c.expect] {
-		s.start()
+	for _, s := range c.servers {
+		if before != nil {
+			if err := before(s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s.n <= c.expect {
+			s.start()
+		}
 	}
 	c.allReady()
 	if t.Failed() {

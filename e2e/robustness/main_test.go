@@ -8,9 +8,11 @@ import (
 	"os/exec"
 	"strconv"
 	"testing"
+	"time"
 )
 
-// What the tests are told: WEFT_E2E=1 runs them, WEFT_ROBUST=long runs the long form, WEFT_ROBUST_FACTOR multiplies its histories;
+// What the tests are told: WEFT_E2E=1 runs them, WEFT_ROBUST=long runs the long form, WEFT_ROBUST_FACTOR multiplies its histories,
+// WEFT_ROBUST_TIME is how long a row begins new ones;
 // WEFT_BINARY is weft's program, WEFT_FAIL_BINARY one with failpoints and WEFT_BUG_BINARY one with seeded bugs; WEFT_ROBUST_REPORT is the
 // report's file.
 func long() bool { return os.Getenv("WEFT_ROBUST") == "long" }
@@ -62,4 +64,10 @@ func times(n int) int {
 		n = max(1, int(f*float64(n)+0.5))
 	}
 	return n
+}
+
+// over says whether no new history is to begin.
+func over(began time.Time) bool {
+	d, err := time.ParseDuration(os.Getenv("WEFT_ROBUST_TIME"))
+	return err == nil && time.Since(began) > d
 }

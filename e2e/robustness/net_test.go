@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// namespace is a network namespace without a name: it is gone with the thread that made it and the processes in it, however this test
-// ends.
+// namespace is a network and mount namespace without a name: it is gone, with what is mounted in it, with the thread that made it and
+// the processes in it, however this test ends.
 type namespace struct{ work chan func() }
 
 func newNamespace() (*namespace, error) {
@@ -27,8 +27,12 @@ func newNamespace() (*namespace, error) {
 	made := make(chan error, 1)
 	go func() { // ends with close; the thread is never given back, so it ends too
 		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			made <- fmt.Errorf("make a network namespace (as root?): %w", err)
+		err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS)
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") // what is mounted here is seen nowhere else
+		}
+		if err != nil {
+			made <- fmt.Errorf("make a namespace (as root?): %w", err)
 			return
 		}
 		made <- nil

@@ -59,8 +59,8 @@ func (r *report) table() string {
 func (r *report) text() string {
 	var b strings.Builder
 	all := result{Row: "all"}
-	fmt.Fprintf(&b, "%-24s %-10s %9s %9s %6s %8s %6s %8s %5s %9s %9s  %s\n",
-		"row", "faults", "histories", "ops", "cas %", "leaders", "kills", "acked", "lost", "p50", "p99", "result")
+	fmt.Fprintf(&b, "%-24s %-10s %9s %9s %6s %8s %6s %6s %8s %5s %9s %9s  %s\n",
+		"row", "faults", "histories", "ops", "cas %", "leaders", "kills", "fsyncs", "acked", "lost", "p50", "p99", "result")
 	line := func(w *result) {
 		verdict := "OK"
 		if w.OK < w.Histories || len(w.Wrong) > 0 {
@@ -70,8 +70,8 @@ func (r *report) text() string {
 		if w.CAS > 0 {
 			failed = 100 * float64(w.CASFailed) / float64(w.CAS)
 		}
-		fmt.Fprintf(&b, "%-24s %-10s %9d %9d %6.1f %8d %6d %8d %5d %9s %9s  %s\n",
-			w.Row, w.Faults, w.Histories, w.Ops, failed, w.Leaders, w.Kills, w.Acked, w.Lost, w.P50, w.P99, verdict)
+		fmt.Fprintf(&b, "%-24s %-10s %9d %9d %6.1f %8d %6d %6d %8d %5d %9s %9s  %s\n",
+			w.Row, w.Faults, w.Histories, w.Ops, failed, w.Leaders, w.Kills, w.Fsyncs, w.Acked, w.Lost, w.P50, w.P99, verdict)
 	}
 	for i := range r.rows {
 		w := &r.rows[i]
@@ -83,6 +83,7 @@ func (r *report) text() string {
 		all.CASFailed += w.CASFailed
 		all.Leaders += w.Leaders
 		all.Kills += w.Kills
+		all.Fsyncs += w.Fsyncs
 		all.Acked += w.Acked
 		all.Lost += w.Lost
 		all.Wrong = append(all.Wrong, w.Wrong...)

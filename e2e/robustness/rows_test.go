@@ -31,6 +31,9 @@ func rows() []row {
 		{name: "rolling-restart", faults: "F21", long: 5, fault: restartEach},
 		{name: "member-replaced", faults: "F24", long: 3, fault: replaceMember, ports: 4},
 		{name: "leader-killed", faults: "F1 F20", long: 250, fault: killLeaders, quick: true},
+		{name: "fsync-fails", faults: "F5", long: 50, fault: failFsyncs, quick: true},
+		{name: "disk-full", faults: "F6", long: 4, fault: fillDisks, before: smallDisk, quick: true},
+		{name: "slow-disk", faults: "F8", long: 4, fault: slowDisk},
 		{name: "restored", faults: "F19", long: 6, fault: restore, restores: true},
 	}
 }

@@ -33,6 +33,7 @@ type run struct {
 	leaders int // changes
 	took    []time.Duration
 	kills   int
+	fsyncs  int // that failed
 }
 
 // result is what became of a row's histories.
@@ -46,6 +47,7 @@ type result struct {
 	CASFailed int
 	Leaders   int
 	Kills     int
+	Fsyncs    int `json:",omitempty"` // failed
 	Acked     int // writes of which each is looked for at the end
 	Lost      int
 	Took      []time.Duration `json:"-"`
@@ -62,8 +64,8 @@ type row struct {
 	binary func(*testing.T) string
 	env    []string
 	ports  int
-	// set changes the cluster before its first history.
-	set func(*cluster)
+	// before prepares a server that hasn't been started yet.
+	before func(*server) error
 	// fault does harm while the clients work, and mends it. It sees to it that the leader changes.
 	fault func(*run) error
 	quick bool // part of `make test`
@@ -262,14 +264,15 @@ func (l *ledger) lost(s *server) ([]string, error) {
 // play does a row: its histories on one cluster, then a restart of all, and what must hold in the end.
 func play(t *testing.T, w row, binary string, histories int) result {
 	began := time.Now()
-	c := newCluster(t, binary, max(3, w.ports), w.env...)
-	if w.set != nil {
-		w.set(c)
-	}
+	c := newCluster(t, binary, max(3, w.ports), w.before, w.env...)
 	c.restores = w.restores
 	res := result{Row: w.name, Faults: w.faults}
 	l := c.newLedger()
 	for i := range histories {
+		if i > 0 && over(began) {
+			t.Logf("time is over after %d of %d histories", i, histories)
+			break
+		}
 		r, wrong := c.record(fmt.Sprintf("%s-%d", w.name, i), w.fault)
 		res.Histories++
 		res.Ops += r.count
@@ -277,6 +280,7 @@ func play(t *testing.T, w row, binary string, histories int) result {
 		res.CASFailed += r.failed
 		res.Leaders += r.leaders
 		res.Kills += r.kills
+		res.Fsyncs += r.fsyncs
 		res.Took = append(res.Took, r.took...)
 		if len(wrong) == 0 {
 			res.OK++

@@ -33,6 +33,9 @@ func (e *StatusError) Unwrap() error { return e.Err }
 // ErrNoLeader says that there is no server that could order a write just now.
 var ErrNoLeader = errors.New("No cluster leader") //nolint:staticcheck // Consul's text
 
+// ErrNoRoom says that the disk is full: nothing is written until there is room, and nothing was done.
+var ErrNoRoom = errors.New("the disk is full")
+
 // table is the one table of errors: the first sentinel that an error is decides. What is in none of its rows is a fault of
 // ours: 500, Internal, exit code 1.
 var table = []struct {
@@ -43,6 +46,7 @@ var table = []struct {
 	{ErrDenied, http.StatusForbidden, codes.PermissionDenied},
 	{ErrTokenUnknown, http.StatusForbidden, codes.PermissionDenied},
 	{ErrNoLeader, http.StatusInternalServerError, codes.Unavailable},
+	{ErrNoRoom, http.StatusInsufficientStorage, codes.ResourceExhausted},
 	{ca.ErrRateLimited, http.StatusTooManyRequests, codes.ResourceExhausted},
 	{catalog.ErrNotFound, http.StatusNotFound, codes.NotFound},
 	{catalog.ErrExists, http.StatusConflict, codes.AlreadyExists},
