@@ -286,3 +286,20 @@ func TestDamagedSnapshotOnDisk(t *testing.T) {
 		}
 	}
 }
+
+// A snapshot that was never finished, because the server was killed or its disk full, doesn't stay for ever.
+func TestHalfSnapshotIsRemoved(t *testing.T) {
+	dir := written(t, true)
+	half := filepath.Join(dir, "server", "snapshots", "2-1-1.tmp")
+	if err := os.MkdirAll(half, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	whole := one(t, dir, "server", "snapshots", "*[0-9]")
+	r := start(t, dir)
+	if _, err := os.Stat(half); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
+	}
+	if one(t, dir, "server", "snapshots", "*[0-9]") != whole || len(r.nodes()) < 20 {
+		t.Error("the snapshot that is whole is gone")
+	}
+}

@@ -33,6 +33,8 @@ func (s *Server) followLeadership(ctx context.Context) error {
 			stop = func() {}
 			if leads {
 				stop = s.startLeading(ctx)
+			} else {
+				s.raft.Load().pipelines.cut()
 			}
 		case done := <-s.anew:
 			if s.raft.Load().State() == raft.Leader {

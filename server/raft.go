@@ -93,11 +93,12 @@ func (c raftConfig) raft(notify chan<- bool) *raft.Config {
 type raftNode struct {
 	*raft.Raft
 	raftStores
-	id       raft.ServerID
-	closers  []io.Closer
-	notify   chan bool // leadership, gained or lost
-	observed chan raft.Observation
-	observer *raft.Observer
+	id        raft.ServerID
+	closers   []io.Closer
+	pipelines *pipelines // nil: in memory
+	notify    chan bool  // leadership, gained or lost
+	observed  chan raft.Observation
+	observer  *raft.Observer
 }
 
 // openRaft opens the log and starts Raft. A server that is alone and has no state makes a cluster of itself.
@@ -108,11 +109,12 @@ func openRaft(c raftConfig) (*raftNode, error) {
 		return nil, errors.Join(err, node.close())
 	}
 	transport := c.transport()
+	node.pipelines, _ = transport.(*pipelines)
 	if t, ok := transport.(io.Closer); ok {
 		node.closers = append([]io.Closer{t}, node.closers...)
 	}
 	conf := c.raft(node.notify)
-	machine := &fsm{store: c.store, applied: c.applied, fatal: c.fatal}
+	machine := &fsm{store: c.store, applied: c.applied, room: c.room, fatal: c.fatal}
 	err = node.rename(c, conf, transport)
 	if err == nil {
 		err = node.recover(c, conf, transport)
@@ -146,9 +148,9 @@ func (c raftConfig) transport() raft.Transport {
 		_, t := raft.NewInmemTransport(raft.ServerAddress(c.address))
 		return t
 	}
-	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	return &pipelines{NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: c.streams, MaxPool: transportPool, Timeout: transportTimeout, ServerAddressProvider: c.addresses, Logger: logs.HC(c.log, "transport"),
-	})
+	})}
 }
 
 // hasState says whether this server belongs to a cluster.
@@ -189,6 +191,9 @@ func openStores(c raftConfig, node *raftNode) (raftStores, error) {
 		return raftStores{}, fmt.Errorf("raft log in %s: %w", dir, err)
 	}
 	node.closers = append(node.closers, w)
+	if err := removeHalfSnapshots(c.dir); err != nil {
+		return raftStores{}, err
+	}
 	snapshots, err := raft.NewFileSnapshotStoreWithLogger(c.dir, 2, logs.HC(c.log, "snapshot"))
 	if err != nil {
 		return raftStores{}, fmt.Errorf("raft snapshots in %s: %w", c.dir, err)
@@ -196,6 +201,15 @@ func openStores(c raftConfig, node *raftNode) (raftStores, error) {
 	stores := failing(raftStores{w, w, snapshots})
 	stores.log = &watchedLog{stores.log, c.room, c.fatal}
 	return stores, nil
+}
+
+// removeHalfSnapshots removes those that were never finished: nothing else does.
+func removeHalfSnapshots(dir string) error {
+	half, err := filepath.Glob(filepath.Join(dir, "snapshots", "*.tmp"))
+	for _, path := range half {
+		err = errors.Join(err, os.RemoveAll(path))
+	}
+	return err
 }
 
 // checkVersion refuses a data directory of a newer version, and marks a new one with ours.
@@ -237,8 +251,27 @@ func (n *raftNode) run(ctx context.Context, elections *broadcast, reigns *reigns
 	}
 	n.DeregisterObserver(n.observer)
 	n.handOver()
-	err := n.Shutdown().Error()
-	return errors.Join(err, n.close())
+	return errors.Join(n.stop(), n.close())
+}
+
+// stopAgain is how often pipelines are cut while Raft stops.
+const stopAgain = 50 * time.Millisecond
+
+// stop stops Raft, and lets go of who waits in a pipeline meanwhile.
+func (n *raftNode) stop() error {
+	stopped := n.Shutdown()
+	done := make(chan error, 1)
+	go func() { done <- stopped.Error() }() // ends with Raft, which is waited for here
+	for {
+		n.pipelines.cut()
+		timer := time.NewTimer(stopAgain)
+		select {
+		case err := <-done:
+			timer.Stop()
+			return err
+		case <-timer.C:
+		}
+	}
 }
 
 // handOver has another server lead, if this one does.
@@ -276,6 +309,7 @@ type fsm struct {
 	broken  error // what couldn't be applied; Raft's goroutine owns it
 	store   *catalog.Store
 	applied *progress
+	room    *room
 	fatal   func(error)
 }
 
@@ -327,6 +361,9 @@ func (f *fsm) Apply(e *raft.Log) any { return f.ApplyBatch([]*raft.Log{e})[0] }
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	if f.broken != nil {
 		return nil, f.broken
+	}
+	if err := f.room.atLeast(roomSpare); err != nil { // half a snapshot would take the rest
+		return nil, err
 	}
 	return &fsmSnapshot{f.store.Snapshot()}, nil
 }

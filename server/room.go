@@ -5,6 +5,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"syscall"
 	"time"
@@ -17,9 +18,9 @@ import (
 // A log that meets a full disk in the middle of a new file is broken until the server starts again. So a server stops writing
 // while there still is room for a file of its log and some more: what it has can be read, and nothing is half written.
 const (
-	roomNeeded  = 80 << 20
-	roomLook    = 100 * time.Millisecond
-	handOverFor = 15 * time.Second // between attempts to have a server lead that may have room
+	roomNeeded = 80 << 20
+	roomSpare  = 16 << 20 // below it not even a snapshot is begun, which would make room
+	roomLook   = 100 * time.Millisecond
 )
 
 // room watches how much room there is for the log.
@@ -30,8 +31,8 @@ type room struct {
 
 	mu     sync.Mutex
 	looked time.Time
-	err    error
-	passed time.Time // when another server was asked to lead
+	left   uint64
+	passed bool // another server was asked to lead since there was room
 }
 
 func freeBytes(dir string) (uint64, error) {
@@ -42,34 +43,39 @@ func freeBytes(dir string) (uint64, error) {
 	return st.Bavail * uint64(st.Bsize), nil
 }
 
-// check is nil if there is room; api.ErrNoRoom if not. What can't be found out is no reason to refuse.
-func (r *room) check() error {
+// check is nil if there is room for the log, and api.ErrNoRoom if not.
+func (r *room) check() error { return r.atLeast(roomNeeded) }
+
+// atLeast is nil if so many bytes are free. What can't be found out is no reason to refuse.
+func (r *room) atLeast(needed uint64) error {
 	if r == nil || r.dir == "" {
 		return nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.now()
-	if since := now.Sub(r.looked); since >= 0 && since < roomLook {
-		return r.err
+	if since := now.Sub(r.looked); since < 0 || since >= roomLook {
+		var err error
+		if r.left, err = r.free(r.dir); err != nil {
+			r.left = math.MaxUint64
+		}
+		r.looked = now
+		r.passed = r.passed && r.left < roomNeeded
 	}
-	r.looked, r.err = now, nil
-	if free, err := r.free(r.dir); err == nil && free < roomNeeded {
-		r.err = fmt.Errorf("%w: %d MiB are free in %s, and at least %d must be: make room; until then what is there can be read", api.ErrNoRoom, free>>20, r.dir, roomNeeded>>20)
+	if r.left >= needed {
+		return nil
 	}
-	return r.err
+	return fmt.Errorf("%w: %d MiB are free in %s, and at least %d must be: make room; until then what is there can be read", api.ErrNoRoom, r.left>>20, r.dir, roomNeeded>>20)
 }
 
-// handOver says whether it is time to have another server lead.
+// handOver says whether another server should be asked to lead: once each time that there is too little room. Where nobody has any,
+// leadership so stays where it is in the end, and reads go on.
 func (r *room) handOver() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now := r.now()
-	if since := now.Sub(r.passed); since >= 0 && since < handOverFor {
-		return false
-	}
-	r.passed = now
-	return true
+	again := !r.passed
+	r.passed = true
+	return again
 }
 
 // full says whether an error is that of a full disk.

@@ -60,6 +60,11 @@ func TestLogWithoutRoom(t *testing.T) {
 		t.Error("no error")
 	}
 	w.LogStore = raft.NewInmemStore()
+	f := &fsm{room: r}
+	now, free = now.Add(roomLook), roomSpare-1
+	if _, err := f.Snapshot(); !errors.Is(err, api.ErrNoRoom) {
+		t.Errorf("a snapshot without room: %v", err)
+	}
 	free = roomNeeded
 	if err := w.StoreLog(big); !errors.Is(err, api.ErrNoRoom) {
 		t.Errorf("it was looked at again at once: %v", err)

@@ -66,16 +66,16 @@ func failFsyncs(r *run) error {
 		}
 		inject := "fsync,fdatasync:error=EIO"
 		if rand.IntN(2) == 0 {
-			inject += fmt.Sprintf(":when=%d+", 1+rand.IntN(20)) // of each thread
+			inject += fmt.Sprintf(":when=%d+", 1+rand.IntN(3)) // of each thread
 		}
 		stop, err := s.trace(inject)
 		if err != nil {
 			return err
 		}
-		err = s.ends(20 * time.Second)
+		err = s.ends(30 * time.Second)
 		stop()
 		if err != nil {
-			return fmt.Errorf("fsync failed, and %w", err)
+			return fmt.Errorf("fsync of %s failed (%s), and %w: %s", s.name(), inject, err, tail(filepath.Join(s.c.dir, s.name()+".strace"), 5))
 		}
 		r.fsyncs++
 		if log := tail(s.log(), 60); !strings.Contains(log, "input/output error") {
@@ -146,6 +146,11 @@ func (s *server) empty() error {
 // they go on by themselves, and nothing is damaged.
 func fillDisks(r *run) error {
 	l := r.c.aLeader()
+	defer func() {
+		for _, s := range r.c.servers[:r.c.expect] {
+			_ = s.empty() // it is, as a rule
+		}
+	}()
 	if err := l.fill(); err != nil {
 		return err
 	}
@@ -168,9 +173,13 @@ func fillDisks(r *run) error {
 			if !s.runs() {
 				return fmt.Errorf("%s ended on a full disk: %s", s.name(), tail(s.log(), 3))
 			}
-			if err := until(10*time.Second, func() error { return s.want("GET", "/v1/catalog/services", "", "") }); err != nil {
-				return fmt.Errorf("a read on a full disk: %w", err)
+			if err := s.want("GET", "/v1/catalog/services?stale", "", ""); err != nil {
+				return fmt.Errorf("a stale read on a full disk: %w", err)
 			}
+		}
+		// One whose disk was full before the others' can't have what was written since.
+		if err := until(10*time.Second, func() error { return r.c.aLeader().want("GET", "/v1/kv/big", "", "") }); err != nil {
+			return fmt.Errorf("a read on a full disk: %w", err)
 		}
 		code, text, _, err := r.c.servers[rand.IntN(3)].do(r.ctx, "PUT", "/v1/kv/big", big)
 		if err == nil && code == 200 {

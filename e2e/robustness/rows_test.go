@@ -30,7 +30,7 @@ func rows() []row {
 		{name: "transferred", faults: "", long: 8, fault: transfers},
 		{name: "rolling-restart", faults: "F21", long: 5, fault: restartEach},
 		{name: "member-replaced", faults: "F24", long: 3, fault: replaceMember, ports: 4},
-		{name: "leader-killed", faults: "F1 F20", long: 250, fault: killLeaders, quick: true},
+		{name: "leader-killed", faults: "F1 F20", long: 170, fault: killLeaders, quick: true},
 		{name: "fsync-fails", faults: "F5", long: 50, fault: failFsyncs, quick: true},
 		{name: "disk-full", faults: "F6", long: 4, fault: fillDisks, before: smallDisk, quick: true},
 		{name: "slow-disk", faults: "F8", long: 4, fault: slowDisk},
@@ -73,9 +73,9 @@ func (c *cluster) back(s *server) error {
 	return until(30*time.Second, s.ready)
 }
 
-// killLeaders kills the leader four times.
+// killLeaders kills the leader six times.
 func killLeaders(r *run) error {
-	for range 4 {
+	for range 6 {
 		l := r.c.aLeader()
 		other := r.c.followers(l)[rand.IntN(2)]
 		l.kill()

@@ -90,7 +90,9 @@ func (c *cluster) record(name string, fault func(*run) error) (*run, []string) {
 	r.reach(minOperations / 10)
 	err := fault(r)
 	c.net.heal()
-	r.reach(minOperations)
+	if err == nil {
+		r.reach(minOperations)
+	}
 	if err == nil && r.quiet(minOperations) {
 		err = fmt.Errorf("only %d operations in %s", h.progress(), maxTime)
 	}
@@ -99,8 +101,9 @@ func (c *cluster) record(name string, fault func(*run) error) (*run, []string) {
 	watch.Wait()
 	if err != nil {
 		h.fault("the fault wasn't done: %v", err)
+	} else {
+		r.last()
 	}
-	r.last()
 	return r, r.verdict()
 }
 
@@ -287,6 +290,7 @@ func play(t *testing.T, w row, binary string, histories int) result {
 		}
 		for _, s := range wrong {
 			res.Wrong = append(res.Wrong, r.name+": "+s)
+			t.Log(r.name + ": " + s)
 		}
 		t.Logf("%s: %d operations, %d of %d checks failed, %d leader changes: %d faults", r.name, r.count, r.failed, r.cas, r.leaders, len(wrong))
 		if len(res.Wrong) > 10 {
