@@ -303,3 +303,23 @@ func TestHalfSnapshotIsRemoved(t *testing.T) {
 		t.Error("the snapshot that is whole is gone")
 	}
 }
+
+// A configuration that says another datacenter than the data is refused, with both names, and nothing is touched.
+func TestOtherDatacentersData(t *testing.T) {
+	dir := written(t, false)
+	before := digestOf(t, dir)
+	s, err := New(Config{DataDir: dir, Datacenter: "dc2", NodeName: "s1", Closure: readsUpstreams})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.Run(t.Context())
+	if err == nil || !strings.Contains(err.Error(), `of datacenter "dc1", and the configuration says "dc2"`) {
+		t.Errorf("%v", err)
+	}
+	if digestOf(t, dir) != before {
+		t.Error("the files were touched")
+	}
+	if r := start(t, dir); len(r.nodes()) < 20 {
+		t.Error("with the right configuration it isn't there any more")
+	}
+}

@@ -10,9 +10,10 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// pipelines is Raft's transport with its open pipelines known, so that they can be closed. Raft's leader may be caught in one when it
-// steps down: nobody reads what comes back any more, the next message waits for room behind it, and neither the goroutine ends nor,
-// for ever, Raft when it is stopped; meanwhile its heartbeats go on.
+// pipelines is Raft's transport without a flaw of its pipelines: after an answer that isn't a success Raft reads no more answers, while
+// its sender may still wait for room behind those that nobody reads, for ever. That follower then gets nothing as long as this
+// leader leads, and Raft can't be stopped; heartbeats go on, so that nobody notices. Here such an answer ends the pipeline, which
+// releases the sender; and who leads no more, or stops, cuts all that are open.
 type pipelines struct {
 	*raft.NetworkTransport
 
@@ -22,7 +23,10 @@ type pipelines struct {
 
 type pipeline struct {
 	raft.AppendPipeline
-	of *pipelines
+	of      *pipelines
+	answers chan raft.AppendFuture
+	closed  chan struct{}
+	once    sync.Once
 }
 
 // AppendEntriesPipeline opens one.
@@ -31,21 +35,53 @@ func (p *pipelines) AppendEntriesPipeline(id raft.ServerID, address raft.ServerA
 	if err != nil {
 		return nil, err
 	}
+	line := &pipeline{
+		AppendPipeline: inner, of: p, answers: make(chan raft.AppendFuture, cap(inner.Consumer())), closed: make(chan struct{}),
+	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.open == nil {
 		p.open = map[*pipeline]bool{}
 	}
-	kept := &pipeline{inner, p}
-	p.open[kept] = true
-	return kept, nil
+	p.open[line] = true
+	p.mu.Unlock()
+	go line.pass() // ends with the pipeline, which Raft closes
+	return line, nil
 }
 
-func (p *pipeline) Close() error {
-	p.of.mu.Lock()
-	delete(p.of.open, p)
-	p.of.mu.Unlock()
-	return p.AppendPipeline.Close()
+// pass passes answers on, up to the last that Raft reads.
+func (p *pipeline) pass() {
+	for {
+		select {
+		case f := <-p.AppendPipeline.Consumer():
+			last := !f.Response().Success || f.Response().Term > f.Request().Term
+			select {
+			case p.answers <- f:
+			case <-p.closed:
+				return
+			}
+			if last {
+				_ = p.Close() // nothing can be done about it
+				return
+			}
+		case <-p.closed:
+			return
+		}
+	}
+}
+
+// Consumer is where answers come.
+func (p *pipeline) Consumer() <-chan raft.AppendFuture { return p.answers }
+
+// Close ends it, and who waits in it.
+func (p *pipeline) Close() (err error) {
+	p.once.Do(func() {
+		p.of.mu.Lock()
+		delete(p.of.open, p)
+		p.of.mu.Unlock()
+		close(p.closed)
+		err = p.AppendPipeline.Close()
+	})
+	return err
 }
 
 // cut closes all that are open: who waits in one is told so, and Raft opens another where it still leads.

@@ -26,6 +26,7 @@ const dataVersion = 1
 
 type raftConfig struct {
 	dir, id, name, address string
+	datacenter             string
 	alone                  bool // no other server will ever be there
 	tuning                 Tuning
 	streams                *streams // nil: in memory
@@ -182,6 +183,9 @@ func openStores(c raftConfig, node *raftNode) (raftStores, error) {
 	if err := checkVersion(c.dir); err != nil {
 		return raftStores{}, err
 	}
+	if err := checkDatacenter(c.dir, c.datacenter); err != nil {
+		return raftStores{}, err
+	}
 	dir := filepath.Join(c.dir, "log")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return raftStores{}, err
@@ -201,6 +205,27 @@ func openStores(c raftConfig, node *raftNode) (raftStores, error) {
 	stores := failing(raftStores{w, w, snapshots})
 	stores.log = &watchedLog{stores.log, c.room, c.fatal}
 	return stores, nil
+}
+
+// checkDatacenter refuses data of another datacenter, and marks new data with ours: names in it would mean something else. "" is who
+// doesn't care.
+func checkDatacenter(dir, datacenter string) error {
+	if datacenter == "" {
+		return nil
+	}
+	path := filepath.Join(dir, "DATACENTER")
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return os.WriteFile(path, []byte(datacenter+"\n"), 0o600)
+	}
+	if err != nil {
+		return err
+	}
+	if has := strings.TrimSpace(string(data)); has != datacenter {
+		return fmt.Errorf("the data in %s is of datacenter %q, and the configuration says %q: set datacenter = %q, or give this server an empty data_dir",
+			dir, has, datacenter, has)
+	}
+	return nil
 }
 
 // removeHalfSnapshots removes those that were never finished: nothing else does.

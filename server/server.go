@@ -257,7 +257,7 @@ func (s *Server) Run(ctx context.Context) error {
 		dir = filepath.Join(s.c.DataDir, "server")
 	}
 	conf := raftConfig{
-		dir: dir, id: s.c.NodeID, name: s.c.NodeName, address: s.c.Address, alone: s.c.Alone, tuning: s.c.Tuning,
+		dir: dir, id: s.c.NodeID, name: s.c.NodeName, datacenter: s.c.Datacenter, address: s.c.Address, alone: s.c.Alone, tuning: s.c.Tuning,
 		addresses: addresses{s}, store: s.store, applied: &s.applied, elections: &s.elections, room: s.room, fatal: s.fail, log: s.c.Log.With("part", "raft"),
 	}
 	if !s.c.Alone {
