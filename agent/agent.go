@@ -342,6 +342,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.registerConfigured(); err != nil {
 		return errors.Join(err, g.Stop())
 	}
+	g.GoOrdered("tokens", a.c.Tokens.Run)
 	g.GoOrdered("sync", a.syncer.Run)
 	g.GoOrdered("replica", a.replica.Run)
 	g.GoOrdered("leaf", a.leaves.Run)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command bench measures a small mesh of real processes on this machine: how soon an intention holds, how soon a registration is
-// seen by a remote proxy, what memory each process takes, and whether a request is lost or doubled while certificates,
+// seen by a remote proxy, how soon a deleted token is refused, what memory each process takes, and whether a request is lost or doubled while certificates,
 // agents and endpoints change. It asserts nothing: it prints figures. Run it as: go run ./bench -what flips -kind envoy.
 package main
 
@@ -16,7 +16,7 @@ import (
 )
 
 func main() {
-	what := flag.String("what", "flips", "flips, registration, memory, soak or race")
+	what := flag.String("what", "flips", "flips, registration, memory, soak, race or revocation")
 	kind := flag.String("kind", "builtin", "builtin, host or envoy")
 	protocol := flag.String("protocol", "http", "http or tcp (flips)")
 	level := flag.String("log-level", "info", "of the built-in sidecars; debug says why each request failed; BENCH_KEEP=1 keeps the logs")
@@ -44,6 +44,13 @@ func main() {
 	if *side != "" {
 		if err := relay(ctx, *side, *from, *to, *pki); err != nil {
 			fmt.Fprintln(os.Stderr, "relay:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if *what == "revocation" {
+		if err := revocation(ctx, *weft, *n); err != nil {
+			fmt.Fprintln(os.Stderr, "revocation:", err)
 			os.Exit(1)
 		}
 		return

@@ -443,6 +443,9 @@ func (t *Txn) ACLOfMethod(name string) ([]ACLObject, error) {
 // ACLChanged is the last change or removal of an ACL object that was there before.
 func (t *Txn) ACLChanged() uint64 { return t.topicIndex(ACLChangedTopic()) }
 
+// ACLRevision is ACLChanged for who waits for the next one.
+func (t *Txn) ACLRevision() (uint64, error) { return t.ACLChanged(), t.use(ACLChangedTopic()) }
+
 // ACLBootstrapped is the index at which the first management token was made, 0 if it wasn't yet.
 func (t *Txn) ACLBootstrapped() uint64 { return t.meta.bootstrap }
 

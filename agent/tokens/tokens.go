@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package tokens is what an agent knows of tokens: its own, and what those of its callers grant, as a server told it a short
-// while ago. A token that nobody has is asked for again after a second at the latest. It owns no goroutine.
+// while ago. A token that nobody has is asked for again after a second at the latest. The servers tell when something that was
+// told has changed (Run). It owns no goroutine but Run's.
 package tokens
 
 import (
@@ -13,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -82,6 +84,8 @@ type Tokens struct {
 	mu    sync.Mutex
 	own   map[Kind]string
 	known map[[32]byte]*entry // by the hash of the secret
+	lost  bool                // nobody tells of changes
+	need  uint64              // answers of before this index are too old
 }
 
 // entry is what is known of a token.
@@ -90,6 +94,7 @@ type entry struct {
 	subject *acl.Subject // nil: nobody has it
 	ends    *time.Time   // when the token's time is over
 	err     error
+	index   uint64        // of the answer
 	asking  chan struct{} // not nil while a server is asked
 }
 
@@ -230,6 +235,9 @@ func (t *Tokens) lookup(ctx context.Context, secret string) (entry, error) {
 }
 
 func (t *Tokens) lifeOf(e *entry) time.Duration {
+	if t.lost {
+		return min(lostTTL, t.c.TTL)
+	}
 	if e.subject == nil {
 		return min(negativeTTL, t.c.TTL)
 	}
@@ -250,8 +258,15 @@ func (t *Tokens) roomLocked() {
 
 // ask asks a server, notes the answer for a while, and wakes who waits for it.
 func (t *Tokens) ask(ctx context.Context, secret string, e *entry) entry {
-	got, reached := t.request(ctx, secret)
+	got, reached := t.request(ctx, secret, true)
 	t.mu.Lock()
+	for reached && got.err == nil && got.index < t.need { // a server that is behind, or a change that came meanwhile
+		need := t.need
+		t.mu.Unlock()
+		got, reached = t.request(ctx, secret, false)
+		got.index = max(got.index, need)
+		t.mu.Lock()
+	}
 	defer t.mu.Unlock()
 	defer func() {
 		close(e.asking)
@@ -273,9 +288,13 @@ func (t *Tokens) ask(ctx context.Context, secret string, e *entry) entry {
 	return entry{subject: e.subject, ends: e.ends}
 }
 
-// request asks a server; reached says whether it gave an answer that counts.
-func (t *Tokens) request(ctx context.Context, secret string) (e entry, reached bool) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1/v1/weft/acl/resolve?stale", http.NoBody)
+// request asks a server, which may be behind if stale is set; reached says whether it gave an answer that counts.
+func (t *Tokens) request(ctx context.Context, secret string, stale bool) (e entry, reached bool) {
+	path := "http://127.0.0.1/v1/weft/acl/resolve"
+	if stale {
+		path += "?stale"
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, path, http.NoBody)
 	if err != nil {
 		return entry{err: err}, false
 	}
@@ -285,10 +304,11 @@ func (t *Tokens) request(ctx context.Context, secret string) (e entry, reached b
 	}
 	w := api.Record(t.c.Servers, req, maxAnswer)
 	text := string(bytes.TrimSpace(w.Body.Bytes()))
+	index, _ := strconv.ParseUint(w.Header().Get("X-Consul-Index"), 10, 64) // none: as old as can be
 	switch w.Code {
 	case http.StatusOK:
 	case http.StatusForbidden:
-		return entry{err: &api.StatusError{Code: w.Code, Text: text, Err: api.ErrTokenUnknown}}, true
+		return entry{err: &api.StatusError{Code: w.Code, Text: text, Err: api.ErrTokenUnknown}, index: index}, true
 	default:
 		return entry{err: fmt.Errorf("the servers answered %d: %s", w.Code, text)}, false
 	}
@@ -310,7 +330,7 @@ func (t *Tokens) request(ctx context.Context, secret string) (e entry, reached b
 	}
 	return entry{
 		subject: &acl.Subject{Authorizer: acl.New(acl.Config{Default: t.c.Default, KeyList: t.c.KeyList}, rules...), Accessor: a.AccessorID},
-		ends:    a.ExpirationTime,
+		ends:    a.ExpirationTime, index: index,
 	}, true
 }
 

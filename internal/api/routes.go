@@ -203,8 +203,9 @@ var Routes = []Route{
 	{http.MethodGet, "/v1/acl/templated-policies", Server, aclRead, Nothing, "", false},
 	{http.MethodGet, "/v1/acl/templated-policy/name/{id...}", Server, aclRead, Nothing, "", false},
 	{http.MethodPost, "/v1/acl/templated-policy/preview/{id...}", Server, aclRead, Nothing, "", false},
-	// weft's: what the caller's own token grants, for its agent.
+	// weft's: what the caller's own token grants, for its agent; and when such answers last became untrue.
 	{http.MethodGet, "/v1/weft/acl/resolve", Server, none, Nothing, "", false},
+	{http.MethodGet, "/v1/weft/acl/changed", Server, none, Nothing, "", true},
 	// weft's: what every proxy should have and has.
 	{http.MethodGet, "/v1/weft/proxies", Server, serviceRead, Listed, "service", false},
 	// weft's: how nodes are let in. Who joins shows a join token.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -80,6 +81,7 @@ func (h *handlers) aclHandlers() map[string]api.Handler {
 		"GET /v1/acl/templated-policy/name/{id...}":     h.readTemplate,
 		"POST /v1/acl/templated-policy/preview/{id...}": h.previewTemplate,
 		"GET /v1/weft/acl/resolve":                      h.resolveToken,
+		"GET /v1/weft/acl/changed":                      h.aclChanged,
 	}
 	if h.c.ACL == nil {
 		for name := range m {
@@ -322,9 +324,18 @@ func (h *handlers) aclReplication(w http.ResponseWriter, _ *api.Request) error {
 	}{})
 }
 
+// aclChanged says when an ACL object that was there was last changed or removed: what agents know of tokens was right until then.
+func (h *handlers) aclChanged(w http.ResponseWriter, r *api.Request) error {
+	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) (map[string]uint64, error) {
+		index, err := t.ACLRevision()
+		return map[string]uint64{"Index": index}, err
+	})
+}
+
 // resolveToken tells an agent what its caller's token grants: the rules' texts, so that the agent decides as a server would.
 func (h *handlers) resolveToken(w http.ResponseWriter, r *api.Request) error {
 	txn := h.c.Store.Read()
+	w.Header().Set("X-Consul-Index", strconv.FormatUint(txn.ACLChanged(), 10))
 	t, err := h.c.ACL.Tokens.Token(txn, api.TokenOf(r.Request))
 	if err != nil {
 		return err
