@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,6 +36,7 @@ import (
 	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/logs"
 	"github.com/weftmesh/weft/internal/memnet"
+	"github.com/weftmesh/weft/internal/plane"
 	"github.com/weftmesh/weft/server"
 )
 
@@ -51,8 +53,20 @@ type whole struct {
 }
 
 // newWhole starts it; ACLs are on, and everything but what a token says is allowed.
-func newWhole(t *testing.T) *whole {
+func newWhole(t *testing.T) *whole { return newWholeWith(t, true) }
+
+// newWholeWith says whether what no rule speaks of is allowed.
+func newWholeWith(t *testing.T, allow bool) *whole {
 	t.Helper()
+	level := acl.Write
+	if !allow {
+		level = acl.Deny
+	}
+	authority, err := plane.NewAuthority("dc1", rand.Reader, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := func(s string) func() []string { return func() []string { return []string{s} } }
 	ok := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -75,7 +89,8 @@ func newWhole(t *testing.T) *whole {
 	}
 	lan, wan := pool(false, "n1", 8301), pool(true, "n1", 8302)
 	servers, err := agenttest.New(server.Config{
-		LAN: lan, WAN: wan, ACL: server.ACLConfig{Enabled: true, Allow: true, DownPolicy: "extend-cache"}, DefaultAllow: true,
+		LAN: lan, WAN: wan, ACL: server.ACLConfig{Enabled: true, Allow: allow, DownPolicy: "extend-cache"}, DefaultAllow: true,
+		Join: &server.JoinConfig{Domain: "consul", Authority: authority, Servers: list("10.0.0.1:8300"), RetryJoin: list("10.0.0.1:8301"), GossipKeys: list("key")},
 	})
 	ok(err)
 	t.Cleanup(func() { ok(servers.Close()) })
@@ -87,7 +102,7 @@ func newWhole(t *testing.T) *whole {
 	ok(err)
 	t.Cleanup(passOn.Close)
 	known, err := tokens.New(tokens.Config{
-		Enabled: true, Servers: passOn, Node: "n1", Default: acl.Write, Now: time.Now, Own: map[tokens.Kind]string{tokens.Default: managing},
+		Enabled: true, Servers: passOn, Node: "n1", Default: level, Now: time.Now, Own: map[tokens.Kind]string{tokens.Default: managing},
 	})
 	ok(err)
 	door, err := listen.New(listen.Config{Log: quiet})

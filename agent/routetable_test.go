@@ -244,11 +244,13 @@ var rows = map[string]row{
 	"GET /v1/acl/templated-policy/name/{id...}":     {tier: 2, ask: "/v1/acl/templated-policy/name/builtin/service", want: `"TemplateName":"builtin/service"`},
 	"POST /v1/acl/templated-policy/preview/{id...}": {tier: 2, ask: "/v1/acl/templated-policy/preview/builtin/service", body: `{"Name":"web"}`, want: `"Rules":"`},
 
-	"POST /v1/weft/join":               {body: `{}`, code: 409, want: "this cluster has no CA for its nodes", differs: "how a node comes in by a join token; see server/join_test.go"},
-	"POST /v1/weft/join/tokens":        {body: `{"Uses":1}`, code: 409, want: "this cluster has no CA for its nodes", differs: "as above"},
-	"GET /v1/weft/join/tokens":         {want: `^\[\]$`, differs: "as above"},
-	"DELETE /v1/weft/join/tokens/{id}": {ask: "/v1/weft/join/tokens/none", code: 404, want: "Cannot find join token to delete", differs: "as above"},
-	"GET /v1/weft/acl/resolve":         {want: `.`, differs: "what a token grants, for agents"},
+	"GET /v1/weft/acl/resolve": {want: `.`, differs: "what a token grants, for agents"},
+	"GET /v1/weft/acl/changed": {want: `^\{"Index":\d+\}$`, differs: "when a token last changed, for agents", wake: `PUT /v1/acl/token/{self} {"Description":"{n}"}`, still: `PUT /v1/acl/token {"Description":"{n}"}`},
+
+	"POST /v1/weft/join":               {body: `{"Node":"x1","CSR":"x","Secret":"x"}`, code: 400, want: "no request for a certificate", differs: "the way into a locked cluster"},
+	"POST /v1/weft/join/tokens":        {body: `{"TTL":"10m"}`, want: `^\{"ID":"([^"]+)","Token":"weft-join-`, keep: "join", differs: "as above"},
+	"GET /v1/weft/join/tokens":         {want: `^\[\{"ID":"{join}"`, differs: "as above"},
+	"DELETE /v1/weft/join/tokens/{id}": {ask: "/v1/weft/join/tokens/{join}", want: `^true$`, differs: "as above"},
 	"GET /v1/weft/proxies":             {want: `^\[`, differs: "what every proxy should have and has", bad: map[string]string{"write=x": "400 Invalid write"}},
 	"GET /v1/weft/explain":             {ask: "/v1/weft/explain?source=web&destination=db&method=GET&path=/", want: `"Ways":\[`, wake: `PUT /v1/connect/intentions/exact?source=web&destination=db {"Action":"deny"}`, still: writeRule2, differs: "where a request goes and why"},
 }
