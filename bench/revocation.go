@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -100,7 +101,7 @@ func revokeOnce(ctx context.Context, server, agent, root string) (time.Duration,
 	begin := time.Now()
 	for {
 		err := use()
-		if err != nil && strings.Contains(err.Error(), "403") {
+		if errors.Is(err, errRefused) {
 			return time.Since(begin), nil
 		}
 		if time.Since(begin) > time.Minute {
@@ -108,6 +109,9 @@ func revokeOnce(ctx context.Context, server, agent, root string) (time.Duration,
 		}
 	}
 }
+
+// errRefused is an answer of 403.
+var errRefused = errors.New("refused")
 
 // await tries until it succeeds, for half a minute.
 func await(ctx context.Context, f func() error) error {
@@ -133,6 +137,9 @@ func call(ctx context.Context, method, url, token, body string, answer any) erro
 	data, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return err
+	}
+	if resp.StatusCode == http.StatusForbidden {
+		return fmt.Errorf("%w: %s %s: %s", errRefused, method, url, bytes.TrimSpace(data))
 	}
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s %s: %d %s", method, url, resp.StatusCode, bytes.TrimSpace(data))

@@ -249,6 +249,7 @@ var RPCs = []RPC{
 	{"/weft.v1.Servers/Status", none, Nothing},
 	{"/weft.v1.Servers/Promise", none, Nothing},
 	{"/weft.v1.Servers/ReadIndex", none, Nothing},
+	{"/weft.v1.Servers/Digests", none, Nothing},
 	{"/weft.v1.Servers/Streams", none, Nothing},
 	{"topic nodes", nodeRead, Listed},
 	{"topic node", nodeRead, ByHandler},
