@@ -2,7 +2,10 @@
 
 package catalog
 
-import "time"
+import (
+	"net/url"
+	"time"
+)
 
 // JWTProvider is who issues tokens, where they are found in a request, and how they are checked.
 type JWTProvider struct {
@@ -16,7 +19,7 @@ type JWTProvider struct {
 	CacheConfig      *JWTCache      `json:",omitempty"`
 }
 
-// JSONWebKeySet is the issuer's keys; one field is set.
+// JSONWebKeySet is the issuer's keys. Local beside Remote is weft's: these count too, whether the others can be fetched or not.
 type JSONWebKeySet struct {
 	Local  *LocalJWKS  `json:",omitempty"`
 	Remote *RemoteJWKS `json:",omitempty"`
@@ -37,6 +40,22 @@ type RemoteJWKS struct {
 	UseSNI              bool             `json:",omitempty"`
 	RetryPolicy         *JWKSRetryPolicy `json:",omitempty"`
 	JWKSCluster         *JWKSCluster     `json:",omitempty"`
+}
+
+func (r *RemoteJWKS) validate(f string) error {
+	switch {
+	case r == nil:
+		return nil
+	case r.URI == "":
+		return invalidf("%s.URI is required", f)
+	case r.RequestTimeoutMs < 0 || r.CacheDuration < 0:
+		return invalidf("%s: RequestTimeoutMs and CacheDuration must not be negative", f)
+	}
+	u, err := url.Parse(r.URI)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.User != nil {
+		return invalidf("%s.URI %q: want http:// or https://, a host, and a path", f, r.URI)
+	}
+	return nil
 }
 
 // JWKSRetryPolicy says how fetching is tried again.
@@ -121,14 +140,14 @@ func (e *JWTProvider) Validate() error {
 		return err
 	}
 	set := e.JSONWebKeySet
-	if set == nil || (set.Local == nil) == (set.Remote == nil) {
-		return invalidf("JSONWebKeySet must have exactly one of Local and Remote")
+	if set == nil || set.Local == nil && set.Remote == nil {
+		return invalidf("JSONWebKeySet must have Local or Remote")
 	}
 	if l := set.Local; l != nil && (l.JWKS == "") == (l.Filename == "") {
 		return invalidf("JSONWebKeySet.Local must have exactly one of JWKS and Filename")
 	}
-	if r := set.Remote; r != nil && r.URI == "" {
-		return invalidf("JSONWebKeySet.Remote.URI is required")
+	if err := set.Remote.validate("JSONWebKeySet.Remote"); err != nil {
+		return err
 	}
 	for i, l := range e.Locations {
 		n := 0

@@ -46,7 +46,7 @@ func keptKinds() []struct {
 		},
 		{
 			&JWTProvider{EntryHead: head, JSONWebKeySet: &JSONWebKeySet{Remote: &RemoteJWKS{URI: "https://a"}}},
-			func(e Entry) { e.(*JWTProvider).JSONWebKeySet.Local = &LocalJWKS{JWKS: "e30="} },
+			func(e Entry) { e.(*JWTProvider).JSONWebKeySet.Remote.URI = "ftp://a" },
 		},
 		{
 			&ExportedServices{Services: []ExportedService{{Name: "*", Consumers: []ServiceConsumer{{Peer: "p"}}}}},

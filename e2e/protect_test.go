@@ -9,8 +9,12 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -18,6 +22,7 @@ import (
 var protectRows = []Row{
 	{Name: "protect by path header and method", Run: protectRequests},
 	{Name: "protect by token", Run: protectTokens},
+	{Name: "protect by token of fetched keys", Run: protectFetched},
 	{Name: "protect in audit mode", Run: protectAudit},
 	{Name: "protect by mutual tls strict permissive and off", Run: protectMTLS},
 	{Name: "protect by mutual tls of a port", Run: protectPort},
@@ -134,6 +139,65 @@ func protectTokens(t *testing.T, w *World) {
 		if err != nil || g.Status != http.StatusForbidden {
 			t.Errorf("%s: %d %v, want 403", name, g.Status, err)
 		}
+	}
+}
+
+// protectFetched: keys come from a server of the issuer's, anew now and then; those in the entry count beside them.
+func protectFetched(t *testing.T, w *World) {
+	l := w.traffic(t)
+	own, first, second := newIssuer(t), newIssuer(t), newIssuer(t)
+	var serves atomic.Pointer[string] // nil: it fails
+	serve := func(i issuer) {
+		set, err := base64.StdEncoding.DecodeString(i.keys(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := string(set)
+		serves.Store(&text)
+	}
+	serve(first)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if set := serves.Load(); set != nil {
+			_, _ = io.WriteString(w, *set)
+			return
+		}
+		w.WriteHeader(http.StatusInternalServerError)
+	})}
+	go func() { _ = s.Serve(ln) }() // ends with Close
+	t.Cleanup(func() { _ = s.Close() })
+	l.entry("jwt-provider", "fetched", object{"Issuer": "https://sso.example", "JSONWebKeySet": object{
+		"Local":  object{"JWKS": own.keys(t)},
+		"Remote": object{"URI": "http://" + ln.Addr().String() + "/keys", "CacheDuration": "1s"},
+	}})
+	l.rules(object{"JWT": object{"Providers": []object{{"Name": l.name("fetched")}}}, "Sources": []object{{"Name": l.name("web"), "Action": "allow"}}})
+	bearer := func(i issuer) string {
+		return "Authorization: Bearer " + i.token(t, object{"iss": "https://sso.example", "exp": time.Now().Add(time.Hour).Unix()})
+	}
+	l.everywhere("/", statusIs(403))
+	l.everywhere("/", statusIs(200), bearer(first))
+	l.everywhere("/", statusIs(200), bearer(own))
+	l.is(statusIs(403), "GET", "/", bearer(second))
+	serve(second)
+	l.everywhere("/", statusIs(200), bearer(second))
+	l.everywhere("/", statusIs(403), bearer(first))
+	serves.Store(nil) // what was fetched stays, and what stands in the entry
+	until(t, 10*time.Second, after(3*time.Second))
+	l.everywhere("/", statusIs(200), bearer(second))
+	l.everywhere("/", statusIs(200), bearer(own))
+}
+
+// after succeeds when so much time has passed.
+func after(d time.Duration) func() error {
+	end := time.Now().Add(d)
+	return func() error {
+		if left := time.Until(end); left > 0 {
+			return fmt.Errorf("%s are left", left)
+		}
+		return nil
 	}
 }
 

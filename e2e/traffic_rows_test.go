@@ -15,7 +15,7 @@ var trafficNames = []string{
 	"send tcp split", "send failover", "endure timeouts", "endure retries", "endure retry budget", "break delay and abort", "break grpc",
 	"break reset", "break bandwidth", "break until", "balance by turns by chance and by load", "balance peak ewma", "balance by hash",
 	"balance session persistence", "balance slow start", "balance panic threshold", "balance locality",
-	"protect by path header and method", "protect by token", "protect in audit mode",
+	"protect by path header and method", "protect by token", "protect by token of fetched keys", "protect in audit mode",
 	"protect by mutual tls strict permissive and off", "protect by mutual tls of a port",
 	"send weighted split", "send redirect to another service", "balance by hash of query and address", "endure hedging", "endure retry after",
 	"endure retries by grpc status and reset", "endure limits of requests and retries", "endure ejection by gateway and local failures",

@@ -31,15 +31,35 @@ func (r *renderer) jwt() (*jwtv3.JwtAuthentication, error) {
 	out := &jwtv3.JwtAuthentication{Providers: map[string]*jwtv3.JwtProvider{}}
 	all := &jwtv3.JwtRequirementAndList{}
 	for _, p := range r.g.Providers {
-		provider, err := jwtProvider(p)
-		if err != nil {
-			return nil, fmt.Errorf("jwt-provider %s: %w", p.Name, err)
+		either := &jwtv3.JwtRequirementOrList{}
+		add := func(name string, provider *jwtv3.JwtProvider, err error) error {
+			if err != nil {
+				return fmt.Errorf("jwt-provider %s: %w", p.Name, err)
+			}
+			out.Providers[name] = provider
+			either.Requirements = append(either.Requirements, &jwtv3.JwtRequirement{RequiresType: &jwtv3.JwtRequirement_ProviderName{ProviderName: name}})
+			return nil
 		}
-		out.Providers[p.Name] = provider
-		either := &jwtv3.JwtRequirementOrList{Requirements: []*jwtv3.JwtRequirement{
-			{RequiresType: &jwtv3.JwtRequirement_ProviderName{ProviderName: p.Name}},
-			{RequiresType: &jwtv3.JwtRequirement_AllowMissingOrFailed{AllowMissingOrFailed: &emptypb.Empty{}}},
-		}}
+		if set := p.JSONWebKeySet; set.Remote != nil {
+			provider := jwtProvider(p)
+			if err := add(p.Name, provider, r.fetched(p, provider)); err != nil {
+				return nil, err
+			}
+			if set.Local != nil {
+				provider := jwtProvider(p)
+				if err := add(p.Name+localKeys, provider, given(p, provider)); err != nil {
+					return nil, err
+				}
+			}
+		} else {
+			provider := jwtProvider(p)
+			if err := add(p.Name, provider, given(p, provider)); err != nil {
+				return nil, err
+			}
+		}
+		either.Requirements = append(either.Requirements, &jwtv3.JwtRequirement{
+			RequiresType: &jwtv3.JwtRequirement_AllowMissingOrFailed{AllowMissingOrFailed: &emptypb.Empty{}},
+		})
 		all.Requirements = append(all.Requirements, &jwtv3.JwtRequirement{RequiresType: &jwtv3.JwtRequirement_RequiresAny{RequiresAny: either}})
 	}
 	need := all.Requirements[0]
@@ -53,17 +73,25 @@ func (r *renderer) jwt() (*jwtv3.JwtAuthentication, error) {
 	return out, nil
 }
 
-func jwtProvider(p *catalog.JWTProvider) (*jwtv3.JwtProvider, error) {
-	if p.JSONWebKeySet.Local == nil || p.JSONWebKeySet.Local.JWKS == "" {
-		return nil, fmt.Errorf("only JSONWebKeySet.Local.JWKS can be used yet")
+// localKeys is what the provider of an entry's own keys is called after, beside that of the fetched ones.
+const localKeys = " local"
+
+// given are keys that stand in the entry.
+func given(p *catalog.JWTProvider, out *jwtv3.JwtProvider) error {
+	if p.JSONWebKeySet.Local.JWKS == "" {
+		return fmt.Errorf("JSONWebKeySet.Local.Filename can't be used yet")
 	}
 	keys, err := base64.StdEncoding.DecodeString(p.JSONWebKeySet.Local.JWKS)
 	if err != nil {
-		return nil, fmt.Errorf("JSONWebKeySet.Local.JWKS isn't base64: %w", err)
+		return fmt.Errorf("JSONWebKeySet.Local.JWKS isn't base64: %w", err)
 	}
+	out.JwksSourceSpecifier = &jwtv3.JwtProvider_LocalJwks{LocalJwks: &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: string(keys)}}}
+	return nil
+}
+
+func jwtProvider(p *catalog.JWTProvider) *jwtv3.JwtProvider {
 	out := &jwtv3.JwtProvider{
 		Issuer: p.Issuer, Audiences: p.Audiences, PayloadInMetadata: payloadKey(p.Name), ClockSkewSeconds: uint32(p.ClockSkewSeconds),
-		JwksSourceSpecifier: &jwtv3.JwtProvider_LocalJwks{LocalJwks: &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: string(keys)}}},
 	}
 	for _, l := range p.Locations {
 		switch {
@@ -79,7 +107,7 @@ func jwtProvider(p *catalog.JWTProvider) (*jwtv3.JwtProvider, error) {
 	if f := p.Forwarding; f != nil {
 		out.ForwardPayloadHeader, out.PadForwardPayloadHeader = f.HeaderName, f.PadForwardPayloadHeader
 	}
-	return out, nil
+	return out
 }
 
 // jwtPermission asks what verified tokens claim; nil where nothing is required.

@@ -286,8 +286,11 @@ func checkPermissions(t *catalog.Txn, key catalog.Key) error {
 			return err
 		case p == nil:
 			return fmt.Errorf("the intentions of %q ask for tokens of jwt-provider %q, which isn't there: write that first", key.Name, name)
-		case p.JSONWebKeySet.Local == nil || p.JSONWebKeySet.Local.JWKS == "":
-			return fmt.Errorf("the intentions of %q ask for tokens of jwt-provider %q: only JSONWebKeySet.Local.JWKS can be used yet", key.Name, name)
+		case p.JSONWebKeySet.Local != nil && p.JSONWebKeySet.Local.JWKS == "":
+			return fmt.Errorf("the intentions of %q ask for tokens of jwt-provider %q: JSONWebKeySet.Local.Filename can't be used yet, JWKS and Remote can", key.Name, name)
+		case p.JSONWebKeySet.Remote != nil && p.JSONWebKeySet.Remote.JWKSCluster != nil && p.JSONWebKeySet.Remote.JWKSCluster.TLSCertificates != nil:
+			return fmt.Errorf("the intentions of %q ask for tokens of jwt-provider %q: JSONWebKeySet.Remote.JWKSCluster.TLSCertificates can't be used yet: "+
+				"keys are fetched by the certificates that the proxies' host trusts", key.Name, name)
 		}
 	}
 	c, err := chain.Compile(t, key, chain.Overrides{})

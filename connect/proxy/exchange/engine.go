@@ -132,6 +132,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			return nil
 		case now := <-tick.C:
 			e.Drain()
+			e.fetchKeys(now)
 			if e.leaving.Load() {
 				e.prune(now.Add(-leaveIdle))
 			} else if now.Sub(pools) >= poolLook {

@@ -87,10 +87,11 @@ func claimsOf(p *config.TokenProvider, token string, req *stream.RequestHead, no
 		return nil
 	}
 	signature, err := base64.RawURLEncoding.DecodeString(parts[2])
-	if err != nil || !slices.ContainsFunc(p.Keys, func(k config.TokenKey) bool {
+	verifies := func(k config.TokenKey) bool {
 		return (k.ID == "" || head.Kid == "" || k.ID == head.Kid) && (k.Algorithm == "" || k.Algorithm == head.Alg) &&
 			signed(head.Alg, k.Public, parts[0]+"."+parts[1], signature)
-	}) {
+	}
+	if err != nil || !slices.ContainsFunc(p.Keys, verifies) && (p.Remote == nil || !slices.ContainsFunc(p.Remote.Keys(), verifies)) {
 		return nil
 	}
 	var said map[string]any

@@ -99,6 +99,11 @@ func (w *world) compileListener(m *listenerv3.Listener) (*listener, error) {
 	if l.Named != nil && (plainToo || l.TLS != nil || l.HTTP != nil || l.Authorize != nil || l.MaxConnections != 0) {
 		return nil, errors.New("filter_chains: beside chains by server_names this proxy takes tcp_proxy alone")
 	}
+	if l.HTTP != nil {
+		for _, p := range l.HTTP.Tokens {
+			p.Remote = w.remoteKeys(p.Remote)
+		}
+	}
 	return out, nil
 }
 

@@ -29,7 +29,7 @@ const (
 	jwtURL         = typePrefix + "extensions.filters.http.jwt_authn.v3.JwtAuthentication"
 	jwtFilterName  = "envoy.filters.http.jwt_authn"
 	jwtFields      = "providers rules"
-	providerFields = "issuer audiences local_jwks forward from_headers from_params from_cookies forward_payload_header " +
+	providerFields = "issuer audiences local_jwks remote_jwks forward from_headers from_params from_cookies forward_payload_header " +
 		"pad_forward_payload_header payload_in_metadata clock_skew_seconds"
 )
 
@@ -66,7 +66,10 @@ func lenient(r *jwtv3.JwtRequirement, known map[string]*jwtv3.JwtProvider) bool 
 		return !slices.ContainsFunc(t.RequiresAll.GetRequirements(), func(one *jwtv3.JwtRequirement) bool { return !lenient(one, known) })
 	case *jwtv3.JwtRequirement_RequiresAny:
 		list := t.RequiresAny.GetRequirements()
-		return len(list) == 2 && known[list[0].GetProviderName()] != nil && list[1].GetAllowMissingOrFailed() != nil
+		last := len(list) - 1
+		return last > 0 && list[last].GetAllowMissingOrFailed() != nil && !slices.ContainsFunc(list[:last], func(one *jwtv3.JwtRequirement) bool {
+			return known[one.GetProviderName()] == nil
+		})
 	}
 	return false
 }
@@ -85,6 +88,18 @@ func tokenProvider(m *jwtv3.JwtProvider) (*config.TokenProvider, error) {
 	}
 	for _, h := range m.GetFromHeaders() {
 		p.Headers = append(p.Headers, config.TokenHeader{Name: h.GetName(), Prefix: h.GetValuePrefix()})
+	}
+	if r := m.GetRemoteJwks(); r != nil {
+		if err := only(r, "http_uri cache_duration async_fetch"); err != nil {
+			return nil, fmt.Errorf("remote_jwks: %w", err)
+		}
+		p.Remote = &config.RemoteKeys{
+			URI: r.GetHttpUri().GetUri(), Timeout: r.GetHttpUri().GetTimeout().AsDuration(), CacheFor: r.GetCacheDuration().AsDuration(), Parse: keySet,
+		}
+		if p.Remote.CacheFor <= 0 {
+			p.Remote.CacheFor = 5 * time.Minute
+		}
+		return p, nil
 	}
 	set, err := bytesOf(m.GetLocalJwks())
 	if err != nil {

@@ -31,6 +31,7 @@ type world struct {
 
 	known map[endpointKey]*config.Endpoint // equal endpoints are one pointer
 	built map[string]builtCluster          // the cluster given out last, with what it was made of
+	keys  map[string]*config.RemoteKeys    // of tokens, by where and how they are fetched: what was fetched outlives a changed listener
 }
 
 // cluster is a compiled cluster without its endpoints.
@@ -58,7 +59,7 @@ func newWorld(now func() time.Time) *world {
 	return &world{
 		secrets: newSecrets(now), version: map[string]map[string]string{}, clusters: map[string]*cluster{},
 		endpoints: map[string][]*config.Endpoint{}, listeners: map[string]*listener{}, routes: map[string]*config.RouteTable{},
-		known: map[endpointKey]*config.Endpoint{}, built: map[string]builtCluster{},
+		known: map[endpointKey]*config.Endpoint{}, built: map[string]builtCluster{}, keys: map[string]*config.RemoteKeys{},
 	}
 }
 
@@ -278,6 +279,17 @@ type endpointKey struct {
 	cluster, network, address string
 	weight, priority          uint32
 	healthy, draining, plain  bool
+}
+
+func (w *world) remoteKeys(r *config.RemoteKeys) *config.RemoteKeys {
+	if r == nil {
+		return nil
+	}
+	key := fmt.Sprint(r.URI, " ", r.Timeout, " ", r.CacheFor)
+	if w.keys[key] == nil {
+		w.keys[key] = r
+	}
+	return w.keys[key]
 }
 
 func (w *world) endpoint(k endpointKey) *config.Endpoint {

@@ -12,6 +12,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	netrbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
@@ -74,6 +75,11 @@ func (p *Proxy) references() error {
 			if err != nil {
 				return fmt.Errorf("listener %s: %w", name, err)
 			}
+			for _, f := range h.GetHttpFilters() {
+				if err := keyServers(f, clusters); err != nil {
+					return err
+				}
+			}
 			if h != nil {
 				routes[h.GetRds().GetRouteConfigName()] = true
 			} else {
@@ -117,6 +123,23 @@ func (p *Proxy) references() error {
 	for name := range p.Endpoints {
 		if p.Clusters[name].GetType() != clusterv3.Cluster_EDS {
 			return fmt.Errorf("nothing refers to the endpoints %s", name)
+		}
+	}
+	return nil
+}
+
+// keyServers notes the clusters by which keys of tokens are fetched.
+func keyServers(f *hcmv3.HttpFilter, clusters map[string]bool) error {
+	if f.GetName() != "envoy.filters.http.jwt_authn" {
+		return nil
+	}
+	m := &jwtv3.JwtAuthentication{}
+	if err := f.GetTypedConfig().UnmarshalTo(m); err != nil {
+		return err
+	}
+	for _, p := range m.GetProviders() {
+		if c := p.GetRemoteJwks().GetHttpUri().GetCluster(); c != "" {
+			clusters[c] = true
 		}
 	}
 	return nil
