@@ -45,17 +45,16 @@ func (t *Txn) Topics() []Topic {
 	return slices.Clone(t.rec.list)
 }
 
-// Reading gives the topics that f asks for, those that were asked for before too; they are recorded as ever.
-func (t *Txn) Reading(f func()) []Topic {
-	outer := t.rec
-	t.rec = &recording{seen: map[Topic]struct{}{}}
-	f()
-	inner := t.rec.list
-	t.rec = outer
-	if outer != nil {
-		t.Again(inner)
+// Reading gives the topics that f asks the view for that it is handed, those that were asked for before too. Where t records, it
+// records them as ever.
+func (t *Txn) Reading(f func(*Txn)) []Topic {
+	same := *t
+	same.rec = &recording{seen: map[Topic]struct{}{}}
+	f(&same)
+	if t.rec != nil {
+		t.Again(same.rec.list)
 	}
-	return inner
+	return same.rec.list
 }
 
 // Again records topics as if they were asked for once more, and says when the last of them changed. It isn't ok where one isn't

@@ -105,7 +105,7 @@ func (g *Gathered) upstreams(t *catalog.Txn, proxy *catalog.Service, memo *Memo)
 		}
 		var u *Upstream
 		var err error
-		topics := t.Reading(func() { u, err = gatherUpstream(t, proxy, def, g.Defaults) })
+		topics := t.Reading(func(t *catalog.Txn) { u, err = gatherUpstream(t, proxy, def, g.Defaults) })
 		errs = errors.Join(errs, err)
 		u.topics = topics
 		g.Upstreams = append(g.Upstreams, u)
