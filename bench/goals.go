@@ -16,7 +16,7 @@ func addLatency(results map[string]map[string][]figures) {
 		bare := by["none"]
 		for who, rounds := range by {
 			for i, f := range rounds {
-				if who == "none" || i >= len(bare) {
+				if who == "none" || i >= len(bare) || len(f) == 0 || len(bare[i]) == 0 {
 					continue
 				}
 				for _, q := range []string{"p50 µs", "p99 µs", "p99.9 µs"} {

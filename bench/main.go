@@ -29,7 +29,7 @@ func main() {
 	flag.IntVar(&d.changes, "changes", 100, "of endpoints during the soak")
 	var r raceConfig
 	flag.IntVar(&r.rounds, "rounds", 5, "of the race")
-	flag.DurationVar(&r.seconds, "seconds", 3*time.Second, "how long each load of the race is measured")
+	flag.DurationVar(&r.seconds, "seconds", 1500*time.Millisecond, "how long each load of the race is measured")
 	flag.StringVar(&r.only, "only", "", "the race's works, by name or beginning of a name, separated by commas")
 	flag.StringVar(&r.who, "who", "", "the race's contenders, separated by commas")
 	flag.BoolVar(&r.features, "features", false, "race with all of features.json on")

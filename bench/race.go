@@ -120,6 +120,9 @@ func race(ctx context.Context, c raceConfig) error {
 					if results[name] == nil {
 						results[name] = map[string][]figures{}
 					}
+					for len(results[name][who.name]) < round { // rounds in which it had no figure
+						results[name][who.name] = append(results[name][who.name], figures{})
+					}
 					results[name][who.name] = append(results[name][who.name], f)
 				}
 			}
@@ -176,6 +179,9 @@ func runContender(ctx context.Context, who contender, c *course, todo []work) (m
 	return out, failed
 }
 
+// enough calls for a figure: on a machine that has other work a contender may have had no turn.
+const enough = 100
+
 func runWork(ctx context.Context, w work, r *running) (figures, error) {
 	if w.idle {
 		return runMemory(ctx, w, r)
@@ -185,6 +191,9 @@ func runWork(ctx context.Context, w work, r *running) (figures, error) {
 	o, err := w.load.run(ctx, r.port, r.pids)
 	if err != nil {
 		return nil, err
+	}
+	if o.calls < enough {
+		return nil, fmt.Errorf("%d calls in %v are too few to say anything", o.calls, o.took)
 	}
 	f := figures{
 		"per second": float64(o.calls) / o.took.Seconds(),
