@@ -366,6 +366,22 @@ func TestSilentLeader(t *testing.T) {
 	})
 }
 
+// A transaction that only reads sees what was agreed, as any other read: a leader that can't ask the others doesn't answer it.
+func TestTransactionReadsAreConfirmed(t *testing.T) {
+	three(t, func(t *testing.T, w *town) {
+		old := w.leader()
+		const get = `[{"KV":{"Verb":"get","Key":"a"}}]`
+		old.want("PUT", "/v1/kv/a", "1", 200, "true")
+		old.want("PUT", "/v1/txn", get, 200, `"Value":"MQ=="`)
+		host, _, _ := net.SplitHostPort(old.c.Address)
+		w.mu.Lock()
+		w.mute[host] = true // it doesn't know yet
+		w.mu.Unlock()
+		old.want("PUT", "/v1/txn?stale", get, 200, `"Value":"MQ=="`)
+		old.want("PUT", "/v1/txn", get, 500, "No cluster leader")
+	})
+}
+
 // A request that is given up, because its server stops, isn't answered as if it had been done.
 func TestGivenUp(t *testing.T) {
 	three(t, func(t *testing.T, w *town) {

@@ -212,6 +212,9 @@ func (s *Server) before(r *api.Request) error {
 	return s.reads.pass(r.Context())
 }
 
+// Confirm waits until a read that begins now sees all that was agreed before.
+func (s *Server) Confirm(ctx context.Context) error { return s.reads.pass(ctx) }
+
 // freshness says whether there is a leader, and how long ago this server heard from it.
 func (s *Server) freshness() (known bool, contact time.Duration) {
 	node := s.raft.Load()

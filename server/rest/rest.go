@@ -23,6 +23,8 @@ import (
 type Cluster interface {
 	// Propose has a command ordered and applied.
 	Propose(ctx context.Context, body catalog.Body) (catalog.Result, error)
+	// Confirm waits until a read that begins now sees all that was agreed before.
+	Confirm(ctx context.Context) error
 	// Leader is the leader's address, "" for none.
 	Leader() string
 	// Peers are the servers' addresses.

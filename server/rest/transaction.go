@@ -160,6 +160,11 @@ func (h *handlers) transaction(w http.ResponseWriter, r *api.Request) error {
 	case len(faults) > 0:
 		result.Errors = faults
 	case cmd.ReadOnly():
+		if !r.Options.Stale {
+			if err := h.c.Cluster.Confirm(r.Context()); err != nil {
+				return err
+			}
+		}
 		t := h.c.Store.Read()
 		result = t.Transaction(&cmd)
 		w.Header().Set("X-Consul-KnownLeader", strconv.FormatBool(true))
