@@ -360,8 +360,7 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 		f.fatal(err)
 	}
 	if len(batch) > 1 && failpoint.Bug(failpoint.SkipOne) {
-		out[at[0]] = catalog.Result{Index: batch[0].Index, Value: catalog.KVResult{}}
-		batch, at = batch[1:], at[1:]
+		batch, at = skipOne(batch, at, out)
 	}
 	for i, r := range f.store.Apply(batch) {
 		var corrupt *catalog.CorruptError

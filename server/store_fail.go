@@ -107,7 +107,7 @@ func (f *failFile) Sync() error {
 		return err
 	}
 	if failpoint.Bug(failpoint.AckEarly) {
-		time.AfterFunc(50*time.Millisecond, func() { _ = f.sync() }) // the bug
+		time.AfterFunc(200*time.Millisecond, func() { _ = f.sync() }) // the bug
 		return nil
 	}
 	if err := f.sync(); err != nil {

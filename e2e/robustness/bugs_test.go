@@ -3,6 +3,7 @@
 package robustness
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"os/exec"
@@ -31,7 +32,7 @@ func TestBugs(t *testing.T) {
 		{failpoint.IgnoredCheck, "leader-killed", `NOT LINEARIZABLE|check-and-sets failed`},
 	} {
 		t.Run(string(c.bug)+" in "+c.row, func(t *testing.T) {
-			if !long() && c.bug != failpoint.AckEarly && c.bug != failpoint.IgnoredCheck {
+			if !long() && c.bug != failpoint.IgnoredCheck {
 				t.Skip("in the long form: make robustness-bugs")
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
@@ -54,5 +55,24 @@ func TestBugs(t *testing.T) {
 				t.Log("found: ", strings.TrimSpace(line))
 			}
 		})
+	}
+}
+
+// What is delivered has neither failpoints nor seeded bugs in it.
+func TestNothingIsSeeded(t *testing.T) {
+	enabled(t)
+	for _, c := range []struct {
+		binary string
+		has    bool
+	}{{weft(t), false}, {withFailpoints(t), true}, {withBugs(t), true}} {
+		data, err := os.ReadFile(c.binary)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range []string{"WEFT_FAIL", "WEFT_BUG", "skipOne"} {
+			if has := bytes.Contains(data, []byte(text)); has && !c.has || !has && c.has && text == "WEFT_FAIL" {
+				t.Errorf("%s: %s is in it: %v", c.binary, text, has)
+			}
+		}
 	}
 }

@@ -104,8 +104,19 @@ func killFollower(r *run) error {
 	return nil
 }
 
-// killAll kills all at once, and starts them in another order.
+// killAll kills all at once, three times.
 func killAll(r *run) error {
+	for range 3 {
+		if err := killAllOnce(r); err != nil {
+			return err
+		}
+		r.reach(r.progress() + 200)
+	}
+	return nil
+}
+
+// killAllOnce kills all, and starts them in another order.
+func killAllOnce(r *run) error {
 	l := r.c.aLeader()
 	for _, s := range r.c.servers[:r.c.expect] {
 		s.signal(syscall.SIGKILL)
