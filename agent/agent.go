@@ -66,6 +66,7 @@ type Config struct {
 	Servers http.Handler             // answers what isn't the agent's own
 	Conn    grpc.ClientConnInterface // to a server
 	Tokens  *tokens.Tokens           // what callers may do; nil: ACLs are off
+	Audit   *api.Audit               // is told of writes and refusals at this agent; nil: nobody is
 	Door    *listen.Door
 	LAN     *gossip.Pool // who is there; it runs beside the agent
 	WAN     *gossip.Pool // the same of all datacenters' servers; nil: this node isn't in it
@@ -252,6 +253,7 @@ func (a *Agent) newMesh() error {
 	a.mux, err = api.NewMux(api.MuxConfig{
 		Side: api.Agent, Node: c.NodeName, Resolver: c.Tokens, Datacenter: s.Datacenter, Pretty: s.Dev, Forward: c.Servers, Loopback: true, Compress: true,
 		DefaultWait: s.DefaultQueryTime, MaxWait: s.MaxQueryTime,
+		Audit: c.Audit,
 		Handlers: rest.Handlers(rest.Config{
 			State: a.state, Checks: a.checks, Leaves: a.leaves, Store: store, Proxies: a.proxies, Metrics: c.Metrics,
 			LAN: c.LAN, WAN: c.WAN, Events: a.events, Leave: c.Leave, Reload: a.readAgain, Logs: c.Logs, Debug: s.EnableDebug, SetToken: a.setToken, Node: c.NodeName,

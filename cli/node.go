@@ -28,6 +28,7 @@ import (
 	"github.com/weftmesh/weft/agent/servers"
 	"github.com/weftmesh/weft/agent/tokens"
 	"github.com/weftmesh/weft/internal/acl"
+	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/gossip"
 	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/logs"
@@ -51,6 +52,8 @@ type node struct {
 	identity *plane.Identity // what this node got when it joined; nil in a cluster that isn't locked
 	others   int             // how many more servers the founder's first token is for
 	stdout   io.Writer
+	audit    *api.Audit
+	endAudit func()
 
 	lan    atomic.Pointer[gossip.Pool] // for the plane, which is there before
 	plane  *plane.Plane
@@ -158,12 +161,15 @@ func (n *node) make(ctx context.Context) error {
 	if err := n.newPlane(); err != nil {
 		return err
 	}
+	var err error
+	if n.audit, n.endAudit, err = newAudit(&n.s, n.log); err != nil {
+		return err
+	}
 	if n.s.Server {
 		if err := n.listen(ctx); err != nil {
 			return err
 		}
 	}
-	var err error
 	n.gossip, err = newGossip(gossipConfig{
 		settings: n.s, address: n.address, door: n.door, metrics: n.metrics, log: n.log,
 		onEvent: func(e gossip.UserEvent) { n.agent.Event(e) }, // the pools run after the agent is there
@@ -190,8 +196,8 @@ func (n *node) make(ctx context.Context) error {
 	}
 	n.agent, err = agent.New(agent.Config{
 		Settings: n.s, NodeName: n.s.NodeName, NodeID: n.s.NodeID, Address: n.address, Version: Version, Servers: n.forward, Conn: n.conn, Tokens: n.tokens,
-		ReadAgain: n.readAgain,
-		Door:      n.door, LAN: n.gossip.lan, WAN: n.gossip.wan, Leave: n.leave, Logs: &n.tap, Metrics: n.metrics, Log: n.log,
+		ReadAgain: n.readAgain, Audit: n.audit,
+		Door: n.door, LAN: n.gossip.lan, WAN: n.gossip.wan, Leave: n.leave, Logs: &n.tap, Metrics: n.metrics, Log: n.log,
 		StartHostProxy: startHostProxy(n.s),
 	})
 	return err
@@ -247,6 +253,9 @@ func (n *node) newTokens() (*tokens.Tokens, error) {
 
 // close closes what was made, where it isn't run, and what nobody else closes.
 func (n *node) close() {
+	if n.endAudit != nil {
+		defer n.endAudit()
+	}
 	if n.port != nil {
 		n.port.Close()
 	}

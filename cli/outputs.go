@@ -8,13 +8,16 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"log/syslog"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/weftmesh/weft/agent/config"
+	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/logs"
 )
 
@@ -52,6 +55,25 @@ func logOutput(w io.Writer, s *config.Logging) (io.Writer, func(), error) {
 		return w, end, nil
 	}
 	return io.MultiWriter(out...), end, nil
+}
+
+// newAudit opens the audit log; nil where there is none.
+func newAudit(s *config.Config, log *slog.Logger) (*api.Audit, func(), error) {
+	sink, on := s.AuditFile()
+	if !on {
+		return nil, func() {}, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(sink.Path), 0o700); err != nil {
+		return nil, func() {}, fmt.Errorf("audit: %w", err)
+	}
+	f, err := logs.OpenFile(logs.FileConfig{
+		Path: sink.Path, Mode: 0o600, MaxBytes: sink.RotateBytes, MaxAge: sink.RotateDuration, Keep: sink.RotateMaxFiles,
+	})
+	if err != nil {
+		return nil, func() {}, fmt.Errorf("audit: %w", err)
+	}
+	audit := api.NewAudit(api.AuditConfig{Writer: f, Node: s.NodeName, Now: time.Now, Log: log.With("part", "audit")})
+	return audit, func() { _ = f.Close() }, nil // what was to be written, was
 }
 
 func facilityOf(name string) (syslog.Priority, error) {

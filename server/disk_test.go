@@ -183,7 +183,7 @@ func digestOf(t *testing.T, dir string) string {
 }
 
 // An entry that can't be what a server wrote stops the server, which says which one it is, and how it was found.
-func TestCorruptLogEntry(t *testing.T) {
+func TestC130_CorruptLogEntry(t *testing.T) {
 	whole := written(t, false)
 	garbage := copyOf(t, whole)
 	w, err := wal.Open(filepath.Join(garbage, "server", "log"))
@@ -228,7 +228,7 @@ func TestCorruptLogEntry(t *testing.T) {
 }
 
 // A log whose end was only half written, as after a loss of power, is a log without that end.
-func TestTornTail(t *testing.T) {
+func TestC130_TornTail(t *testing.T) {
 	whole := written(t, false)
 	data, err := os.ReadFile(one(t, whole, "server", "log", "*.wal"))
 	if err != nil {
@@ -263,7 +263,7 @@ func TestTornTail(t *testing.T) {
 }
 
 // A snapshot that was cut or in which a bit was flipped is refused: the server doesn't start with half of it, and touches nothing.
-func TestDamagedSnapshotOnDisk(t *testing.T) {
+func TestC130_DamagedSnapshotOnDisk(t *testing.T) {
 	whole := written(t, true)
 	for name, damage := range map[string]func([]byte) []byte{
 		"cut":     func(data []byte) []byte { return data[:len(data)*2/3] },

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -202,8 +203,26 @@ var leadersRPCs = map[string]func() proto.Message{
 	"/weft.v1.CA/Sign":      func() proto.Message { return new(weftv1.SignResponse) },
 }
 
-// UnaryInterceptor passes the calls on that only the leader can answer. The gRPC servers that RegisterGRPC is given need it.
+// writingRPCs are the methods whose use is a write to the audit log, granted or not.
+var writingRPCs = map[string]bool{"/weft.v1.Catalog/Sync": true, "/weft.v1.CA/Sign": true}
+
+func remoteOf(ctx context.Context) string {
+	if p, ok := peer.FromContext(ctx); ok {
+		return p.Addr.String()
+	}
+	return ""
+}
+
+// UnaryInterceptor writes the audit log, and passes the calls on that only the leader can answer. The gRPC servers that RegisterGRPC is given need it.
 func (s *Server) UnaryInterceptor(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if s.c.Audit != nil {
+		inner := handler
+		handler = func(ctx context.Context, req any) (any, error) {
+			out, err := inner(ctx, req)
+			s.c.Audit.RPC(ctx, s.c.Resolver, info.FullMethod, remoteOf(ctx), writingRPCs[info.FullMethod], err)
+			return out, err
+		}
+	}
 	answer := leadersRPCs[info.FullMethod]
 	if answer == nil {
 		return handler(ctx, req)

@@ -91,7 +91,7 @@ func TestSync(t *testing.T) {
 	}
 }
 
-func TestSignOnlyForTheNodesOwn(t *testing.T) {
+func TestC81_SignOnlyForTheNodesOwn(t *testing.T) {
 	r := start(t, "")
 	conn := r.dial()
 	r.sync(conn, host(catalog.SyncItem{Service: service("web1", "web")}))

@@ -101,6 +101,7 @@ type Config struct {
 	// Resolver finds what a token grants; nil: the server's own, as ACL says.
 	Resolver api.Resolver
 	ACL      ACLConfig
+	Audit    *api.Audit   // is told of writes and refusals; nil: nobody is
 	Join     *JoinConfig  // nil: nobody joins by token
 	Pretty   bool         // answers are indented
 	Log      *slog.Logger // nil: nothing is logged
@@ -221,6 +222,7 @@ func New(c Config) (*Server, error) {
 	}
 	s.mux, err = api.NewMux(api.MuxConfig{
 		Side: api.Server, Resolver: c.Resolver, Datacenter: c.Datacenter, Pretty: c.Pretty, DefaultACLPolicy: c.ACL.defaultPolicy(),
+		Audit:  c.Audit,
 		Before: s.before, DefaultWait: c.DefaultWait, MaxWait: c.MaxWait,
 		Handlers: rest.Handlers(rest.Config{
 			ACL: s.acl, Join: s.joins(), Cluster: s, Operator: s, Store: store, CA: s.ca, Proxies: verify.New(verify.Config{

@@ -72,6 +72,7 @@ type Config struct {
 	EnableLocalScriptChecks bool
 	Connect                 Connect
 	ACL                     ACL
+	Audit                   Audit
 	ConfigEntries           ConfigEntries
 	Services                []local.ServiceDefinition `decode:"service"`
 	Checks                  []local.CheckDefinition   `decode:"check"`
@@ -342,6 +343,7 @@ func (c *Config) Validate() error {
 		fault("bootstrap and bootstrap_expect %d: say only how many servers found the cluster", c.BootstrapExpect)
 	}
 	c.validateLocked(fault)
+	c.validateAudit(fault)
 	c.validateGossip(fault)
 	c.validateServers(fault)
 	node := catalog.Node{Scope: catalog.Scope{}.Default(c.Datacenter), Node: c.NodeName}

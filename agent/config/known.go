@@ -33,7 +33,7 @@ var ineffective = []string{
 
 // enterprise are keys of Consul's paid edition, for which weft has another way, or none.
 var enterprise = []string{
-	"audit", "license_path", "partition", "reporting", "snapshot_agent", "acl.tokens.managed_service_provider",
+	"license_path", "partition", "reporting", "snapshot_agent", "acl.tokens.managed_service_provider",
 	"autopilot.upgrade_version_tag",
 }
 

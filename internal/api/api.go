@@ -6,6 +6,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -130,6 +131,15 @@ func (r *Request) Visible(name string) bool {
 	return true
 }
 
+// Sees says whether something may be shown that an answer holds besides what its route is about: a node's services.
+func (r *Request) Sees(resource, name string) bool {
+	if r.Subject.Allow(Permission{resource, Read}, name) != nil {
+		r.hidden = true
+		return false
+	}
+	return true
+}
+
 // Handler answers a request. An error is turned into an answer by the error table, unless something was written.
 type Handler func(w http.ResponseWriter, r *Request) error
 
@@ -154,6 +164,8 @@ type MuxConfig struct {
 	Pretty bool
 	// DefaultWait is how long a blocking query waits that doesn't say, MaxWait how long one may; 0 for those constants.
 	DefaultWait, MaxWait time.Duration
+	// Audit is told of writes and refusals; nil: nobody is.
+	Audit *Audit
 	// Compress compresses answers for those who accept gzip.
 	Compress bool
 	// Loopback refuses requests that a browser was tricked into: a Host that is a name, or a foreign Origin. The other
@@ -234,6 +246,7 @@ func NewMux(c MuxConfig) (*Mux, error) {
 
 // ServeHTTP routes a request.
 func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if i := strings.IndexFunc(r.URL.Path, unprintable); i >= 0 {
 		http.Error(w, "the path has a character that can't be printed", http.StatusBadRequest)
 		return
@@ -247,6 +260,7 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if m.c.Loopback && tricked(r) {
 		http.Error(w, "refused: this API answers no request that another site's page makes; use the address, not a name, and no Origin",
 			http.StatusForbidden)
+		m.c.Audit.request("refused before its route: another site's page", r, nil, http.StatusForbidden, nil)
 		return
 	}
 	if m.c.Compress {
@@ -291,6 +305,13 @@ func (m *Mux) serve(route Route, h Handler) http.HandlerFunc {
 		if err != nil && !aw.wrote {
 			writeError(aw, err)
 		}
+		if m.c.Audit != nil {
+			var who Subject
+			if req != nil {
+				who = req.Subject
+			}
+			m.c.Audit.request(route.Name(), r, who, cmp.Or(aw.code, http.StatusOK), err)
+		}
 	}
 }
 
@@ -309,11 +330,11 @@ func (m *Mux) request(route Route, r *http.Request) (*Request, error) {
 		return m.allow(req)
 	}
 	if req.Options, err = parseOptions(r, m.c.Datacenter); err != nil {
-		return nil, err
+		return req, err
 	}
 	req.Options.bound(m.c.DefaultWait, m.c.MaxWait)
 	if what := missing(route, r); what != "" {
-		return nil, bad("Missing %s", what)
+		return req, bad("Missing %s", what)
 	}
 	return req, m.allow(req)
 }

@@ -120,6 +120,7 @@ type answer struct {
 	http.ResponseWriter
 	of            *Request // nil until its handler runs
 	wrote, pretty bool
+	code          int // that was written, 0 for none
 }
 
 // begin tells a caller with a token that there is more than it may see.
@@ -132,6 +133,9 @@ func (a *answer) begin() {
 
 func (a *answer) WriteHeader(code int) {
 	a.begin()
+	if a.code == 0 {
+		a.code = code
+	}
 	a.ResponseWriter.WriteHeader(code)
 }
 

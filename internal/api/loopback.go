@@ -11,10 +11,16 @@ import (
 )
 
 // tricked says whether a request looks like one that a browser was led to make: its Host is a name that isn't this
-// machine's own (DNS rebinding), or its Origin is another site's (CSRF).
+// machine's own (DNS rebinding), or its Origin, or what the browser says of where it comes from, is another site's (CSRF).
 func tricked(r *http.Request) bool {
+	if unguarded {
+		return false
+	}
 	if !own(r.Host) {
 		return true
+	}
+	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" {
+		return true // the browser itself says so
 	}
 	origin := r.Header.Get("Origin")
 	if origin == "" {

@@ -3,6 +3,7 @@
 package logs
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -23,6 +24,7 @@ type FileConfig struct {
 	MaxAge   time.Duration
 	// Keep is how many old files are kept: 0 all, -1 none.
 	Keep int
+	Mode os.FileMode      // 0: 0640
 	Now  func() time.Time // nil: the system's clock
 }
 
@@ -50,7 +52,7 @@ func OpenFile(c FileConfig) (*File, error) {
 }
 
 func (l *File) openLocked() error {
-	f, err := os.OpenFile(l.c.Path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
+	f, err := os.OpenFile(l.c.Path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, cmp.Or(l.c.Mode, 0o640))
 	if err != nil {
 		return fmt.Errorf("log file: %w", err)
 	}

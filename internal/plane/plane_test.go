@@ -97,7 +97,7 @@ func node(t *testing.T, c Config) *Plane {
 	return p
 }
 
-func TestWhoIsIn(t *testing.T) {
+func TestC93_WhoIsIn(t *testing.T) {
 	ca := newCA(t)
 	for name, c := range map[string]struct {
 		server, client Config
@@ -218,7 +218,7 @@ func TestFilesAreReadAgain(t *testing.T) {
 	}
 }
 
-func TestBadFiles(t *testing.T) {
+func TestC92_BadFiles(t *testing.T) {
 	ca := newCA(t)
 	good := ca.issue("server.dc1.consul", true)
 	garbage := filepath.Join(t.TempDir(), "garbage.pem")

@@ -118,7 +118,7 @@ func (h *handlers) register(w http.ResponseWriter, r *api.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := r.Authorize(b.Node); err != nil {
+	if err := mayRegister(r, h.c.Store.Read(), &cmd); err != nil {
 		return err
 	}
 	if _, err := h.propose(w, r, cmd); err != nil {
@@ -175,7 +175,7 @@ func (h *handlers) deregister(w http.ResponseWriter, r *api.Request) error {
 	if b.Node == "" {
 		return refused(errors.New("Must provide node"))
 	}
-	if err := r.Authorize(b.Node); err != nil {
+	if err := mayDeregister(r, h.c.Store.Read(), b.Node, b.ServiceID, b.CheckID); err != nil {
 		return err
 	}
 	cmd := catalog.Deregister{Scope: r.Options.Scope, Node: b.Node, ServiceID: b.ServiceID, CheckID: b.CheckID}
@@ -315,7 +315,9 @@ func (h *handlers) node(w http.ResponseWriter, r *api.Request) error {
 		}
 		v, list := &view{Node: viewNode(node), Services: map[string]serviceView{}}, make([]serviceView, 0, len(services))
 		for _, s := range services {
-			list = append(list, viewService(s))
+			if r.Sees("service", s.Service) {
+				list = append(list, viewService(s))
+			}
 		}
 		list, err = api.FilterList(r.Options.Filter, list)
 		for _, s := range list {
@@ -337,7 +339,9 @@ func (h *handlers) nodeServices(w http.ResponseWriter, r *api.Request) error {
 		}
 		v := &view{Node: viewNode(node), Services: []serviceView{}}
 		for _, s := range services {
-			v.Services = append(v.Services, viewService(s))
+			if r.Sees("service", s.Service) {
+				v.Services = append(v.Services, viewService(s))
+			}
 		}
 		v.Services, err = api.FilterList(r.Options.Filter, v.Services)
 		return v, err
@@ -386,13 +390,18 @@ func viewChecks(checks []*catalog.Check, keep func(*catalog.Check) bool) []api.C
 	return out
 }
 
+// seesCheck says of a node's checks which may be shown: those of a service to who may read that.
+func seesCheck(r *api.Request) func(*catalog.Check) bool {
+	return func(c *catalog.Check) bool { return c.ServiceName == "" || r.Sees("service", c.ServiceName) }
+}
+
 func (h *handlers) healthNode(w http.ResponseWriter, r *api.Request) error {
 	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) ([]api.CheckView, error) {
 		checks, err := t.NodeChecks(r.Options.Scope.Name(r.PathValue("name")))
 		if err != nil {
 			return nil, err
 		}
-		return api.FilterList(r.Options.Filter, viewChecks(checks, func(*catalog.Check) bool { return true }))
+		return api.FilterList(r.Options.Filter, viewChecks(checks, seesCheck(r)))
 	})
 }
 
@@ -437,7 +446,7 @@ func (h *handlers) healthState(w http.ResponseWriter, r *api.Request) error {
 			if err != nil {
 				return nil, err
 			}
-			out = append(out, viewChecks(checks, func(c *catalog.Check) bool { return state == "any" || c.Status == state })...)
+			out = append(out, viewChecks(checks, func(c *catalog.Check) bool { return (state == "any" || c.Status == state) && seesCheck(r)(c) })...)
 		}
 		if err := nearFirst(t, r, r.Options.Near, out, func(c api.CheckView) string { return c.Node }); err != nil {
 			return nil, err

@@ -22,7 +22,7 @@ type uiNode struct {
 	CreateIndex, ModifyIndex      uint64
 }
 
-func uiNodeOf(t *catalog.Txn, n *catalog.Node) (uiNode, error) {
+func uiNodeOf(t *catalog.Txn, r *api.Request, n *catalog.Node) (uiNode, error) {
 	flat := viewNode(n)
 	v := uiNode{
 		ID: flat.ID, Node: flat.Node, Address: flat.Address, Datacenter: flat.Datacenter, TaggedAddresses: flat.TaggedAddresses, Meta: flat.Meta,
@@ -34,10 +34,14 @@ func uiNodeOf(t *catalog.Txn, n *catalog.Node) (uiNode, error) {
 	}
 	checks, err := t.NodeChecks(n.Key())
 	for _, s := range services {
-		v.Services = append(v.Services, viewService(s))
+		if r.Sees("service", s.Service) {
+			v.Services = append(v.Services, viewService(s))
+		}
 	}
 	for _, c := range checks {
-		v.Checks = append(v.Checks, api.ViewCheck(c))
+		if seesCheck(r)(c) {
+			v.Checks = append(v.Checks, api.ViewCheck(c))
+		}
 	}
 	return v, err
 }
@@ -53,7 +57,7 @@ func (h *handlers) uiNodes(w http.ResponseWriter, r *api.Request) error {
 			if !r.Visible(n.Node) || !matches(n.Meta, r.Options.NodeMeta) {
 				continue
 			}
-			v, err := uiNodeOf(t, n)
+			v, err := uiNodeOf(t, r, n)
 			if err != nil {
 				return nil, err
 			}
@@ -69,7 +73,7 @@ func (h *handlers) uiNode(w http.ResponseWriter, r *api.Request) error {
 		if err != nil || n == nil {
 			return nil, err
 		}
-		v, err := uiNodeOf(t, n)
+		v, err := uiNodeOf(t, r, n)
 		return &v, err
 	})
 }

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// The bad inputs that broke others, classes E to H: TLS and identity, authorisation of the control plane, requests that are forged
+// and secrets that leak, gossip, DNS and stored state. Each has a test with its number in its name, with a control beside it
+// (some older tests are named below instead), or a line that says why not.
+const firstInput, lastInput = 79, 130
+
+// notApplying are the inputs that have nothing here to be tried on, with why.
+var notApplying = map[int]string{
+	86:  "no certificate of weft's has name constraints, and no host name is believed by one",
+	91:  "there are no mesh gateways yet",
+	96:  "nothing passes between peered clusters yet",
+	113: "namespaces aren't enforced yet: there are no tenants",
+	114: "nothing is imported from peers yet",
+	116: "no field of the API names a file that weft reads: a terminating gateway's are kept, and read by nobody",
+}
+
+// untested are those that apply and have no test of their own yet, with what there is instead.
+var untested = map[int]string{
+	85:  "names are parsed by crypto/x509 and connect/identity, whose fuzz target has such bytes; no test of its own",
+	88:  "resumption is off on every TLS listener of nodes and proxies; no test of its own",
+	97:  "rotation is tested (ca.TestRotation), not how soon every open path refuses a removed root",
+	106: "tokens are of one datacenter, and each datacenter asks its own; no test with two datacenters that differ",
+	110: "what binding rules make is validated as any name; no test of its own",
+	117: "checks follow no redirects unless told to, JWKS none to another host; no test of every address form",
+}
+
+// unnumbered are tests that were there before the numbers: package and name.
+var unnumbered = map[int][2]string{
+	79:  {"./connect/identity", "TestVerifyPeer"},
+	83:  {"./connect/identity", "TestParseRefuses"},
+	84:  {"./connect/identity", "TestVerifyPeer"},
+	87:  {"./connect/identity", "TestVerifyPeer"},
+	95:  {"./connect/identity", "TestVerifyPeerBoundsItsInput"},
+	103: {"./catalog", "TestNodeIdentity"},
+	111: {"./agent/proxies", "TestWhoMayOpen"},
+	118: {"./agent/local", "TestScriptPolicy"},
+	123: {"./server/archive", "TestDamage"},
+	124: {"./internal/gossip", "TestPreambles"},
+	125: {"./internal/gossip", "TestForgery"},
+	126: {"./internal/listen", "TestTLSCountsIdentitiesAndEndsSlowHandshakes"},
+	129: {"./agent/dns", "TestOdd"},
+}
+
+// switched are the tests whose guard the build tag weftunguarded takes away: they must fail with it.
+var switched = map[string]string{"./ca": "TestC80_|TestC82_", "./internal/api": "TestC119_"}
+
+var inputTest = regexp.MustCompile(`(?m)^func (Test(?:C\d+_)+\w*)\(`)
+
+// inputTests finds the tests with numbers in their names, by package.
+func inputTests(t *testing.T) (byNumber map[int][]string, packages []string) {
+	t.Helper()
+	byNumber = map[int][]string{}
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() && (strings.HasPrefix(d.Name(), ".") && d.Name() != "." || d.Name() == "clients" || d.Name() == "tools") {
+			if d != nil && d.IsDir() && err == nil {
+				return fs.SkipDir
+			}
+			return err
+		}
+		if !strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		data, err := os.ReadFile(path)
+		for _, m := range inputTest.FindAllStringSubmatch(string(data), -1) {
+			for _, n := range regexp.MustCompile(`C(\d+)_`).FindAllStringSubmatch(m[1], -1) {
+				number, _ := strconv.Atoi(n[1]) // digits alone
+				byNumber[number] = append(byNumber[number], m[1])
+			}
+			if p := "./" + filepath.Dir(path); !slices.Contains(packages, p) {
+				packages = append(packages, p)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, other := range unnumbered {
+		data, err := filepath.Glob(filepath.Join(other[0], "*_test.go"))
+		if err != nil || !slices.ContainsFunc(data, func(file string) bool {
+			text, err := os.ReadFile(file)
+			return err == nil && strings.Contains(string(text), "func "+other[1]+"(")
+		}) {
+			t.Errorf("C%d: there is no %s in %s", n, other[1], other[0])
+		}
+		byNumber[n] = append(byNumber[n], other[1])
+		if !slices.Contains(packages, other[0]) {
+			packages = append(packages, other[0])
+		}
+	}
+	return byNumber, packages
+}
+
+// Every input is tested, or it is said why not; what is said to be untested isn't tested.
+func TestEveryBadInputIsAnswered(t *testing.T) {
+	tests, _ := inputTests(t)
+	for n := firstInput; n <= lastInput; n++ {
+		said := notApplying[n] != "" || untested[n] != ""
+		if tested := len(tests[n]) > 0; tested == said {
+			t.Errorf("C%d: tested %v, said to be without a test %v", n, tested, said)
+		}
+	}
+}
+
+// TestSecurityScore runs them all and prints the score: make security.
+func TestSecurityScore(t *testing.T) {
+	if os.Getenv("WEFT_SECURITY") != "1" {
+		t.Skip("runs the tests of many packages: set WEFT_SECURITY=1, or run `make security`")
+	}
+	tests, packages := inputTests(t)
+	failed := runInputs(t, packages)
+	passed, apply := 0, 0
+	for n := firstInput; n <= lastInput; n++ {
+		switch {
+		case notApplying[n] != "":
+			fmt.Printf("C%-4d doesn't apply: %s\n", n, notApplying[n])
+			continue
+		case untested[n] != "":
+			fmt.Printf("C%-4d not shown: %s\n", n, untested[n])
+		case slices.ContainsFunc(tests[n], func(name string) bool { return failed[name] }):
+			fmt.Printf("C%-4d FAILED: %s\n", n, strings.Join(tests[n], ", "))
+			t.Errorf("C%d fails", n)
+		default:
+			passed++
+			fmt.Printf("C%-4d passed: %s\n", n, strings.Join(tests[n], ", "))
+		}
+		apply++
+	}
+	fmt.Printf("\nweft withstands %d of %d bad inputs of C%d to C%d that apply; %d don't apply\n", passed, apply, firstInput, lastInput, len(notApplying))
+	for _, p := range slices.Sorted(maps.Keys(switched)) {
+		cmd := exec.Command("go", "test", "-count=1", "-tags", "weftunguarded", "-run", switched[p], p)
+		if out, err := cmd.CombinedOutput(); err == nil {
+			t.Errorf("%s %s: the tests pass without their guard:\n%s", p, switched[p], out)
+		} else {
+			fmt.Printf("without its guard fails, as it must: %s %s\n", p, switched[p])
+		}
+	}
+}
+
+// runInputs runs the tests with numbers of some packages, and says which didn't pass.
+func runInputs(t *testing.T, packages []string) map[string]bool {
+	t.Helper()
+	packages = slices.DeleteFunc(packages, func(p string) bool { return p == "./." || strings.HasPrefix(p, "./e2e") })
+	names := `^Test(C\d+_)+`
+	for _, other := range unnumbered {
+		names += "|^" + other[1] + "$"
+	}
+	cmd := exec.Command("go", append([]string{"test", "-count=1", "-json", "-run", names}, packages...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	failed := map[string]bool{}
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var e struct{ Action, Package, Test, Output string }
+		if json.Unmarshal(lines.Bytes(), &e) != nil {
+			continue
+		}
+		name, _, _ := strings.Cut(e.Test, "/")
+		switch e.Action {
+		case "fail":
+			failed[name] = true
+			if name == "" {
+				t.Errorf("%s fails", e.Package)
+			}
+		case "output":
+			if strings.Contains(e.Output, "_test.go:") {
+				fmt.Print(e.Output)
+			}
+		}
+	}
+	_ = cmd.Wait() // what failed is known
+	return failed
+}
