@@ -71,6 +71,9 @@ type slot struct {
 // idle is how long a leaf that nobody asks for any more is renewed.
 const idle = 72 * time.Hour
 
+// unsigned is how long one is tried for that no server has signed yet: anybody may ask for the leaf of any name.
+const unsigned = time.Minute
+
 // signers is how many signatures are asked for at once.
 const signers = 8
 
@@ -270,7 +273,11 @@ func (m *Manager) plan(txn *catalog.Txn, now time.Time) (renew []string, wait ti
 	}
 	leaves := make(map[string]ca.Leaf, len(m.held))
 	for id, s := range m.held {
-		if !s.kept && now.Sub(s.asked) > idle { // one that nobody ever asked for goes at once
+		after := idle
+		if s.leaf.SerialNumber == "" {
+			after = unsigned
+		}
+		if !s.kept && now.Sub(s.asked) > after { // one that nobody ever asked for goes at once
 			delete(m.held, id)
 			continue
 		}

@@ -219,6 +219,13 @@ func TestLetsGo(t *testing.T) {
 		if _, err := r.Get(t.Context(), scope.Name("web"), "", true); err != nil {
 			t.Fatal(err)
 		}
+		if _, err := r.Get(t.Context(), scope.Name("nobody"), "", false); !errors.Is(err, ErrRefused) {
+			t.Errorf("a leaf for a service that isn't there: %v", err)
+		}
+		r.plan(r.store.Read(), time.Now().Add(2*unsigned))
+		if n := len(r.held); n != 1 {
+			t.Errorf("%d are tried for", n)
+		}
 		time.Sleep(ttl * 3 / 2)
 		if l := r.current(t); !time.Now().Before(l.ValidBefore) {
 			t.Error("not renewed")

@@ -230,6 +230,11 @@ func TestOpenAPI(t *testing.T) {
 			t.Errorf("%s: %d parameters in its path", r.Name(), inPath)
 		}
 	}
+	for name := range told {
+		if !named[name] {
+			t.Errorf("%s is described and isn't a route", name)
+		}
+	}
 	for name := range special {
 		if !named[name] {
 			t.Errorf("%s is described and isn't a route", name)

@@ -8,6 +8,14 @@ import (
 	"strings"
 )
 
+// told are the failures whose answer is JSON, by route and status: they tell a state.
+var told = map[string][]string{
+	"GET /v1/agent/health/service/id/{name}":   {"429", "503"},
+	"GET /v1/agent/health/service/name/{name}": {"404", "429", "503"},
+	"GET /v1/operator/autopilot/health":        {"429"},
+	"PUT /v1/txn":                              {"409"},
+}
+
 // parameter describes a query parameter.
 type parameter struct {
 	name, kind, text string // kind: string, integer, boolean (present or not), or array (repeatable)
@@ -102,6 +110,10 @@ func OpenAPI(version string) map[string]any {
 				"Index": map[string]any{"description": "what ?index waits for a change after", "schema": map[string]any{"type": "integer", "minimum": 1}},
 			},
 			"responses": map[string]any{
+				"Told": map[string]any{
+					"description": "what the state is, or what was wrong",
+					"content":     map[string]any{"application/json": map[string]any{}, "text/plain": map[string]any{"schema": map[string]any{"type": "string"}}},
+				},
 				"Error": map[string]any{
 					"description": "what was wrong, as text",
 					"content":     map[string]any{"text/plain": map[string]any{"schema": map[string]any{"type": "string"}}},
@@ -145,6 +157,9 @@ func operation(r Route) map[string]any {
 	responses := map[string]any{"200": success, "default": failure}
 	for _, code := range []string{"400", "403", "404", "405", "413", "429", "500", "503"} {
 		responses[code] = failure
+	}
+	for _, code := range told[r.Name()] {
+		responses[code] = map[string]any{"$ref": "#/components/responses/Told"}
 	}
 	op := map[string]any{
 		"operationId": operationID(r), "tags": []string{tagOf(r.Path)}, "parameters": params, "responses": responses,
