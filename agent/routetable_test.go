@@ -135,7 +135,7 @@ var rows = map[string]row{
 	"GET /v1/connect/intentions/{id}":    {tier: 3, ask: "/v1/connect/intentions/{intention}", want: `"ID":"`, wake: `PUT /v1/connect/intentions/{intention} {"SourceName":"old","DestinationName":"cache","Action":"deny","Description":"{n}"}`, still: writeRule2},
 	"PUT /v1/connect/intentions/{id}":    {tier: 3, ask: "/v1/connect/intentions/{intention}", body: `{"SourceName":"old","DestinationName":"cache","Action":"allow"}`, want: `"ID":"`},
 	"DELETE /v1/connect/intentions/{id}": {tier: 3, ask: "/v1/connect/intentions/{intention}", want: `^true$`},
-	"GET /v1/connect/ca/roots":           {tier: 1, want: `"ActiveRootID":"`, wake: `PUT /v1/connect/ca/configuration {"Config":{"PrivateKeyBits":384},"ForceWithoutCrossSigning":true}`, still: writeEntry},
+	"GET /v1/connect/ca/roots":           {tier: 1, ask: "/v1/connect/ca/roots?pem=false", want: `"ActiveRootID":"`, bad: map[string]string{"pem=x": "400 The 'pem' query parameter must be a boolean value"}, wake: `PUT /v1/connect/ca/configuration {"Config":{"PrivateKeyBits":384},"ForceWithoutCrossSigning":true}`, still: writeEntry},
 	"GET /v1/connect/ca/configuration":   {tier: 2, want: `\{"Config":\{.*"Provider":"consul"`, wake: `PUT /v1/connect/ca/configuration {"Config":{"PrivateKeyBits":256},"ForceWithoutCrossSigning":true}`, still: writeEntry, differs: "the built-in provider alone"},
 	"PUT /v1/connect/ca/configuration":   {tier: 2, body: `{"Provider":"consul","Config":{"LeafCertTTL":"72h"}}`},
 

@@ -171,6 +171,7 @@ func (m *Manager) CurrentIn(txn *catalog.Txn, k catalog.Key) (ca.Leaf, error) {
 func (m *Manager) Get(ctx context.Context, k catalog.Key, token string, patient bool) (ca.Leaf, error) {
 	m.mu.Lock()
 	s := m.slotLocked(k)
+	s.asked = m.c.Now()
 	if s.token == "" {
 		s.token = token
 	}

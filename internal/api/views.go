@@ -5,6 +5,7 @@ package api
 import (
 	"io"
 	"net/http"
+	"strconv"
 
 	"github.com/weftmesh/weft/catalog"
 )
@@ -102,7 +103,15 @@ func readRoots(t *catalog.Txn) (RootsView, error) {
 
 // AnswerRoots answers with the trusted roots, as JSON or with ?pem as certificates.
 func AnswerRoots(w http.ResponseWriter, r *Request, store *catalog.Store) error {
-	if !r.URL.Query().Has("pem") {
+	q := r.URL.Query()
+	pem := q.Has("pem")
+	if v := q.Get("pem"); v != "" {
+		var err error
+		if pem, err = strconv.ParseBool(v); err != nil {
+			return bad("The 'pem' query parameter must be a boolean value")
+		}
+	}
+	if !pem {
 		return Answer(w, r, store, readRoots)
 	}
 	v, meta, err := Query(r.Context(), store, r.Options, readRoots)
