@@ -21,7 +21,7 @@ func rows() []row {
 		{name: "power-lost", faults: "F4", long: 10, fault: killAll, binary: withFailpoints, env: []string{"WEFT_FAIL_POWER=1"}},
 		{name: "leader-paused", faults: "F14", long: 12, fault: pauseLeader, quick: true},
 		{name: "leader-cut-off", faults: "F9", long: 8, fault: cutLeader(true, true)},
-		{name: "leader-hears-nothing", faults: "F10", long: 6, fault: cutLeader(true, false), quick: true},
+		{name: "leader-hears-nothing", faults: "F10", long: 6, fault: cutLeader(true, false)},
 		{name: "leader-unheard", faults: "F10", long: 6, fault: cutLeader(false, true)},
 		{name: "one-link-cut", faults: "F10", long: 6, fault: cutOneLink},
 		{name: "flapping", faults: "F11", long: 4, fault: flap},
