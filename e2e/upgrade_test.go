@@ -3,12 +3,14 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -48,11 +50,14 @@ func upgrade(t *testing.T, w *World) {
 			}
 		}
 	})
+	// `make upgrade` asks for more.
+	rate, count := number("WEFT_UPGRADE_RATE", 300), number("WEFT_UPGRADE_STREAMS", 21)
 	var streams []net.Conn
-	for range 10 {
-		streams = append(streams, openWebsocket(t, p.addr), mustDial(t, worker.Up["db"]))
+	for len(streams) < count {
+		streams = append(streams, openWebsocket(t, p.addr), mustDial(t, worker.Up["db"]), openStream(t, p.addr))
 	}
-	l := load(t, "http://"+p.addr+"/echo", 300)
+	began := time.Now()
+	l := load(t, "http://"+p.addr+"/echo", rate)
 	l.more(50)
 	first := map[int]string{}
 	for round := range 2 {
@@ -90,8 +95,9 @@ func upgrade(t *testing.T, w *World) {
 	if err := l.agree(nil, p.backend); err != nil {
 		t.Error(err)
 	}
+	t.Logf("%d requests at %d/s and %d streams (websocket, TCP, HTTP/2) over two upgrades of each of %d processes", l.seq.Load(), int(float64(l.seq.Load())/time.Since(began).Seconds()), len(streams), len(logs))
 	p.intend("deny", "worker", "db")
-	for i := 1; i < len(streams); i += 2 {
+	for i := 1; i < len(streams); i += 3 {
 		until(t, effect+slack, func() error {
 			if ping(streams[i]) == nil {
 				return fmt.Errorf("stream %d goes on though it is denied", i)
@@ -168,4 +174,50 @@ func openWebsocket(t *testing.T, addr string) net.Conn {
 		t.Fatal(err)
 	}
 	return conn
+}
+
+// number is a whole number from the environment.
+func number(name string, otherwise int) int {
+	if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
+		return n
+	}
+	return otherwise
+}
+
+// openStream gives a stream of HTTP/2, on a connection of its own, on which bytes are echoed.
+func openStream(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	in, out := io.Pipe()
+	req, err := http.NewRequest(http.MethodPost, "http://"+addr+"/stream", in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := h2c().Transport
+	resp, err := tr.RoundTrip(req) // without the time limit of clients
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &streamConn{ReadCloser: resp.Body, PipeWriter: out, end: tr.(*http.Transport).CloseIdleConnections}
+	t.Cleanup(func() { _ = s.Close() })
+	if err := ping(s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// streamConn is a request's body and its response's as a connection.
+type streamConn struct {
+	net.Conn
+	io.ReadCloser
+	*io.PipeWriter
+	end func()
+}
+
+func (s *streamConn) Read(p []byte) (int, error)  { return s.ReadCloser.Read(p) }
+func (s *streamConn) Write(p []byte) (int, error) { return s.PipeWriter.Write(p) }
+func (s *streamConn) SetDeadline(time.Time) error { return nil }
+func (s *streamConn) Close() error {
+	err := errors.Join(s.PipeWriter.Close(), s.ReadCloser.Close())
+	s.end()
+	return err
 }

@@ -78,12 +78,15 @@ func found(p *config.TokenProvider, req *stream.RequestHead, now time.Time) map[
 
 // claimsOf verifies one token (RFC 7519, §7.2) and gives its claims, nil if anything of it is wrong.
 func claimsOf(p *config.TokenProvider, token string, req *stream.RequestHead, now time.Time) map[string]any {
-	parts := strings.Split(token, ".")
+	parts := strings.SplitN(token, ".", 4)
 	if len(parts) != 3 {
 		return nil
 	}
-	var head struct{ Alg, Kid string }
-	if !unpack(parts[0], &head) {
+	var head struct {
+		Alg, Kid string
+		Crit     json.RawMessage // what must be understood (RFC 7515, §4.1.11); nothing of it is
+	}
+	if !unpack(parts[0], &head) || head.Crit != nil {
 		return nil
 	}
 	signature, err := base64.RawURLEncoding.DecodeString(parts[2])

@@ -12,6 +12,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,12 +45,12 @@ func TestTokens(t *testing.T) {
 	p := &config.TokenProvider{Key: "k", Issuer: "me", Audiences: []string{"shop"}, Skew: time.Minute, Keys: []config.TokenKey{
 		{ID: "ec", Public: &ec.PublicKey}, {ID: "rsa", Algorithm: "RS256", Public: &rsaKey.PublicKey}, {ID: "ed", Public: edPublic},
 	}}
-	sign := func(alg, kid string, claims map[string]any) string {
-		text := part(t, map[string]any{"alg": alg, "kid": kid}) + "." + part(t, claims)
+	signHead := func(head, claims map[string]any) string {
+		text, kid := part(t, head)+"."+part(t, claims), head["kid"]
 		sum := sha256.Sum256([]byte(text))
 		var sig []byte
 		switch kid {
-		case "ec":
+		case "ec", "../../dev/null":
 			r, s, err := ecdsa.Sign(rand.Reader, ec, sum[:])
 			if err != nil {
 				t.Fatal(err)
@@ -66,6 +67,9 @@ func TestTokens(t *testing.T) {
 		}
 		return text + "." + base64.RawURLEncoding.EncodeToString(sig)
 	}
+	sign := func(alg, kid string, claims map[string]any) string {
+		return signHead(map[string]any{"alg": alg, "kid": kid}, claims)
+	}
 	good := func() map[string]any {
 		return map[string]any{"iss": "me", "aud": []string{"x", "shop"}, "exp": now.Add(time.Hour).Unix(), "nbf": now.Unix(), "role": "admin"}
 	}
@@ -80,6 +84,12 @@ func TestTokens(t *testing.T) {
 		"another algorithm than the key's": {sign("PS256", "rsa", good()), false}, "past": {sign("ES256", "ec", with("exp", now.Add(-2*time.Minute).Unix())), false},
 		"past within the skew": {sign("ES256", "ec", with("exp", now.Add(-30*time.Second).Unix())), true},
 		"early":                {sign("ES256", "ec", with("nbf", now.Add(time.Hour).Unix())), false}, "issuer": {sign("ES256", "ec", with("iss", "you")), false},
+		"C37 critical":       {signHead(map[string]any{"alg": "ES256", "kid": "ec", "crit": []string{"b64"}, "b64": false}, good()), false},
+		"C37 empty critical": {signHead(map[string]any{"alg": "ES256", "kid": "ec", "crit": nil}, good()), false},
+		"C37 shared secret":  {sign("HS256", "rsa", good()), false}, "C37 key by path": {signHead(map[string]any{"alg": "ES256", "kid": "../../dev/null"}, good()), false},
+		"C37 control":     {signHead(map[string]any{"alg": "ES256", "kid": "ec", "typ": "JWT"}, good()), true},
+		"C38 no audience": {sign("ES256", "ec", with("aud", nil)), false}, "C38 no issuer": {sign("ES256", "ec", with("iss", nil)), false},
+		"C41 dots": {strings.Repeat(".", 1<<20), false}, "C41 encrypted": {ok + ".a.b", false},
 		"audience": {sign("ES256", "ec", with("aud", "bank")), false}, "no parts": {"x", false}, "wrong time": {sign("ES256", "ec", with("exp", "soon")), false},
 	} {
 		req := &stream.RequestHead{Path: "/"}
@@ -94,6 +104,32 @@ func TestTokens(t *testing.T) {
 		}
 		if _, there := req.Fields.Get("authorization"); there == c.want {
 			t.Errorf("%s: the token is passed on: %t", name, there)
+		}
+	}
+}
+
+// C40: what a policy asks of one provider's token isn't met by another's, however much that says, also where both have the same issuer.
+func TestTokenOfAnotherProvider(t *testing.T) {
+	key := func() (ed25519.PublicKey, ed25519.PrivateKey) {
+		public, private, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return public, private
+	}
+	a, signer := key()
+	b, _ := key()
+	all := []*config.TokenProvider{
+		{Key: "a", Issuer: "me", Keys: []config.TokenKey{{ID: "k", Public: a}}, Forward: true}, {Key: "b", Issuer: "me", Keys: []config.TokenKey{{ID: "k", Public: b}}},
+	}
+	text := part(t, map[string]any{"alg": "EdDSA", "kid": "k"}) + "." + part(t, map[string]any{"iss": "me", "role": "admin"})
+	req := &stream.RequestHead{Path: "/"}
+	req.Fields.Add("Authorization", "Bearer "+text+"."+base64.RawURLEncoding.EncodeToString(ed25519.Sign(signer, []byte(text))))
+	got := verify(all, req, time.Now())
+	for provider, want := range map[string]bool{"a": true, "b": false} {
+		role := config.Rule{Kind: config.ClaimIs, Path: []string{provider, "role"}, String: config.StringMatch{Kind: config.MatchExact, Text: "admin"}}
+		if got.matches(&role) != want {
+			t.Errorf("the role by %s's word: %v", provider, !want)
 		}
 	}
 }
