@@ -96,6 +96,11 @@ func readEntryBody(r *api.Request) (catalog.Entry, []string, error) {
 	if err := entry.Validate(); err != nil {
 		return nil, nil, refused(err)
 	}
+	if rules, ok := entry.(*catalog.ServiceIntentions); ok {
+		if err := rules.UnmatchedPath(); err != nil {
+			return nil, nil, refused(err)
+		}
+	}
 	return entry, warnings, nil
 }
 

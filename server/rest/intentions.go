@@ -147,7 +147,7 @@ func (h *handlers) set(w http.ResponseWriter, r *api.Request, dst catalog.Key, r
 	defer h.c.Cluster.LockEntries()()
 	probe := &catalog.ServiceIntentions{EntryHead: catalog.EntryHead{Scope: dst.Scope, Name: dst.Name}, Sources: []catalog.SourceIntention{rule}}
 	probe.Normalize()
-	if err := probe.Validate(); err != nil {
+	if err := errors.Join(probe.Validate(), probe.UnmatchedPath()); err != nil {
 		return badRequest("%s", err)
 	}
 	t := h.c.Store.Read()

@@ -21,8 +21,8 @@ import (
 
 // The numbered inputs that try to get past a policy or to have two readers see two things, C1 to C60. Each goes through the proxy
 // as a service's sidecar has it, to net/http as the origin, and what the origin saw is the judge. Each has a control: nearly the
-// same, without the trick, which passes. What isn't here: C18 (no listeners from outside yet), C20 and C33 to C36 (policies as they
-// are written: connect/intention, connect/xds, and TestNeverLessStrict of connect/proxy/intake), C37 to C41 (tokens: token_test.go;
+// same, without the trick, which passes. What isn't here: C18 (no listeners from outside yet), C20 (refused when it is written:
+// catalog/paths_test.go), C33 to C36 (policies: connect/intention, connect/xds, and TestNeverLessStrict of connect/proxy/intake), C37 to C41 (tokens: token_test.go;
 // keys come with the configuration, a set without one is refused: C39), C59 (no PROXY protocol), C60 (a websocket's frames pass as bytes, nobody here reads them).
 
 // origin is net/http with a log of what reached it.
