@@ -123,14 +123,14 @@ func crowd(n int, first string, hold time.Duration) func(context.Context, string
 	}
 }
 
-func floods() []flood {
+// streamFloods are those over HTTP/2.
+func streamFloods() []flood {
 	cookies := func(n int) (fields []string) {
 		for range n {
 			fields = append(fields, "cookie", "a=b")
 		}
 		return fields
 	}
-	const get = "GET / HTTP/1.1\r\nHost: api\r\n"
 	return []flood{
 		{"C61 rapid reset", true, false, h2attack(50_000, func(f *http2.Framer, i int, head func(...string) []byte) error {
 			id := uint32(2*i + 1)
@@ -178,7 +178,7 @@ func floods() []flood {
 			}
 			return f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block, EndHeaders: true, EndStream: true})
 		})},
-		{"C68 100k cookies", true, false, h2attack(20, func(f *http2.Framer, i int, head func(...string) []byte) error {
+		{"C68 100k cookies", false, false, h2attack(20, func(f *http2.Framer, i int, head func(...string) []byte) error {
 			block := head(cookies(100_000)...)
 			if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: block[:16_000], EndStream: true}); err != nil {
 				return err
@@ -200,6 +200,13 @@ func floods() []flood {
 			}
 			return f.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: head(), EndHeaders: true, EndStream: true})
 		})},
+	}
+}
+
+// plainFloods are those over HTTP/1 and TLS.
+func plainFloods() []flood {
+	const get = "GET / HTTP/1.1\r\nHost: api\r\n"
+	return []flood{
 		{"C68 a field of 1 MiB", true, false, heads(get + "X: " + strings.Repeat("a", 1<<20) + "\r\n\r\n")},
 		{"C68 10k fields", true, false, heads(get + strings.Repeat("X: a\r\n", 10_000) + "\r\n")},
 		{"C68 a path of 1 MiB", true, false, heads("GET /?" + strings.Repeat("a&", 1<<19) + " HTTP/1.1\r\nHost: api\r\n\r\n")},
@@ -277,7 +284,7 @@ func TestFloods(t *testing.T) {
 	quiet, end := context.WithTimeout(t.Context(), 5*time.Second)
 	calm, _, _ := victim(quiet, p.addr)
 	end()
-	for _, f := range floods() {
+	for _, f := range slices.Concat(streamFloods(), plainFloods()) {
 		t.Run(f.id, func(t *testing.T) {
 			sidecar, addr := p.web, p.addr
 			if f.tls {

@@ -253,7 +253,12 @@ func (p *Proxy) keepListeners(ctx context.Context, served *run.Group) error {
 }
 
 // handshakes is how long those under way may take when their listener closes.
-const handshakes = 2 * time.Second
+// Of a retired proxy they may take as long as any: where they are slow, the machine is busy, and a client that has finished its own
+// part has sent its request already.
+const (
+	handshakes        = 2 * time.Second
+	retiredHandshakes = 10 * time.Second
+)
 
 // close closes a socket at once. Handshakes under way end by themselves, and their connections are served.
 func (p *Proxy) close(s *socket, served *run.Group) {
@@ -271,7 +276,11 @@ func (p *Proxy) close(s *socket, served *run.Group) {
 	p.finishing++
 	p.mu.Unlock()
 	served.Go("closing listener", func(context.Context) error {
-		_ = l.Finish(handshakes) // as above
+		wait := handshakes
+		if p.retired() && !p.hurried.Load() {
+			wait = retiredHandshakes
+		}
+		_ = l.Finish(wait) // as above
 		s.stop()
 		p.mu.Lock()
 		p.finishing--
