@@ -90,8 +90,8 @@ func (c *cluster) record(name string, fault func(*run) error) (*run, []string) {
 	r.reach(minOperations / 10)
 	err := fault(r)
 	c.net.heal()
-	if err == nil {
-		r.reach(minOperations)
+	if err == nil { // and some after the fault, so that a leader of the last moment is seen as well
+		r.reach(max(minOperations, h.progress()+200))
 	}
 	if err == nil && r.quiet(minOperations) {
 		err = fmt.Errorf("only %d operations in %s", h.progress(), maxTime)
