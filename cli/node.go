@@ -111,6 +111,9 @@ func runAgent(ctx context.Context, env Env, s config.Config, warnings []string, 
 	if err := n.identify(); err != nil {
 		return err
 	}
+	if err := n.enter(ctx); err != nil { // a signal ends the wait for servers
+		return err
+	}
 	running, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
 	n.end = cancel
@@ -155,9 +158,6 @@ func (n *node) identify() (err error) {
 
 // make makes all parts. Of them, only the servers' port is open then.
 func (n *node) make(ctx context.Context) error {
-	if err := n.enter(ctx); err != nil {
-		return err
-	}
 	if err := n.newPlane(); err != nil {
 		return err
 	}
