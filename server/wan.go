@@ -88,6 +88,16 @@ func (w *wan) serve(rw http.ResponseWriter, r *http.Request, dc string) {
 	way.interactive.ServeHTTP(rw, r)
 }
 
+// Ask has a server of another datacenter answer a request of this server's own; its URL is a path with a query.
+func (s *Server) Ask(dc string, r *http.Request) (*http.Response, error) {
+	if len(s.wan.servers(dc)) == 0 {
+		return nil, errNoPath
+	}
+	r.URL.Scheme, r.URL.Host = "http", "server"
+	r.Header.Set(wanHop, s.c.Datacenter)
+	return again{s.wan.way(dc).transports[0]}.RoundTrip(r)
+}
+
 // servers are the addresses of a datacenter's servers that gossip knows; those that are alive, or where none is, those that failed.
 func (w *wan) servers(dc string) []string {
 	if w.s.c.WAN == nil || w.s.c.DialWAN == nil {

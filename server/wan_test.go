@@ -3,7 +3,10 @@
 package server
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
@@ -24,12 +27,15 @@ type world struct {
 	net *memnet.Network
 }
 
-// pool runs a server's place in the WAN.
-func (w *world) pool(dc string, addr netip.Addr) *gossip.Pool {
+// pool runs a server's place in the WAN, or in its datacenter's LAN.
+func (w *world) pool(dc string, addr netip.Addr, wan bool) *gossip.Pool {
 	w.t.Helper()
-	at := netip.AddrPortFrom(addr, 8302)
+	at := netip.AddrPortFrom(addr, 8301)
+	if wan {
+		at = netip.AddrPortFrom(addr, 8302)
+	}
 	p, err := gossip.New(gossip.Config{
-		WAN: true, Bind: at, Advertise: at, Network: gossip.Memory(w.net),
+		WAN: wan, Bind: at, Advertise: at, Network: gossip.Memory(w.net), Keys: [][]byte{bytes.Repeat([]byte{1}, 32)},
 		Self: gossip.Self{Name: "s1", ID: "id-" + dc, Datacenter: dc, Server: true, ServerPort: 8300},
 	})
 	if err != nil {
@@ -50,9 +56,8 @@ func (w *world) pool(dc string, addr netip.Addr) *gossip.Pool {
 
 func (w *world) server(dc, ip string) *running {
 	w.t.Helper()
-	pool := w.pool(dc, netip.MustParseAddr(ip))
 	r := startWith(w.t, Config{
-		Datacenter: dc, WAN: pool,
+		Datacenter: dc, WAN: w.pool(dc, netip.MustParseAddr(ip), true), LAN: w.pool(dc, netip.MustParseAddr(ip), false),
 		DialWAN: func(ctx context.Context, address, _, _ string) (net.Conn, error) {
 			return w.net.DialContext(ctx, address)
 		},
@@ -76,20 +81,71 @@ func (w *world) server(dc, ip string) *running {
 	return r
 }
 
+// meet has two datacenters' servers know each other.
+func (w *world) meet(one, two *running) {
+	w.t.Helper()
+	if n, err := two.c.WAN.Join(w.t.Context(), []string{"10.0.0.1"}); n != 1 || err != nil {
+		w.t.Fatal(n, err)
+	}
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	defer cancel()
+	if err := one.c.WAN.WaitFor(ctx, func(list []gossip.Member) bool { return len(list) == 2 }); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// A key reaches the WAN and every datacenter's LAN, asked for in one of them.
+func TestKeyringEverywhere(t *testing.T) {
+	w := &world{t: t, net: memnet.New()}
+	one, two := w.server("dc1", "10.0.0.1"), w.server("dc2", "10.0.0.2")
+	w.meet(one, two)
+	key := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{2}, 32))
+	body := `{"Key":"` + key + `"}`
+	views := func(query string) (out []struct {
+		WAN         bool
+		Datacenter  string
+		Keys        map[string]int
+		PrimaryKeys map[string]int
+		NumNodes    int
+	}) {
+		rec := httptest.NewRecorder()
+		one.Handler().ServeHTTP(rec, httptest.NewRequest("GET", "/v1/operator/keyring"+query, nil))
+		if err := json.Unmarshal(rec.Body.Bytes(), &out); err != nil {
+			t.Fatal(err, rec.Body)
+		}
+		return out
+	}
+	one.do("POST", "/v1/operator/keyring", body, 200, "")
+	one.do("PUT", "/v1/operator/keyring?relay-factor=2", body, 200, "")
+	got := views("")
+	if len(got) != 3 || !got[0].WAN || got[0].NumNodes != 2 || got[1].Datacenter != "dc1" || got[2].Datacenter != "dc2" || got[2].WAN {
+		t.Fatalf("%+v", got)
+	}
+	for _, v := range got {
+		if v.PrimaryKeys[key] != v.NumNodes || len(v.Keys) != 2 {
+			t.Errorf("%+v", v)
+		}
+	}
+	if got = views("?local-only"); len(got) != 1 || got[0].WAN || got[0].Datacenter != "dc1" {
+		t.Errorf("only here: %+v", got)
+	}
+	one.do("DELETE", "/v1/operator/keyring?local-only=true", body, 400, "only for listing")
+	one.do("GET", "/v1/operator/keyring?relay-factor=6", "", 400, "relay-factor")
+	one.do("GET", "/v1/operator/keyring?local-only=x", "", 400, "local-only")
+	one.do("DELETE", "/v1/operator/keyring", body, 500, "") // it encrypts: nobody removes it
+	one.do("DELETE", "/v1/operator/keyring", `{"Key":"`+base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{1}, 32))+`"}`, 200, "")
+	if keys := two.c.LAN.Keys(); len(keys) != 1 || keys[0][0] != 2 {
+		t.Errorf("there: %d keys", len(keys))
+	}
+}
+
 // A request for another datacenter goes to a server there; for one that nobody knows, the answer says so.
 func TestOtherDatacenters(t *testing.T) {
 	w := &world{t: t, net: memnet.New()}
 	one, two := w.server("dc1", "10.0.0.1"), w.server("dc2", "10.0.0.2")
 	one.do("GET", "/v1/kv/a?dc=dc2", "", 500, "No path to datacenter")
 	one.do("GET", "/v1/catalog/datacenters", "", 200, `["dc1"]`)
-	if n, err := two.c.WAN.Join(t.Context(), []string{"10.0.0.1"}); n != 1 || err != nil {
-		t.Fatal(n, err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	if err := one.c.WAN.WaitFor(ctx, func(list []gossip.Member) bool { return len(list) == 2 }); err != nil {
-		t.Fatal(err)
-	}
+	w.meet(one, two)
 	one.do("PUT", "/v1/kv/a?dc=dc2", "there", 200, "true")
 	one.do("PUT", "/v1/kv/a?dc=dc1", "here", 200, "true")
 	two.do("GET", "/v1/kv/a?raw", "", 200, "there")

@@ -33,6 +33,8 @@ type Cluster interface {
 	RenewSession(*catalog.Session) error
 	// Datacenters are all that are known, the nearest first.
 	Datacenters() []string
+	// Ask has a server of another datacenter answer.
+	Ask(datacenter string, r *http.Request) (*http.Response, error)
 	// LockEntries serialises writers of config entries.
 	LockEntries() (unlock func())
 }
