@@ -43,6 +43,7 @@ import (
 	"github.com/weftmesh/weft/agent/rest"
 	"github.com/weftmesh/weft/agent/sealed"
 	"github.com/weftmesh/weft/agent/sync"
+	"github.com/weftmesh/weft/agent/telemetry"
 	"github.com/weftmesh/weft/agent/tokens"
 	"github.com/weftmesh/weft/agent/watch"
 	"github.com/weftmesh/weft/catalog"
@@ -101,6 +102,7 @@ type Agent struct {
 	ads      *ads.Server
 	dns      *dns.Server // nil: not served
 	watches  *watch.Runner
+	sender   *telemetry.Sender // nil: metrics are sent nowhere
 	guard    atomic.Pointer[config.HTTPConfig]
 	httpsTLS atomic.Pointer[tls.Config]
 	grpcTLS  atomic.Pointer[tls.Config]
@@ -250,6 +252,13 @@ func (a *Agent) newMesh() error {
 	if err := registerMetrics(c.Metrics, a.leaves, c.Now); err != nil {
 		return err
 	}
+	if s.Telemetry.On() {
+		if a.sender, err = telemetry.New(telemetry.Config{
+			Settings: s.Telemetry, Host: c.NodeName, Metrics: c.Metrics, Log: c.Log.With("part", "telemetry"),
+		}); err != nil {
+			return err
+		}
+	}
 	a.mux, err = api.NewMux(api.MuxConfig{
 		Side: api.Agent, Node: c.NodeName, Resolver: c.Tokens, Datacenter: s.Datacenter, Pretty: s.Dev, Forward: c.Servers, Loopback: true, Compress: true,
 		DefaultWait: s.DefaultQueryTime, MaxWait: s.MaxQueryTime,
@@ -343,6 +352,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer started()
 	if err := a.registerConfigured(); err != nil {
 		return errors.Join(err, g.Stop())
+	}
+	if a.sender != nil {
+		g.GoOrdered("telemetry", a.sender.Run)
 	}
 	g.GoOrdered("tokens", a.c.Tokens.Run)
 	g.GoOrdered("sync", a.syncer.Run)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/weftmesh/weft/agent/dns"
 	"github.com/weftmesh/weft/agent/local"
+	"github.com/weftmesh/weft/agent/telemetry"
 	"github.com/weftmesh/weft/agent/watch"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/internal/api"
@@ -56,17 +57,19 @@ type Config struct {
 	UnixSockets                    UnixSockets
 	TLS                            TLS
 	Watches                        []watch.Definition
-	Locality                       *catalog.Locality
-	PIDFile                        string `decode:"pid_file"`
-	Ports                          Ports
-	AutoReloadConfig               bool
-	LogLevel                       string
-	LogJSON                        bool
-	EnableDebug                    bool
-	DefaultIntentionPolicy         string
-	CheckUpdateInterval            time.Duration
-	CheckOutputMaxSize             int
-	DiscardCheckOutput             bool
+	// Telemetry is where metrics are sent, beside being there to be read.
+	Telemetry              telemetry.Settings
+	Locality               *catalog.Locality
+	PIDFile                string `decode:"pid_file"`
+	Ports                  Ports
+	AutoReloadConfig       bool
+	LogLevel               string
+	LogJSON                bool
+	EnableDebug            bool
+	DefaultIntentionPolicy string
+	CheckUpdateInterval    time.Duration
+	CheckOutputMaxSize     int
+	DiscardCheckOutput     bool
 	// EnableScriptChecks lets checks run programs; EnableLocalScriptChecks only those of configuration files.
 	EnableScriptChecks      bool
 	EnableLocalScriptChecks bool
@@ -315,7 +318,7 @@ func (c *Config) Validate() error {
 			fault("%s: %q isn't an IP address", a.key, a.addr)
 		}
 	}
-	faults = append(faults, c.validateWeb(), c.validateTLS())
+	faults = append(faults, c.validateWeb(), c.validateTLS(), c.Telemetry.Validate())
 	if c.CheckOutputMaxSize < 1 {
 		fault("check_output_max_size: %d: want 1 or more", c.CheckOutputMaxSize)
 	}

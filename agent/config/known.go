@@ -22,9 +22,7 @@ var ineffective = []string{
 	"raft_boltdb", "raft_logstore",
 	"tls.grpc.use_auto_cert", "ui", "ui_config", "ui_content_path", "ui_dir", "xds",
 	"ports.expose_min_port", "ports.expose_max_port", "ports.proxy_min_port", "ports.proxy_max_port",
-	"telemetry.metrics_prefix", "telemetry.disable_hostname", "telemetry.statsd_address", "telemetry.statsite_address",
-	"telemetry.dogstatsd_addr", "telemetry.dogstatsd_tags", "telemetry.prefix_filter", "telemetry.filter_default",
-	"telemetry.retry_failed_connection", "telemetry.disable_per_tenancy_usage_metrics", "telemetry.enable_host_metrics",
+	"telemetry.disable_per_tenancy_usage_metrics", "telemetry.enable_host_metrics",
 	"telemetry.disable_compat_1.9", "telemetry.circonus_*",
 	"connect.enable_mesh_gateway_wan_federation", "connect.enable_serverless_plugin",
 	"connect.ca_config.private_key_type", "connect.ca_config.private_key_bits", "connect.ca_config.csr_max_per_second",
@@ -44,6 +42,7 @@ var needless = map[string][]string{
 	"disable_host_node_id": {"true"}, "disable_remote_exec": {"true"}, "enable_central_service_config": {"true"}, "experiments": {"*"},
 	"protocol": {"2", "3"}, "raft_protocol": {"3"}, "rpc": {"*"}, "use_streaming_backend": {"*"}, "acl_enforce_version_8": {"*"}, "version": {"*"},
 	"telemetry.prometheus_retention_time":  {"*"}, // the metrics are always there
+	"telemetry.retry_failed_connection":    {"true"},
 	"disable_http_unprintable_char_filter": {"false"},
 }
 
