@@ -17,9 +17,11 @@ type AutopilotConfig struct {
 	// ServerStabilizationTime is how long a new server has to be healthy before it votes.
 	ServerStabilizationTime time.Duration
 	// RedundancyZoneTag is the node metadata that names a server's zone: of each zone one server votes, the others stand by. "" is no zones.
-	RedundancyZoneTag       string `json:",omitempty"`
-	DisableUpgradeMigration bool   `json:",omitempty"`
+	RedundancyZoneTag string `json:",omitempty"`
+	// UpgradeVersionTag is the node metadata that names a server's version: as many stable servers of a newer one take the place of
+	// those of older ones that vote, unless DisableUpgradeMigration. "" is no versions: servers are upgraded where they stand.
 	UpgradeVersionTag       string `json:",omitempty"`
+	DisableUpgradeMigration bool   `json:",omitempty"`
 	Indexes
 }
 

@@ -147,7 +147,7 @@ func initialAutopilot(a config.Autopilot) catalog.AutopilotConfig {
 	c.MaxTrailingLogs = cmp.Or(uint64(a.MaxTrailingLogs), c.MaxTrailingLogs)
 	c.MinQuorum = uint64(a.MinQuorum)
 	c.ServerStabilizationTime = cmp.Or(a.ServerStabilizationTime, c.ServerStabilizationTime)
-	c.RedundancyZoneTag = a.RedundancyZoneTag
+	c.RedundancyZoneTag, c.UpgradeVersionTag, c.DisableUpgradeMigration = a.RedundancyZoneTag, a.UpgradeVersionTag, a.DisableUpgradeMigration
 	return c
 }
 

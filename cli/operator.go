@@ -200,6 +200,8 @@ func autopilotFlags() []ucli.Flag {
 		&ucli.Uint64Flag{Name: "min-quorum", Usage: "below so many servers none is given up"},
 		&ucli.DurationFlag{Name: "server-stabilization-time", Usage: "how long a new server has to be healthy before it votes"},
 		&ucli.StringFlag{Name: "redundancy-zone-tag", Usage: "node_meta key of a server's zone: one of each zone votes"},
+		&ucli.StringFlag{Name: "upgrade-version-tag", Usage: "node_meta key of a server's version: as many of a newer one take the place of those that vote"},
+		&ucli.BoolFlag{Name: "disable-upgrade-migration", Usage: "don't have servers of a newer version take the place of older ones"},
 	}
 }
 
@@ -219,6 +221,8 @@ func setAutopilot(c *ucli.Context, env Env) error {
 		"min-quorum":                func() { s.MinQuorum = c.Uint64("min-quorum") },
 		"server-stabilization-time": func() { s.ServerStabilizationTime = c.Duration("server-stabilization-time").String() },
 		"redundancy-zone-tag":       func() { s.RedundancyZoneTag = c.String("redundancy-zone-tag") },
+		"upgrade-version-tag":       func() { s.UpgradeVersionTag = c.String("upgrade-version-tag") },
+		"disable-upgrade-migration": func() { s.DisableUpgradeMigration = c.Bool("disable-upgrade-migration") },
 	} {
 		if c.IsSet(name) {
 			set()

@@ -3,6 +3,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -121,6 +122,53 @@ func TestZonesAndNonVoters(t *testing.T) {
 			t.Errorf("the zone's standby doesn't vote: %+v, %v", servers, err)
 		}
 	})
+}
+
+// As many servers of a newer version take the place of the older ones, leadership included; before, they don't vote.
+func TestUpgradeMigration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTown(t)
+		version := func(v string) func(*Config) { return func(c *Config) { c.Meta = map[string]string{"version": v} } }
+		for n := range 3 {
+			w.server(n+1, 3, version("1.9.0"))
+		}
+		w.leader().want("PUT", "/v1/operator/autopilot/configuration", `{"UpgradeVersionTag":"version","ServerStabilizationTime":"5s"}`, 200, "true")
+		w.server(4, 3, version("1.10.0"))
+		w.server(5, 3, version("1.10.0"))
+		time.Sleep(time.Minute)
+		if v, o := w.leader().votes(); v != 3 || o != 2 {
+			t.Errorf("two of three are there: %d voters, %d others", v, o)
+		}
+		w.server(6, 3, version("1.10.0"))
+		time.Sleep(2 * time.Minute)
+		leader := w.leader()
+		servers, _, err := leader.RaftServers()
+		if err != nil || leader.c.Meta["version"] != "1.10.0" {
+			t.Errorf("%s leads, %v", leader.c.NodeName, err)
+		}
+		for _, s := range servers {
+			if s.Voter != (s.ID >= "id-4") {
+				t.Errorf("%s votes: %v", s.ID, s.Voter)
+			}
+		}
+		w.server(7, 3, version("1.9.0"))
+		leader.want("PUT", "/v1/operator/autopilot/configuration", `{"UpgradeVersionTag":"version","ServerStabilizationTime":"5s","DisableUpgradeMigration":true}`, 200, "true")
+		time.Sleep(time.Minute)
+		if v, o := leader.votes(); v != 7 || o != 0 {
+			t.Errorf("without migration: %d voters, %d others", v, o)
+		}
+	})
+}
+
+func TestCompareVersions(t *testing.T) {
+	order := []string{"", "1.2-rc1", "1.2-rc2", "1.2", "1.2.0", "v1.9", "1.10.0"}
+	for i, a := range order {
+		for j, b := range order {
+			if i > 0 && j > 0 && compareVersions(a, b) != cmp.Compare(i, j) {
+				t.Errorf("%q, %q: %d", a, b, compareVersions(a, b))
+			}
+		}
+	}
 }
 
 // Zones without a leader in them keep what they have while nobody is better.

@@ -11,8 +11,8 @@ import (
 	"github.com/weftmesh/weft/catalog"
 )
 
-// promoter decides which servers vote: all that are stable, but never those that are told not to, and with redundancy zones one of
-// each zone, the others standing by.
+// promoter decides which servers vote: all that are stable, but never those that are told not to, with redundancy zones one of
+// each zone, the others standing by, and of an older version none once there are enough of the newer one (migration).
 type promoter struct{ s *Server }
 
 var _ autopilot.Promoter = promoter{}
@@ -48,12 +48,10 @@ func (p promoter) CalculatePromotionsAndDemotions(c *autopilot.Config, state *au
 	stable := func(srv *autopilot.ServerState) bool {
 		return srv.Health.IsStable(p.s.c.Now(), state.ServerStabilizationTime(c))
 	}
+	migration := planMigration(&settings, state, stable)
 	for _, id := range ids {
 		srv := state.Servers[id]
-		zone := ""
-		if settings.RedundancyZoneTag != "" {
-			zone = srv.Server.Meta[settings.RedundancyZoneTag]
-		}
+		zone := zoneOf(&settings, srv)
 		switch {
 		case srv.Server.NodeType == nonVoter:
 			if srv.HasVotingRights() {
@@ -61,12 +59,14 @@ func (p promoter) CalculatePromotionsAndDemotions(c *autopilot.Config, state *au
 			}
 		case zone != "":
 			zones[zone] = append(zones[zone], srv)
-		case !srv.HasVotingRights() && stable(srv):
+		case !srv.HasVotingRights() && stable(srv) && !migration.held(id):
 			out.Promotions = append(out.Promotions, id)
 		}
 	}
 	for _, zone := range zones {
-		elected := electZone(zone, stable)
+		elected := electZone(slices.DeleteFunc(slices.Clone(zone), func(srv *autopilot.ServerState) bool {
+			return migration.held(srv.Server.ID) && (migration.moved || !srv.HasVotingRights())
+		}), stable)
 		for _, srv := range zone {
 			switch {
 			case srv == elected && !srv.HasVotingRights():
@@ -76,6 +76,7 @@ func (p promoter) CalculatePromotionsAndDemotions(c *autopilot.Config, state *au
 			}
 		}
 	}
+	migration.finish(state, &out)
 	slices.Sort(out.Promotions)
 	slices.Sort(out.Demotions)
 	return out

@@ -14,7 +14,6 @@ import (
 // ineffective are Consul's keys that this version takes without acting on them.
 var ineffective = []string{
 	"auto_config", "auto_encrypt", "cache",
-	"autopilot.disable_upgrade_migration", "autopilot.upgrade_version_tag",
 	"performance.grpc_keepalive_interval", "performance.grpc_keepalive_timeout", "performance.enable_xds_load_balancing",
 	"discovery_max_stale", "enable_agent_tls_for_checks", "http_config.use_cache",
 	"limits.rpc_handshake_timeout", "limits.rpc_client_timeout", "limits.rpc_rate", "limits.rpc_max_burst", "limits.rpc_max_conns_per_client",
@@ -32,7 +31,6 @@ var ineffective = []string{
 // enterprise are keys of Consul's paid edition, for which weft has another way, or none.
 var enterprise = []string{
 	"license_path", "partition", "reporting", "snapshot_agent", "acl.tokens.managed_service_provider",
-	"autopilot.upgrade_version_tag",
 }
 
 // needless are keys that say what weft does anyway, with the values that do; "*" is any value. Another value has no effect, and that

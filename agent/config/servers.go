@@ -40,6 +40,8 @@ type Autopilot struct {
 	MinQuorum               int
 	ServerStabilizationTime time.Duration
 	RedundancyZoneTag       string
+	UpgradeVersionTag       string
+	DisableUpgradeMigration bool
 }
 
 // Snapshots are saved by the leader every Interval into Path, where the last Retain are kept.
