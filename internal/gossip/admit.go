@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/memberlist"
 	"github.com/hashicorp/serf/serf"
@@ -59,6 +60,9 @@ func (p *Pool) learn(kind serf.EventType, m *serf.Member) {
 		k.there = true
 		p.names[k.id] = member.Name
 		delete(p.refused, member.Name)
+		if was && !old.there {
+			p.backLocked(time.Now())
+		}
 		if kind == serf.EventMemberUpdate {
 			level = p.log.Debug
 		}

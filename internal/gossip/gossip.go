@@ -112,6 +112,7 @@ type Pool struct {
 	known   map[string]known        // by name: what the last event said
 	names   map[string]string       // by ID: the name of the member that is there with it
 	refused map[string]*RefuseError // by name: whom admit turned away last
+	returns returns
 }
 
 // ErrNotRunning is the error of calls to a pool that doesn't run.
@@ -140,6 +141,7 @@ func New(c Config) (*Pool, error) {
 	p := &Pool{
 		c: c, log: c.Log, ready: make(chan struct{}), changed: make(chan struct{}),
 		known: map[string]known{}, names: map[string]string{}, refused: map[string]*RefuseError{},
+		returns: returns{more: make(chan struct{}, 1)},
 	}
 	var err error
 	if p.metrics, err = newMetrics(c.Metrics, p.kind()); err != nil {
@@ -191,6 +193,7 @@ func (p *Pool) Run(ctx context.Context) error {
 		p.follow(ctx, events)
 		return nil
 	})
+	g.Go("heal", p.heal)
 	g.GoOrdered("pool", func(ctx context.Context) error {
 		conf, err := p.serfConfig(t, events)
 		if err != nil {
@@ -246,6 +249,7 @@ func (p *Pool) serfConfig(t *transport, events chan<- serf.Event) (*serf.Config,
 	c.EnableNameConflictResolution = false // the one that came first stays, see admit
 	c.LeavePropagateDelay = leavePropagate
 	c.ReconnectTimeout = p.c.ReconnectTimeout
+	c.ReconnectInterval = reconnectEvery
 	c.ReconnectTimeoutOverride = reconnectTimeouts{}
 	c.MinQueueDepth = minQueueDepth
 	c.QueueDepthWarning = 1_000_000 // serf's own warning speaks of what the node can't change

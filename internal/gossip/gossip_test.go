@@ -462,6 +462,56 @@ func crowd(t *testing.T, size, loss int, calm time.Duration) {
 	})
 }
 
+// Cuts of all lengths, through the middle and at the edge, with a tenth of the packets lost: the view is one again within ten seconds
+// of each heal.
+func TestHeal(t *testing.T) {
+	size, _ := strconv.Atoi(os.Getenv("WEFT_HEAL_NODES"))
+	size = max(size, 20)
+	bubble(t, func(t *testing.T) {
+		var border atomic.Int64 // nodes below it are cut off from the others
+		side := func(a netip.AddrPort) bool { b := a.Addr().As4(); return int64(b[2])<<8+int64(b[3]) < border.Load() }
+		network := &lossy{Network: Memory(memnet.New()), cut: func(from, to netip.AddrPort) bool { return side(from) != side(to) }}
+		network.loss.Store(100)
+		nodes := make([]*node, size)
+		for i := range nodes {
+			nodes[i] = start(t, config(network, i))
+			if i > 0 {
+				join(t, nodes[rand.IntN(i)], nodes[i])
+			}
+		}
+		one := func() bool {
+			for _, n := range nodes {
+				if int(testutil.ToFloat64(n.metrics.members)) != size {
+					return false
+				}
+			}
+			return true
+		}
+		time.Sleep(time.Minute)
+		for i, cut := range []struct {
+			border int
+			long   time.Duration
+		}{{size / 2, 20 * time.Second}, {1, 40 * time.Second}, {size / 4, 5 * time.Minute}, {size / 2, 33 * time.Second}} {
+			border.Store(int64(cut.border))
+			time.Sleep(cut.long)
+			if one() {
+				t.Errorf("cut %d: nobody noticed", i)
+			}
+			border.Store(0)
+			begin := time.Now()
+			for !one() && time.Since(begin) < 2*time.Minute {
+				time.Sleep(250 * time.Millisecond)
+			}
+			took := time.Since(begin)
+			t.Logf("%d of %d cut off for %s: one view after %s", cut.border, size, cut.long, took)
+			if took > 10*time.Second {
+				t.Errorf("one view after %s, want 10 s at most", took)
+			}
+			time.Sleep(20 * time.Second)
+		}
+	})
+}
+
 func TestLogsAreBounded(t *testing.T) {
 	n := 0
 	w := &lineWriter{log: slog.New(counting{&n}), tokens: logBurst}

