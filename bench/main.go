@@ -2,7 +2,7 @@
 
 // Command bench measures a small mesh of real processes on this machine: how soon an intention holds, how soon a registration is
 // seen by a remote proxy, how soon a deleted token is refused, what memory each process takes, and whether a request is lost or doubled while certificates,
-// agents and endpoints change. It asserts nothing: it prints figures. Run it as: go run ./bench -what flips -kind envoy.
+// agents and endpoints change; and what servers and agents cost, beside Consul's. It asserts nothing: it prints figures. Run it as: go run ./bench -what flips -kind envoy.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 )
 
 func main() {
-	what := flag.String("what", "flips", "flips, registration, memory, soak, race or revocation")
+	what := flag.String("what", "flips", "flips, registration, memory, soak, race, revocation or cluster")
 	kind := flag.String("kind", "builtin", "builtin, host or envoy")
 	protocol := flag.String("protocol", "http", "http or tcp (flips)")
 	level := flag.String("log-level", "info", "of the built-in sidecars; debug says why each request failed; BENCH_KEEP=1 keeps the logs")
@@ -34,6 +34,12 @@ func main() {
 	flag.StringVar(&r.who, "who", "", "the race's contenders, separated by commas")
 	flag.BoolVar(&r.features, "features", false, "race with all of features.json on")
 	flag.StringVar(&r.out, "out", "bench/results", "where the race's table, figures and plot go")
+	var c clusterConfig
+	flag.StringVar(&c.consul, "consul", "", "a Consul binary to be measured beside (cluster)")
+	flag.StringVar(&c.only, "rows", "", "rows of the cluster's table, by number, separated by commas; all without it")
+	flag.DurationVar(&c.seconds, "for", 4*time.Second, "how long each load of the cluster's table takes")
+	flag.IntVar(&c.subscribers, "subscribers", 5000, "of the feed")
+	flag.IntVar(&c.gossip, "gossip", 0, "nodes of the gossip row, which takes a minute for 40; 0: left out")
 	side := flag.String("relay", "", "be one side of the bare relay, in or out (the race starts it)")
 	from := flag.String("from", "", "where the relay listens")
 	to := flag.String("to", "", "where the relay dials")
@@ -59,6 +65,14 @@ func main() {
 		r.weft, r.envoy = *weft, *envoy
 		if err := race(ctx, r); err != nil {
 			fmt.Fprintln(os.Stderr, "race:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if *what == "cluster" {
+		c.weft = *weft
+		if err := clusterTable(ctx, c); err != nil {
+			fmt.Fprintln(os.Stderr, "figures:", err)
 			os.Exit(1)
 		}
 		return

@@ -1,0 +1,433 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/weftmesh/weft/ca"
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/identity"
+	"github.com/weftmesh/weft/internal/plane"
+	"github.com/weftmesh/weft/internal/wire"
+	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
+)
+
+// What agents do at a server's port, done by many of them in this process.
+
+// plane is what a node of the ward connects with.
+func (w *ward) plane(node string) (*plane.Plane, error) {
+	key, err := base64.StdEncoding.DecodeString(w.key)
+	if err != nil {
+		return nil, err
+	}
+	return plane.New(plane.Config{
+		Datacenter: "dc1", NodeName: node, Secrets: func() [][]byte { return [][]byte{key} }, DialContext: nodeDialer.DialContext,
+	})
+}
+
+// connection is one TLS connection to a server's gRPC.
+func connection(pl *plane.Plane, p *place) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:///"+p.ip, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)), grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(4<<10),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return pl.Dial(ctx, p.ip+":8300", "", plane.GRPC)
+		}))
+}
+
+// crowd is agents that follow the feed of one service.
+type crowd struct {
+	p       *place
+	service string
+	size    int
+	dials   chan struct{} // as many at once
+
+	mu    sync.Mutex
+	index []uint64    // by subscriber: the newest that it has of the service
+	at    []time.Time // when that came
+	moved chan struct{}
+	ended atomic.Int64 // streams that broke
+}
+
+// follow subscribes, and again where a stream ends, as agents do: until ctx ends.
+func (c *crowd) follow(ctx context.Context, pl *plane.Plane, i int) {
+	conn, err := connection(pl, c.p)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	retry := 50 * time.Millisecond
+	var position *weftv1.Position
+	for ctx.Err() == nil {
+		select {
+		case c.dials <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		dialled := sync.OnceFunc(func() { <-c.dials })
+		before := position
+		position = c.once(ctx, conn, i, position, dialled)
+		dialled()
+		if ctx.Err() != nil {
+			return
+		}
+		c.ended.Add(1)
+		if before != position {
+			retry = 50 * time.Millisecond
+		}
+		select {
+		case <-time.After(retry/2 + mathrand.N(retry/2)):
+		case <-ctx.Done():
+		}
+		retry = min(2*retry, 5*time.Second)
+	}
+}
+
+func (c *crowd) once(ctx context.Context, conn *grpc.ClientConn, i int, held *weftv1.Position, first func()) *weftv1.Position {
+	topics := []*weftv1.Topic{wire.Topic(catalog.ServiceTopic(catalog.Scope{}.Default("dc1").Name(c.service)))}
+	stream, err := weftv1.NewFeedClient(conn).Subscribe(ctx)
+	if err != nil {
+		return held
+	}
+	req := &weftv1.SubscribeRequest{Node: fmt.Sprint("sub", i), Interests: []*weftv1.Interest{{Id: "i", Topics: topics}}}
+	if held != nil {
+		req.Position, req.Held = held, topics
+	}
+	if err := stream.Send(req); err != nil {
+		return held
+	}
+	for {
+		resp, err := stream.Recv()
+		if err != nil {
+			return held
+		}
+		first()
+		now := time.Now()
+		held = resp.GetPosition()
+		c.mu.Lock()
+		c.index[i], c.at[i] = max(c.index[i], held.GetIndex()), now
+		c.mu.Unlock()
+		select {
+		case c.moved <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// all waits until every subscriber has an index, and gives when each had it.
+func (c *crowd) all(ctx context.Context, index uint64, d time.Duration) ([]time.Time, error) {
+	var out []time.Time
+	err := until(ctx, d, func() error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		n := 0
+		for _, i := range c.index {
+			if i >= index {
+				n++
+			}
+		}
+		if n < c.size {
+			return fmt.Errorf("%d of %d have it", n, c.size)
+		}
+		out = slices.Clone(c.at)
+		return nil
+	})
+	return out, err
+}
+
+// gather connects them all.
+func gather(ctx context.Context, w *ward, p *place, size int, service string) (*crowd, error) {
+	c := &crowd{p: p, service: service, size: size, dials: make(chan struct{}, 64), index: make([]uint64, size), at: make([]time.Time, size), moved: make(chan struct{}, 1)}
+	pl, err := w.plane("crowd")
+	if err != nil {
+		return nil, err
+	}
+	for i := range size {
+		go c.follow(ctx, pl, i)
+	}
+	_, err = c.all(ctx, 1, 3*time.Minute)
+	return c, err
+}
+
+// feedFigures are a change to many subscribers, what each costs, and what happens when the server restarts.
+type feedFigures struct {
+	p99, cpu                    time.Duration
+	bytes                       float64
+	firstWrite, inSync          time.Duration
+	memoryBefore, memoryAtPeak  float64
+	leftBytes                   float64
+	subscribers, reconnectTries int
+}
+
+func (c *clusterConfig) feed(ctx context.Context, w *ward, p *place) (f feedFigures, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := instances(ctx, p); err != nil {
+		return f, err
+	}
+	before := p.pss()
+	crowd, err := gather(ctx, w, p, c.subscribers, "web")
+	if err != nil {
+		return f, err
+	}
+	if err := quiet(ctx, []*place{p}); err != nil {
+		return f, err
+	}
+	f.subscribers = c.subscribers
+	f.bytes = (p.pss() - before) * (1 << 20) / float64(c.subscribers)
+	const rounds = 5
+	var took []time.Duration
+	for r := range rounds {
+		cpu, begin := p.cpu(), time.Now()
+		if err := instance(ctx, p, 1, 2000+r); err != nil {
+			return f, err
+		}
+		h, err := p.ask(ctx, http.MethodGet, webHealth, "")
+		if err != nil {
+			return f, err
+		}
+		var index uint64
+		fmt.Sscan(h.Get("X-Consul-Index"), &index)
+		at, err := crowd.all(ctx, index, time.Minute)
+		if err != nil {
+			return f, err
+		}
+		for _, t := range at {
+			took = append(took, t.Sub(begin))
+		}
+		f.cpu += (p.cpu() - cpu) / rounds
+	}
+	slices.Sort(took)
+	f.p99 = took[len(took)*99/100]
+	return f, c.restart(ctx, p, crowd, &f)
+}
+
+// restart kills the server and starts it again: everybody returns.
+func (c *clusterConfig) restart(ctx context.Context, p *place, crowd *crowd, f *feedFigures) error {
+	f.memoryBefore = p.pss()
+	crowd.mu.Lock()
+	for i := range crowd.index {
+		crowd.index[i] = 0
+	}
+	crowd.mu.Unlock()
+	p.kill()
+	select {
+	case <-time.After(2 * time.Second):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	begin := time.Now()
+	done := make(chan struct{})
+	var peak float64
+	var work sync.WaitGroup
+	started := make(chan struct{})
+	work.Go(func() {
+		<-started
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(200 * time.Millisecond):
+				peak = max(peak, p.pss())
+			}
+		}
+	})
+	err := p.start(ctx) // it takes writes then
+	close(started)
+	f.firstWrite = time.Since(begin)
+	if err == nil {
+		_, err = crowd.all(ctx, 1, 2*time.Minute)
+		f.inSync = time.Since(begin)
+	}
+	close(done)
+	work.Wait()
+	f.memoryAtPeak = max(peak, p.pss())
+	f.reconnectTries = int(crowd.ended.Load())
+	return err
+}
+
+// sign has leaves signed over RPC, for services that are registered.
+func (c *clusterConfig) sign(ctx context.Context, w *ward, p *place) (cost, error) {
+	const services = 64
+	for i := range services {
+		if _, err := p.ask(ctx, http.MethodPut, "/v1/catalog/register", fmt.Sprintf(`{"Node":"signer","Address":"10.3.0.1","Service":{"ID":"l%d","Service":"l%d","Port":1}}`, i, i)); err != nil {
+			return cost{}, err
+		}
+	}
+	roots, err := decode[struct{ TrustDomain string }](ctx, p, "/v1/connect/ca/roots")
+	if err != nil {
+		return cost{}, err
+	}
+	var csrs []string
+	for i := range services {
+		key, err := ca.NewKey(rand.Reader)
+		if err != nil {
+			return cost{}, err
+		}
+		csr, err := ca.CSR(identity.Service{
+			TrustDomain: identity.TrustDomain(roots.TrustDomain), Partition: "default", Namespace: "default", Datacenter: "dc1", Service: fmt.Sprint("l", i),
+		}, key, rand.Reader)
+		if err != nil {
+			return cost{}, err
+		}
+		csrs = append(csrs, csr)
+	}
+	pl, err := w.plane("signer")
+	if err != nil {
+		return cost{}, err
+	}
+	conn, err := connection(pl, p)
+	if err != nil {
+		return cost{}, err
+	}
+	defer conn.Close()
+	client := weftv1.NewCAClient(conn)
+	return loop(ctx, 16, c.seconds, []*place{p}, func(ctx context.Context, i int) error {
+		_, err := client.Sign(ctx, &weftv1.SignRequest{Node: "signer", CsrPem: csrs[i%services]})
+		return err
+	})
+}
+
+// flap has 10,000 instances on 100 hosts change their health every two seconds for a while, and measures from each host's sync until a
+// follower of a service has the change of its instance there.
+func (c *clusterConfig) flap(ctx context.Context, w *ward, p *place) (p99 time.Duration, rate float64, cpu float64, err error) {
+	const hosts, each, services = 100, 100, 100
+	const period = 2 * time.Second
+	pl, err := w.plane("flapper")
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	conn, err := connection(pl, p)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	defer conn.Close()
+	client := weftv1.NewCatalogClient(conn)
+	scope := catalog.Scope{}.Default("dc1")
+	sync1 := func(ctx context.Context, host, turn int, whole bool) error {
+		status := []string{"passing", "critical"}[turn%2]
+		cmd := catalog.Sync{Node: catalog.Node{Scope: scope, Node: fmt.Sprint("f", host), Address: fmt.Sprint("10.4.0.", host)}}
+		for i := range each {
+			name := fmt.Sprint("flap", i%services)
+			if whole {
+				cmd.Items = append(cmd.Items, catalog.SyncItem{Service: &catalog.Service{Scope: scope, Node: cmd.Node.Node, ID: name, Service: name, Port: 1 + i}})
+			}
+			cmd.Items = append(cmd.Items, catalog.SyncItem{Check: &catalog.Check{
+				Scope: scope, Node: cmd.Node.Node, CheckID: name, Name: name, ServiceID: name, ServiceName: name, Status: status, Output: fmt.Sprint(turn),
+			}})
+		}
+		body, err := catalog.Canonical(cmd)
+		if err != nil {
+			return err
+		}
+		resp, err := client.Sync(ctx, &weftv1.SyncRequest{Sync: body, Tokens: make([]string, len(cmd.Items))})
+		if err != nil {
+			return err
+		}
+		for _, r := range resp.GetResults() {
+			if r.GetError() != "" {
+				return errors.New(r.GetError())
+			}
+		}
+		return nil
+	}
+	for h := range hosts {
+		if err := sync1(ctx, h, 0, true); err != nil {
+			return 0, 0, 0, err
+		}
+	}
+	var mu sync.Mutex
+	sent := map[string]time.Time{} // by host and turn
+	var took []time.Duration
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var followers sync.WaitGroup
+	for _, s := range []int{0, 37, 99} { // followers of three services
+		followers.Go(func() {
+			stream, err := weftv1.NewFeedClient(conn).Subscribe(ctx)
+			if err == nil {
+				err = stream.Send(&weftv1.SubscribeRequest{Node: fmt.Sprint("follower", s), Interests: []*weftv1.Interest{{Id: "i", Topics: []*weftv1.Topic{
+					wire.Topic(catalog.ServiceTopic(scope.Name(fmt.Sprint("flap", s)))),
+				}}}})
+			}
+			for err == nil {
+				var resp *weftv1.SubscribeResponse
+				if resp, err = stream.Recv(); err != nil {
+					break
+				}
+				now := time.Now()
+				for _, item := range resp.GetItems() {
+					var ch catalog.Check
+					if !strings.Contains(string(item.GetRecord()), "CheckID") || catalog.FromCanonical(item.GetRecord(), &ch) != nil {
+						continue
+					}
+					mu.Lock()
+					if at, ok := sent[ch.Node+"/"+ch.Output]; ok {
+						took = append(took, now.Sub(at))
+					}
+					mu.Unlock()
+				}
+			}
+			if ctx.Err() == nil {
+				cancel(err)
+			}
+		})
+	}
+	before, begin := p.cpu(), time.Now()
+	turns := max(5, int(2*c.seconds/period))
+	var work sync.WaitGroup
+	var changes atomic.Int64
+	for h := range hosts {
+		work.Go(func() {
+			next := time.Now().Add(mathrand.N(period))
+			for turn := 1; turn <= turns; turn++ {
+				select {
+				case <-time.After(time.Until(next)):
+				case <-ctx.Done():
+					return
+				}
+				next = next.Add(period)
+				mu.Lock()
+				sent[fmt.Sprint("f", h, "/", turn)] = time.Now()
+				mu.Unlock()
+				if err := sync1(ctx, h, turn, false); err != nil {
+					cancel(err)
+					return
+				}
+				changes.Add(each)
+			}
+		})
+	}
+	work.Wait()
+	span := time.Since(begin)
+	spent := p.cpu() - before
+	select {
+	case <-time.After(time.Second):
+	case <-ctx.Done():
+	}
+	if err := context.Cause(ctx); err != nil {
+		return 0, 0, 0, err
+	}
+	cancel(nil)
+	followers.Wait()
+	slices.Sort(took)
+	if len(took) < hosts {
+		return 0, 0, 0, fmt.Errorf("only %d changes were seen", len(took))
+	}
+	return took[len(took)*99/100], float64(changes.Load()) / span.Seconds(), spent.Seconds() / span.Seconds(), nil
+}
