@@ -6,13 +6,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -301,133 +299,4 @@ func (c *clusterConfig) sign(ctx context.Context, w *ward, p *place) (cost, erro
 		_, err := client.Sign(ctx, &weftv1.SignRequest{Node: "signer", CsrPem: csrs[i%services]})
 		return err
 	})
-}
-
-// flap has 10,000 instances on 100 hosts change their health every two seconds for a while, and measures from each host's sync until a
-// follower of a service has the change of its instance there.
-func (c *clusterConfig) flap(ctx context.Context, w *ward, p *place) (p99 time.Duration, rate float64, cpu float64, err error) {
-	const hosts, each, services = 100, 100, 100
-	const period = 2 * time.Second
-	pl, err := w.plane("flapper")
-	if err != nil {
-		return 0, 0, 0, err
-	}
-	conn, err := connection(pl, p)
-	if err != nil {
-		return 0, 0, 0, err
-	}
-	defer conn.Close()
-	client := weftv1.NewCatalogClient(conn)
-	scope := catalog.Scope{}.Default("dc1")
-	sync1 := func(ctx context.Context, host, turn int, whole bool) error {
-		status := []string{"passing", "critical"}[turn%2]
-		cmd := catalog.Sync{Node: catalog.Node{Scope: scope, Node: fmt.Sprint("f", host), Address: fmt.Sprint("10.4.0.", host)}}
-		for i := range each {
-			name := fmt.Sprint("flap", i%services)
-			if whole {
-				cmd.Items = append(cmd.Items, catalog.SyncItem{Service: &catalog.Service{Scope: scope, Node: cmd.Node.Node, ID: name, Service: name, Port: 1 + i}})
-			}
-			cmd.Items = append(cmd.Items, catalog.SyncItem{Check: &catalog.Check{
-				Scope: scope, Node: cmd.Node.Node, CheckID: name, Name: name, ServiceID: name, ServiceName: name, Status: status, Output: fmt.Sprint(turn),
-			}})
-		}
-		body, err := catalog.Canonical(cmd)
-		if err != nil {
-			return err
-		}
-		resp, err := client.Sync(ctx, &weftv1.SyncRequest{Sync: body, Tokens: make([]string, len(cmd.Items))})
-		if err != nil {
-			return err
-		}
-		for _, r := range resp.GetResults() {
-			if r.GetError() != "" {
-				return errors.New(r.GetError())
-			}
-		}
-		return nil
-	}
-	for h := range hosts {
-		if err := sync1(ctx, h, 0, true); err != nil {
-			return 0, 0, 0, err
-		}
-	}
-	var mu sync.Mutex
-	sent := map[string]time.Time{} // by host and turn
-	var took []time.Duration
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var followers sync.WaitGroup
-	for _, s := range []int{0, 37, 99} { // followers of three services
-		followers.Go(func() {
-			stream, err := weftv1.NewFeedClient(conn).Subscribe(ctx)
-			if err == nil {
-				err = stream.Send(&weftv1.SubscribeRequest{Node: fmt.Sprint("follower", s), Interests: []*weftv1.Interest{{Id: "i", Topics: []*weftv1.Topic{
-					wire.Topic(catalog.ServiceTopic(scope.Name(fmt.Sprint("flap", s)))),
-				}}}})
-			}
-			for err == nil {
-				var resp *weftv1.SubscribeResponse
-				if resp, err = stream.Recv(); err != nil {
-					break
-				}
-				now := time.Now()
-				for _, item := range resp.GetItems() {
-					var ch catalog.Check
-					if !strings.Contains(string(item.GetRecord()), "CheckID") || catalog.FromCanonical(item.GetRecord(), &ch) != nil {
-						continue
-					}
-					mu.Lock()
-					if at, ok := sent[ch.Node+"/"+ch.Output]; ok {
-						took = append(took, now.Sub(at))
-					}
-					mu.Unlock()
-				}
-			}
-			if ctx.Err() == nil {
-				cancel(err)
-			}
-		})
-	}
-	before, begin := p.cpu(), time.Now()
-	turns := max(5, int(2*c.seconds/period))
-	var work sync.WaitGroup
-	var changes atomic.Int64
-	for h := range hosts {
-		work.Go(func() {
-			next := time.Now().Add(mathrand.N(period))
-			for turn := 1; turn <= turns; turn++ {
-				select {
-				case <-time.After(time.Until(next)):
-				case <-ctx.Done():
-					return
-				}
-				next = next.Add(period)
-				mu.Lock()
-				sent[fmt.Sprint("f", h, "/", turn)] = time.Now()
-				mu.Unlock()
-				if err := sync1(ctx, h, turn, false); err != nil {
-					cancel(err)
-					return
-				}
-				changes.Add(each)
-			}
-		})
-	}
-	work.Wait()
-	span := time.Since(begin)
-	spent := p.cpu() - before
-	select {
-	case <-time.After(time.Second):
-	case <-ctx.Done():
-	}
-	if err := context.Cause(ctx); err != nil {
-		return 0, 0, 0, err
-	}
-	cancel(nil)
-	followers.Wait()
-	slices.Sort(took)
-	if len(took) < hosts {
-		return 0, 0, 0, fmt.Errorf("only %d changes were seen", len(took))
-	}
-	return took[len(took)*99/100], float64(changes.Load()) / span.Seconds(), spent.Seconds() / span.Seconds(), nil
 }
