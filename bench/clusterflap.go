@@ -20,7 +20,7 @@ import (
 
 // flapper is 10,000 instances on 100 hosts, of 100 services, whose health changes every two seconds.
 type flapper struct {
-	conn  *grpc.ClientConn
+	conns []*grpc.ClientConn // one of each host: over one for all, their syncs would wait for its window
 	scope catalog.Scope
 
 	mu   sync.Mutex
@@ -57,7 +57,7 @@ func (f *flapper) sync(ctx context.Context, host, turn int) error {
 		return err
 	}
 	begin := time.Now()
-	resp, err := weftv1.NewCatalogClient(f.conn).Sync(ctx, &weftv1.SyncRequest{Sync: body, Tokens: make([]string, len(cmd.Items))})
+	resp, err := weftv1.NewCatalogClient(f.conns[host]).Sync(ctx, &weftv1.SyncRequest{Sync: body, Tokens: make([]string, len(cmd.Items))})
 	if err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func (f *flapper) sync(ctx context.Context, host, turn int) error {
 
 // follow notes when a service's changes come.
 func (f *flapper) follow(ctx context.Context, service int) error {
-	stream, err := weftv1.NewFeedClient(f.conn).Subscribe(ctx)
+	stream, err := weftv1.NewFeedClient(f.conns[service]).Subscribe(ctx)
 	if err != nil {
 		return err
 	}
@@ -108,11 +108,13 @@ func (c *clusterConfig) flap(ctx context.Context, w *ward, p *place) (flapFigure
 		return flapFigures{}, err
 	}
 	f := &flapper{scope: catalog.Scope{}.Default("dc1"), sent: map[uint64]time.Time{}, seen: map[uint64][]time.Time{}}
-	if f.conn, err = connection(pl, p); err != nil {
-		return flapFigures{}, err
-	}
-	defer f.conn.Close()
 	for h := range flapHosts {
+		conn, err := connection(pl, p)
+		if err != nil {
+			return flapFigures{}, err
+		}
+		defer conn.Close()
+		f.conns = append(f.conns, conn)
 		if err := f.sync(ctx, h, 0); err != nil {
 			return flapFigures{}, err
 		}
