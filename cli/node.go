@@ -30,6 +30,7 @@ import (
 	"github.com/weftmesh/weft/internal/acl"
 	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/gossip"
+	"github.com/weftmesh/weft/internal/heap"
 	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/logs"
 	"github.com/weftmesh/weft/internal/memnet"
@@ -282,6 +283,7 @@ func (n *node) run(ctx context.Context) error {
 		group.GoOrdered("servers", n.pick.Run)
 	}
 	group.Go("node's certificate", n.keepIdentity)
+	group.Go("heap", func(ctx context.Context) error { return new(heap.Keeper).Run(ctx, os.Getenv) })
 	group.Go("reload", n.reloadOnSignal)
 	group.Go("reload by change", n.reloadOnChange)
 	group.GoOrdered("agent", func(ctx context.Context) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"sync"
 )
 
 // Status is how gossip sees a node.
@@ -50,9 +51,35 @@ type Members interface {
 	ForceLeave(name string) error
 }
 
+// known keeps what servers made of the members, until those change: it is asked for by every request, and members may be thousands.
+type known struct {
+	mu      sync.Mutex
+	changed <-chan struct{}
+	servers map[string]Member
+}
+
 // servers are the members of this datacenter that are servers, by ID. Two that claim one ID are none: nobody can tell which
-// of them is it.
+// of them is it. The map is shared: it isn't to be written to.
 func (s *Server) servers() map[string]Member {
+	if s.c.Alone {
+		return s.countServers()
+	}
+	k := &s.known
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.changed != nil {
+		select {
+		case <-k.changed:
+		default:
+			return k.servers
+		}
+	}
+	k.changed = s.c.Members.Changed()
+	k.servers = s.countServers()
+	return k.servers
+}
+
+func (s *Server) countServers() map[string]Member {
 	out := map[string]Member{}
 	if s.c.Alone {
 		host, port, _ := net.SplitHostPort(s.c.Address)

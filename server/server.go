@@ -121,6 +121,7 @@ type Server struct {
 	peers       *peers
 	wan         *wan
 	others      *serversService
+	known       known
 	entrance    *entrance
 	reads       *gate
 	applied     progress
