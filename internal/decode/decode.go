@@ -202,8 +202,25 @@ func (n *Node) add(name string, line int, v *Node) error {
 	return nil
 }
 
+// fold brings a name into the form that comparisons use: without regard to case, underscores and dashes.
 func fold(name string) string {
-	return strings.ToLower(strings.ReplaceAll(strings.ReplaceAll(name, "_", ""), "-", ""))
+	var room [64]byte
+	return string(appendFold(room[:0], name))
+}
+
+func appendFold(to []byte, name string) []byte {
+	for i := range len(name) {
+		switch c := name[i]; {
+		case c == '_' || c == '-':
+		case c >= utf8.RuneSelf:
+			return append(to[:0], strings.ToLower(strings.ReplaceAll(strings.ReplaceAll(name, "_", ""), "-", ""))...)
+		case 'A' <= c && c <= 'Z':
+			to = append(to, c+'a'-'A')
+		default:
+			to = append(to, c)
+		}
+	}
+	return to
 }
 
 // Remove takes a field out of an object, without regard to case or underscores, and gives its line.

@@ -3,6 +3,7 @@
 package decode
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -158,4 +159,48 @@ func FuzzParse(f *testing.F) {
 		var got document
 		_ = d.Into(&got)
 	})
+}
+
+// The short way and the long one read the same.
+func FuzzQuick(f *testing.F) {
+	for _, s := range []string{`{"a":[1,-2.5e+3,"x\"y\\",true,false,null,{}],"ü":"\u00e9",` + "\n" + ` "b" : {"c":[ ]} }`, `{"a":1,"a":2}`, `[[]]`, ` "x" `, `1`, `{}`, `null`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if !json.Valid(data) || invalidUTF8(data) >= 0 {
+			return
+		}
+		got, err := parseJSON(data)
+		want, wantErr := explainJSON(data)
+		if (err == nil) != (wantErr == nil) || err == nil && !cmp.Equal(got, want, cmp.AllowUnexported(Node{})) {
+			t.Errorf("%q: %v, %v; the long way %v, %v", data, got, err, want, wantErr)
+		}
+	})
+}
+
+func BenchmarkJSON(b *testing.B) {
+	type check struct{ Name, CheckID, ServiceID, Status, Notes, Output string }
+	type service struct {
+		ID, Service, Address, Kind string
+		Port                       int
+		Tags                       []string
+		Meta                       map[string]string
+		A, B, C, D, E, F, G, H     string
+	}
+	type register struct {
+		Node, Address, ID, Datacenter string
+		SkipNodeUpdate                bool
+		NodeMeta, TaggedAddresses     map[string]string
+		Service                       *service
+		Check                         *check
+		Checks                        []check
+	}
+	body := []byte(`{"Node":"r1","Address":"10.1.0.1","SkipNodeUpdate":false,"Service":{"ID":"s1","Service":"s1","Port":80,"Tags":["a","b"]},"Check":{"Name":"c","CheckID":"c1","ServiceID":"s1","Status":"passing"}}`)
+	b.ReportAllocs()
+	for b.Loop() {
+		var r register
+		if err := JSON(body, &r); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -185,10 +186,10 @@ func (w *walker) object(n *Node, field string, v reflect.Value) {
 		w.fail(n, field, "want an object, got %s", n.Kind)
 		return
 	}
-	seen := map[string]string{}
+	seen := make([]given, 0, 16)
 	for _, f := range n.Fields {
 		at := join(field, f.Name)
-		target, ok := fieldOf(v, fold(f.Name))
+		target, ok := fieldOf(v, f.Name)
 		if !ok {
 			if w.unknown != nil {
 				*w.unknown = append(*w.unknown, at)
@@ -197,44 +198,75 @@ func (w *walker) object(n *Node, field string, v reflect.Value) {
 			w.fail(&Node{Line: f.Line}, at, "unknown field%s", suggest(v, f.Name))
 			continue
 		}
-		if other, twice := seen[target.name]; twice {
-			w.fail(&Node{Line: f.Line}, at, "given twice, also as %q", other)
+		if i := slices.IndexFunc(seen, func(g given) bool { return g.field == target.name }); i >= 0 {
+			w.fail(&Node{Line: f.Line}, at, "given twice, also as %q", seen[i].as)
 			continue
 		}
-		seen[target.name] = f.Name
+		seen = append(seen, given{target.name, f.Name})
 		w.value(f.Value, at, target.value)
 	}
 }
+
+// given is a field that an object has given, under a name.
+type given struct{ field, as string }
 
 type target struct {
 	name  string
 	value reflect.Value
 }
 
-func fieldOf(v reflect.Value, folded string) (target, bool) {
-	t := v.Type()
+// fieldOf finds the field that a name stands for.
+func fieldOf(v reflect.Value, name string) (target, bool) {
+	var room [64]byte
+	f, ok := fieldsOf(v.Type())[string(appendFold(room[:0], name))]
+	if !ok {
+		return target{}, false
+	}
+	return target{f.name, v.FieldByIndex(f.index)}, true
+}
+
+// fieldAt is a field of a struct, or of one that is embedded in it.
+type fieldAt struct {
+	name  string
+	index []int
+}
+
+// fieldSets are the fields of the types that were asked for, by folded name. A type's are always the same: to find them anew for every
+// name of every body was a sixth of what a registration cost.
+var fieldSets sync.Map // reflect.Type → map[string]fieldAt
+
+func fieldsOf(t reflect.Type) map[string]fieldAt {
+	if known, ok := fieldSets.Load(t); ok {
+		return known.(map[string]fieldAt)
+	}
+	all := map[string]fieldAt{}
+	add := func(name string, f fieldAt) {
+		if _, there := all[name]; !there { // the first holds
+			all[name] = f
+		}
+	}
 	for i := range t.NumField() {
 		sf := t.Field(i)
 		tag := sf.Tag.Get("decode")
 		if sf.Anonymous && sf.Type.Kind() == reflect.Struct {
-			if f, ok := fieldOf(v.Field(i), folded); ok {
-				return f, true
+			for _, name := range slices.Sorted(maps.Keys(fieldsOf(sf.Type))) {
+				f := fieldsOf(sf.Type)[name]
+				add(name, fieldAt{f.name, append([]int{i}, f.index...)})
 			}
 			continue
 		}
 		if !sf.IsExported() || tag == "-" {
 			continue
 		}
-		if fold(sf.Name) == folded {
-			return target{sf.Name, v.Field(i)}, true
-		}
+		add(fold(sf.Name), fieldAt{sf.Name, sf.Index})
 		for alias := range strings.SplitSeq(tag, ",") {
-			if alias != "" && fold(alias) == folded {
-				return target{sf.Name, v.Field(i)}, true
+			if alias != "" {
+				add(fold(alias), fieldAt{sf.Name, sf.Index})
 			}
 		}
 	}
-	return target{}, false
+	fieldSets.Store(t, all)
+	return all
 }
 
 func (w *walker) mapping(n *Node, field string, v reflect.Value) {

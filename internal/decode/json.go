@@ -16,7 +16,16 @@ type jsonParser struct {
 	lines []int // offsets of line starts
 }
 
+// parseJSON reads a document. What is valid goes the short way; only for the rest is it asked where and why it isn't.
 func parseJSON(data []byte) (*Node, error) {
+	if json.Valid(data) {
+		q := &quick{data: data, line: 1}
+		return q.value(0)
+	}
+	return explainJSON(data)
+}
+
+func explainJSON(data []byte) (*Node, error) {
 	p := &jsonParser{dec: json.NewDecoder(bytes.NewReader(data)), lines: []int{0}}
 	p.dec.UseNumber()
 	for i, c := range data {
