@@ -148,6 +148,9 @@ func (b *bundle) collect(ctx context.Context) {
 		if err := <-logged; err != nil && whole.Err() == nil {
 			b.faults = append(b.faults, fmt.Errorf("the log is cut: %w", err))
 		}
+		if log.Len() == 0 { // an agent without work has nothing to say: that isn't a log that wasn't had
+			fmt.Fprintf(&log, "nothing was logged within %s, debug level included\n", b.duration)
+		}
 		b.files["weft.log"] = log.Bytes()
 	}
 }
