@@ -151,14 +151,17 @@ func (c *crowd) all(ctx context.Context, index uint64, d time.Duration) ([]time.
 // gather connects them all.
 func gather(ctx context.Context, w *ward, p *place, size int, service string) (*crowd, error) {
 	c := &crowd{p: p, service: service, size: size, dials: make(chan struct{}, 64), index: make([]uint64, size), at: make([]time.Time, size), moved: make(chan struct{}, 1)}
-	pl, err := w.plane("crowd")
-	if err != nil {
-		return nil, err
-	}
+	var pl *plane.Plane
 	for i := range size {
+		if i%100 == 0 { // a node may have only so many connections
+			var err error
+			if pl, err = w.plane(fmt.Sprint("crowd", i)); err != nil {
+				return nil, err
+			}
+		}
 		go c.follow(ctx, pl, i)
 	}
-	_, err = c.all(ctx, 1, 3*time.Minute)
+	_, err := c.all(ctx, 1, 3*time.Minute)
 	return c, err
 }
 
