@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"slices"
@@ -268,8 +269,11 @@ func (c *clusterConfig) signRow(ctx context.Context, t *table) error {
 		return err
 	}
 	defer w.close()
-	p, err := w.agent(ctx, "s1", "-server", "-bootstrap-expect", "1", "-hcl", "connect { ca_config { csr_max_per_second = 0 } }") // no limit
+	p, err := w.agent(ctx, "s1", "-server", "-bootstrap-expect", "1")
 	if err != nil {
+		return err
+	}
+	if _, err := p.ask(ctx, http.MethodPut, "/v1/connect/ca/configuration", `{"Provider":"consul","Config":{"CSRMaxPerSecond":-1}}`); err != nil { // no bound
 		return err
 	}
 	got, err := c.sign(ctx, w, p)
