@@ -38,8 +38,19 @@ var open = map[string]string{
 	"POST /v1/weft/join":             "its join token",
 }
 
-// more are rules that a row's request asks for beside its route's permission: it registers a service as well.
-var more = map[string]string{"PUT /v1/catalog/register": "service_prefix \"\" { policy = \"write\" }\n"}
+// more are rules that a row's request asks for beside its route's permission: it registers a service as well, or shows nodes.
+var more = map[string]string{
+	"PUT /v1/catalog/register":       "service_prefix \"\" { policy = \"write\" }\n",
+	"GET /v1/catalog/service/{name}": readNodes,
+	"GET /v1/catalog/connect/{name}": readNodes,
+	"GET /v1/health/checks/{name}":   readNodes,
+	"GET /v1/health/service/{name}":  readNodes,
+	"GET /v1/health/connect/{name}":  readNodes,
+	"GET /v1/health/ingress/{name}":  readNodes,
+	"GET /v1/query/{id}/execute":     readNodes,
+}
+
+const readNodes = "node_prefix \"\" { policy = \"read\" }\n"
 
 // refusedAt is what who may not is asked for, where the row asks for something that isn't there.
 var refusedAt = map[string]string{"PUT /v1/session/destroy/{id}": "/v1/session/destroy/{session}"}

@@ -233,6 +233,38 @@ func TestFilteredAnswersSaySo(t *testing.T) {
 	}
 }
 
+// Instances are shown to who may read their node as well as their service, and who may read every node gets the shared answer
+// before and after one who may not.
+func TestInstancesNeedTheirNode(t *testing.T) {
+	r := locked(t)
+	for _, body := range []string{web, strings.ReplaceAll(strings.ReplaceAll(web, `"n1"`, `"n2"`), "10.0.0.1", "10.0.0.2")} {
+		r.as(rootSecret, "PUT", "/v1/catalog/register", body, 200, "true")
+	}
+	_, serviceOnly := r.token(`service "web" { policy = "read" }`)
+	_, one := r.token("service \"web\" { policy = \"read\" }\nnode \"n2\" { policy = \"read\" }")
+	_, allButOne := r.token("service_prefix \"\" { policy = \"read\" }\nnode_prefix \"\" { policy = \"read\" }\nnode \"n1\" { policy = \"deny\" }")
+	_, all := r.token("service \"web\" { policy = \"read\" }\nnode_prefix \"\" { policy = \"read\" }\nquery_prefix \"\" { policy = \"write\" }")
+	r.as(rootSecret, "POST", "/v1/query", `{"Name":"q","Service":{"Service":"web"}}`, 200, "ID")
+	for _, path := range []string{"/v1/health/service/web", "/v1/catalog/service/web", "/v1/health/checks/web"} {
+		for _, c := range []struct {
+			token    string
+			n1, n2   bool
+			filtered string
+		}{{all, true, true, ""}, {serviceOnly, false, false, "true"}, {one, false, true, "true"}, {allButOne, false, true, "true"}, {all, true, true, ""}, {rootSecret, true, true, ""}} {
+			code, body, header := r.ask("GET", path, c.token, "")
+			if code != 200 || strings.Contains(body, `"n1"`) != c.n1 || strings.Contains(body, `"n2"`) != c.n2 ||
+				header.Get("X-Consul-Results-Filtered-By-ACLs") != c.filtered {
+				t.Errorf("%s: %d %q %s, want n1 %v, n2 %v", path, code, header.Get("X-Consul-Results-Filtered-By-ACLs"), body, c.n1, c.n2)
+			}
+		}
+	}
+	r.as(all, "GET", "/v1/query/q/execute", "", 200, `"n1"`)
+	_, body, _ := r.ask("GET", "/v1/query/q/execute", one, "")
+	if strings.Contains(body, `"n1"`) {
+		t.Errorf("a query shows a node that its caller may not read: %s", body)
+	}
+}
+
 // A request that waits is asked again whether it may, before it is answered.
 func TestRevocationReachesWaitingRequests(t *testing.T) {
 	for _, path := range []string{"/v1/health/service/web", "/v1/kv/app"} {

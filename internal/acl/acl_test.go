@@ -76,6 +76,10 @@ key "app/secret/shown" { policy = "list" }
 	if a.Allows(p, "app/") || !a.Allows(p, "app/b") || a.Allows(p, "") {
 		t.Error("deleting below a prefix needs write on all that is below")
 	}
+	p.Access = api.ReadPrefix
+	if a.Allows(p, "app/") || !a.Allows(p, "app/b") || a.Allows(p, "") || a.Allows(p, "app/secret/") {
+		t.Error("reading below a prefix needs read on all that is below")
+	}
 }
 
 func TestCombine(t *testing.T) {

@@ -90,19 +90,21 @@ func (a *Authorizer) Allows(p api.Permission, name string) bool {
 		}
 		return have >= Read
 	case api.WritePrefix:
-		return have == Write && a.writesBelow(p.Resource, name)
+		return have == Write && a.allBelow(p.Resource, name, Write)
+	case api.ReadPrefix:
+		return have >= Read && a.allBelow(p.Resource, name, Read)
 	}
 	return have >= Read
 }
 
-// writesBelow says whether no rule forbids to write some name that begins with the prefix.
-func (a *Authorizer) writesBelow(resource, prefix string) bool {
+// allBelow says whether no rule grants less than a level on some name that begins with the prefix.
+func (a *Authorizer) allBelow(resource, prefix string, least Level) bool {
 	if a.manage {
 		return true
 	}
 	for _, names := range []map[string]Level{a.rules.exact[resource], a.rules.prefixes[resource]} {
 		for name, l := range names {
-			if strings.HasPrefix(name, prefix) && l != Write {
+			if strings.HasPrefix(name, prefix) && l < least {
 				return false
 			}
 		}
@@ -139,8 +141,11 @@ func (s *Subject) Allow(p api.Permission, name string) error {
 }
 
 func shown(a api.Access) api.Access {
-	if a == api.WritePrefix {
+	switch a {
+	case api.WritePrefix:
 		return api.Write
+	case api.ReadPrefix:
+		return api.Read
 	}
 	return a
 }

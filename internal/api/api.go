@@ -37,6 +37,8 @@ const (
 	Write Access = "write"
 	// WritePrefix is to write everything below a name, as a recursive delete does.
 	WritePrefix Access = "write-prefix"
+	// ReadPrefix is to read everything below a name: nothing has to be asked one by one then.
+	ReadPrefix Access = "read-prefix"
 )
 
 // Permission is what a caller needs: an access to a kind of resource. The zero Permission is "none".
@@ -138,6 +140,11 @@ func (r *Request) Sees(resource, name string) bool {
 		return false
 	}
 	return true
+}
+
+// SeesAll says whether everything of a resource may be shown, so that Sees is true of each.
+func (r *Request) SeesAll(resource string) bool {
+	return r.Subject.Allow(Permission{resource, ReadPrefix}, "") == nil
 }
 
 // Handler answers a request. An error is turned into an answer by the error table, unless something was written.

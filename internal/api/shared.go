@@ -12,7 +12,7 @@ import (
 
 // Shared keeps answers that many ask for, so that each is read and encoded once for as long as nothing of it changes: those who
 // poll, and those whom one change wakes, get the same bytes. It is only for answers that depend on the catalog and the
-// request's path and query, not on who asks. The zero value is ready.
+// request's path and query, and of who asks on nothing but that they may read every node. The zero value is ready.
 type Shared struct {
 	mu    sync.Mutex // guards what follows, not the answers' own fields
 	by    map[string]*sharedAnswer
@@ -34,20 +34,24 @@ const (
 // unshared are the parameters of a query that say nothing about what is asked for.
 var unshared = []string{"index", "wait", "token", "stale", "consistent", "cached", "max_stale", "dc", "datacenter", "ns", "namespace", "partition", "peer"}
 
-// AnswerShared is Answer for a read whose answer is shared.
+// AnswerShared is Answer for a read whose answer is shared by those who may read every node: to others the read shows less.
 func AnswerShared[T any](w http.ResponseWriter, r *Request, store *catalog.Store, s *Shared, read func(*catalog.Txn) (T, error)) error {
 	if r.Options.Near != "" { // it may be near the one who asks
 		return Answer(w, r, store, read)
 	}
 	key, seed := shareKey(w, r), maphash.MakeSeed()
 	body, meta, err := query(r.Context(), store, r.Options, Asked(r, func(t *catalog.Txn) ([]byte, error) {
-		return s.get(key, t, func() ([]byte, error) {
+		encode := func() ([]byte, error) {
 			out, err := read(t)
 			if err != nil {
 				return nil, err
 			}
 			return encodeJSON(w, out)
-		})
+		}
+		if !r.SeesAll("node") {
+			return encode()
+		}
+		return s.get(key, t, encode)
 	}), func(body []byte) uint64 { return maphash.Bytes(seed, body) })
 	meta.Write(w.Header(), r.Options)
 	if err != nil {

@@ -46,7 +46,7 @@ func (s *shop) get(target string) string {
 		s.t.Fatal(err)
 	}
 	w := httptest.NewRecorder()
-	err = AnswerShared(w, &Request{Request: hr, Options: o}, s.store, &s.shared, func(t *catalog.Txn) ([]int, error) {
+	err = AnswerShared(w, &Request{Request: hr, Subject: Open{}, Options: o}, s.store, &s.shared, func(t *catalog.Txn) ([]int, error) {
 		s.reads.Add(1)
 		all, err := t.Instances(o.Scope.Name(hr.URL.Path[1:]))
 		ports := []int{}

@@ -256,14 +256,28 @@ func someTags(t *catalog.Txn, r *api.Request, filter *api.Filter, name string) (
 
 type instancesOf func(*catalog.Txn, catalog.Key) ([]*catalog.Instance, error)
 
-// selected are the instances that the request's tag, node-meta and passing options leave.
+// seen are the instances of nodes that the caller may read.
+func seen(r *api.Request, all []*catalog.Instance) []*catalog.Instance {
+	if r.SeesAll("node") {
+		return all
+	}
+	var out []*catalog.Instance
+	for _, i := range all {
+		if r.Sees("node", i.Node.Node) {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// selected are the instances that the request's tag, node-meta and passing options leave of those that its caller may read.
 func selected(r *api.Request, all []*catalog.Instance) ([]*catalog.Instance, error) {
 	passing, err := parseBool(r, "passing")
 	if err != nil {
 		return nil, err
 	}
 	var out []*catalog.Instance
-	for _, i := range all {
+	for _, i := range seen(r, all) {
 		if tagged(i.Service.Tags, r.Options.Tags) && matches(i.Node.Meta, r.Options.NodeMeta) && (!passing || i.Status() == catalog.HealthPassing) {
 			out = append(out, i)
 		}
@@ -415,7 +429,7 @@ func (h *handlers) healthChecks(w http.ResponseWriter, r *api.Request) error {
 			return nil, err
 		}
 		out := []api.CheckView{}
-		for _, i := range all {
+		for _, i := range seen(r, all) {
 			if !matches(i.Node.Meta, r.Options.NodeMeta) {
 				continue
 			}

@@ -286,7 +286,7 @@ func (h *handlers) instancesFor(t *catalog.Txn, r *api.Request, q *catalog.Prepa
 		return nil, err
 	}
 	var list []*catalog.Instance
-	for _, i := range all {
+	for _, i := range seen(r, all) {
 		if r.Subject.Allow(serviceRead, i.Service.Service) == nil && healthy(i, s) && tagsMatch(i.Service.Tags, s.Tags) &&
 			matches(i.Node.Meta, s.NodeMeta) && matches(i.Service.Meta, s.ServiceMeta) {
 			list = append(list, i)
