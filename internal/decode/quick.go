@@ -8,8 +8,8 @@ import (
 	"fmt"
 )
 
-// quick reads a document that is known to be valid JSON. encoding/json's tokens took four times as long, and half of what a small
-// registration cost went there.
+// quick reads a document that is known to be valid JSON. encoding/json's tokens took four times as long: of what a small
+// registration cost, a quarter went into its body.
 type quick struct {
 	data []byte
 	at   int
