@@ -42,8 +42,8 @@ func explainCommand(env Env) *ucli.Command {
 
 // explainedRequest is the server's answer.
 type explainedRequest struct {
-	Protocol, Route, Answer string
-	Routes                  []struct {
+	Protocol, Route, Answer, Fallback string
+	Routes                            []struct {
 		Source, Why string
 		Matched     bool
 	}
@@ -52,7 +52,7 @@ type explainedRequest struct {
 		Source, Target, Intention string
 		Failover                  []string
 		Allowed                   bool
-		Instances                 []struct{ ID, Node, Address, Status string }
+		Instances                 []struct{ ID, Node, Address, Status, MutualTLS string }
 	}
 }
 
@@ -104,7 +104,7 @@ func (e *explainedRequest) print(w io.Writer, from, to string, words []string) {
 		}
 		fmt.Fprintln(w)
 		for _, i := range way.Instances {
-			fmt.Fprintf(w, "  instance  %s on %s, %s, %s\n", i.ID, i.Node, i.Address, i.Status)
+			fmt.Fprintf(w, "  instance  %s on %s, %s, %s, mutual TLS %s\n", i.ID, i.Node, i.Address, i.Status, i.MutualTLS)
 		}
 		if len(way.Instances) == 0 {
 			fmt.Fprintln(w, "  instance  none: the call fails with no_healthy_upstream, or goes on to the next")
@@ -117,5 +117,8 @@ func (e *explainedRequest) print(w io.Writer, from, to string, words []string) {
 			verdict = "allowed"
 		}
 		fmt.Fprintf(w, "  %s by %s\n", verdict, way.Intention)
+	}
+	if e.Fallback != "" {
+		fmt.Fprintf(w, "\nWhere no instance answers, the caller gets %s\n", e.Fallback)
 	}
 }

@@ -23,6 +23,7 @@ type explanation struct {
 	Routes   []chain.Step
 	Route    string `json:",omitempty"`
 	Answer   string `json:",omitempty"` // of the caller's own proxy
+	Fallback string `json:",omitempty"` // what the caller gets where no instance answers
 	Ways     []explainedWay
 }
 
@@ -37,7 +38,10 @@ type explainedWay struct {
 	Intention string // what decided, and in which words
 }
 
-type explainedInstance struct{ ID, Node, Address, Status string }
+type explainedInstance struct {
+	ID, Node, Address, Status string
+	MutualTLS                 string // the mode in which it is called
+}
 
 // explain walks a request from source to destination by the functions that configure proxies.
 func (h *handlers) explain(w http.ResponseWriter, r *api.Request) error {
@@ -88,6 +92,9 @@ func (h *handlers) explained(t *catalog.Txn, src, dst catalog.Key, req chain.Req
 		return nil, err
 	}
 	out := &explanation{Protocol: c.Protocol, Routes: walk.Steps, Route: walk.Route, Answer: walk.Answer}
+	if f := c.Fallback; f != nil && walk.Answer == "" {
+		out.Fallback = fmt.Sprintf("status %d, by service-resolver/%s", f.Status, dst.Name)
+	}
 	req.Path = walk.Path
 	for _, way := range walk.Ways {
 		e, err := h.way(t, c, way, id, req)
@@ -108,6 +115,28 @@ func metaOf(t *catalog.Txn, src catalog.Key) (map[string]string, error) {
 	return all[0].Service.Meta, nil
 }
 
+func explainInstances(t *catalog.Txn, service catalog.Key, chosen []*catalog.Instance) (all []explainedInstance, err error) {
+	defaults, err := catalog.EntryAs[*catalog.ServiceDefaults](t, catalog.KindServiceDefaults, service)
+	if err != nil {
+		return nil, err
+	}
+	global, err := catalog.EntryAs[*catalog.ProxyDefaults](t, catalog.KindProxyDefaults, service.Scope.Name(catalog.ProxyDefaultsName))
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range chosen {
+		host, port := i.Address()
+		application := 0
+		if i.Service.Proxy != nil {
+			application = i.Service.Proxy.LocalServicePort
+		}
+		all = append(all, explainedInstance{
+			i.Service.ID, i.Service.Node, net.JoinHostPort(host, strconv.Itoa(port)), i.Status(), catalog.MutualTLS(defaults, global, application),
+		})
+	}
+	return all, nil
+}
+
 func (h *handlers) way(t *catalog.Txn, c *chain.Chain, way chain.Way, id identity.Service, req chain.Request) (*explainedWay, error) {
 	target := c.Targets[way.Target]
 	out := &explainedWay{Percent: way.Percent, Source: way.Source, Target: way.Target, Failover: way.Failover}
@@ -119,9 +148,8 @@ func (h *handlers) way(t *catalog.Txn, c *chain.Chain, way chain.Way, id identit
 	if err != nil {
 		return nil, refused(err)
 	}
-	for _, i := range chosen {
-		host, port := i.Address()
-		out.Instances = append(out.Instances, explainedInstance{i.Service.ID, i.Service.Node, net.JoinHostPort(host, strconv.Itoa(port)), i.Status()})
+	if out.Instances, err = explainInstances(t, target.Key(), chosen); err != nil {
+		return nil, err
 	}
 	var d intention.Decision
 	if catalog.HTTPLike(c.Protocol) {
