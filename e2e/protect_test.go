@@ -129,8 +129,10 @@ func protectTokens(t *testing.T, w *World) {
 	user := bearer(ours, claims(object{"perms": object{"role": "user"}}))
 	l.is(statusIs(200), "GET", "/x", user)
 	l.is(statusIs(403), "GET", "/admin", user)
+	endless := claims(nil)
+	delete(endless, "exp")
 	for name, header := range map[string]string{
-		"no token": "x: y", "another's token": bearer(theirs, claims(nil)), "past": bearer(ours, claims(object{"exp": time.Now().Add(-time.Hour).Unix()})),
+		"no token": "x: y", "without an end": bearer(ours, endless), "another's token": bearer(theirs, claims(nil)), "past": bearer(ours, claims(object{"exp": time.Now().Add(-time.Hour).Unix()})),
 		"other audience": bearer(ours, claims(object{"aud": "bank"})), "other issuer": bearer(ours, claims(object{"iss": "https://evil.example"})),
 		"unsigned": "Authorization: Bearer " + base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + strings.Split(good, ".")[1] + ".",
 		"changed":  good[:len(good)-4] + "AAAA",

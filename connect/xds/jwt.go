@@ -92,6 +92,7 @@ func given(p *catalog.JWTProvider, out *jwtv3.JwtProvider) error {
 func jwtProvider(p *catalog.JWTProvider) *jwtv3.JwtProvider {
 	out := &jwtv3.JwtProvider{
 		Issuer: p.Issuer, Audiences: p.Audiences, PayloadInMetadata: payloadKey(p.Name), ClockSkewSeconds: uint32(p.ClockSkewSeconds),
+		RequireExpiration: true, // a token that never ends couldn't be taken back
 	}
 	for _, l := range p.Locations {
 		switch {

@@ -22,6 +22,7 @@ type TokenProvider struct {
 	PayloadHeader string // gets the payload, in base64
 	Pad           bool
 	Skew          time.Duration
+	Ends          bool // a token without a time at which it ends (exp) isn't taken
 }
 
 // TokenHeader is a header with a token after a prefix.

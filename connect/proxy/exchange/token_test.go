@@ -42,7 +42,7 @@ func TestTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Unix(1_800_000_000, 0)
-	p := &config.TokenProvider{Key: "k", Issuer: "me", Audiences: []string{"shop"}, Skew: time.Minute, Keys: []config.TokenKey{
+	p := &config.TokenProvider{Key: "k", Issuer: "me", Audiences: []string{"shop"}, Skew: time.Minute, Ends: true, Keys: []config.TokenKey{
 		{ID: "ec", Public: &ec.PublicKey}, {ID: "rsa", Algorithm: "RS256", Public: &rsaKey.PublicKey}, {ID: "ed", Public: edPublic},
 	}}
 	signHead := func(head, claims map[string]any) string {
@@ -74,6 +74,7 @@ func TestTokens(t *testing.T) {
 		return map[string]any{"iss": "me", "aud": []string{"x", "shop"}, "exp": now.Add(time.Hour).Unix(), "nbf": now.Unix(), "role": "admin"}
 	}
 	with := func(k string, v any) map[string]any { c := good(); c[k] = v; return c }
+	without := func(k string) map[string]any { c := good(); delete(c, k); return c }
 	ok := sign("ES256", "ec", good())
 	for name, c := range map[string]struct {
 		token string
@@ -89,7 +90,9 @@ func TestTokens(t *testing.T) {
 		"C37 shared secret":  {sign("HS256", "rsa", good()), false}, "C37 key by path": {signHead(map[string]any{"alg": "ES256", "kid": "../../dev/null"}, good()), false},
 		"C37 control":     {signHead(map[string]any{"alg": "ES256", "kid": "ec", "typ": "JWT"}, good()), true},
 		"C38 no audience": {sign("ES256", "ec", with("aud", nil)), false}, "C38 no issuer": {sign("ES256", "ec", with("iss", nil)), false},
-		"C41 dots": {strings.Repeat(".", 1<<20), false}, "C41 encrypted": {ok + ".a.b", false},
+		"C38 no end": {sign("ES256", "ec", without("exp")), false}, "C38 an end that is null": {sign("ES256", "ec", with("exp", nil)), false},
+		"C38 no beginning": {sign("ES256", "ec", without("nbf")), true},
+		"C41 dots":         {strings.Repeat(".", 1<<20), false}, "C41 encrypted": {ok + ".a.b", false},
 		"audience": {sign("ES256", "ec", with("aud", "bank")), false}, "no parts": {"x", false}, "wrong time": {sign("ES256", "ec", with("exp", "soon")), false},
 	} {
 		req := &stream.RequestHead{Path: "/"}

@@ -30,7 +30,7 @@ const (
 	jwtFilterName  = "envoy.filters.http.jwt_authn"
 	jwtFields      = "providers rules"
 	providerFields = "issuer audiences local_jwks remote_jwks forward from_headers from_params from_cookies forward_payload_header " +
-		"pad_forward_payload_header payload_in_metadata clock_skew_seconds"
+		"pad_forward_payload_header payload_in_metadata clock_skew_seconds require_expiration"
 )
 
 // compileTokens reads a filter of the one form that this proxy does: every provider's token is verified if it is there, and
@@ -81,7 +81,7 @@ func tokenProvider(m *jwtv3.JwtProvider) (*config.TokenProvider, error) {
 	p := &config.TokenProvider{
 		Key: m.GetPayloadInMetadata(), Issuer: m.GetIssuer(), Audiences: m.GetAudiences(), Params: m.GetFromParams(), Cookies: m.GetFromCookies(),
 		Forward: m.GetForward(), PayloadHeader: m.GetForwardPayloadHeader(), Pad: m.GetPadForwardPayloadHeader(),
-		Skew: time.Duration(m.GetClockSkewSeconds()) * time.Second,
+		Skew: time.Duration(m.GetClockSkewSeconds()) * time.Second, Ends: m.GetRequireExpiration(),
 	}
 	if m.GetClockSkewSeconds() == 0 {
 		p.Skew = time.Minute
