@@ -222,16 +222,26 @@ func (c *clusterConfig) watchClientRow(ctx context.Context, t *table) error {
 	return nil
 }
 
-func (c *clusterConfig) feedRow(ctx context.Context, t *table) error {
+// lone is a server of its own, for a row that would leave something behind in the table's. The ward is the caller's to close.
+func (c *clusterConfig) lone(ctx context.Context) (*ward, *place, error) {
 	w, err := newWard(c.weft)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := w.agent(ctx, "s1", "-server", "-bootstrap-expect", "1")
+	if err != nil {
+		w.close()
+		return nil, nil, err
+	}
+	return w, p, nil
+}
+
+func (c *clusterConfig) feedRow(ctx context.Context, t *table) error {
+	w, p, err := c.lone(ctx)
 	if err != nil {
 		return err
 	}
 	defer w.close()
-	p, err := w.agent(ctx, "s1", "-server", "-bootstrap-expect", "1")
-	if err != nil {
-		return err
-	}
 	f, err := c.feed(ctx, w, p)
 	if err != nil {
 		return err
@@ -246,15 +256,11 @@ func (c *clusterConfig) feedRow(ctx context.Context, t *table) error {
 }
 
 func (c *clusterConfig) adsRow(ctx context.Context, t *table) error {
-	w, err := newWard(c.weft)
+	w, p, err := c.lone(ctx)
 	if err != nil {
 		return err
 	}
 	defer w.close()
-	p, err := w.agent(ctx, "s1", "-server", "-bootstrap-expect", "1")
-	if err != nil {
-		return err
-	}
 	p99, err := c.ads(ctx, p)
 	if err != nil {
 		return err
@@ -264,15 +270,11 @@ func (c *clusterConfig) adsRow(ctx context.Context, t *table) error {
 }
 
 func (c *clusterConfig) signRow(ctx context.Context, t *table) error {
-	w, err := newWard(c.weft)
+	w, p, err := c.lone(ctx)
 	if err != nil {
 		return err
 	}
 	defer w.close()
-	p, err := w.agent(ctx, "s1", "-server", "-bootstrap-expect", "1")
-	if err != nil {
-		return err
-	}
 	if _, err := p.ask(ctx, http.MethodPut, "/v1/connect/ca/configuration", `{"Provider":"consul","Config":{"CSRMaxPerSecond":-1}}`); err != nil { // no bound
 		return err
 	}

@@ -3,7 +3,6 @@
 package cli
 
 import (
-	"context"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -16,24 +15,7 @@ import (
 func secured(t *testing.T) (url, token string) {
 	t.Helper()
 	token = "11111111-2222-3333-4444-555555555555"
-	s, err := server.New(server.Config{Datacenter: "dc1", NodeName: "s1", ACL: server.ACLConfig{Enabled: true, InitialManagement: token}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	web := httptest.NewServer(s.Handler())
-	t.Cleanup(func() {
-		cancel()
-		web.CloseClientConnections()
-		web.Close()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	<-s.Ready()
-	return web.URL, token
+	return serving(t, server.Config{Datacenter: "dc1", NodeName: "s1", ACL: server.ACLConfig{Enabled: true, InitialManagement: token}}), token
 }
 
 // recorded is what a Consul with ACLs, keys, entries and an external node answers.

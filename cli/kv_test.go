@@ -19,10 +19,10 @@ import (
 	"github.com/weftmesh/weft/server"
 )
 
-// realServer runs a server with its API until the test ends.
-func realServer(t *testing.T) string {
+// serving runs a server with its API until the test ends.
+func serving(t *testing.T, c server.Config) (url string) {
 	t.Helper()
-	s, err := server.New(server.Config{Datacenter: "dc1", NodeName: "s1"})
+	s, err := server.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,14 @@ func realServer(t *testing.T) string {
 		}
 	})
 	<-s.Ready()
-	req, err := http.NewRequest(http.MethodPut, web.URL+"/v1/catalog/register", strings.NewReader(`{"Node":"s1","Address":"127.0.0.1"}`))
+	return web.URL
+}
+
+// realServer is one that knows its own node.
+func realServer(t *testing.T) string {
+	t.Helper()
+	url := serving(t, server.Config{Datacenter: "dc1", NodeName: "s1"})
+	req, err := http.NewRequest(http.MethodPut, url+"/v1/catalog/register", strings.NewReader(`{"Node":"s1","Address":"127.0.0.1"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +55,7 @@ func realServer(t *testing.T) string {
 		t.Fatal(resp, err)
 	}
 	_ = resp.Body.Close()
-	return web.URL
+	return url
 }
 
 // reading is held while flags are read: urfave/cli's own help flag is one for all commands of a process, of which there is only one
