@@ -43,6 +43,7 @@ var (
 		{"wait", "string", "at most so long, as 60s; 5 minutes if not given, 10 at most"},
 		{"cached", "boolean", "the agent may answer from its cache"},
 	}
+	central = parameter{"merge-central-config", "boolean", "a proxy shows what service-defaults and proxy-defaults say of it, as if it were registered with that"}
 	// special are parameters of single routes, by name without method.
 	special = map[string][]parameter{
 		"GET /v1/kv/{name...}": {
@@ -58,10 +59,12 @@ var (
 		},
 		"PUT /v1/config":                           {{"cas", "integer", "only if ModifyIndex is this; 0: only if there is none"}},
 		"DELETE /v1/config/{kind}/{name}":          {{"cas", "integer", "only if ModifyIndex is this"}},
-		"GET /v1/health/service/{name}":            {{"passing", "boolean", "only those whose checks pass"}, {"tag", "array", "a tag that must be there"}},
-		"GET /v1/health/connect/{name}":            {{"passing", "boolean", "only those whose checks pass"}, {"tag", "array", "a tag that must be there"}},
+		"GET /v1/health/service/{name}":            {{"passing", "boolean", "only those whose checks pass"}, {"tag", "array", "a tag that must be there"}, central},
+		"GET /v1/health/connect/{name}":            {{"passing", "boolean", "only those whose checks pass"}, {"tag", "array", "a tag that must be there"}, central},
 		"GET /v1/health/ingress/{name}":            {{"passing", "boolean", "only those whose checks pass"}},
-		"GET /v1/catalog/service/{name}":           {{"tag", "array", "a tag that must be there"}},
+		"GET /v1/catalog/service/{name}":           {{"tag", "array", "a tag that must be there"}, central},
+		"GET /v1/catalog/connect/{name}":           {{"tag", "array", "a tag that must be there"}, central},
+		"GET /v1/catalog/node-services/{name}":     {central},
 		"GET /v1/query/{id}/execute":               {{"limit", "integer", "at most so many instances"}, {"connect", "boolean", "instances that can be dialled over mutual TLS"}},
 		"GET /v1/connect/ca/roots":                 {{"pem", "boolean", "certificates in PEM"}},
 		"GET /v1/connect/intentions/exact":         {{"source", "string", "who calls"}, {"destination", "string", "who is called"}},

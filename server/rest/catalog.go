@@ -294,6 +294,9 @@ func list[T any](r *api.Request, read instancesOf, view func(*catalog.Instance) 
 		if err == nil {
 			err = nearFirst(t, r, r.Options.Near, all, nodeOf)
 		}
+		if err == nil && asksCentral(r) {
+			all, err = withCentral(t, r, all)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -305,15 +308,18 @@ func list[T any](r *api.Request, read instancesOf, view func(*catalog.Instance) 
 	}
 }
 
-func (h *handlers) catalogService(read instancesOf) api.Handler {
-	return func(w http.ResponseWriter, r *api.Request) error {
-		return api.AnswerShared(w, r, h.c.Store, &h.shared, list(r, read, viewFlat))
-	}
-}
+func (h *handlers) catalogService(read instancesOf) api.Handler { return answerList(h, read, viewFlat) }
 
 func (h *handlers) healthService(read instancesOf) api.Handler {
+	return answerList(h, read, viewInstance)
+}
+
+func answerList[T any](h *handlers, read instancesOf, view func(*catalog.Instance) T) api.Handler {
 	return func(w http.ResponseWriter, r *api.Request) error {
-		return api.AnswerShared(w, r, h.c.Store, &h.shared, list(r, read, viewInstance))
+		if asksCentral(r) { // which depends on what else the caller may read
+			return api.Answer(w, r, h.c.Store, list(r, read, view))
+		}
+		return api.AnswerShared(w, r, h.c.Store, &h.shared, list(r, read, view))
 	}
 }
 
@@ -353,9 +359,15 @@ func (h *handlers) nodeServices(w http.ResponseWriter, r *api.Request) error {
 		}
 		v := &view{Node: viewNode(node), Services: []serviceView{}}
 		for _, s := range services {
-			if r.Sees("service", s.Service) {
-				v.Services = append(v.Services, viewService(s))
+			if !r.Sees("service", s.Service) {
+				continue
 			}
+			if asksCentral(r) {
+				if s, err = centralService(t, r, s); err != nil {
+					return nil, err
+				}
+			}
+			v.Services = append(v.Services, viewService(s))
 		}
 		v.Services, err = api.FilterList(r.Options.Filter, v.Services)
 		return v, err
