@@ -146,7 +146,7 @@ func New(c Config) (*Agent, error) {
 	if a.state, err = local.New(conf); err != nil {
 		return nil, err
 	}
-	if a.checks, err = check.New(check.Config{State: a.state, Now: c.Now, Log: c.Log.With("part", "check")}); err != nil {
+	if a.checks, err = check.New(check.Config{State: a.state, Servers: c.Servers, Now: c.Now, Log: c.Log.With("part", "check")}); err != nil {
 		return nil, err
 	}
 	if a.syncer, err = sync.New(sync.Config{

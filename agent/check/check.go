@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package check runs the health checks of this host: HTTP, TCP, UDP, gRPC, HTTP/2 and scripts on their interval, TTL by its expiry, alias by
-// what it points to. It decides a status and hands it to the local state; it doesn't know the catalog or a server.
+// what it points to, here or, by the servers' API, on another node. It decides a status and hands it to the local state.
 // Runner.Run owns a goroutine for each check and stops them all before it returns.
 package check
 
@@ -9,7 +9,9 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"reflect"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,6 +31,8 @@ type State interface {
 type Config struct {
 	State State
 	Log   *slog.Logger
+	// Servers answer what an alias of another node's checks asks.
+	Servers http.Handler
 	// Now is the clock; nil is the system's.
 	Now func() time.Time
 	// Rand spreads the first runs over their intervals; nil draws from the process's source.
@@ -37,9 +41,10 @@ type Config struct {
 
 // Runner runs the checks of a State.
 type Runner struct {
-	state State
-	log   *slog.Logger
-	now   func() time.Time
+	state   State
+	servers http.Handler
+	log     *slog.Logger
+	now     func() time.Time
 
 	mu      sync.Mutex // guards all below
 	random  *rand.Rand
@@ -57,7 +62,7 @@ func New(c Config) (*Runner, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Runner{state: c.State, log: c.Log, now: c.Now, random: c.Rand, running: map[string]*running{}}, nil
+	return &Runner{state: c.State, servers: c.Servers, log: c.Log, now: c.Now, random: c.Rand, running: map[string]*running{}}, nil
 }
 
 // Run follows the state until ctx ends: a new or changed check is started, a removed one is stopped.
@@ -114,6 +119,10 @@ func (r *Runner) follow(ctx context.Context, id string, c *running, spread float
 	case local.TypeTTL:
 		r.followTTL(ctx, id, c)
 	case local.TypeAlias:
+		if wanted, _ := r.state.Wanted(); c.definition.AliasNode != "" && !strings.EqualFold(c.definition.AliasNode, wanted.Node.Node) {
+			r.followRemote(ctx, id, c.definition)
+			return
+		}
 		r.followAlias(ctx, id, c.definition)
 	default:
 		r.followProbe(ctx, id, c.definition, spread)
@@ -246,26 +255,17 @@ func (r *Runner) followAlias(ctx context.Context, id string, d local.CheckDefini
 }
 
 func aliased(w *local.Wanted, d local.CheckDefinition) (status, output string) {
-	if d.AliasNode != "" && d.AliasNode != w.Node.Node {
-		return catalog.HealthCritical, "alias_node names another node, and an alias follows only this one: " + d.AliasNode
-	}
 	if _, ok := w.Services[d.AliasService]; !ok && d.AliasService != "" {
 		return catalog.HealthCritical, "Service " + d.AliasService + " is not registered on this node"
 	}
 	of := append(w.ChecksOf(""), w.ChecksOf(d.AliasService)...)
-	status, output = catalog.HealthPassing, "All checks passing."
+	var worst worst
 	for _, c := range of {
-		if c.Definition.Type() == local.TypeAlias {
-			continue // aliases of aliases could never be resolved in a circle
-		}
-		switch c.Record.Status {
-		case catalog.HealthCritical:
-			return catalog.HealthCritical, "Aliased check \"" + c.Record.CheckID + "\" failing: " + c.Record.Output
-		case catalog.HealthWarning:
-			status, output = catalog.HealthWarning, "Aliased check \""+c.Record.CheckID+"\" warning: "+c.Record.Output
+		if c.Definition.Type() != local.TypeAlias { // aliases of aliases could never be resolved in a circle
+			worst.add(c.Record.CheckID, c.Record.Status, c.Record.Output)
 		}
 	}
-	return status, output
+	return worst.result()
 }
 
 // thresholds turns single answers into a status: so many in a row are needed for a change. The first answer counts at once.

@@ -149,13 +149,18 @@ func TestThresholds(t *testing.T) {
 // bubble runs a runner over a real local state in virtual time.
 func bubble(t *testing.T, f func(t *testing.T, s *local.State, r *Runner)) {
 	t.Helper()
+	bubbleWith(t, http.NotFoundHandler(), f)
+}
+
+func bubbleWith(t *testing.T, servers http.Handler, f func(t *testing.T, s *local.State, r *Runner)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		log := slog.New(slog.DiscardHandler)
 		s, err := local.New(local.Config{Node: catalog.Node{Scope: catalog.Scope{}.Default("dc1"), Node: "n1"}, Log: log})
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := New(Config{State: s, Log: log, Rand: rand.New(rand.NewPCG(1, 1))})
+		r, err := New(Config{State: s, Servers: servers, Log: log, Rand: rand.New(rand.NewPCG(1, 1))})
 		if err != nil {
 			t.Fatal(err)
 		}
