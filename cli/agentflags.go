@@ -4,6 +4,7 @@ package cli
 
 import (
 	"fmt"
+	"os"
 	"strings"
 
 	ucli "github.com/urfave/cli/v2"
@@ -205,6 +206,9 @@ func settingsOf(c *ucli.Context) (config.Config, []string, error) {
 	}
 	if s.Dev {
 		s.DataDir = ""
+	}
+	if a := &s.AutoConfig; a.Enabled && a.IntroToken == "" {
+		a.IntroToken = os.Getenv("CONSUL_INTRO_TOKEN")
 	}
 	if err := s.ExpandAddresses(); err != nil {
 		return s, warnings, err

@@ -37,7 +37,7 @@ func (n *node) enter(ctx context.Context) error {
 	}
 	if id == nil {
 		switch {
-		case n.s.JoinToken != "":
+		case n.s.Joining() != "":
 			id, err = n.joinByToken(ctx)
 		case n.s.Locked && n.s.Server:
 			id, err = n.found()
@@ -145,7 +145,7 @@ const (
 
 // joinByToken asks the token's servers, one after the other, until one lets this node in or they refuse it.
 func (n *node) joinByToken(ctx context.Context) (*plane.Identity, error) {
-	token, err := joinToken(n.s.JoinToken)
+	token, err := joinToken(n.s.Joining())
 	if err != nil {
 		return nil, err
 	}
@@ -197,13 +197,13 @@ func joinToken(text string) (plane.Token, error) {
 	if path, ok := strings.CutPrefix(text, "@"); ok {
 		data, err := os.ReadFile(path)
 		if err != nil {
-			return plane.Token{}, fmt.Errorf("join_token: %w", err)
+			return plane.Token{}, fmt.Errorf("join_token, or auto_config.intro_token: %w", err)
 		}
 		text = string(data)
 	}
 	t, err := plane.ParseToken(text)
 	if err != nil {
-		return t, fmt.Errorf("join_token: %w", err)
+		return t, fmt.Errorf("join_token, or auto_config.intro_token: %w", err)
 	}
 	return t, nil
 }

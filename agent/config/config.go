@@ -37,6 +37,7 @@ type Config struct {
 	Locked bool
 	// JoinToken lets this node into a locked cluster, once; @path is a file that holds it.
 	JoinToken         string
+	AutoConfig        AutoConfig
 	BootstrapExpect   int
 	BindAddr          string
 	AdvertiseAddr     string

@@ -13,7 +13,7 @@ import (
 
 // ineffective are Consul's keys that this version takes without acting on them.
 var ineffective = []string{
-	"auto_config", "auto_encrypt", "cache",
+	"cache",
 	"performance.grpc_keepalive_interval", "performance.grpc_keepalive_timeout", "performance.enable_xds_load_balancing",
 	"discovery_max_stale", "enable_agent_tls_for_checks", "http_config.use_cache",
 	"limits.rpc_handshake_timeout", "limits.rpc_client_timeout", "limits.rpc_rate", "limits.rpc_max_burst", "limits.rpc_max_conns_per_client",
@@ -99,7 +99,8 @@ func dropIneffective(doc *decode.Document) (warnings []string, err error) {
 			}
 		}
 	}
-	for _, block := range []string{"telemetry"} { // nothing of it is left
+	dropOtherwise(doc, func(line int, format string, args ...any) { warnings = append(warnings, at(line, format, args...)) })
+	for _, block := range []string{"telemetry", "auto_encrypt"} { // nothing of it is left
 		if n := unwrapped(doc.Root.Field(block)); n != nil && len(n.Fields) == 0 {
 			doc.Root.Remove(block)
 		}

@@ -4,7 +4,8 @@ package config
 
 // validateLocked finds what contradicts a locked cluster.
 func (c *Config) validateLocked(fault func(format string, args ...any)) {
-	if !c.Locked && c.JoinToken == "" {
+	c.validateAutoConfig(fault)
+	if !c.Locked && c.Joining() == "" {
 		return
 	}
 	switch {
