@@ -59,7 +59,9 @@ func (p *Pool) learn(kind serf.EventType, m *serf.Member) {
 	case serf.EventMemberJoin, serf.EventMemberUpdate:
 		k.there = true
 		p.names[k.id] = member.Name
-		delete(p.refused, member.Name)
+		if r := p.refused[member.Name]; r != nil && r.Address == k.address { // and not another of that name, as this node itself may be
+			delete(p.refused, member.Name)
+		}
 		if was && !old.there {
 			p.backLocked(time.Now())
 		}

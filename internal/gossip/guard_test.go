@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/serf/serf"
+
 	"github.com/weftmesh/weft/internal/memnet"
 )
 
@@ -211,4 +213,25 @@ func FuzzKeyring(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Whom a join turned away is told even where a member of the same name, this node itself, is seen to come at the same moment.
+func TestRefusalStands(t *testing.T) {
+	p, err := New(config(Memory(memnet.New()), 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	come := func(i int) {
+		p.learn(serf.EventMemberJoin, &serf.Member{Name: "n2", Addr: net.IPv4(10, 0, 0, byte(i)).To4(), Port: 8301, Tags: map[string]string{tagID: id(i)}})
+	}
+	turned := &RefuseError{Name: "n2", Address: "10.0.0.2:8301", Reason: ErrNameTaken}
+	_ = p.refuse(turned)
+	come(9)
+	if err := p.refusal(); !errors.Is(err, ErrNameTaken) {
+		t.Errorf("after another n2 came: %v", err)
+	}
+	come(2)
+	if err := p.refusal(); err != nil {
+		t.Errorf("after it came itself: %v", err)
+	}
 }
