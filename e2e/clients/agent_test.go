@@ -60,6 +60,21 @@ func until(t *testing.T, what string, f func() error) {
 // agent runs a dev agent until the test ends and gives a client of it.
 func agent(t *testing.T) *api.Client {
 	t.Helper()
+	return clientOf(t, agentAt(t))
+}
+
+func clientOf(t *testing.T, address string) *api.Client {
+	t.Helper()
+	c, err := api.NewClient(&api.Config{Address: address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// agentAt runs a dev agent until the test ends and gives the address of its HTTP API.
+func agentAt(t *testing.T) string {
+	t.Helper()
 	ports := freePorts(t, 2)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "agent.json")
@@ -85,10 +100,8 @@ func agent(t *testing.T) *api.Client {
 			t.Logf("the agent's log:\n%s", data)
 		}
 	})
-	c, err := api.NewClient(&api.Config{Address: "127.0.0.1:" + strconv.Itoa(ports[0])})
-	if err != nil {
-		t.Fatal(err)
-	}
+	address := "127.0.0.1:" + strconv.Itoa(ports[0])
+	c := clientOf(t, address)
 	until(t, "the node in the catalog", func() error {
 		n, _, err := c.Catalog().Node("host", nil)
 		if err == nil && n == nil {
@@ -96,5 +109,5 @@ func agent(t *testing.T) *api.Client {
 		}
 		return err
 	})
-	return c
+	return address
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package consul reads the state in a snapshot of Consul's servers and makes a catalog of it. The state is a stream of MessagePack
-// values: a header with the last index, then records, each a byte that says which sort it is and a value with the fields' names. What this
-// package knows of the sorts and fields is what Consul up to 1.16 published under the MPL, and what its HTTP API calls the same things by. It
-// owns no goroutine.
+// values: a header with the last index, then records, each a byte that says which sort it is and a value with the fields' names. The sorts'
+// numbers and that form are facts of the format as it stands in the versions that were published under the MPL (up to 1.16); the fields' names
+// are those of the documented HTTP API. No code is from there. What isn't known from either (a sort, a kind, a field that a later version
+// added) is skipped, and named in the report. The package owns no goroutine.
 package consul
 
 import (
@@ -49,7 +50,7 @@ var names = map[byte]string{
 	sortRoot: "CA roots", sortCAState: "CA state", sortCAConfig: "CA configuration", sortIndex: "indexes", sortToken: "ACL tokens", sortPolicy: "ACL policies",
 	sortEntry: "config entries", sortRole: "ACL roles", sortBindingRule: "ACL binding rules", sortAuthMethod: "ACL auth methods", 29: "chunks", 30: "federation states",
 	sortMetadata: "system metadata", sortVirtualIP: "virtual IPs", sortFreeVirtualIP: "free virtual IPs", sortKindNames: "service names by kind", 35: "peerings",
-	38: "peering trust bundles", 40: "peering secrets", 42: "resources", 43: "virtual IPs",
+	38: "peering trust bundles", 40: "peering secrets",
 }
 
 func nameOf(sort byte) string {
