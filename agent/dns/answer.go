@@ -37,6 +37,14 @@ func (q *query) records() int {
 	return udpSize(q.req)/16 + 1
 }
 
+// addresses is how many addresses an answer needs at most: one beyond the limit over UDP shows that there are more.
+func (q *query) addresses() int {
+	if limit := q.Settings.UDPAnswerLimit; limit > 0 && !q.tcp && q.zone != "" && q.q.Qtype != dns.TypeANY && udpSize(q.req) == dns.MinMsgSize {
+		return limit + 1
+	}
+	return q.records()
+}
+
 // address adds the record of an address, if it is of the type that was asked for: A, AAAA, or CNAME for a name.
 func (q *query) address(owner, addr string, ttl uint32) bool {
 	rr := q.addressRR(owner, addr, ttl)
@@ -149,7 +157,7 @@ func (q *query) service(a asked) error {
 	if err != nil {
 		return err
 	}
-	healthy := make([]*instance, 0, min(len(v.instances), 64))
+	healthy := make([]*instance, 0, len(v.instances))
 	for _, i := range v.instances {
 		if i.status != "critical" && (i.status == "passing" || !q.Settings.OnlyPassing) && i.tagged(a.tag) {
 			healthy = append(healthy, i)
@@ -167,7 +175,8 @@ func (q *query) instances(list []*instance, ttl uint32) error {
 	if q.q.Qtype == dns.TypeSRV {
 		return q.srv(list, ttl)
 	}
-	seen := make(map[string]bool, min(len(list), q.records()))
+	most := q.addresses()
+	seen := make(map[string]bool, min(len(list), most))
 	var name string
 	for _, i := range list {
 		addr, _, _ := q.serviceAddress(i)
@@ -180,7 +189,7 @@ func (q *query) instances(list []*instance, ttl uint32) error {
 			continue
 		}
 		q.address(q.q.Name, addr, ttl)
-		if limit := q.Settings.ARecordLimit; limit > 0 && len(q.msg.Answer) == limit {
+		if limit := q.Settings.ARecordLimit; limit > 0 && len(q.msg.Answer) == limit || len(q.msg.Answer) == most {
 			break
 		}
 	}
