@@ -33,6 +33,11 @@ type flood struct {
 
 // h2attack opens an HTTP/2 connection without TLS, and has step send frames until the proxy ends it or there have been n.
 func h2attack(n int, step func(f *http2.Framer, i int, head func(fields ...string) []byte) error) func(context.Context, string) (bool, error) {
+	return h2refused(n, "", step)
+}
+
+// h2refused is h2attack whose requests have to be answered with a status, all n of them, if it isn't "".
+func h2refused(n int, status string, step func(f *http2.Framer, i int, head func(fields ...string) []byte) error) func(context.Context, string) (bool, error) {
 	return func(ctx context.Context, addr string) (bool, error) {
 		conn, err := net.Dial("tcp", addr)
 		if err != nil {
@@ -58,11 +63,17 @@ func h2attack(n int, step func(f *http2.Framer, i int, head func(fields ...strin
 		if err := f.WriteSettings(); err != nil {
 			return false, err
 		}
-		goaway := make(chan struct{})
+		goaway, answers := make(chan struct{}), map[string]int{} // by status; read once goaway is closed
+		decoder := hpack.NewDecoder(4096, nil)
 		go func() { // what is answered is read, so that only the proxy's own bounds end it
 			defer close(goaway)
 			for {
 				fr, err := f.ReadFrame()
+				if h, ok := fr.(*http2.HeadersFrame); ok {
+					if fields, err := decoder.DecodeFull(h.HeaderBlockFragment()); err == nil && len(fields) > 0 {
+						answers[fields[0].Value]++ // :status comes first
+					}
+				}
 				if _, ok := fr.(*http2.GoAwayFrame); ok || err != nil && !errors.As(err, new(http2.StreamError)) {
 					return
 				}
@@ -82,8 +93,12 @@ func h2attack(n int, step func(f *http2.Framer, i int, head func(fields ...strin
 		case <-goaway:
 			return ctx.Err() == nil, nil
 		case <-time.After(2 * time.Second):
-			return false, nil
 		}
+		_ = conn.Close()
+		if <-goaway; status != "" && answers[status] != n {
+			return false, fmt.Errorf("%d requests were answered with %v, want %s for each", n, answers, status)
+		}
+		return false, nil
 	}
 }
 
@@ -178,7 +193,7 @@ func streamFloods() []flood {
 			}
 			return f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block, EndHeaders: true, EndStream: true})
 		})},
-		{"C68 100k cookies", false, false, h2attack(20, func(f *http2.Framer, i int, head func(...string) []byte) error {
+		{"C68 100k cookies", false, false, h2refused(20, "431", func(f *http2.Framer, i int, head func(...string) []byte) error {
 			block := head(cookies(100_000)...)
 			if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: block[:16_000], EndStream: true}); err != nil {
 				return err

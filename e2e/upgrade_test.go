@@ -153,27 +153,41 @@ func mustDial(t *testing.T, addr string) net.Conn {
 // openWebsocket gives a connection on which bytes are echoed.
 func openWebsocket(t *testing.T, addr string) net.Conn {
 	t.Helper()
-	conn, err := dialTCP(addr)
+	return opened(t, upgraded, addr)
+}
+
+func opened(t *testing.T, open func(addr string) (net.Conn, error), addr string) net.Conn {
+	t.Helper()
+	conn, err := open(addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	if _, err := io.WriteString(conn, "GET /ws HTTP/1.1\r\nHost: api\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"); err != nil {
-		t.Fatal(err)
-	}
-	var head []byte
-	for one := make([]byte, 1); !strings.HasSuffix(string(head), "\r\n\r\n"); head = append(head, one...) {
-		if _, err := io.ReadFull(conn, one); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if !strings.HasPrefix(string(head), fmt.Sprintf("HTTP/1.1 %d", http.StatusSwitchingProtocols)) {
-		t.Fatalf("%q", head)
-	}
 	if err := ping(conn); err != nil {
 		t.Fatal(err)
 	}
 	return conn
+}
+
+// upgraded is a connection that has become a websocket.
+func upgraded(addr string) (net.Conn, error) {
+	conn, err := dialTCP(addr)
+	if err != nil {
+		return nil, err
+	}
+	if _, err = io.WriteString(conn, "GET /ws HTTP/1.1\r\nHost: api\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	var head []byte
+	for one := make([]byte, 1); !strings.HasSuffix(string(head), "\r\n\r\n"); head = append(head, one...) {
+		if _, err := io.ReadFull(conn, one); err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+	}
+	if !strings.HasPrefix(string(head), fmt.Sprintf("HTTP/1.1 %d", http.StatusSwitchingProtocols)) {
+		return nil, errors.Join(fmt.Errorf("%q", head), conn.Close())
+	}
+	return conn, nil
 }
 
 // number is a whole number from the environment.
@@ -187,22 +201,22 @@ func number(name string, otherwise int) int {
 // openStream gives a stream of HTTP/2, on a connection of its own, on which bytes are echoed.
 func openStream(t *testing.T, addr string) net.Conn {
 	t.Helper()
+	return opened(t, streamed, addr)
+}
+
+// streamed is a request of HTTP/2, on a connection of its own, whose body comes back.
+func streamed(addr string) (net.Conn, error) {
 	in, out := io.Pipe()
 	req, err := http.NewRequest(http.MethodPost, "http://"+addr+"/stream", in)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	tr := h2c().Transport
 	resp, err := tr.RoundTrip(req) // without the time limit of clients
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	s := &streamConn{ReadCloser: resp.Body, PipeWriter: out, end: tr.(*http.Transport).CloseIdleConnections}
-	t.Cleanup(func() { _ = s.Close() })
-	if err := ping(s); err != nil {
-		t.Fatal(err)
-	}
-	return s
+	return &streamConn{ReadCloser: resp.Body, PipeWriter: out, end: tr.(*http.Transport).CloseIdleConnections}, nil
 }
 
 // streamConn is a request's body and its response's as a connection.

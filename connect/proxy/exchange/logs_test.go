@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -88,6 +89,15 @@ func TestLogsNeverHoldMoreThanTheirBound(t *testing.T) {
 	}
 	if len(s.waiting) > maxWaiting || l.Dropped() == 0 {
 		t.Error(len(s.waiting), l.Dropped())
+	}
+}
+
+// Each reason that can be looked up is counted.
+func TestEveryReasonIsCounted(t *testing.T) {
+	for code := range reason.Explanations {
+		if !slices.Contains(reasons[:], code) {
+			t.Errorf("%s isn't counted", code)
+		}
 	}
 }
 
