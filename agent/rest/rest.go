@@ -21,6 +21,7 @@ import (
 	"github.com/weftmesh/weft/agent/local"
 	"github.com/weftmesh/weft/agent/tokens"
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/identity"
 	"github.com/weftmesh/weft/connect/xds"
 	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/gossip"
@@ -341,6 +342,10 @@ const leafWait = 10 * time.Second
 
 func (h *handlers) leaf(w http.ResponseWriter, r *api.Request) error {
 	key := r.Options.Scope.Name(r.PathValue("name"))
+	id := identity.Service{TrustDomain: "any.consul", Partition: key.Partition, Namespace: key.Namespace, Datacenter: key.Datacenter, Service: key.Name}
+	if err := id.Validate(); err != nil { // it never gets one
+		return &api.StatusError{Code: http.StatusBadRequest, Text: err.Error(), Err: err}
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), leafWait)
 	defer cancel()
 	l, err := h.c.Leaves.Get(ctx, key, api.TokenOf(r.Request), h.runs(key))

@@ -110,6 +110,7 @@ func TestBadRequests(t *testing.T) {
 		{"PUT", "/v1/agent/service/register", `{"Name":"p","Kind":"connect-proxy","Port":1,"Proxy":{"DestinationServiceName":"x","DestinationServiceID":"none"}}`, 400, `"none" isn't registered`},
 		{"PUT", "/v1/agent/service/register?replace-existing-checks=maybe", `{"Name":"x"}`, 400, "replace-existing-checks"},
 		{"PUT", "/v1/agent/services/register", `{"Services":[{"Name":"x"},{"Name":"y","Port":-1}]}`, 400, `service "y": Invalid Port`},
+		{"GET", "/v1/agent/connect/ca/leaf/a%20b", ``, 400, `invalid identity: service "a b"`},
 		{"PUT", "/v1/agent/services/register", `{"Services":[{"Name":"x"},{"Name":"x"}]}`, 400, "another id"},
 		{"PUT", "/v1/agent/services/register", `[{"Name":"x"}]`, 400, "must be an object"},
 		{"PUT", "/v1/agent/service/deregister/none", "", 404, `Unknown service ID "none"`},
