@@ -157,11 +157,12 @@ func (q *query) service(a asked) error {
 	if err != nil {
 		return err
 	}
-	healthy := make([]*instance, 0, len(v.instances))
-	for _, i := range v.instances {
-		if i.status != "critical" && (i.status == "passing" || !q.Settings.OnlyPassing) && i.tagged(a.tag) {
-			healthy = append(healthy, i)
-		}
+	healthy := v.up
+	if q.Settings.OnlyPassing {
+		healthy = v.passing
+	}
+	if a.tag != "" {
+		healthy = slices.DeleteFunc(slices.Clone(healthy), func(i *instance) bool { return !i.tagged(a.tag) })
 	}
 	if len(healthy) == 0 {
 		q.none()

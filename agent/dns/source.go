@@ -32,6 +32,8 @@ type view struct {
 	addresses map[string]string // of nodes, to their names
 	names     map[string]bool   // of services, folded
 	instances []*instance
+	up        []*instance // of them those that aren't critical
+	passing   []*instance
 }
 
 // entry is one topic that is followed, from its first question until nobody asks any more.

@@ -84,6 +84,12 @@ func decodeView(what string, body []byte) (*view, error) {
 		err = json.Unmarshal(body, &v.instances)
 		for _, i := range v.instances {
 			i.settle()
+			if i.status != "critical" {
+				v.up = append(v.up, i)
+			}
+			if i.status == "passing" {
+				v.passing = append(v.passing, i)
+			}
 		}
 	}
 	if err != nil {
