@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/weftmesh/weft/connect/proxy/config"
 )
 
@@ -185,6 +187,29 @@ func TestNoTunnelForTheName(t *testing.T) {
 	for name, want := range map[string]string{"one.example": "one", "two.example": "", "": ""} {
 		if got := b.named(name); got != want {
 			t.Errorf("%q leads to %q, want %q", name, got, want)
+		}
+	}
+}
+
+// Two instances of one service on one host proxy are on one page of metrics, each by its name.
+func TestMetricsOfSeveral(t *testing.T) {
+	var all prometheus.Gatherers
+	for _, id := range []string{"api-1", "api-2"} {
+		r := prometheus.NewRegistry()
+		p, err := New(Config{ID: id, Service: "api", Address: "127.0.0.1:1", Metrics: r, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.engine.Denied(config.Inbound, &config.Peer{})
+		all = append(all, r)
+	}
+	families, err := all.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "weft_proxy_connections_open" && len(f.Metric) != 4 {
+			t.Errorf("%v, want both edges of each", f)
 		}
 	}
 }

@@ -42,7 +42,7 @@ type Config struct {
 	Address       string
 	Secret, Token string
 	Door          *listen.Door
-	// Metrics gets the proxy's own figures; nil for none. Process adds the figures of the process.
+	// Metrics gets the proxy's own figures; nil for none. Process adds the figures of the process, whose only proxy it is.
 	Metrics        *prometheus.Registry
 	Process        bool
 	Stdout, Stderr io.Writer // where access logs to these go
@@ -89,9 +89,12 @@ func New(c Config) (*Proxy, error) {
 	p := &Proxy{c: c, applied: make(chan struct{}, 1), conns: map[*connection]struct{}{}, learners: map[string]*learner{}}
 	metrics := exchange.NewMetrics(c.Service)
 	if c.Metrics != nil {
-		err := c.Metrics.Register(metrics)
-		if c.Process {
-			err = errors.Join(err, c.Metrics.Register(collectors.NewGoCollector()),
+		var err error
+		if !c.Process {
+			// On one page with others: two instances of one service have the same edges, so each says whose it is.
+			err = prometheus.WrapRegistererWith(prometheus.Labels{"proxy": c.ID}, c.Metrics).Register(metrics)
+		} else {
+			err = errors.Join(c.Metrics.Register(metrics), c.Metrics.Register(collectors.NewGoCollector()),
 				c.Metrics.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})))
 		}
 		if err != nil {
