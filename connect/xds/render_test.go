@@ -370,3 +370,29 @@ func TestUndeclared(t *testing.T) {
 		}
 	}
 }
+
+// Envoys of before 1.37 don't know tags that are made of formats, and refuse all of a listener for one.
+func TestTagsOfSpans(t *testing.T) {
+	for version, tags := range map[string]bool{"1.36.4": false, "1.37.0": true, "1.40.0": true, "": true} {
+		w := world(t)
+		w.Abilities = xds.Abilities{Version: version}
+		write(t, w, &catalog.ServiceDefaults{EntryHead: head("api"), Protocol: "http"},
+			&catalog.ProxyDefaults{EntryHead: head("global"), Tracing: &catalog.Tracing{Collector: "http://127.0.0.1:4318"}})
+		register(t, w, xdstest.Sidecar{Service: "api", Port: 80, PublicPort: 21001})
+		_, p := render(t, w, register(t, w, web("api")))
+		traced := 0
+		for name, l := range p.Listeners {
+			text := l.String()
+			if !strings.Contains(text, "OpenTelemetryConfig") && !strings.Contains(text, "envoy.tracers.opentelemetry") {
+				continue
+			}
+			traced++
+			if got := strings.Contains(text, "custom_tags"); got != tags {
+				t.Errorf("Envoy %q, listener %s: tags of formats: %v", version, name, got)
+			}
+		}
+		if traced == 0 || p.Clusters[xds.CollectorCluster] == nil {
+			t.Errorf("Envoy %q: %d listeners make spans", version, traced)
+		}
+	}
+}

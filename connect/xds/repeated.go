@@ -19,8 +19,8 @@ const (
 	routesIndividually = 39
 )
 
-// joins says whether the proxy is an Envoy older than 1.minor.
-func (a Abilities) joins(minor int) bool {
+// olderThan says whether the proxy is an Envoy older than 1.minor.
+func (a Abilities) olderThan(minor int) bool {
 	major, rest, _ := strings.Cut(a.Version, ".")
 	second, _, _ := strings.Cut(rest, ".")
 	n, err := strconv.Atoi(second)

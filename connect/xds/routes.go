@@ -22,7 +22,7 @@ import (
 // publicRoutes hands every request to the application that the intentions allow and the limits have room for.
 func (r *renderer) publicRoutes() error {
 	auth := &httprbacv3.RBAC{Rules: rbac(r.callers(), r.g.Rules, true, r.in.DefaultAllow)}
-	if r.in.Abilities.joins(rulesIndividually) {
+	if r.in.Abilities.olderThan(rulesIndividually) {
 		auth.Rules = rulesAmongOthers(auth.Rules)
 	}
 	switch {
@@ -104,7 +104,7 @@ func (r *renderer) route(u *Upstream, from *chain.Route, clusters map[string]str
 	def := from.Definition
 	if def != nil && def.Match != nil && def.Match.HTTP != nil {
 		out.Match = routeMatch(def.Match.HTTP)
-		if r.in.Abilities.joins(routesIndividually) {
+		if r.in.Abilities.olderThan(routesIndividually) {
 			amongOthers(out.Match.Headers)
 		}
 	}

@@ -195,7 +195,7 @@ func (r *renderer) filters(out *routev3.Route, from *chain.Route, d *catalog.Ser
 		r.warn("%s: Fault.Abort.Reset: Envoy can't reset a caller's connection; it answers 503 in its place", from.Source)
 	}
 	x := fault(f)
-	if r.in.Abilities.joins(routesIndividually) {
+	if r.in.Abilities.olderThan(routesIndividually) {
 		amongOthers(x.Headers)
 	}
 	return configure(out, faultFilter, x)

@@ -68,14 +68,26 @@ func (r *renderer) tracing() (*hcmv3.HttpConnectionManager_Tracing, error) {
 		return m, nil
 	}
 	m.SpawnUpstreamSpan = wrapperspb.Bool(false)
+	if r.in.Abilities.olderThan(tagsOfFormats) {
+		return m, r.collector(u, port)
+	}
 	for _, tag := range [...][2]string{{"weft.reason", "%RESP(X-WEFT-REASON)%"}, {"http.response.status_code", "%RESPONSE_CODE%"}} {
 		m.CustomTags = append(m.CustomTags, &tagv3.CustomTag{Tag: tag[0], Type: &tagv3.CustomTag_Value{Value: tag[1]}})
 	}
+	return m, r.collector(u, port)
+}
+
+// tagsOfFormats is the minor version of Envoy from which a span's tags may be made of what the access log knows. Before, a span has
+// Envoy's own tags: http.status_code and response_flags, but not the reason.
+const tagsOfFormats = 37
+
+// collector adds the cluster that spans are sent to.
+func (r *renderer) collector(u *url.URL, port int) error {
 	kind := clusterv3.Cluster_STRICT_DNS
 	if net.ParseIP(u.Hostname()) != nil {
 		kind = clusterv3.Cluster_STATIC
 	}
-	return m, r.add(ClusterType, CollectorCluster, &clusterv3.Cluster{
+	return r.add(ClusterType, CollectorCluster, &clusterv3.Cluster{
 		Name: CollectorCluster, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: kind}, ConnectTimeout: durationpb.New(connectTimeout),
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: CollectorCluster, Endpoints: []*endpointv3.LocalityLbEndpoints{{
 			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: socket(u.Hostname(), port)}}}},

@@ -12,6 +12,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	tracev3 "github.com/envoyproxy/go-control-plane/envoy/config/trace/v3"
 	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
@@ -66,6 +67,20 @@ func Load(out *xds.Output) (*Proxy, error) {
 	return p, p.references()
 }
 
+// collector adds the cluster that a listener's spans go to.
+func collector(h *hcmv3.HttpConnectionManager, clusters map[string]bool) error {
+	to := h.GetTracing().GetProvider().GetTypedConfig()
+	if to == nil {
+		return nil
+	}
+	var c tracev3.OpenTelemetryConfig
+	if err := to.UnmarshalTo(&c); err != nil {
+		return err
+	}
+	clusters[c.GetHttpService().GetHttpUri().GetCluster()] = true
+	return nil
+}
+
 // references checks that what is named exists and that what exists is named.
 func (p *Proxy) references() error {
 	clusters, routes := map[string]bool{}, map[string]bool{}
@@ -79,6 +94,9 @@ func (p *Proxy) references() error {
 				if err := keyServers(f, clusters); err != nil {
 					return err
 				}
+			}
+			if err := collector(h, clusters); err != nil {
+				return err
 			}
 			if h != nil {
 				routes[h.GetRds().GetRouteConfigName()] = true
