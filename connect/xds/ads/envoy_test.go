@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	mrand "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -210,14 +212,26 @@ func (m *mesh) start(id string, args ...string) {
 	})
 }
 
+// lastPort is the last port that was given out: of a range from which neither the kernel takes ports for outgoing connections, which
+// would have them when an Envoy wants to listen, nor the end-to-end tests.
+var lastPort atomic.Int32
+
+const firstPort, portsEnd = 28000, 32000
+
+// port is one of loopback on which nobody listens now, and that no other test gets.
 func port(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	lastPort.CompareAndSwap(0, firstPort+mrand.Int32N((portsEnd-firstPort)/2))
+	for p := int(lastPort.Add(1)); p < portsEnd; p = int(lastPort.Add(1)) {
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p)); err == nil {
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			return p
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no port is free")
+	return 0
 }
 
 // echo is an application that says each line again.
