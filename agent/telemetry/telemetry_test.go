@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +20,7 @@ import (
 // wire is a connection that keeps what is written; while broken, writing fails.
 type wire struct {
 	net.Conn
+	mu      sync.Mutex
 	packets []string
 	broken  bool
 }
@@ -27,6 +29,8 @@ func (w *wire) Write(p []byte) (int, error) {
 	if w.broken {
 		return 0, errors.New("broken")
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.packets = append(w.packets, string(p))
 	return len(p), nil
 }
@@ -37,6 +41,8 @@ func (w *wire) SetWriteDeadline(time.Time) error { return nil }
 
 // lines are what was written since the last call, sorted.
 func (w *wire) lines() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	text := strings.Join(w.packets, "")
 	w.packets = nil
 	out := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
@@ -162,8 +168,8 @@ func TestRun(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- s.Run(ctx) }()
 		synctest.Wait()
-		if len(w.packets) > 0 {
-			t.Error("sent at once")
+		if got := strings.Join(w.lines(), ""); got != "" {
+			t.Errorf("sent at once: %q", got)
 		}
 		<-time.After(sendEvery)
 		synctest.Wait()
