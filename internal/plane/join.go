@@ -110,18 +110,11 @@ func (j Joiner) dial(ctx context.Context, address string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn := tls.Client(raw, &tls.Config{
+	return clientSide(ctx, raw, address, &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{Join}, SessionTicketsDisabled: true, Time: j.Now, ServerName: "weft",
 		InsecureSkipVerify: true, // VerifyConnection does it, by pin or roots
 		VerifyConnection:   j.verify,
 	})
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	if err := conn.HandshakeContext(ctx); err != nil {
-		raw.Close() //nolint:errcheck // the handshake's error is what counts
-		return nil, fmt.Errorf("connect to the server at %s: %w", address, err)
-	}
-	return conn, nil
 }
 
 func (j Joiner) verify(cs tls.ConnectionState) error {

@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
-	"log/slog"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -15,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/memnet"
 )
 
@@ -81,25 +79,12 @@ func TestJoinedNodes(t *testing.T) {
 // joinServer answers plane.Join on a network.
 func joinServer(t *testing.T, p *Plane, h http.Handler) *memnet.Network {
 	t.Helper()
-	network := memnet.New()
-	door, err := listen.New(listen.Config{Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := door.MemStream(network, listen.Spec{Name: "server", Address: "s:8300", TLS: p.ServerTLS, Identity: p.Identity})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := NewDemux(l, slog.New(slog.DiscardHandler))
+	network, d := port(t, p)
 	web := &http.Server{Handler: h, ConnContext: p.ConnContext}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 2)
-	go func() { done <- d.Run(ctx) }()
-	go func() { _ = web.Serve(Plain(d.Listener(Join))); done <- nil }()
+	done := make(chan struct{})
+	go func() { defer close(done); _ = web.Serve(Plain(d.Listener(Join))) }()
 	t.Cleanup(func() {
-		cancel()
 		_ = web.Close()
-		<-done
 		<-done
 	})
 	return network

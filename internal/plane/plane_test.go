@@ -32,8 +32,8 @@ var key1, key2 = bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
 
 func secrets(keys ...[]byte) func() [][]byte { return func() [][]byte { return keys } }
 
-// serve answers each connection with "hello" and its protocol, on a network of its own, until the test ends.
-func serve(t *testing.T, p *Plane) *memnet.Network {
+// port is a server's port on a network of its own, split by protocol until the test ends.
+func port(t *testing.T, p *Plane) (*memnet.Network, *Demux) {
 	t.Helper()
 	network := memnet.New()
 	door, err := listen.New(listen.Config{Log: slog.New(slog.DiscardHandler)})
@@ -45,6 +45,22 @@ func serve(t *testing.T, p *Plane) *memnet.Network {
 		t.Fatal(err)
 	}
 	d := NewDemux(l, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return network, d
+}
+
+// serve answers each connection with "hello" and its protocol, on a network of its own, until the test ends.
+func serve(t *testing.T, p *Plane) *memnet.Network {
+	t.Helper()
+	network, d := port(t, p)
 	for _, proto := range []string{Raft, GRPC, HTTP} {
 		go func() {
 			for {
@@ -59,15 +75,6 @@ func serve(t *testing.T, p *Plane) *memnet.Network {
 			}
 		}()
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- d.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
 	return network
 }
 

@@ -73,6 +73,11 @@ func (p *Plane) Dial(ctx context.Context, address, datacenter, protocol string) 
 	if m.cert != nil {
 		c.Certificates = []tls.Certificate{*m.cert}
 	}
+	return clientSide(ctx, raw, address, c)
+}
+
+// clientSide does the handshake of who dialled raw, which it closes where that fails.
+func clientSide(ctx context.Context, raw net.Conn, address string, c *tls.Config) (net.Conn, error) {
 	conn := tls.Client(raw, c)
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
