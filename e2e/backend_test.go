@@ -177,6 +177,25 @@ func websocket(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// echoes says first to each connection of l, and then what it hears, until the test ends.
+func (b *Backend) echoes(t *testing.T, l net.Listener, first string) {
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				_, _ = io.WriteString(conn, first) // the client may be gone
+				_, _ = io.Copy(conn, conn)         // ends with the connection
+			}()
+		}
+	}()
+	b.stop = func() { _ = l.Close() }
+	t.Cleanup(b.stop)
+}
+
 // tcpBackend echoes bytes; at the end of what it is sent it adds how much that was, and closes.
 func tcpBackend(t *testing.T) *Backend {
 	t.Helper()

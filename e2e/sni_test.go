@@ -37,20 +37,7 @@ func tlsBackend(t *testing.T, names ...string) (*Backend, *x509.CertPool) {
 	pool.AddCert(c)
 	b := newBackend(names[0])
 	l := tls.NewListener(b.listen(t), &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}})
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				_, _ = io.Copy(conn, conn) // ends with the connection
-			}()
-		}
-	}()
-	b.stop = func() { _ = l.Close() }
-	t.Cleanup(b.stop)
+	b.echoes(t, l, "")
 	return b, pool
 }
 

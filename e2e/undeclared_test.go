@@ -19,21 +19,7 @@ func greeter(t *testing.T) *Backend {
 	t.Helper()
 	b := newBackend("greeter")
 	l := b.listen(t)
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				_, _ = io.WriteString(conn, "220 hello\r\n") // the client may be gone
-				_, _ = io.Copy(conn, conn)
-			}()
-		}
-	}()
-	b.stop = func() { _ = l.Close() }
-	t.Cleanup(b.stop)
+	b.echoes(t, l, "220 hello\r\n")
 	return b
 }
 
