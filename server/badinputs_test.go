@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -124,9 +125,27 @@ func TestC108_ReadersGetNoKeys(t *testing.T) {
 	r.as(rootSecret, "GET", "/v1/connect/ca/configuration", "", 200, "Provider") // the control
 }
 
+// logged is what a server has written, to be read while its goroutines still write.
+type logged struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logged) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(b)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
 // TestC121_NamesBreakNoLine: names with control characters are refused, or are in answers and logs as JSON has them.
 func TestC121_NamesBreakNoLine(t *testing.T) {
-	var out bytes.Buffer
+	var out logged
 	r := startWith(t, Config{Log: slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	for _, name := range []string{`a\nlevel=ERROR msg=forged`, `a\r\nX: y`, `a\u001b[31m`, `a\u0000b`} {
 		for _, body := range []string{
@@ -147,10 +166,10 @@ func TestC121_NamesBreakNoLine(t *testing.T) {
 
 // TestC122_SecretsAreNowhere: neither logs at their loudest, nor the audit log, nor answers to others hold a secret that was sent or made.
 func TestC122_SecretsAreNowhere(t *testing.T) {
-	var logged, audited bytes.Buffer
+	var log, audited logged
 	r := startWith(t, Config{
 		ACL:   ACLConfig{Enabled: true, InitialManagement: rootSecret, DownPolicy: "extend-cache"},
-		Log:   slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Log:   slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Audit: api.NewAudit(api.AuditConfig{Writer: &audited, Now: time.Now, Log: slog.New(slog.DiscardHandler)}),
 	})
 	const canary = "7ca9a117-0000-4000-8000-00000000ca9a"
@@ -169,7 +188,7 @@ func TestC122_SecretsAreNowhere(t *testing.T) {
 			answers.WriteString(k + strings.Join(v, ","))
 		}
 	}
-	for where, text := range map[string]string{"logs": logged.String(), "audit log": audited.String(), "answers": answers.String()} {
+	for where, text := range map[string]string{"logs": log.String(), "audit log": audited.String(), "answers": answers.String()} {
 		for _, s := range []string{canary, secret, rootSecret} {
 			if i := strings.Index(text, s); i >= 0 {
 				t.Errorf("%s have a secret: …%s…", where, text[max(0, i-200):min(len(text), i+100)])

@@ -77,6 +77,7 @@ func TestJoinTokens(t *testing.T) {
 			r.as(a.AgentToken, "PUT", "/v1/catalog/register", `{"Node":"a2","Address":"10.0.0.9"}`, 403, "node:write")
 		}
 		r.as("", "POST", "/v1/weft/join", joinBodyOf(t, "a2", secret, true), 403, "for agents")
+		r.as("", "POST", "/v1/weft/join", joinBodyOf(t, "A2.example", secret, false), 400, "give the node another") // and no use is spent
 		r.as("", "POST", "/v1/weft/join", joinBodyOf(t, "a2", secret, false), 200, "CERTIFICATE")
 		r.as("", "POST", "/v1/weft/join", joinBodyOf(t, "a3", secret, false), 403, "used up")
 		r.as("", "POST", "/v1/weft/join", joinBodyOf(t, "a3", "guess", false), 403, "no such join token")

@@ -236,6 +236,11 @@ func (h *handlers) mayJoin(r *api.Request, b *plane.JoinRequest, key string) err
 	if !nodeNameOK(b.Node) {
 		return badRequest("%q is no name for a node: letters, digits, '-', '_' and '.'", b.Node)
 	}
+	if h.c.ACL != nil { // before a use of the token is spent
+		if err := agentTokenFor(b.Node); err != nil {
+			return err
+		}
+	}
 	use := catalog.UseJoin{SecretHash: hashJoin(b.Secret), Node: b.Node, Key: key, Server: b.Server}
 	if !h.joinedBefore(use) && h.c.Join.Another(b.Node) {
 		return &api.StatusError{Code: http.StatusForbidden, Text: "there is another node called " + b.Node + ": give this one its own name, or remove that one first (weft force-leave -prune)"}
@@ -272,11 +277,19 @@ func (h *handlers) nodeToken(r *api.Request, node string) (string, error) {
 	return secret, err
 }
 
+// agentTokenFor refuses the names of nodes that no node identity can have.
+func agentTokenFor(node string) error {
+	if acl.ValidIdentity(node) {
+		return nil
+	}
+	return badRequest("the name %q can't have an agent's token, which takes lower-case letters, digits, '-' and '_' only: give the node another (-node)", node)
+}
+
 // NodeToken has a token grant what a node's agent needs.
 func NodeToken(t *catalog.Txn, k *catalog.ACLToken, node, datacenter string) error {
 	k.Local = true
-	if !acl.ValidIdentity(node) {
-		return badRequest("the name %q can't have an agent's token: lower-case letters, digits, '-' and '_' only", node)
+	if err := agentTokenFor(node); err != nil {
+		return err
 	}
 	g := grants{NodeIdentities: []catalog.ACLNodeIdentity{{NodeName: node, Datacenter: datacenter}}}
 	if err := g.complete(t); err != nil {
