@@ -149,6 +149,7 @@ func (u *unit) setService(node *Node, s Service) error {
 		}
 	}
 	slot := u.services.at(u.w, serviceString(&s))
+	keepVirtual(slot.new, &s)
 	var created uint64
 	if slot.new != nil {
 		if same(*slot.new.Service, s, func(s *Service) *Indexes { return &s.Indexes }) {

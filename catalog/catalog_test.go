@@ -259,8 +259,11 @@ func randomCommand(r *rand.Rand) Body {
 	case 8:
 		return SetIntention{name(pick("web", "api", "*")), SourceIntention{Name: pick("web", "db", "*"), Action: "deny"}, pick(IntentionCreate, IntentionUpsert)}
 	}
-	if r.IntN(4) == 0 {
+	switch r.IntN(8) {
+	case 0, 1:
 		return SetCluster{pick("c1", "c2")}
+	case 2:
+		return AssignVirtualIPs{name(pick("web", "api")), []string{pick("10.3.0.1", "10.3.0.2")}}
 	}
 	return DeleteIntention{Destination: name(pick("web", "api")), Source: name(pick("web", "db"))}
 }
@@ -324,6 +327,8 @@ func answer(t *Txn, topic Topic) (any, uint64, error) {
 		}
 	case TopicCoordinates:
 		out, err = rec.Coordinates(topic.Key.Scope, "")
+	case TopicVirtual:
+		out, err = rec.VirtualIP(topic.Key)
 	case TopicSessions:
 		out, err = rec.Sessions(topic.Key.Scope)
 	case TopicNodeSessions:

@@ -211,6 +211,7 @@ var commandTypes = append([]string{
 	"delete-acl",
 	"bootstrap-acl",
 	"use-join",
+	"assign-virtual-ips",
 	"reap",
 }, nextCommands...)
 
@@ -264,6 +265,8 @@ func newBody(kind string) (Body, error) {
 		return &SetPeering{}, nil
 	case "delete-peering":
 		return &DeletePeering{}, nil
+	case "assign-virtual-ips":
+		return &AssignVirtualIPs{}, nil
 	case "reap":
 		return &Reap{}, nil
 	}

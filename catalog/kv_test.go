@@ -54,7 +54,7 @@ func randomData(r *rand.Rand) Body {
 func dataTopics() []Topic {
 	sc := Scope{}.Default("dc1")
 	list := []Topic{SessionsTopic(sc), NodeSessionsTopic(sc, "n1"), NodeSessionsTopic(sc, "n2"), SessionTopic(sc, "s1"), SessionTopic(sc, "S2")}
-	list = append(list, aclTopic, coordinatesTopic(sc), queriesTopic, queryTopic("q1"), queryTopic("Q2"))
+	list = append(list, aclTopic, coordinatesTopic(sc), queriesTopic, queryTopic("q1"), queryTopic("Q2"), virtualTopic(name("web")), virtualTopic(name("api")))
 	for _, k := range []string{"", "a", "a/", "a/b", "\x00\xff", "c"} {
 		list = append(list, KVTopic(name(k)), KVPrefixTopic(name(k)))
 	}

@@ -47,7 +47,7 @@ func NodeSessionsTopic(s Scope, node string) Topic {
 // local says whether a topic is in no feed.
 func (t Topic) local() bool {
 	switch t.Kind {
-	case TopicKV, TopicKVPrefix, TopicKVTable, TopicSession, TopicSessions, TopicNodeSessions, TopicAllSessions, TopicQuery, TopicQueries, TopicPeerings, TopicACL, TopicACLChanged, TopicCoordinates:
+	case TopicKV, TopicKVPrefix, TopicKVTable, TopicSession, TopicSessions, TopicNodeSessions, TopicAllSessions, TopicQuery, TopicQueries, TopicPeerings, TopicACL, TopicACLChanged, TopicCoordinates, TopicVirtual:
 		return true
 	}
 	return false

@@ -56,6 +56,7 @@ type Service struct {
 	Connect           *Connect  `json:",omitempty"`
 	Locality          *Locality `json:",omitempty"`
 	Owner             string    `json:",omitempty"`
+	VirtualIP         string    `json:",omitempty"` // of the service that it is dialled as (see Destination); the catalog gives it
 	Indexes
 }
 

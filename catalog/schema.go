@@ -199,6 +199,7 @@ func dbSchema() *memdb.DBSchema {
 			})}),
 		table(tableCoordinates, rowKey(coordinateString)),
 		table(tablePeerings, rowKey(func(p *Peering) string { return peeringString(p.Partition, p.Name) })),
+		virtualTable(),
 		table(tableCovered, rowKey(func(r *coveredRow) string { return r.topic.row() })),
 	}
 	s := &memdb.DBSchema{Tables: make(map[string]*memdb.TableSchema, len(tables))}

@@ -57,6 +57,7 @@ type snapshotRow struct {
 	Autopilot  *AutopilotConfig `json:",omitempty"`
 	ACL        *ACLObject       `json:",omitempty"`
 	Coordinate *NodeCoordinate  `json:",omitempty"`
+	Virtual    *VirtualIP       `json:",omitempty"`
 }
 
 // snapshotKey is a row about a key of the key-value store, by its row key.
@@ -151,7 +152,7 @@ func (s *snapshotWriter) record(v any) {
 // instances hold. The others are made out of these.
 var snapshotTables = []string{
 	tableNodes, tableChecks, tableServices, tableEntries, tableCA, tableTopics, tableSessions, tableQueries, tableKV, tableTombstones, tableDelays,
-	tableAutopilot, tableACL, tableCoordinates, tablePeerings,
+	tableAutopilot, tableACL, tableCoordinates, tablePeerings, tableVirtual,
 }
 
 // rowForm is a row's form in a snapshot; ok is false for rows that have none.
@@ -192,6 +193,8 @@ func rowForm(row any) (r snapshotRow, ok bool) {
 		r.ACL = &row.ACLObject
 	case *NodeCoordinate:
 		r.Coordinate = row
+	case *VirtualIP:
+		r.Virtual = row
 	default:
 		return r, false
 	}
@@ -341,6 +344,8 @@ func (w *write) load(row *snapshotRow) error {
 		insert(w.txn, tableQueries, row.Query)
 	case row.Coordinate != nil:
 		insert(w.txn, tableCoordinates, row.Coordinate)
+	case row.Virtual != nil:
+		insert(w.txn, tableVirtual, row.Virtual)
 	case row.Peering != nil:
 		insert(w.txn, tablePeerings, row.Peering)
 	case row.KV != nil:

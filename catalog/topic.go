@@ -168,6 +168,8 @@ func (t Topic) canonical(dc string) (Topic, error) {
 	case TopicKV, TopicKVPrefix, TopicKVTable, TopicSession, TopicSessions, TopicNodeSessions:
 		t.Key = k
 		return t, nil
+	case TopicVirtual:
+		return virtualTopic(k), nil
 	case TopicCoordinates:
 		return coordinatesTopic(k.Scope), nil
 	case TopicAllSessions, TopicQuery, TopicQueries, TopicPeerings, TopicACL, TopicACLChanged:

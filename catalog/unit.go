@@ -27,6 +27,7 @@ type unit struct {
 	ca          *CAState         // nil: unchanged
 	schema      uint64
 	autopilot   *AutopilotConfig // nil: unchanged
+	virtual     []*VirtualIP     // rows with other manual addresses
 	// abandoned: a transaction that failed, with a result that says why.
 	abandoned bool
 	reap      *uint64
@@ -121,6 +122,8 @@ func (u *unit) run(body Body) (any, error) {
 	case *DeletePeering:
 		u.peerings.at(u.w, peeringString(c.Partition, c.Name)).new = nil
 		return nil, nil
+	case *AssignVirtualIPs:
+		return u.assignVirtual(c)
 	case *Reap:
 		u.reap = &c.Tombstones
 		return nil, nil
@@ -236,6 +239,7 @@ func (u *unit) flush() {
 			u.flushService(s)
 		}
 	}
+	u.flushVirtual()
 	for _, e := range u.entries.list {
 		if e.changed() {
 			u.flushEntry(e)
@@ -336,6 +340,9 @@ func (u *unit) flushService(s *slot[*instanceRow]) {
 	w, id := u.w, "s"+s.key
 	var rec *record
 	if s.new != nil {
+		if k, ok := s.new.Service.Destination(); ok && s.changed() && s.new.Service.VirtualIP == "" {
+			s.new.Service.VirtualIP = u.giveVirtual(k)
+		}
 		s.new = newInstanceRow(u.assemble(s.new.Service), s.key, w.index)
 		insert(w.txn, tableServices, s.new)
 		rec = &s.new.feed

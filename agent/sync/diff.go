@@ -85,6 +85,7 @@ func sameService(w, h *catalog.Service) bool {
 	}
 	a, b := *w, *h
 	a.Indexes, b.Indexes = catalog.Indexes{}, catalog.Indexes{}
+	b.VirtualIP = a.VirtualIP // the catalog's affair
 	if b.EnableTagOverride {
 		a.Tags = b.Tags // others may change the tags in the catalog
 	}

@@ -28,6 +28,7 @@ var (
 	queryWrite     = Permission{"query", Write}
 	aclRead        = Permission{"acl", Read}
 	aclWrite       = Permission{"acl", Write}
+	meshWrite      = Permission{"mesh", Write}
 	peeringRead    = Permission{"peering", Read}
 	peeringWrite   = Permission{"peering", Write}
 	none           = Permission{}
@@ -150,6 +151,7 @@ var Routes = []Route{
 	{http.MethodGet, "/v1/internal/ui/service-topology/{name}", Server, serviceRead, PathName, "", true},
 	{http.MethodGet, "/v1/internal/ui/gateway-services-nodes/{name}", Server, serviceRead, PathName, "", true},
 	{http.MethodGet, "/v1/internal/ui/gateway-intentions/{name}", Server, intentionRead, PathName, "", true},
+	{http.MethodPut, "/v1/internal/service-virtual-ip", Server, meshWrite, Nothing, "", false},
 	{http.MethodGet, "/v1/internal/federation-states", Server, operatorRead, Nothing, "", false},
 	{http.MethodGet, "/v1/internal/federation-states/mesh-gateways", Server, operatorRead, Nothing, "", false},
 	{http.MethodPost, "/v1/peering/token", Server, peeringWrite, InBody, "", false},

@@ -370,6 +370,13 @@ func (h *handlers) chain(w http.ResponseWriter, r *api.Request) error {
 		if err != nil {
 			return nil, refused(err)
 		}
+		virtual, err := t.VirtualIP(r.Options.Scope.Name(r.PathValue("name")))
+		if err != nil {
+			return nil, err
+		}
+		if virtual != nil {
+			c.AutoVirtualIPs, c.ManualVirtualIPs = []string{virtual.Address()}, append(c.ManualVirtualIPs, virtual.Manual...)
+		}
 		v, err := viewChain(c)
 		return map[string]any{"Chain": v}, err
 	})

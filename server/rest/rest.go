@@ -123,6 +123,7 @@ func Handlers(c Config) map[string]api.Handler {
 		"GET /v1/connect/ca/configuration":                  h.caConfig,
 		"PUT /v1/connect/ca/configuration":                  h.setCAConfig,
 		"GET /v1/discovery-chain/{name}":                    h.chain,
+		"PUT /v1/internal/service-virtual-ip":               h.assignVirtualIPs,
 		"GET /v1/weft/explain":                              h.explain,
 		"GET /v1/kv/{name...}":                              h.getKV,
 		"PUT /v1/kv/{name...}":                              h.putKV,

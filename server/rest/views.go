@@ -56,11 +56,22 @@ type serviceView struct {
 	ModifyIndex       uint64
 }
 
+// virtualTag is the tagged address by which an instance shows its service's virtual IP.
+const virtualTag = "consul-virtual"
+
 func viewService(s *catalog.Service) serviceView {
 	v := serviceView{
 		Kind: s.Kind, ID: s.ID, Service: s.Service, Tags: s.Tags, Address: s.Address, TaggedAddresses: s.TaggedAddresses, Meta: s.Meta,
 		Port: s.Port, Ports: s.Ports, SocketPath: s.SocketPath, Weights: s.Weights, EnableTagOverride: s.EnableTagOverride, Locality: s.Locality,
 		CreateIndex: s.CreateIndex, ModifyIndex: s.ModifyIndex,
+	}
+	if s.VirtualIP != "" {
+		v.TaggedAddresses = map[string]catalog.ServiceAddress{virtualTag: {Address: s.VirtualIP, Port: s.Port}}
+		for name, a := range s.TaggedAddresses {
+			if name != virtualTag {
+				v.TaggedAddresses[name] = a
+			}
+		}
 	}
 	if s.Proxy != nil {
 		v.Proxy = *s.Proxy
