@@ -16,7 +16,8 @@ import (
 	"time"
 )
 
-// Load is an open-loop client: it sends at its rate whether or not answers come, and never sends anything again.
+// Load is an open-loop client: it sends at its rate whether or not answers come, while fewer than mostUnderWay of them are still to
+// come, and never sends anything again.
 type Load struct {
 	t      *testing.T
 	url    string
@@ -35,6 +36,10 @@ type result struct {
 	err          error // nil: answered 200 with its own id
 }
 
+// mostUnderWay keeps a machine that can't do the rate from being driven into a pile of requests that all end by the client's own time-out,
+// whatever the proxies do.
+const mostUnderWay = 64
+
 // once hides that a body could be sent again, so that the client can't.
 type once struct{ io.Reader }
 
@@ -43,8 +48,9 @@ func load(t *testing.T, url string, rate int) *Load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Load{
 		t: t, url: url, end: cancel, results: map[string]result{},
-		client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}},
+		client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: mostUnderWay, DisableCompression: true}},
 	}
+	under := make(chan struct{}, mostUnderWay)
 	l.all.Go(func() {
 		tick := time.NewTicker(time.Second / time.Duration(rate))
 		defer tick.Stop()
@@ -53,7 +59,11 @@ func load(t *testing.T, url string, rate int) *Load {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				l.all.Go(l.send)
+			}
+			select {
+			case under <- struct{}{}:
+				l.all.Go(func() { defer func() { <-under }(); l.send() })
+			default:
 			}
 		}
 	})
