@@ -31,6 +31,8 @@ var arrows = map[string][]string{
 	"agent/agenttest":   {"..."},
 	"server":            {"server", "catalog", "ca", "connect/chain", "connect/identity", "connect/intention", "connect/xds", "internal", "proto"},
 	"ca":                {"catalog", "connect/identity"},
+	"ca/vault":          {"ca", "connect/identity"},
+	"ca/command":        {"ca"},
 	"catalog":           {},
 	"connect/identity":  {},
 	"connect/chain":     {"catalog", "connect/identity", "proto"},

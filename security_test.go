@@ -30,7 +30,6 @@ var notApplying = map[int]string{
 	96:  "nothing passes between peered clusters yet",
 	113: "namespaces aren't enforced yet: there are no tenants",
 	114: "nothing is imported from peers yet",
-	116: "no field of the API names a file that weft reads: a terminating gateway's are kept, and read by nobody",
 }
 
 // untested are those that apply and have no test of their own yet, with what there is instead.

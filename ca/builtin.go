@@ -7,7 +7,6 @@ import (
 	"crypto"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -70,7 +69,11 @@ func (b *Builtin) Configure(s Setup) error {
 
 func (a *authority) load(m Material) error {
 	var err error
-	if a.root, a.rootKey, err = pair(m.RootCert, m.Keys.Root); err != nil {
+	if m.Keys.Root == "" { // a delegated one's is elsewhere
+		if a.root, err = ParseCert(m.RootCert); err != nil {
+			return fmt.Errorf("root: %w", err)
+		}
+	} else if a.root, a.rootKey, err = pair(m.RootCert, m.Keys.Root); err != nil {
 		return fmt.Errorf("root: %w", err)
 	}
 	if a.inter, a.interKey, err = pair(m.IntermediateCert, m.Keys.Intermediate); err != nil {
@@ -150,7 +153,16 @@ func (b *Builtin) current() (*authority, error) {
 	return a, nil
 }
 
-// ready gives the authority if it can sign at the time now.
+// holding gives the authority if the root's key is here.
+func (b *Builtin) holding() (*authority, error) {
+	a, err := b.ready()
+	if err == nil && a.rootKey == nil {
+		err = fmt.Errorf("%w: the root's key isn't here", ErrNotReady)
+	}
+	return a, err
+}
+
+// ready gives the authority if it can sign leaves.
 func (b *Builtin) ready() (*authority, error) {
 	a, err := b.current()
 	if err == nil && a.root == nil {
@@ -181,16 +193,19 @@ func (b *Builtin) GenerateRoot(_ context.Context, now time.Time) (Material, erro
 
 // Intermediate implements Provider.
 func (b *Builtin) Intermediate(_ context.Context, now time.Time) (Material, error) {
-	a, err := b.ready()
+	a, err := b.holding()
 	if err != nil {
 		return Material{}, err
 	}
 	return b.withIntermediate(a, now)
 }
 
+// Maintain implements Provider: there is nothing to do.
+func (b *Builtin) Maintain(context.Context, time.Time) (time.Time, error) { return time.Time{}, nil }
+
 // CrossSign implements Provider.
 func (b *Builtin) CrossSign(_ context.Context, other *x509.Certificate, now time.Time) (string, error) {
-	a, err := b.ready()
+	a, err := b.holding()
 	if err != nil {
 		return "", err
 	}
@@ -286,14 +301,9 @@ func (b *Builtin) create(tmpl, parent *x509.Certificate, pub crypto.PublicKey, b
 	return x509.ParseCertificate(der)
 }
 
-// commonName gives "<role>-<8 random>.consul.ca.<8 of the trust domain>.consul".
 func (b *Builtin) commonName(role string, td identity.TrustDomain) (pkix.Name, error) {
-	var id [4]byte
-	if _, err := io.ReadFull(b.rand, id[:]); err != nil {
-		return pkix.Name{}, fmt.Errorf("make a name: %w", err)
-	}
-	short := string(td)[:min(8, len(td))]
-	return pkix.Name{CommonName: fmt.Sprintf("%s-%s.%s.ca.%s.consul", role, hex.EncodeToString(id[:]), BuiltinName, short)}, nil
+	name, err := CommonName(role, BuiltinName, td, b.rand)
+	return pkix.Name{CommonName: name}, err
 }
 
 func authorityTemplate(serial *big.Int, subject pkix.Name, td identity.TrustDomain) *x509.Certificate {

@@ -36,6 +36,10 @@ var (
 	// ErrNoCrossSigning says that the old provider can't sign the new root. Its text is the one that clients know.
 	ErrNoCrossSigning = errors.New("The current CA Provider does not support cross-signing. " + //nolint:staticcheck // the text is an interface
 		"You can try again with ForceWithoutCrossSigningSet but this may cause disruption - see documentation for more.")
+	// ErrProvider says that an authority outside of this process refused, failed or can't be reached, with what it said.
+	ErrProvider = errors.New("the CA provider failed")
+	// ErrIntermediate says that the authority elsewhere no longer has the intermediate under which leaves are signed: a new one is due.
+	ErrIntermediate = errors.New("the CA provider has lost the intermediate")
 	// ErrRateLimited says that more requests came than are allowed. Its text is the one that clients know.
 	ErrRateLimited = errors.New("Rate limit reached, try again later") //nolint:staticcheck // the text is an interface
 )
@@ -57,6 +61,9 @@ type Provider interface {
 	// CrossSign signs another provider's or another generation's root with the current root's key, and returns the PEM
 	// certificate. It returns ErrNoCrossSigning if it can't.
 	CrossSign(ctx context.Context, root *x509.Certificate, now time.Time) (string, error)
+	// Maintain keeps alive what the provider needs elsewhere (a token), looks whether it could sign, and says when to call again; zero
+	// for never.
+	Maintain(ctx context.Context, now time.Time) (again time.Time, err error)
 }
 
 // Setup is what a provider needs to know.
@@ -74,6 +81,8 @@ type Material struct {
 	IntermediateCert string
 	// CrossCerts are PEM certificates of the root's key, signed by roots that were active before.
 	CrossCerts []string
+	// Handle is what an authority elsewhere calls the intermediate by.
+	Handle string `json:",omitempty"`
 	// Keys is the secret part, in one field so that it can be sealed as a whole.
 	Keys Keys
 }

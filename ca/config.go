@@ -4,6 +4,7 @@ package ca
 
 import (
 	"fmt"
+	"reflect"
 	"time"
 )
 
@@ -19,6 +20,12 @@ const (
 
 // Config is the authority's configuration, with the field names of Consul's. The zero value of a field means its default.
 type Config struct {
+	// Provider is who holds the root: BuiltinName, VaultName or CommandName. "" is BuiltinName.
+	Provider string
+	// Vault is for VaultName, Command for CommandName.
+	Vault   VaultConfig
+	Command CommandConfig
+
 	LeafCertTTL         time.Duration
 	IntermediateCertTTL time.Duration
 	RootCertTTL         time.Duration
@@ -35,22 +42,26 @@ type Config struct {
 	PrivateKey Secret
 }
 
-// Secret is a PEM private key. It doesn't show in logs or formatted output.
+// Secret is a private key or a token. It doesn't show in logs or formatted output.
 type Secret string
 
-// String hides the key.
+// String hides the secret.
 func (s Secret) String() string {
 	if s == "" {
 		return ""
 	}
-	return "[private key]"
+	return "[secret]"
 }
 
-// GoString hides the key.
+// GoString hides the secret.
 func (s Secret) GoString() string { return s.String() }
 
 // WithDefaults fills in what is unset.
 func (c Config) WithDefaults() Config {
+	setDefault(&c.Provider, BuiltinName)
+	if c.Provider == CommandName {
+		setDefault(&c.Command.Timeout, DefaultCommandTimeout)
+	}
 	setDefault(&c.LeafCertTTL, DefaultLeafCertTTL)
 	setDefault(&c.IntermediateCertTTL, DefaultIntermediateCertTTL)
 	setDefault(&c.RootCertTTL, DefaultRootCertTTL)
@@ -91,6 +102,9 @@ func (c Config) Validate() error {
 	if err := checkKeyKind(c.PrivateKeyType, c.PrivateKeyBits); err != nil {
 		return err
 	}
+	if err := c.validateProvider(); err != nil {
+		return err
+	}
 	if c.RootCert != "" {
 		if _, _, err := givenRoot(c); err != nil {
 			return err
@@ -99,8 +113,12 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// rotates reports whether going from c to next needs a new root.
+// rotates reports whether going from c to next needs another root or intermediate.
 func (c Config) rotates(next Config) bool {
-	return c.PrivateKeyType != next.PrivateKeyType || c.PrivateKeyBits != next.PrivateKeyBits ||
-		c.RootCert != next.RootCert || c.PrivateKey != next.PrivateKey
+	return c.Provider != next.Provider || c.PrivateKeyType != next.PrivateKeyType || c.PrivateKeyBits != next.PrivateKeyBits ||
+		c.RootCert != next.RootCert || c.PrivateKey != next.PrivateKey || c.Vault.place() != next.Vault.place() ||
+		!reflect.DeepEqual(c.Command.Argv, next.Command.Argv)
 }
+
+// outside reports whether the root is somebody else's to replace.
+func (c Config) outside() bool { return c.RootCert != "" || c.Provider != BuiltinName }

@@ -33,6 +33,8 @@ const maxCSR = 16 << 10
 type Request struct {
 	Identity  identity.Identity
 	PublicKey crypto.PublicKey
+	// PEM is the request, for an authority elsewhere that wants to see it signed by its key. What it signs is checked by NewIssued.
+	PEM string
 }
 
 // CheckCSR reads a PEM certificate request and returns what it asks for. It insists on: one PEM block; a good signature
@@ -65,7 +67,7 @@ func CheckCSR(text string, td identity.TrustDomain, dc string) (Request, error) 
 	if err := checkScope(id, td, dc); err != nil {
 		return Request{}, err
 	}
-	return Request{Identity: id, PublicKey: pub}, nil
+	return Request{Identity: id, PublicKey: pub, PEM: text}, nil
 }
 
 func parseCSR(text string) (*x509.CertificateRequest, error) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"time"
 
@@ -58,8 +59,8 @@ func Next(s State, now time.Time) (next State, actions []Action, wake time.Time)
 	rootDue := active.NotAfter.Add(-min(cfg.IntermediateCertTTL, active.NotAfter.Sub(active.NotBefore)/5))
 	if now.Before(rootDue) {
 		wake = soonest(wake, rootDue)
-	} else if cfg.RootCert != "" {
-		actions = append(actions, Action{ActionExpiring, active.ID, "the root given in the configuration ends on " +
+	} else if cfg.outside() {
+		actions = append(actions, Action{ActionExpiring, active.ID, "the root that comes from outside ends on " +
 			active.NotAfter.UTC().Format(time.RFC3339) + "; configure a new one"})
 	} else {
 		return next, append(actions, Action{ActionRotateRoot, active.ID, "the active root ends on " + active.NotAfter.UTC().Format(time.RFC3339)}), wake
@@ -233,7 +234,7 @@ func Reconfigure(s State, c Config) (next State, rotate bool, err error) {
 		return s, false, err
 	}
 	was, now := s.Config.WithDefaults(), c.WithDefaults()
-	if was == now {
+	if reflect.DeepEqual(was, now) {
 		return s, false, nil
 	}
 	next = s

@@ -21,7 +21,6 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/weftmesh/weft/agent/config"
-	"github.com/weftmesh/weft/ca"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/xds"
 	"github.com/weftmesh/weft/internal/decode"
@@ -86,18 +85,17 @@ func (n *node) newServer() (*server.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	minLeaf := time.Hour
-	if t := s.Connect.CAConfig.LeafCertTTL; t != 0 && t < minLeaf {
-		minLeaf = t
+	authority, err := s.Connect.Authority()
+	if err != nil {
+		return nil, err
+	}
+	if authority.LeafCertTTL < time.Hour {
 		log.Warn("configuration", "warning", "connect.ca_config.leaf_cert_ttl is below an hour: fine to watch renewals, not to run a mesh on")
 	}
 	c := server.Config{
 		LAN: n.gossip.lan, WAN: n.gossip.wan, DataDir: s.DataDir, Datacenter: s.Datacenter, NodeName: s.NodeName, NodeID: s.NodeID,
 		Address: n.serverAddress(), Version: Version, FromServer: n.fromServer, Meta: s.NodeMeta,
-		CA: ca.Config{
-			LeafCertTTL: s.Connect.CAConfig.LeafCertTTL, IntermediateCertTTL: s.Connect.CAConfig.IntermediateCertTTL,
-			RootCertTTL: s.Connect.CAConfig.RootCertTTL, MinLeafCertTTL: minLeaf,
-		},
+		CA:           authority,
 		Closure:      func(t *catalog.Txn, p *catalog.Service) error { _, err := xds.Gather(t, p); return err },
 		Render:       renderForVerify,
 		DefaultAllow: s.IntentionsAllow(), Entries: entries, Rand: rand.Reader, Pretty: s.Dev,

@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/ca"
+	"github.com/weftmesh/weft/ca/command"
+	"github.com/weftmesh/weft/ca/vault"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/identity"
 	"github.com/weftmesh/weft/internal/api"
@@ -22,8 +25,10 @@ type authority struct {
 	weftv1.UnimplementedCAServer
 	s *Server
 
-	mu       sync.Mutex // guards all below, and makes changes of the state one at a time
-	provider *ca.Builtin
+	changes sync.Mutex // makes changes of the state one at a time, while a provider elsewhere is asked
+
+	mu       sync.Mutex // guards all below
+	provider ca.Provider
 	state    ca.State
 	index    uint64 // at which the catalog has it
 	limiter  ca.Limiter
@@ -32,60 +37,104 @@ type authority struct {
 
 func newAuthority(s *Server) *authority { return &authority{s: s, wake: make(chan struct{}, 1)} }
 
-// open loads the authority from the catalog, or makes a new one.
-func (a *authority) open(ctx context.Context) error {
+// newProvider makes the provider that a configuration names. What it is configured with comes next.
+func (a *authority) newProvider(c ca.Config) ca.Provider {
+	switch c.Provider {
+	case ca.VaultName:
+		return vault.New(a.s.c.Rand)
+	case ca.CommandName:
+		return command.New(a.s.c.Rand)
+	}
+	return ca.NewBuiltin(a.s.c.Rand)
+}
+
+// now gives what is in force.
+func (a *authority) now() (ca.Provider, ca.State) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.provider, a.state
+}
+
+// open loads the authority from the catalog, or makes a new one.
+func (a *authority) open(ctx context.Context) error {
+	a.changes.Lock()
+	defer a.changes.Unlock()
 	stored, err := a.s.store.Read().CA()
 	if err != nil {
 		return err
 	}
 	state := ca.State{ClusterID: stored.ClusterID, Datacenter: a.s.c.Datacenter, Config: a.s.c.CA}
+	index := uint64(0)
 	if len(stored.PrivateState) > 0 {
+		index = stored.ModifyIndex
 		if err := json.Unmarshal(stored.PrivateState, &state); err != nil {
 			return fmt.Errorf("the CA's stored state: %w", err)
 		}
 	}
+	state.Config = state.Config.WithDefaults()
+	if own := a.s.c.CA.WithDefaults().Provider; own != state.Config.Provider && own != ca.BuiltinName {
+		a.s.c.Log.Warn("certificate authority: the configuration file names another provider than is in force; `weft connect ca set-config` changes it",
+			"file", own, "in_force", state.Config.Provider)
+	}
 	if err := state.Config.Validate(); err != nil {
 		return err
 	}
-	a.provider = ca.NewBuiltin(a.s.c.Rand)
-	if err := a.provider.Configure(state.Setup()); err != nil {
+	provider := a.newProvider(state.Config)
+	if err := provider.Configure(state.Setup()); err != nil {
 		return err
 	}
-	a.index = stored.ModifyIndex
-	if len(stored.PrivateState) == 0 {
-		a.index = 0
+	if err := state.Config.AllowedBy(a.s.c.CA); err != nil {
+		provider = refused{provider, fmt.Errorf("%w: %w", ca.ErrProvider, err)}
 	}
-	a.state = state
-	a.limiter = ca.Limiter{PerSecond: state.Config.WithDefaults().CSRMaxPerSecond}
-	_, err = a.advanceLocked(ctx)
+	a.mu.Lock()
+	a.provider, a.state, a.index = provider, state, index
+	a.limiter = ca.Limiter{PerSecond: state.Config.CSRMaxPerSecond}
+	a.mu.Unlock()
+	_, err = a.advance(ctx)
+	if errors.Is(err, ca.ErrProvider) { // the cluster has other work than certificates; keep tries again
+		a.s.c.Log.Error("certificate authority", "error", err)
+		return nil
+	}
 	return err
 }
 
-// advanceLocked does what time demands, and says when to look again.
-func (a *authority) advanceLocked(ctx context.Context) (time.Time, error) {
-	next, actions, wake, err := ca.Advance(ctx, a.state, a.provider, a.s.c.Now())
+// advance does what time demands, and says when to look again. The caller holds changes.
+func (a *authority) advance(ctx context.Context) (time.Time, error) {
+	provider, state := a.now()
+	next, actions, wake, err := ca.Advance(ctx, state, provider, a.s.c.Now())
 	if err != nil {
 		return time.Time{}, err
-	}
-	if len(actions) == 0 {
-		return wake, nil
 	}
 	for _, act := range actions {
 		a.s.c.Log.Info("certificate authority", "action", string(act.Kind), "root", act.RootID, "reason", act.Reason)
 	}
-	return wake, a.storeLocked(ctx, next)
+	if len(actions) > 0 {
+		if err := a.store(ctx, next, provider); err != nil {
+			return wake, err
+		}
+	}
+	again, err := provider.Maintain(ctx, a.s.c.Now())
+	if errors.Is(err, ca.ErrIntermediate) {
+		a.s.c.Log.Warn("certificate authority: a new intermediate is made", "reason", err)
+		_, state = a.now()
+		if state, err = ca.RenewIntermediate(ctx, state, provider, a.s.c.Now()); err == nil {
+			err = a.store(ctx, state, provider)
+		}
+	}
+	if err == nil && !again.IsZero() && (wake.IsZero() || again.Before(wake)) {
+		wake = again
+	}
+	return wake, err
 }
 
-// storeLocked makes a new state the cluster's, and then the provider's.
-func (a *authority) storeLocked(ctx context.Context, next ca.State) error {
+// store makes a new state the cluster's, and then the provider's, which is in force from then on. The caller holds changes.
+func (a *authority) store(ctx context.Context, next ca.State, provider ca.Provider) error {
 	private, err := json.Marshal(next)
 	if err != nil {
 		return err
 	}
 	record := catalog.CAState{
-		ClusterID: next.ClusterID, Datacenter: next.Datacenter, Provider: a.provider.Name(), IntermediateCert: next.Material.IntermediateCert,
+		ClusterID: next.ClusterID, Datacenter: next.Datacenter, Provider: provider.Name(), IntermediateCert: next.Material.IntermediateCert,
 		LongestLeafTTL: next.LongestLeafTTL, PrivateState: private,
 	}
 	for _, r := range next.Roots {
@@ -94,14 +143,19 @@ func (a *authority) storeLocked(ctx context.Context, next ca.State) error {
 			record.ActiveRootID = r.ID
 		}
 	}
-	result, err := a.s.Propose(ctx, catalog.SetCA{State: record, CAS: a.index})
+	a.mu.Lock()
+	cas := a.index
+	a.mu.Unlock()
+	result, err := a.s.Propose(ctx, catalog.SetCA{State: record, CAS: cas})
 	if err != nil {
 		return fmt.Errorf("store the CA's state: %w", err)
 	}
-	if err := a.provider.Configure(next.Setup()); err != nil {
+	if err := provider.Configure(next.Setup()); err != nil {
 		return err
 	}
-	a.state, a.index = next, result.Index
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.provider, a.state, a.index = provider, next, result.Index
 	a.limiter.PerSecond = next.Config.WithDefaults().CSRMaxPerSecond
 	return nil
 }
@@ -115,9 +169,9 @@ const (
 // keep renews and prunes until leadership ends.
 func (a *authority) keep(ctx context.Context) error {
 	for {
-		a.mu.Lock()
-		wake, err := a.advanceLocked(ctx)
-		a.mu.Unlock()
+		a.changes.Lock()
+		wake, err := a.advance(ctx)
+		a.changes.Unlock()
 		wait := caLook
 		switch {
 		case err != nil && ctx.Err() == nil:
@@ -138,35 +192,49 @@ func (a *authority) keep(ctx context.Context) error {
 	}
 }
 
-// Configuration is the authority's configuration.
-func (a *authority) Configuration() ca.Config {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.state.Config.WithDefaults()
+// Configuration is the authority's configuration, and Own the one that the server's file has.
+func (a *authority) Configuration() (inForce, own ca.Config) {
+	_, state := a.now()
+	return state.Config.WithDefaults(), a.s.c.CA.WithDefaults()
 }
 
-// Reconfigure takes another configuration; where it changes the keys, or with rotate, a new root is made and cross-signed by
-// the old one.
+// Reconfigure takes another configuration; where it changes the provider or the keys, or with rotate, a new root is made and cross-signed
+// by the old one. Where any of it fails, all is as it was.
 func (a *authority) Reconfigure(ctx context.Context, c ca.Config, rotate, force bool) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.provider == nil {
+	a.changes.Lock()
+	defer a.changes.Unlock()
+	provider, state := a.now()
+	if provider == nil {
 		return api.ErrNoLeader
 	}
-	next, needed, err := ca.Reconfigure(a.state, c)
+	bad := func(err error) error { return &api.StatusError{Code: 400, Text: err.Error(), Err: err} }
+	next, needed, err := ca.Reconfigure(state, c)
+	if err == nil {
+		err = next.Config.AllowedBy(a.s.c.CA)
+	}
 	if err != nil {
-		return &api.StatusError{Code: 400, Text: err.Error(), Err: err}
+		return bad(err)
 	}
-	if needed || rotate {
-		fresh := ca.NewBuiltin(a.s.c.Rand)
-		if err := fresh.Configure(next.Setup()); err != nil {
+	fresh, setup := a.newProvider(next.Config), next.Setup()
+	if next.Config.Provider != state.Config.WithDefaults().Provider {
+		setup.Material = ca.Material{} // it is the other one's
+	}
+	if err := fresh.Configure(setup); err != nil {
+		return bad(err)
+	}
+	if !needed && !rotate {
+		if _, err := fresh.Maintain(ctx, a.s.c.Now()); err != nil {
 			return err
 		}
-		if next, err = ca.Rotate(ctx, next, a.provider, fresh, a.s.c.Now(), force); err != nil {
+	} else {
+		if next, err = ca.Rotate(ctx, next, provider, fresh, a.s.c.Now(), force); err != nil {
 			return err
 		}
+		if rotate && !needed && next.Roots[0].ID == state.Roots[0].ID {
+			return bad(fmt.Errorf("%w: the root is one from outside, and is the same again: name another one", ca.ErrConfig))
+		}
 	}
-	if err := a.storeLocked(ctx, next); err != nil {
+	if err := a.store(ctx, next, fresh); err != nil {
 		return err
 	}
 	select {
@@ -182,9 +250,7 @@ func (a *authority) Sign(ctx context.Context, req *weftv1.SignRequest) (*weftv1.
 	if err != nil {
 		return nil, api.GRPC(err)
 	}
-	a.mu.Lock()
-	provider, state := a.provider, a.state
-	a.mu.Unlock()
+	provider, state := a.now()
 	if provider == nil {
 		return nil, api.GRPC(api.ErrNoLeader)
 	}
@@ -236,12 +302,36 @@ var errNoAuthority = errors.New("the certificate authority isn't open yet")
 
 // Rotate makes a new root without changing the configuration.
 func (a *authority) Rotate(ctx context.Context) error {
-	a.mu.Lock()
-	c := a.state.Config
-	ready := a.provider != nil
-	a.mu.Unlock()
-	if !ready {
+	provider, state := a.now()
+	if provider == nil {
 		return errNoAuthority
 	}
-	return a.Reconfigure(ctx, c, true, false)
+	return a.Reconfigure(ctx, state.Config, true, false)
+}
+
+// refused stands for a provider that would need files or a program which this server's configuration doesn't name.
+type refused struct {
+	ca.Provider
+	err error
+}
+
+func (r refused) GenerateRoot(context.Context, time.Time) (ca.Material, error) {
+	return ca.Material{}, r.err
+}
+
+func (r refused) Intermediate(context.Context, time.Time) (ca.Material, error) {
+	return ca.Material{}, r.err
+}
+
+func (r refused) CrossSign(context.Context, *x509.Certificate, time.Time) (string, error) {
+	return "", r.err
+}
+
+func (r refused) Maintain(context.Context, time.Time) (time.Time, error) { return time.Time{}, r.err }
+
+func (r refused) Sign(ctx context.Context, req ca.Request, now time.Time) (ca.Issued, error) {
+	if r.Name() == ca.CommandName { // which it does here, by the intermediate that it has
+		return r.Provider.Sign(ctx, req, now)
+	}
+	return ca.Issued{}, r.err
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/weftmesh/weft/agent/local"
 	"github.com/weftmesh/weft/agent/telemetry"
 	"github.com/weftmesh/weft/agent/watch"
+	"github.com/weftmesh/weft/ca"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/decode"
@@ -119,14 +120,7 @@ type Ports struct {
 type Connect struct {
 	Enabled    bool
 	CAProvider string
-	CAConfig   CAConfig
-}
-
-// CAConfig is the built-in CA's configuration.
-type CAConfig struct {
-	LeafCertTTL         time.Duration
-	IntermediateCertTTL time.Duration
-	RootCertTTL         time.Duration
+	CAConfig   ca.Settings
 }
 
 // ConfigEntries are config entries that a server writes when it first becomes leader, if they aren't there.
@@ -298,6 +292,10 @@ func (c *Config) Validate() error {
 		if l.n < 0 || l.n > api.DefaultMaxBody {
 			fault("limits.%s: %d: want 0 to %d bytes", l.key, l.n, api.DefaultMaxBody)
 		}
+	}
+	if c.Server || c.Dev {
+		_, err := c.Connect.Authority()
+		faults = append(faults, err)
 	}
 	if c.SessionTTLMin < 0 || c.SessionTTLMin > catalog.MaxSessionTTL {
 		fault("session_ttl_min: %s: want 0 to %s", c.SessionTTLMin, catalog.MaxSessionTTL)

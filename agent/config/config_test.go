@@ -233,3 +233,34 @@ func TestGossipKeys(t *testing.T) {
 		t.Errorf("bad templates: %v", err)
 	}
 }
+
+// The certificate authority's provider, in Consul's forms: an object, or a list of one.
+func TestAuthority(t *testing.T) {
+	for name, tc := range map[string]struct{ text, want string }{
+		"vault": {`connect { ca_provider = "vault"  ca_config { address = "https://v:8200"  token = "canary"  root_pki_path = "pki"  intermediate_pki_path = "int"
+			leaf_cert_ttl = "48h"  private_key_bits = 384 } }`, ""},
+		"login": {`{"connect":[{"ca_provider":"vault","ca_config":[{"address":"https://v:8200","root_pki_path":"pki","intermediate_pki_path":"int",
+			"auth_method":[{"type":"kubernetes","params":[{"role":"mesh"}]}]}]}]}`, ""},
+		"command":     {`connect { ca_provider = "command"  ca_config { command = ["/usr/bin/sign", "-x"]  command_timeout = "5s" } }`, ""},
+		"no provider": {`connect { ca_provider = "aws-pca" }`, "Provider"},
+		"other keys":  {`connect { ca_config { address = "https://v:8200" } }`, "Address is a key of the provider"},
+		"no token":    {`connect { ca_provider = "vault"  ca_config { address = "https://v:8200"  root_pki_path = "pki"  intermediate_pki_path = "int" } }`, "AuthMethod"},
+	} {
+		c := Default()
+		c.Server, c.DataDir = true, "/d"
+		if warnings, err := c.LoadText(name, map[bool]string{true: "json", false: "hcl"}[tc.text[0] == '{'], tc.text); err != nil || len(warnings) > 0 {
+			t.Errorf("%s: %v, %v", name, warnings, err)
+		}
+		err := c.Validate()
+		if (err == nil) != (tc.want == "") || err != nil && (!strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "canary")) {
+			t.Errorf("%s: %v", name, err)
+		}
+		got, err := c.Connect.Authority()
+		if name == "vault" && (err != nil || got.LeafCertTTL != 48*time.Hour || got.PrivateKeyBits != 384 || got.Vault.Token != "canary") {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if name == "login" && (err != nil || got.Vault.AuthMethod.Params["role"] != "mesh") {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+}

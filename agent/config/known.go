@@ -24,7 +24,6 @@ var ineffective = []string{
 	"telemetry.disable_per_tenancy_usage_metrics", "telemetry.enable_host_metrics",
 	"telemetry.disable_compat_1.9", "telemetry.circonus_*",
 	"connect.enable_mesh_gateway_wan_federation", "connect.enable_serverless_plugin",
-	"connect.ca_config.private_key_type", "connect.ca_config.private_key_bits", "connect.ca_config.csr_max_per_second",
 	"connect.ca_config.csr_max_concurrent",
 }
 

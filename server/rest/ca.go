@@ -4,7 +4,6 @@ package rest
 
 import (
 	"net/http"
-	"time"
 
 	"github.com/weftmesh/weft/ca"
 	"github.com/weftmesh/weft/catalog"
@@ -15,7 +14,7 @@ func (h *handlers) roots(w http.ResponseWriter, r *api.Request) error {
 	return api.AnswerRoots(w, r, h.c.Store)
 }
 
-// caBody is the authority's configuration in the API's form, without its keys.
+// caBody is the authority's configuration in the API's form.
 type caBody struct {
 	Provider                 string
 	Config                   caSettings
@@ -26,14 +25,7 @@ type caBody struct {
 }
 
 type caSettings struct {
-	LeafCertTTL         time.Duration
-	IntermediateCertTTL time.Duration
-	RootCertTTL         time.Duration
-	PrivateKeyType      string
-	PrivateKeyBits      int
-	CSRMaxPerSecond     float64
-	RootCert            string
-	PrivateKey          string
+	ca.Settings
 	// Rotate is weft's: a new root, with nothing else changed.
 	Rotate bool
 }
@@ -44,15 +36,8 @@ func (h *handlers) caConfig(w http.ResponseWriter, r *api.Request) error {
 		if err != nil {
 			return nil, err
 		}
-		c := h.c.CA.Configuration()
-		v := map[string]any{
-			"Provider": "consul",
-			"Config": map[string]any{
-				"LeafCertTTL": c.LeafCertTTL.String(), "IntermediateCertTTL": c.IntermediateCertTTL.String(), "RootCertTTL": c.RootCertTTL.String(),
-				"PrivateKeyType": c.PrivateKeyType, "PrivateKeyBits": c.PrivateKeyBits, "CSRMaxPerSecond": c.CSRMaxPerSecond,
-			},
-			"State": nil,
-		}
+		c, _ := h.c.CA.Configuration()
+		v := map[string]any{"Provider": c.Provider, "Config": c.View(), "State": nil}
 		if state != nil {
 			v["CreateIndex"], v["ModifyIndex"] = state.CreateIndex, state.ModifyIndex
 		}
@@ -60,34 +45,24 @@ func (h *handlers) caConfig(w http.ResponseWriter, r *api.Request) error {
 	})
 }
 
+// setCAConfig lays what it is given over the configuration that is in force; for another provider, over what the server's own file says
+// of that one.
 func (h *handlers) setCAConfig(_ http.ResponseWriter, r *api.Request) error {
 	var b caBody
 	if err := api.ReadJSON(r, &b); err != nil {
 		return err
 	}
-	if b.Provider != "" && b.Provider != "consul" {
-		return badRequest("Provider %q: this version has the built-in one, \"consul\"", b.Provider)
-	}
-	c := h.c.CA.Configuration()
-	s := b.Config
-	for _, set := range []struct{ to, from *time.Duration }{
-		{&c.LeafCertTTL, &s.LeafCertTTL}, {&c.IntermediateCertTTL, &s.IntermediateCertTTL}, {&c.RootCertTTL, &s.RootCertTTL},
-	} {
-		if *set.from != 0 {
-			*set.to = *set.from
+	c, own := h.c.CA.Configuration()
+	if b.Provider != "" && b.Provider != c.Provider {
+		c.Provider, c.Vault, c.Command = b.Provider, ca.VaultConfig{}, ca.CommandConfig{}
+		c.RootCert, c.PrivateKey = "", ""
+		if own.Provider == b.Provider {
+			c.Vault, c.Command = own.Vault, own.Command
 		}
 	}
-	if s.PrivateKeyType != "" && s.PrivateKeyType != c.PrivateKeyType {
-		c.PrivateKeyType, c.PrivateKeyBits = s.PrivateKeyType, 0
+	c, err := b.Config.Over(c)
+	if err != nil {
+		return badRequest("%v", err)
 	}
-	if s.PrivateKeyBits != 0 {
-		c.PrivateKeyBits = s.PrivateKeyBits
-	}
-	if s.CSRMaxPerSecond != 0 {
-		c.CSRMaxPerSecond = s.CSRMaxPerSecond
-	}
-	if s.RootCert != "" || s.PrivateKey != "" {
-		c.RootCert, c.PrivateKey = s.RootCert, ca.Secret(s.PrivateKey)
-	}
-	return h.c.CA.Reconfigure(r.Context(), c, s.Rotate, b.ForceWithoutCrossSigning)
+	return h.c.CA.Reconfigure(r.Context(), c, b.Config.Rotate, b.ForceWithoutCrossSigning)
 }

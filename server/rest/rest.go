@@ -41,7 +41,8 @@ type Cluster interface {
 
 // Authority is the certificate authority.
 type Authority interface {
-	Configuration() ca.Config
+	// Configuration is the one in force, and the one that this server's own file has.
+	Configuration() (inForce, own ca.Config)
 	Reconfigure(ctx context.Context, c ca.Config, rotate, force bool) error
 }
 
