@@ -121,7 +121,7 @@ func stoppedUnderLoad(t *testing.T, w *World) {
 func endpointKilled(t *testing.T, w *World) {
 	p := newPair(t, w, "http")
 	p.entry("service-router", "api", object{"Routes": []object{{"Destination": object{
-		"NumRetries": 5, "RetryOnConnectFailure": true, "RetryOnStatusCodes": []int{http.StatusServiceUnavailable},
+		"NumRetries": 5, "RetryOnConnectFailure": true, "RetryOnStatusCodes": []int{http.StatusServiceUnavailable}, "RetryOtherHost": true,
 	}}}})
 	// Half of the calls have to be tried again until a check has failed: more than the budget that holds where nobody asks for another.
 	p.entry("service-resolver", "api", object{"Limits": object{"RetryBudget": object{"Percent": 100, "MinConcurrent": 100}}})

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -14,6 +13,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -156,18 +156,32 @@ func weft(env []string, stdin string, args ...string) (stdout, stderr string, er
 	return out.String(), errs.String(), err
 }
 
-// lastPort is the last port that was given out. Ports from the range that the kernel takes for outgoing connections would do
-// until one of these has the same number.
-var lastPort atomic.Int32
+// Ports are from below the range that the kernel takes for outgoing connections, which would do until one of these has the same
+// number. Test programs that run at the same time have a part of them each: a part belongs to who listens on its first port.
+const firstPort, portsEnd, portParts = 10240, 28000, 4
 
-const firstPort, portsEnd = 10240, 28000
+var (
+	portPart = sync.OnceValue(func() net.Listener {
+		for i := range portParts {
+			if l, err := net.Listen("tcp", loopback(firstPort+i*(portsEnd-firstPort)/portParts)); err == nil {
+				return l // for as long as this program runs
+			}
+		}
+		return nil
+	})
+	portsGiven atomic.Int32
+)
 
 // freePort is a port of loopback on which nobody listens now, and that no other test gets.
 func freePort() (int, error) {
-	lastPort.CompareAndSwap(0, firstPort+rand.Int32N((portsEnd-firstPort)/2))
-	for port := int(lastPort.Add(1)); port < portsEnd; port = int(lastPort.Add(1)) {
-		if l, err := net.Listen("tcp", loopback(port)); err == nil {
-			return port, l.Close()
+	part := portPart()
+	if part == nil {
+		return 0, errors.New("other test programs have all ports")
+	}
+	first := part.Addr().(*net.TCPAddr).Port
+	for n := int(portsGiven.Add(1)); n < (portsEnd-firstPort)/portParts; n = int(portsGiven.Add(1)) {
+		if l, err := net.Listen("tcp", loopback(first+n)); err == nil {
+			return first + n, l.Close()
 		}
 	}
 	return 0, errors.New("no port is free")
