@@ -77,8 +77,10 @@ type ServiceDefaults struct {
 	LocalConnectTimeoutMs int               `json:",omitempty"`
 	LocalRequestTimeoutMs int               `json:",omitempty"`
 	// BalanceInboundConnections is "" or "exact_balance".
-	BalanceInboundConnections string      `json:",omitempty"`
-	RateLimits                *RateLimits `json:",omitempty"`
+	BalanceInboundConnections string            `json:",omitempty"`
+	RateLimits                *RateLimits       `json:",omitempty"`
+	TransparentProxy          *TransparentProxy `json:",omitempty"`
+	EnvoyExtensions           []EnvoyExtension  `json:",omitempty"`
 	// MutualTLSPorts is weft's: the mode for instances whose application listens on one of these ports.
 	MutualTLSPorts []PortMutualTLS `json:",omitempty"`
 	// AdaptiveConcurrency is weft's: how many requests an instance takes at once is found out by how long they take.
@@ -109,13 +111,15 @@ type UpstreamConfig struct {
 // ProxyDefaults holds for every proxy; its name is "global".
 type ProxyDefaults struct {
 	EntryHead
-	Config        Opaque          `json:",omitempty"`
-	Mode          string          `json:",omitempty"`
-	MutualTLSMode string          `json:",omitempty"`
-	MeshGateway   MeshGatewayMode `json:",omitzero"`
-	Expose        Expose          `json:",omitzero"`
-	AccessLogs    *AccessLogs     `json:",omitempty"`
-	Tracing       *Tracing        `json:",omitempty"`
+	Config           Opaque            `json:",omitempty"`
+	Mode             string            `json:",omitempty"`
+	MutualTLSMode    string            `json:",omitempty"`
+	MeshGateway      MeshGatewayMode   `json:",omitzero"`
+	Expose           Expose            `json:",omitzero"`
+	AccessLogs       *AccessLogs       `json:",omitempty"`
+	Tracing          *Tracing          `json:",omitempty"`
+	TransparentProxy *TransparentProxy `json:",omitempty"`
+	EnvoyExtensions  []EnvoyExtension  `json:",omitempty"`
 }
 
 // EntryKind is KindProxyDefaults.

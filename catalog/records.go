@@ -118,16 +118,20 @@ type Opaque map[string]any
 
 // Proxy is what a sidecar or gateway instance says of itself.
 type Proxy struct {
-	DestinationServiceName string          `json:",omitempty"`
-	DestinationServiceID   string          `json:",omitempty"`
-	LocalServiceAddress    string          `json:",omitempty"`
-	LocalServicePort       int             `json:",omitempty"`
-	LocalServiceSocketPath string          `json:",omitempty"`
-	Mode                   string          `json:",omitempty"` // "", "direct" or "transparent"
-	Config                 Opaque          `json:",omitempty"`
-	Upstreams              []Upstream      `json:",omitempty"`
-	MeshGateway            MeshGatewayMode `json:",omitzero"`
-	Expose                 Expose          `json:",omitzero"`
+	DestinationServiceName string            `json:",omitempty"`
+	DestinationServiceID   string            `json:",omitempty"`
+	LocalServiceAddress    string            `json:",omitempty"`
+	LocalServicePort       int               `json:",omitempty"`
+	LocalServiceSocketPath string            `json:",omitempty"`
+	Mode                   string            `json:",omitempty"` // "", "direct" or "transparent"
+	Config                 Opaque            `json:",omitempty"`
+	Upstreams              []Upstream        `json:",omitempty"`
+	MeshGateway            MeshGatewayMode   `json:",omitzero"`
+	Expose                 Expose            `json:",omitzero"`
+	TransparentProxy       *TransparentProxy `json:",omitempty"`
+	EnvoyExtensions        []EnvoyExtension  `json:",omitempty"`
+	AccessLogs             *AccessLogs       `json:",omitempty"` // in place of those of proxy-defaults
+	RateLimits             *RateLimits       `json:",omitempty"` // shown where service-defaults are merged in; never registered
 }
 
 // Upstream is a service that an instance calls, and where its proxy listens for these calls.

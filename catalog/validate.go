@@ -116,7 +116,7 @@ func (e *ServiceDefaults) Validate() error {
 		notNegative("LocalConnectTimeoutMs", e.LocalConnectTimeoutMs),
 		notNegative("LocalRequestTimeoutMs", e.LocalRequestTimeoutMs),
 		balance("BalanceInboundConnections", e.BalanceInboundConnections), e.RateLimits.validate("RateLimits"),
-		e.AdaptiveConcurrency.validate("AdaptiveConcurrency"))
+		e.AdaptiveConcurrency.validate("AdaptiveConcurrency"), e.TransparentProxy.validate(), validExtensions(e.EnvoyExtensions))
 	if err == nil && e.RateLimits != nil && e.Protocol == ProtocolTCP {
 		err = invalidf("RateLimits needs a Protocol with requests, not %q", e.Protocol)
 	}
@@ -178,22 +178,8 @@ func (e *ProxyDefaults) Validate() error {
 			return err
 		}
 	}
-	if err := firstError(e.Tracing.validate(), proxyMode(e.Mode), mutualTLS(e.MutualTLSMode), e.MeshGateway.validate("MeshGateway"), e.Expose.validate()); err != nil {
-		return err
-	}
-	a := e.AccessLogs
-	if a == nil {
-		return nil
-	}
-	switch {
-	case a.JSONFormat != "" && a.TextFormat != "":
-		return invalidf("AccessLogs: JSONFormat and TextFormat exclude each other")
-	case a.Type == "file" && a.Path == "":
-		return invalidf("AccessLogs.Path must be set for type file")
-	case a.Type != "file" && a.Path != "":
-		return invalidf("AccessLogs.Path is for type file only")
-	}
-	return oneOf("AccessLogs.Type", a.Type, "", "stdout", "stderr", "file")
+	return firstError(e.Tracing.validate(), proxyMode(e.Mode), mutualTLS(e.MutualTLSMode), e.MeshGateway.validate("MeshGateway"), e.Expose.validate(),
+		e.AccessLogs.validate(), e.TransparentProxy.validate(), validExtensions(e.EnvoyExtensions))
 }
 
 func (t *Tracing) validate() error {

@@ -18,6 +18,12 @@ func TestValidate(t *testing.T) {
 	}{
 		{&ServiceDefaults{EntryHead: head, Protocol: "HTTP"}, ""},
 		{&ServiceDefaults{EntryHead: head, Protocol: "udp"}, `Protocol "udp" is none of tcp, http, http2, grpc`},
+		{&ServiceDefaults{EntryHead: head, EnvoyExtensions: []EnvoyExtension{{Name: "builtin/lua"}, {}}}, "EnvoyExtensions[1]: Name is required"},
+		{
+			&ProxyDefaults{EnvoyExtensions: []EnvoyExtension{{Name: "lua"}}},
+			`EnvoyExtensions[0].Name "lua" is none of builtin/aws/lambda, builtin/ext-authz, builtin/lua, builtin/otel-access-logging, builtin/property-override, builtin/wasm`,
+		},
+		{&ServiceDefaults{EntryHead: head, TransparentProxy: &TransparentProxy{OutboundListenerPort: 70000}}, "TransparentProxy.OutboundListenerPort is 70000, want 0 to 65535"},
 		{&ServiceDefaults{EntryHead: EntryHead{Name: "*"}}, `Name must be the name of a service, not the wildcard "*"`},
 		{
 			&ServiceDefaults{EntryHead: head, UpstreamConfig: &UpstreamDefaults{Defaults: &UpstreamConfig{Limits: &UpstreamLimits{MaxConnections: &minus}}}},

@@ -20,8 +20,8 @@ func (r *running) mesh(as string) {
 			"DestinationServiceName":"web","Config":{"local_connect_timeout_ms":900,"own":1},"MeshGateway":{"Mode":"none"},"Upstreams":[
 			{"DestinationName":"db","LocalBindPort":1,"Config":{"connect_timeout_ms":5}},{"DestinationName":"cache","LocalBindPort":2},
 			{"DestinationType":"prepared_query","DestinationName":"q","LocalBindPort":3}]}}}`},
-		{"/v1/config", `{"Kind":"proxy-defaults","Name":"global","Config":{"own":2,"other":"x","protocol":"grpc"},"MeshGateway":{"Mode":"local"},"Expose":{"Paths":[{"Path":"/g","ListenerPort":9,"LocalPathPort":8}]}}`},
-		{"/v1/config", `{"Kind":"service-defaults","Name":"web","Protocol":"http","MaxInboundConnections":7,"LocalConnectTimeoutMs":1,"Expose":{"Paths":[{"Path":"/s","ListenerPort":9,"LocalPathPort":8}]},
+		{"/v1/config", `{"Kind":"proxy-defaults","Name":"global","Config":{"own":2,"other":"x","protocol":"grpc"},"TransparentProxy":{"OutboundListenerPort":15002},"AccessLogs":{"Enabled":true,"Type":"stderr"},"EnvoyExtensions":[{"Name":"builtin/lua","Arguments":{"Script":"x"}}],"MeshGateway":{"Mode":"local"},"Expose":{"Paths":[{"Path":"/g","ListenerPort":9,"LocalPathPort":8}]}}`},
+		{"/v1/config", `{"Kind":"service-defaults","Name":"web","Protocol":"http","TransparentProxy":{"DialedDirectly":true},"EnvoyExtensions":[{"Name":"builtin/wasm","Required":true}],"RateLimits":{"InstanceLevel":{"RequestsPerSecond":5}},"MaxInboundConnections":7,"LocalConnectTimeoutMs":1,"Expose":{"Paths":[{"Path":"/s","ListenerPort":9,"LocalPathPort":8}]},
 			"UpstreamConfig":{"Defaults":{"ConnectTimeoutMs":100,"Limits":{"MaxConnections":3}},"Overrides":[{"Name":"cache","ConnectTimeoutMs":200,"PassiveHealthCheck":{"Interval":1000000000,"MaxFailures":4},"MeshGateway":{"Mode":"remote"}}]}}`},
 		{"/v1/config", `{"Kind":"service-defaults","Name":"db","Protocol":"tcp"}`},
 	} {
@@ -43,6 +43,11 @@ func TestMergeCentralConfig(t *testing.T) {
 		}
 		if got.MeshGateway.Mode != "none" || len(got.Expose.Paths) != 1 || got.Expose.Paths[0].Path != "/s" || len(got.Upstreams) != 3 {
 			t.Fatalf("%s: %+v", path, got)
+		}
+		extensions := []catalog.EnvoyExtension{{Name: "builtin/lua", Arguments: catalog.Opaque{"Script": "x"}}, {Name: "builtin/wasm", Required: true}}
+		if !reflect.DeepEqual(got.EnvoyExtensions, extensions) || !reflect.DeepEqual(got.AccessLogs, &catalog.AccessLogs{Enabled: true, Type: "stderr"}) ||
+			!reflect.DeepEqual(got.TransparentProxy, &catalog.TransparentProxy{OutboundListenerPort: 15002, DialedDirectly: true}) || got.RateLimits == nil {
+			t.Errorf("%s: extensions %+v, logs %+v, %+v, limits %+v", path, got.EnvoyExtensions, got.AccessLogs, got.TransparentProxy, got.RateLimits)
 		}
 		for i, want := range []catalog.Upstream{
 			{MeshGateway: catalog.MeshGatewayMode{Mode: "none"}, Config: catalog.Opaque{"protocol": "tcp", "connect_timeout_ms": 5.0, "limits": map[string]any{"max_connections": 3.0}}},

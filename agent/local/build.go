@@ -63,11 +63,10 @@ func (s *State) build(t *tables, d ServiceDefinition, token string) (main *Servi
 
 func ineffective(d *ServiceDefinition) []string {
 	var w []string
-	if d.Proxy != nil && len(d.Proxy.TransparentProxy) > 0 {
-		w = append(w, fmt.Sprintf("service %q: proxy.transparent_proxy is known but has no effect yet", d.ID))
-	}
-	if d.Proxy != nil && d.Proxy.Mode == "transparent" {
-		w = append(w, fmt.Sprintf("service %q: proxy.mode \"transparent\" is known but has no effect yet", d.ID))
+	if d.Proxy != nil {
+		for _, key := range d.Proxy.Ineffective() {
+			w = append(w, fmt.Sprintf("service %q: proxy.%s is known but has no effect yet", d.ID, key))
+		}
 	}
 	return w
 }
@@ -86,7 +85,7 @@ func (s *State) buildOne(d ServiceDefinition, token string) (*Service, error) {
 		r.Weights = *d.Weights
 	}
 	if d.Proxy != nil {
-		p := d.Proxy.Proxy
+		p := *d.Proxy
 		if p.LocalServiceAddress == "" && p.LocalServiceSocketPath == "" {
 			p.LocalServiceAddress = "127.0.0.1"
 		}
@@ -193,7 +192,7 @@ func (s *State) sidecarOf(t *tables, d *ServiceDefinition) (*ServiceDefinition, 
 	if sd.Locality == nil {
 		sd.Locality = d.Locality
 	}
-	p := ProxyDefinition{}
+	p := catalog.Proxy{}
 	if sd.Proxy != nil {
 		p = *sd.Proxy
 	}

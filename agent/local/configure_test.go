@@ -62,7 +62,7 @@ func TestConfigure(t *testing.T) {
 // Proxies may come before their services in a file; each fault is named, and then nothing is taken.
 func TestConfigureOrderAndFaults(t *testing.T) {
 	s := newState(t, "")
-	proxy := ServiceDefinition{Name: "p", Kind: catalog.KindConnectProxy, Port: 1, Proxy: &ProxyDefinition{Proxy: catalog.Proxy{DestinationServiceName: "web", DestinationServiceID: "web"}}}
+	proxy := ServiceDefinition{Name: "p", Kind: catalog.KindConnectProxy, Port: 1, Proxy: &catalog.Proxy{DestinationServiceName: "web", DestinationServiceID: "web"}}
 	_, err := s.Configure([]ServiceDefinition{proxy, {Name: "web"}, {Name: "bad", Port: -1}}, []CheckDefinition{{Name: "odd"}}, "")
 	if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `service "bad": Invalid Port`) ||
 		!strings.Contains(err.Error(), `check "odd": Invalid check`) {

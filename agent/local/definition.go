@@ -30,7 +30,7 @@ type ServiceDefinition struct {
 	Weights           *catalog.Weights                  `json:",omitempty"`
 	Check             *CheckDefinition                  `json:",omitempty"`
 	Checks            []CheckDefinition                 `json:",omitempty"`
-	Proxy             *ProxyDefinition                  `json:",omitempty"`
+	Proxy             *catalog.Proxy                    `json:",omitempty"`
 	Connect           *ConnectDefinition                `json:",omitempty"`
 	Locality          *catalog.Locality                 `json:",omitempty"`
 	Token             string                            `json:",omitempty"`
@@ -42,12 +42,6 @@ type ServiceDefinition struct {
 type ConnectDefinition struct {
 	Native         bool               `json:",omitempty"`
 	SidecarService *ServiceDefinition `json:",omitempty"`
-}
-
-// ProxyDefinition is the proxy part of a registration: catalog.Proxy, and what weft knows but doesn't act on.
-type ProxyDefinition struct {
-	catalog.Proxy
-	TransparentProxy map[string]any `json:",omitempty"`
 }
 
 // CheckDefinition is a check as people register it; exactly one mechanism must be given.

@@ -78,9 +78,9 @@ service:
 	want := ServiceDefinition{
 		ID: "web1", Name: "web", Port: 80, Tags: []string{"a"}, Meta: map[string]string{"version": "2"},
 		Weights: &catalog.Weights{Passing: 3, Warning: 2}, Check: &CheckDefinition{HTTP: "http://127.0.0.1/ok", Interval: 2 * time.Second},
-		Connect: &ConnectDefinition{SidecarService: &ServiceDefinition{Proxy: &ProxyDefinition{Proxy: catalog.Proxy{
+		Connect: &ConnectDefinition{SidecarService: &ServiceDefinition{Proxy: &catalog.Proxy{
 			Upstreams: []catalog.Upstream{{DestinationName: "api", LocalBindPort: 9191}},
-		}}}},
+		}}},
 	}
 	for name, text := range forms {
 		doc, err := decode.Parse(name, []byte(text))
@@ -170,7 +170,7 @@ func TestSidecarPorts(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	sidecar := func(p catalog.Proxy) ServiceDefinition {
-		return ServiceDefinition{Name: "web", Port: 80, Connect: &ConnectDefinition{SidecarService: &ServiceDefinition{Proxy: &ProxyDefinition{Proxy: p}}}}
+		return ServiceDefinition{Name: "web", Port: 80, Connect: &ConnectDefinition{SidecarService: &ServiceDefinition{Proxy: &p}}}
 	}
 	up := func(u ...catalog.Upstream) ServiceDefinition { return sidecar(catalog.Proxy{Upstreams: u}) }
 	check := func(c CheckDefinition) ServiceDefinition { return ServiceDefinition{Name: "web", Check: &c} }
@@ -195,10 +195,10 @@ func TestRefusals(t *testing.T) {
 		{ServiceDefinition{Name: "web", Ports: []catalog.ServicePort{{Port: 1}}}, "Invalid Ports"},
 		{ServiceDefinition{Name: "web", Port: 1, SocketPath: "/s"}, "exclude each other"},
 		{ServiceDefinition{Name: "web", Kind: "mesh-gateway"}, "isn't one that this agent runs"},
-		{ServiceDefinition{Name: "web", Proxy: &ProxyDefinition{}}, "Proxy is only for Kind"},
+		{ServiceDefinition{Name: "web", Proxy: &catalog.Proxy{}}, "Proxy is only for Kind"},
 		{ServiceDefinition{Name: "p", Kind: catalog.KindConnectProxy, Port: 1}, "DestinationServiceName must be non-empty"},
-		{ServiceDefinition{Name: "p", Kind: catalog.KindConnectProxy, Proxy: &ProxyDefinition{Proxy: catalog.Proxy{DestinationServiceName: "web"}}}, "Port or SocketPath must be set"},
-		{ServiceDefinition{Name: "p", Kind: catalog.KindConnectProxy, Port: 1, Proxy: &ProxyDefinition{Proxy: catalog.Proxy{DestinationServiceName: "web", DestinationServiceID: "web"}}}, "isn't registered on this agent"},
+		{ServiceDefinition{Name: "p", Kind: catalog.KindConnectProxy, Proxy: &catalog.Proxy{DestinationServiceName: "web"}}, "Port or SocketPath must be set"},
+		{ServiceDefinition{Name: "p", Kind: catalog.KindConnectProxy, Port: 1, Proxy: &catalog.Proxy{DestinationServiceName: "web", DestinationServiceID: "web"}}, "isn't registered on this agent"},
 		{ServiceDefinition{Name: "web", Connect: &ConnectDefinition{Native: true}}, "needs a Port"},
 		{ServiceDefinition{Name: "web", Port: 1, Connect: &ConnectDefinition{Native: true, SidecarService: &ServiceDefinition{}}}, "exclude each other"},
 		{ServiceDefinition{Name: "web", Connect: &ConnectDefinition{SidecarService: &ServiceDefinition{ID: "x"}}}, "cannot specify an ID"},
@@ -262,9 +262,9 @@ func named(service string, names ...string) catalog.Upstream {
 func TestUpstreamsByServerName(t *testing.T) {
 	s := newState(t, "")
 	register(t, s, ServiceDefinition{Name: "web", Port: 80, Connect: &ConnectDefinition{SidecarService: &ServiceDefinition{
-		Proxy: &ProxyDefinition{Proxy: catalog.Proxy{Upstreams: []catalog.Upstream{
+		Proxy: &catalog.Proxy{Upstreams: []catalog.Upstream{
 			named("api", "a.example", "*.a.example"), {DestinationName: "db", LocalBindPort: 1}, named("x", "b.example"),
-		}}},
+		}},
 	}}})
 }
 
@@ -272,10 +272,10 @@ func TestUpstreamsByServerName(t *testing.T) {
 func TestNamesakeUpstreamElsewhere(t *testing.T) {
 	s := newState(t, "")
 	register(t, s, ServiceDefinition{Name: "web", Port: 80, Connect: &ConnectDefinition{SidecarService: &ServiceDefinition{
-		Proxy: &ProxyDefinition{Proxy: catalog.Proxy{Upstreams: []catalog.Upstream{
+		Proxy: &catalog.Proxy{Upstreams: []catalog.Upstream{
 			{DestinationName: "web", DestinationPeer: "west", LocalBindPort: 1},
 			{DestinationName: "web", Datacenter: "dc2", LocalBindPort: 2},
-		}}},
+		}},
 	}}})
 }
 
@@ -283,9 +283,19 @@ func TestNamesakeUpstreamElsewhere(t *testing.T) {
 func TestWarnings(t *testing.T) {
 	s := newState(t, "")
 	w, err := s.Register(ServiceDefinition{Name: "web", Port: 80, Connect: &ConnectDefinition{SidecarService: &ServiceDefinition{
-		Proxy: &ProxyDefinition{Proxy: catalog.Proxy{Mode: "transparent"}, TransparentProxy: map[string]any{"x": 1}},
+		Proxy: &catalog.Proxy{Mode: "transparent", TransparentProxy: &catalog.TransparentProxy{DialedDirectly: true}},
 	}}}, "", false)
 	if err != nil || len(w) != 2 {
 		t.Errorf("%v, %v", w, err)
+	}
+	for want, proxy := range map[string]*catalog.Proxy{
+		"RateLimits can't be registered":            {RateLimits: &catalog.RateLimits{}},
+		"EnvoyExtensions[0]: Name is required":      {EnvoyExtensions: []catalog.EnvoyExtension{{}}},
+		"AccessLogs.Path must be set for type file": {AccessLogs: &catalog.AccessLogs{Type: "file"}},
+	} {
+		d := ServiceDefinition{Name: "bad", Port: 80, Connect: &ConnectDefinition{SidecarService: &ServiceDefinition{Proxy: proxy}}}
+		if _, err := s.Register(d, "", false); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
 	}
 }

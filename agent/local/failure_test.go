@@ -240,7 +240,7 @@ func TestGroupFailsTogether(t *testing.T) {
 // Many registrations in one request are all taken or none.
 func TestRegisterAll(t *testing.T) {
 	s := newState(t, "")
-	proxy := ServiceDefinition{Name: "p", Kind: catalog.KindConnectProxy, Port: 1, Proxy: &ProxyDefinition{Proxy: catalog.Proxy{DestinationServiceName: "web", DestinationServiceID: "web"}}}
+	proxy := ServiceDefinition{Name: "p", Kind: catalog.KindConnectProxy, Port: 1, Proxy: &catalog.Proxy{DestinationServiceName: "web", DestinationServiceID: "web"}}
 	bad := []ServiceDefinition{proxy, {Name: "web"}, {Name: "web"}}
 	for i := range 20 {
 		bad = append(bad, ServiceDefinition{Name: fmt.Sprint("s", i), Port: -1})

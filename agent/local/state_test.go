@@ -140,7 +140,7 @@ func TestSidecarsOf(t *testing.T) {
 	for _, id := range []string{"web1", "web2"} {
 		register(t, s, ServiceDefinition{ID: id, Name: "web", Port: 80, Connect: &ConnectDefinition{SidecarService: &ServiceDefinition{}}})
 	}
-	register(t, s, ServiceDefinition{ID: "own", Name: "own", Kind: catalog.KindConnectProxy, Port: 1, Proxy: &ProxyDefinition{Proxy: catalog.Proxy{DestinationServiceName: "api"}}})
+	register(t, s, ServiceDefinition{ID: "own", Name: "own", Kind: catalog.KindConnectProxy, Port: 1, Proxy: &catalog.Proxy{DestinationServiceName: "api"}})
 	w, _ := s.Wanted()
 	for service, want := range map[string]string{"web1": "web1-sidecar-proxy", "web2": "web2-sidecar-proxy", "api": "own", "none": ""} {
 		var got []string

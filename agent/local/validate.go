@@ -89,6 +89,9 @@ func (d *ServiceDefinition) validateMesh() error {
 		if d.Connect != nil {
 			return invalidf("service %q: a proxy can't have Connect", d.ID)
 		}
+		if err := d.Proxy.Validate(); err != nil {
+			return invalidf("service %q: %v", d.ID, err)
+		}
 		return validProxy(d)
 	default:
 		return invalidf("service %q: Kind %q isn't one that this agent runs: want \"\" or %q", d.ID, d.Kind, catalog.KindConnectProxy)

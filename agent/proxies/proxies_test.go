@@ -97,7 +97,7 @@ func inBubble(t *testing.T, f func(t *testing.T, h *host)) {
 func (h *host) register(name string, upstreams ...catalog.Upstream) {
 	h.t.Helper()
 	if _, err := h.state.Register(local.ServiceDefinition{Name: name, Port: 80, Connect: &local.ConnectDefinition{
-		SidecarService: &local.ServiceDefinition{Proxy: &local.ProxyDefinition{Proxy: catalog.Proxy{Upstreams: upstreams}}},
+		SidecarService: &local.ServiceDefinition{Proxy: &catalog.Proxy{Upstreams: upstreams}},
 	}}, "", false); err != nil {
 		h.t.Fatal(err)
 	}

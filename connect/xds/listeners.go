@@ -415,10 +415,16 @@ func tcpUpstream(u *Upstream, clusters map[string]string, log []*accesslogv3.Acc
 
 // accessLogs is where proxy-defaults wants a line for each request.
 func (r *renderer) accessLogs() ([]*accesslogv3.AccessLog, error) {
-	if r.g.Global == nil || r.g.Global.AccessLogs == nil || !r.g.Global.AccessLogs.Enabled {
+	var a *catalog.AccessLogs
+	if r.g.Global != nil {
+		a = r.g.Global.AccessLogs
+	}
+	if p := r.in.Proxy.Proxy; p.AccessLogs != nil {
+		a = p.AccessLogs
+	}
+	if a == nil || !a.Enabled {
 		return nil, nil
 	}
-	a := r.g.Global.AccessLogs
 	path := map[string]string{"": "/dev/stdout", "stdout": "/dev/stdout", "stderr": "/dev/stderr", "file": a.Path}[a.Type]
 	if path == "" {
 		return nil, fmt.Errorf("proxy-defaults: AccessLogs.Type %q: want stdout, stderr or file (with Path)", a.Type)

@@ -396,3 +396,28 @@ func TestTagsOfSpans(t *testing.T) {
 		}
 	}
 }
+
+// A proxy's own access logs are in place of those of proxy-defaults.
+func TestWhoseAccessLogs(t *testing.T) {
+	w := world(t)
+	write(t, w, &catalog.ProxyDefaults{EntryHead: head("global"), AccessLogs: &catalog.AccessLogs{Enabled: true, TextFormat: "of-all"}})
+	proxy := register(t, w, web())
+	for want, own := range map[string]*catalog.AccessLogs{"of-all": nil, "of-this": {Enabled: true, TextFormat: "of-this"}, "": {Enabled: false}} {
+		changed := *proxy.Proxy
+		changed.AccessLogs = own
+		p := *proxy
+		p.Proxy = &changed
+		out, _ := render(t, w, &p)
+		var all strings.Builder
+		for _, list := range out.Resources {
+			for _, r := range list {
+				all.Write(r.Any.Value)
+			}
+		}
+		for _, format := range []string{"of-all", "of-this"} {
+			if got := strings.Contains(all.String(), format); got != (format == want) {
+				t.Errorf("%+v: %s is there: %v", own, format, got)
+			}
+		}
+	}
+}

@@ -124,6 +124,14 @@ func (h *handlers) register(w http.ResponseWriter, r *api.Request) error {
 	if _, err := h.propose(w, r, cmd); err != nil {
 		return err
 	}
+	for _, s := range cmd.Services {
+		if s.Proxy == nil {
+			continue
+		}
+		for _, key := range s.Proxy.Ineffective() {
+			w.Header().Add("X-Weft-Warning", fmt.Sprintf("service %q: proxy.%s is known but has no effect yet", s.ID, key))
+		}
+	}
 	return api.WriteJSON(w, true)
 }
 

@@ -92,6 +92,10 @@ func centralProxy(own catalog.Proxy, d *catalog.ServiceDefaults, global *catalog
 	putNumber(config, "local_request_timeout_ms", d.LocalRequestTimeoutMs)
 	maps.Copy(config, own.Config)
 	own.Config = config
+	own.TransparentProxy = own.TransparentProxy.Over(d.TransparentProxy).Over(global.TransparentProxy)
+	own.EnvoyExtensions = slices.Concat(global.EnvoyExtensions, d.EnvoyExtensions, own.EnvoyExtensions)
+	own.AccessLogs = cmp.Or(own.AccessLogs, global.AccessLogs)
+	own.RateLimits = d.RateLimits
 	own.Mode = cmp.Or(own.Mode, d.Mode, global.Mode)
 	own.MeshGateway.Mode = cmp.Or(own.MeshGateway.Mode, d.MeshGateway.Mode, global.MeshGateway.Mode)
 	expose := own.Expose

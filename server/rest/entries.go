@@ -20,7 +20,7 @@ import (
 
 // ineffective are top-level fields of Consul's entries that weft takes without acting on them. What would protect is not
 // among them: leaving that out in silence would be less strict, so it is refused as unknown.
-var ineffective = []string{"TransparentProxy", "EnvoyExtensions", "FailoverPolicy"}
+var ineffective = []string{"FailoverPolicy"}
 
 // viewEntry is an entry in the API's form: its own fields with its kind; the scope's only where it isn't the default; the timeouts
 // that Consul writes as strings so.
@@ -81,6 +81,9 @@ func readEntryBody(r *api.Request) (catalog.Entry, []string, error) {
 	}
 	if err := doc.Into(entry); err != nil {
 		return nil, nil, &api.StatusError{Code: http.StatusBadRequest, Text: "Request decoding failed: " + err.Error(), Err: err}
+	}
+	for _, field := range catalog.IneffectiveFields(entry) {
+		warnings = append(warnings, fmt.Sprintf("%s of %s is kept and served, but has no effect yet", field, kind.Text))
 	}
 	head := entry.Head()
 	given := head.Scope

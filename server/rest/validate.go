@@ -33,6 +33,12 @@ func CheckService(s *catalog.Service) error {
 	if s.Kind == catalog.KindConnectProxy && (s.Proxy == nil || s.Proxy.DestinationServiceName == "") {
 		return fmt.Errorf("%w: service %q: Proxy.DestinationServiceName must be set for a %s", catalog.ErrInvalid, s.ID, s.Kind)
 	}
+	if s.Proxy == nil {
+		return nil
+	}
+	if err := s.Proxy.Validate(); err != nil {
+		return fmt.Errorf("service %q: %w", s.ID, err)
+	}
 	return nil
 }
 

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package catalog
+
+import (
+	"cmp"
+	"fmt"
+)
+
+// TransparentProxy is how a proxy takes connections that weren't made to it.
+type TransparentProxy struct {
+	OutboundListenerPort int  `json:",omitempty"`
+	DialedDirectly       bool `json:",omitempty"`
+}
+
+// EnvoyExtension is one of Consul's extensions of Envoy.
+type EnvoyExtension struct {
+	Name          string
+	Required      bool
+	Arguments     Opaque `json:",omitempty"`
+	ConsulVersion string
+	EnvoyVersion  string
+}
+
+var envoyExtensions = []string{
+	"builtin/aws/lambda", "builtin/ext-authz", "builtin/lua", "builtin/otel-access-logging", "builtin/property-override", "builtin/wasm",
+}
+
+func (t *TransparentProxy) validate() error {
+	if t == nil {
+		return nil
+	}
+	if t.OutboundListenerPort < 0 || t.OutboundListenerPort > 65535 {
+		return invalidf("TransparentProxy.OutboundListenerPort is %d, want 0 to 65535", t.OutboundListenerPort)
+	}
+	return nil
+}
+
+// Over is what holds where t is said first and other where t says nothing.
+func (t *TransparentProxy) Over(other *TransparentProxy) *TransparentProxy {
+	if t == nil || other == nil {
+		return cmp.Or(t, other)
+	}
+	return &TransparentProxy{cmp.Or(t.OutboundListenerPort, other.OutboundListenerPort), t.DialedDirectly || other.DialedDirectly}
+}
+
+func validExtensions(list []EnvoyExtension) error {
+	for i, e := range list {
+		if e.Name == "" {
+			return invalidf("EnvoyExtensions[%d]: Name is required", i)
+		}
+		if err := oneOf(fmt.Sprintf("EnvoyExtensions[%d].Name", i), e.Name, envoyExtensions...); err != nil {
+			return err
+		}
+		if _, err := plain(map[string]any(e.Arguments), 0); err != nil {
+			return fmt.Errorf("EnvoyExtensions[%d].Arguments: %w", i, err)
+		}
+	}
+	return nil
+}
+
+func (a *AccessLogs) validate() error {
+	switch {
+	case a == nil:
+		return nil
+	case a.JSONFormat != "" && a.TextFormat != "":
+		return invalidf("AccessLogs: JSONFormat and TextFormat exclude each other")
+	case a.Type == "file" && a.Path == "":
+		return invalidf("AccessLogs.Path must be set for type file")
+	case a.Type != "file" && a.Path != "":
+		return invalidf("AccessLogs.Path is for type file only")
+	}
+	return oneOf("AccessLogs.Type", a.Type, "", "stdout", "stderr", "file")
+}
+
+// Validate checks what a registration says of its proxy beside ports and names.
+func (p *Proxy) Validate() error {
+	if p.RateLimits != nil {
+		return invalidf("Proxy.RateLimits can't be registered: write them into the service-defaults of %q", p.DestinationServiceName)
+	}
+	return firstError(p.TransparentProxy.validate(), validExtensions(p.EnvoyExtensions), p.AccessLogs.validate())
+}
+
+// Ineffective names what is kept of a proxy and has no effect yet, as in a configuration file.
+func (p *Proxy) Ineffective() (keys []string) {
+	if p.TransparentProxy != nil {
+		keys = append(keys, "transparent_proxy")
+	}
+	if p.Mode == "transparent" {
+		keys = append(keys, `mode "transparent"`)
+	}
+	if len(p.EnvoyExtensions) > 0 {
+		keys = append(keys, "envoy_extensions")
+	}
+	return keys
+}
+
+// IneffectiveFields names the fields of an entry that are kept and have no effect yet.
+func IneffectiveFields(e Entry) (fields []string) {
+	var tproxy *TransparentProxy
+	var extensions []EnvoyExtension
+	switch e := e.(type) {
+	case *ServiceDefaults:
+		tproxy, extensions = e.TransparentProxy, e.EnvoyExtensions
+	case *ProxyDefaults:
+		tproxy, extensions = e.TransparentProxy, e.EnvoyExtensions
+	}
+	if tproxy != nil {
+		fields = append(fields, "TransparentProxy")
+	}
+	if len(extensions) > 0 {
+		fields = append(fields, "EnvoyExtensions")
+	}
+	return fields
+}
