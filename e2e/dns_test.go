@@ -93,8 +93,21 @@ func dnsRecords(t *testing.T, w *World) {
 	})
 	put(object{
 		"Node": "n1", "Address": "10.0.0.1",
-		"Service": object{"Service": "vip", "ID": "vip", "Port": 80, "TaggedAddresses": object{"virtual": object{"Address": "240.0.0.9", "Port": 80}}},
+		"Service": object{"Service": "vip", "ID": "vip", "Port": 80, "TaggedAddresses": object{"virtual": object{"Address": "172.20.0.9", "Port": 80}}},
 	})
+}
+
+// ingress is a gateway that lets callers from outside come to web.
+func ingress(t *testing.T, w *World) {
+	t.Helper()
+	for path, body := range map[string]object{
+		"/v1/catalog/register": {"Node": "n1", "Address": "10.0.0.1", "NodeMeta": object{"rack": "r1"}, "Service": object{"Kind": "ingress-gateway", "Service": "gw", "ID": "gw", "Port": 8080}},
+		"/v1/config":           {"Kind": "ingress-gateway", "Name": "gw", "Listeners": []object{{"Port": 8080, "Services": []object{{"Name": "web"}}}}},
+	} {
+		if err := w.do(http.MethodPut, path, body, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // recursor is a DNS server that others' names are asked of.
@@ -138,6 +151,7 @@ dns_config {
   service_ttl { "*" = "1s" }
 }`, recursor(t)))
 	dnsRecords(t, w)
+	ingress(t, w)
 	if err := w.do(http.MethodPost, "/v1/query", object{"Name": "near-web", "Service": object{"Service": "web", "OnlyPassing": true}, "DNS": object{"TTL": "7s"}}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +183,19 @@ dns_config {
 		{"near-web.query.consul A", "NOERROR; near-web.query.consul. A 10.0.0.1"},
 		{"_near-web._tcp.query.consul SRV", "NOERROR; _near-web._tcp.query.consul. SRV 1 3 80 n1.node.dc1.consul."},
 		{"none.query.consul A", "NXDOMAIN"},
-		{"vip.virtual.consul A", "NOERROR; vip.virtual.consul. A 240.0.0.9"},
+		{"vip.virtual.consul A", "NOERROR; vip.virtual.consul. A 172.20.0.9"},
+		{"web.virtual.consul A", "NOERROR; web.virtual.consul. A 240.0.0.1"},
+		{"web.virtual.consul AAAA", "NOERROR"},
+		{"six.virtual.consul A", "NXDOMAIN"},
+		{"web.ingress.consul SRV", "NOERROR; web.ingress.consul. SRV 1 1 8080 n1.node.dc1.consul."},
+		{"vip.ingress.consul A", "NXDOMAIN"},
+		{"web.service.consul ANY +notcp", "NOERROR; web.service.consul. A 10.0.0.1; web.service.consul. A 10.1.1.1; web.service.consul. SRV 1 1 81 0a010101.addr.dc1.consul.; web.service.consul. SRV 1 3 80 n1.node.dc1.consul."},
+		{"n1.node.consul ANY +notcp", `NOERROR; n1.node.consul. A 10.0.0.1; n1.node.consul. TXT "rack=r1"`},
+		{"web.service.consul TXT", "NOERROR"},
+		{"ext.service.consul CNAME", "NOERROR; ext.service.consul. CNAME db.example.test."},
+		{"pay.service.east.peer.consul A", "NXDOMAIN"},
+		{"fd000000000000000000000000000044.addr.consul AAAA", "NOERROR; fd000000000000000000000000000044.addr.consul. AAAA fd00::44"},
+		{"consul AXFR +noidnout", "NOTIMP"},
 		{"n1.node.consul A", "NOERROR; n1.node.consul. A 10.0.0.1"},
 		{"n1.node.dc1.consul TXT", `NOERROR; n1.node.dc1.consul. TXT "rack=r1"`},
 		{"nobody.node.consul A", "NXDOMAIN"},
@@ -186,29 +212,7 @@ dns_config {
 			t.Errorf("dig %s:\n got %s\nwant %s", c.ask, got, c.want)
 		}
 	}
-	t.Run("limits", func(t *testing.T) {
-		if got := dig(t, w.dns, "many.service.consul", "+noedns", "+ignore"); len(got.answer) != 3 || !strings.Contains(got.flags, "tc") {
-			t.Errorf("without EDNS: %d answers, flags %s", len(got.answer), got.flags)
-		}
-		if got := dig(t, w.dns, "many.service.consul", "+noedns"); len(got.answer) != 40 {
-			t.Errorf("dig asks again over TCP and gets %d answers", len(got.answer))
-		}
-		if got := dig(t, w.dns, "many.service.consul", "+bufsize=1232"); len(got.answer) != 40 || strings.Contains(got.flags, "tc") {
-			t.Errorf("with EDNS: %d answers, flags %s", len(got.answer), got.flags)
-		}
-		if got := dig(t, w.dns, "consul", "SOA"); got.status != "NOERROR" || len(got.answer) != 1 || !strings.Contains(got.answer[0], "ns.consul. hostmaster.consul.") {
-			t.Errorf("SOA: %s", got)
-		}
-		if got := dig(t, w.dns, "consul", "NS"); got.status != "NOERROR" || len(got.answer) != 1 || len(got.extra) != 1 {
-			t.Errorf("NS: %s, %v", got, got.extra)
-		}
-		if got := dig(t, w.dns, "web.service.consul", "SRV"); !strings.Contains(strings.Join(got.extra, "; "), "n1.node.dc1.consul. A 10.0.0.1") {
-			t.Errorf("SRV's addresses: %v", got.extra)
-		}
-		if got := dig(t, w.dns, "web.service.consul", "+subnet=198.51.100.0/24"); got.status != "NOERROR" {
-			t.Errorf("with a subnet: %s", got)
-		}
-	})
+	t.Run("limits", func(t *testing.T) { dnsLimits(t, w) })
 	t.Run("a change is seen", func(t *testing.T) {
 		if err := w.do(http.MethodPut, "/v1/catalog/deregister", object{"Node": "n2", "ServiceID": "web"}, nil); err != nil {
 			t.Fatal(err)
@@ -221,4 +225,30 @@ dns_config {
 		})
 		t.Logf("seen by dig %s after the deregistration", took)
 	})
+}
+
+// dnsLimits looks at sizes, flags, and what stands beside the answers.
+func dnsLimits(t *testing.T, w *World) {
+	t.Helper()
+	if got := dig(t, w.dns, "many.service.consul", "+noedns", "+ignore"); len(got.answer) != 3 || !strings.Contains(got.flags, "tc") {
+		t.Errorf("without EDNS: %d answers, flags %s", len(got.answer), got.flags)
+	}
+	if got := dig(t, w.dns, "many.service.consul", "+noedns"); len(got.answer) != 40 {
+		t.Errorf("dig asks again over TCP and gets %d answers", len(got.answer))
+	}
+	if got := dig(t, w.dns, "many.service.consul", "+bufsize=1232"); len(got.answer) != 40 || strings.Contains(got.flags, "tc") {
+		t.Errorf("with EDNS: %d answers, flags %s", len(got.answer), got.flags)
+	}
+	if got := dig(t, w.dns, "consul", "SOA"); got.status != "NOERROR" || len(got.answer) != 1 || !strings.Contains(got.answer[0], "ns.consul. hostmaster.consul.") {
+		t.Errorf("SOA: %s", got)
+	}
+	if got := dig(t, w.dns, "consul", "NS"); got.status != "NOERROR" || len(got.answer) != 1 || len(got.extra) != 1 {
+		t.Errorf("NS: %s, %v", got, got.extra)
+	}
+	if got := dig(t, w.dns, "web.service.consul", "SRV"); !strings.Contains(strings.Join(got.extra, "; "), "n1.node.dc1.consul. A 10.0.0.1") {
+		t.Errorf("SRV's addresses: %v", got.extra)
+	}
+	if got := dig(t, w.dns, "web.service.consul", "+subnet=198.51.100.0/24"); got.status != "NOERROR" {
+		t.Errorf("with a subnet: %s", got)
+	}
 }

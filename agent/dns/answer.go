@@ -282,27 +282,26 @@ func escapeName(s string) string {
 	return b.String()
 }
 
-// virtual answers <service>.virtual with the address that stands for the service as a whole.
+// virtual answers <service>.virtual with the address that stands for the service as a whole: the one that the catalog gave it, else the one
+// that an instance of it names.
 func (q *query) virtual(a asked) error {
 	known, err := q.view(topic{what: "services", place: a.place})
 	if err != nil {
 		return err
 	}
-	for _, what := range []string{"service", "connect"} {
-		if what == "service" && !known.names[a.name] {
+	for _, from := range []struct{ what, tag string }{{"connect", "consul-virtual"}, {"service", "consul-virtual"}, {"service", "virtual"}} {
+		if from.what == "service" && !known.names[a.name] {
 			continue
 		}
-		v, err := q.view(topic{what: what, name: a.name, place: a.place})
+		v, err := q.view(topic{what: from.what, name: a.name, place: a.place})
 		if err != nil {
 			return err
 		}
 		for _, i := range v.instances {
-			for _, tag := range []string{"consul-virtual", "virtual"} {
-				if addr := i.Service.TaggedAddresses[tag].Address; addr != "" {
-					q.address(q.q.Name, addr, q.seconds(q.Settings.NodeTTL))
-					q.settle()
-					return nil
-				}
+			if addr := i.Service.TaggedAddresses[from.tag].Address; addr != "" {
+				q.address(q.q.Name, addr, q.seconds(q.Settings.NodeTTL))
+				q.settle()
+				return nil
 			}
 		}
 	}

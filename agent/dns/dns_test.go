@@ -18,7 +18,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
 )
 
@@ -141,7 +140,7 @@ func world() *servers {
 			{"Node": "outside", "Address": "db.example.com", "Datacenter": "dc1"},
 		}),
 		"/v1/catalog/nodes?dc=dc2":         doc([]object{{"Node": "r1", "Address": "10.9.0.1", "Datacenter": "dc2", "TaggedAddresses": object{"wan": "198.51.100.7"}}}),
-		"/v1/catalog/services":             doc(object{"web": []string{"v1", "v2"}, "Upper": []string{}, "down": []string{}, "ext": []string{}, "api": []string{}, "six": []string{}, "many": []string{}}),
+		"/v1/catalog/services":             doc(object{"web": []string{"v1", "v2"}, "Upper": []string{}, "down": []string{}, "ext": []string{}, "api": []string{}, "six": []string{}, "many": []string{}, "mesh": []string{}, "cluster": []string{}, "dual": []string{}}),
 		"/v1/catalog/services?dc=dc2":      doc(object{"web": []string{}}),
 		"/v1/catalog/services?peer=east":   doc(object{"pay": []string{}}),
 		"/v1/health/service/web?dc=dc2":    doc([]object{remote}),
@@ -153,11 +152,23 @@ func world() *servers {
 		"/v1/health/service/api":           doc([]object{virtual}),
 		"/v1/health/service/six":           doc([]object{inst("n6", "fd00::6", "six", "fd00::66", 80, "passing")}),
 		"/v1/health/connect/web":           doc([]object{inst("n1", "10.0.0.1", "web-sidecar-proxy", "", 21000, "passing")}),
+		"/v1/health/connect/mesh":          doc([]object{tagged(inst("n1", "10.0.0.1", "mesh-proxy", "", 21000, "critical"), "consul-virtual", "240.0.0.8")}),
+		"/v1/health/service/mesh":          doc([]object{tagged(inst("n1", "10.0.0.1", "mesh", "", 80, "critical"), "virtual", "172.20.0.8")}),
+		"/v1/health/service/cluster":       doc([]object{tagged(inst("n1", "10.0.0.1", "cluster", "", 80, "passing"), "virtual", "172.20.0.9")}),
+		"/v1/health/connect/pay?peer=east": doc([]object{tagged(inst("p1", "10.8.0.1", "pay-proxy", "", 21000, "passing"), "consul-virtual", "240.0.0.9")}),
+		"/v1/health/service/dual":          doc([]object{inst("n1", "10.0.0.1", "dual", "", 80, "passing"), inst("n6", "fd00::6", "dual", "", 80, "passing")}),
+		"/v1/query/geo/execute?dc=dc2":     doc(object{"Service": "web", "Nodes": []object{remote}}),
 		"/v1/health/ingress/web":           doc([]object{inst("gw", "10.0.0.5", "ingress", "", 8080, "passing")}),
 		"/v1/query/geo/execute":            doc(object{"Service": "web", "DNS": object{"TTL": "7s"}, "Nodes": []object{inst("n1", "10.0.0.1", "web", "", 80, "passing")}}),
 		"/v1/query/empty/execute":          doc(object{"Service": "web", "Nodes": []object{}}),
 		"/v1/health/service/many":          doc(many(500)),
 	})
+}
+
+// tagged gives an instance one more address.
+func tagged(i object, tag, address string) object {
+	i["Service"].(object)["TaggedAddresses"] = object{tag: object{"Address": address, "Port": 80}}
+	return i
 }
 
 func many(n int) []object {
@@ -239,89 +250,6 @@ func short(m *dns.Msg) string {
 		out = append(out, lines...)
 	}
 	return strings.Join(append([]string{dns.RcodeToString[m.Rcode]}, out...), "\n")
-}
-
-// Every form of name gives Consul's answer.
-func TestForms(t *testing.T) {
-	z := zones()
-	z.TranslateWAN = true
-	z.Settings.NodeTTL = 2 * time.Second
-	z.Settings.ServiceTTL = map[string]time.Duration{"*": time.Second, "we*": 5 * time.Second, "api": 9 * time.Second}
-	s := running(t, world(), z, nil)
-	soa := "\n-SOA consul."
-	for _, c := range []struct {
-		name  string
-		qtype uint16
-		want  string
-	}{
-		{"n1.node.consul.", dns.TypeA, "NOERROR\nn1.node.consul. 2 A 10.0.0.1\n" +
-			"+n1.node.consul. 2 TXT \"a`=b=c\"\n+n1.node.consul. 2 TXT \"as it is\"\n+n1.node.consul. 2 TXT \"rack=r1\""},
-		{"N1.Node.Consul.", dns.TypeAAAA, "NOERROR" + soa},
-		{"n1.node.dc1.consul.", dns.TypeTXT, "NOERROR\nn1.node.dc1.consul. 2 TXT \"a`=b=c\"\nn1.node.dc1.consul. 2 TXT \"as it is\"\nn1.node.dc1.consul. 2 TXT \"rack=r1\""},
-		{"six.node.consul.", dns.TypeAAAA, "NOERROR\nsix.node.consul. 2 AAAA fd00::6"},
-		{"n.dotted.node.consul.", dns.TypeA, "NOERROR\nn.dotted.node.consul. 2 A 10.0.0.3"},
-		{"named.node.consul.", dns.TypeA, "NOERROR\nn1.node.consul. 2 A 10.0.0.1\nnamed.node.consul. 2 CNAME n1.node.consul."},
-		{"named.node.consul.", dns.TypeCNAME, "NOERROR\nnamed.node.consul. 2 CNAME n1.node.consul."},
-		{"outside.node.consul.", dns.TypeA, "NOERROR\noutside.node.consul. 2 CNAME db.example.com."},
-		{"r1.node.dc2.consul.", dns.TypeA, "NOERROR\nr1.node.dc2.consul. 2 A 198.51.100.7"},
-		{"n1.node.dc9.consul.", dns.TypeA, "NXDOMAIN" + soa},
-		{"nobody.node.consul.", dns.TypeA, "NXDOMAIN" + soa},
-		{"web.service.consul.", dns.TypeA, "NOERROR\nweb.service.consul. 5 A 10.0.0.1\nweb.service.consul. 5 A 10.1.1.1"},
-		{"web.service.mesh.test.", dns.TypeA, "NOERROR\nweb.service.mesh.test. 5 A 10.0.0.1\nweb.service.mesh.test. 5 A 10.1.1.1"},
-		{"v1.web.service.consul.", dns.TypeA, "NOERROR\nv1.web.service.consul. 5 A 10.0.0.1"},
-		{"v2.web.service.dc1.consul.", dns.TypeA, "NOERROR\nv2.web.service.dc1.consul. 5 A 10.1.1.1"},
-		{"blue.green.web.service.consul.", dns.TypeA, "NOERROR\nblue.green.web.service.consul. 5 A 10.1.1.1"},
-		{"v9.web.service.consul.", dns.TypeA, "NXDOMAIN" + soa},
-		{"web.service.consul.", dns.TypeAAAA, "NOERROR" + soa},
-		{"web.service.consul.", dns.TypeMX, "NOERROR" + soa},
-		{"upper.service.consul.", dns.TypeA, "NOERROR\nupper.service.consul. 1 A 10.0.0.1"},
-		{"six.service.consul.", dns.TypeSRV, "NOERROR\nsix.service.consul. 1 SRV 1 3 80 fd000000000000000000000000000066.addr.dc1.consul.\n" +
-			"+fd000000000000000000000000000066.addr.dc1.consul. 1 AAAA fd00::66"},
-		{"down.service.consul.", dns.TypeA, "NXDOMAIN" + soa},
-		{"nothing.service.consul.", dns.TypeSRV, "NXDOMAIN" + soa},
-		{"web.service.consul.", dns.TypeSRV, "NOERROR\nweb.service.consul. 5 SRV 1 1 81 0a010101.addr.dc1.consul.\nweb.service.consul. 5 SRV 1 3 80 n1.node.dc1.consul.\n" +
-			"+0a010101.addr.dc1.consul. 5 A 10.1.1.1\n+n1.node.dc1.consul. 5 A 10.0.0.1\n+n1.node.dc1.consul. 5 TXT \"rack=r1\""},
-		{"_web._tcp.service.consul.", dns.TypeA, "NOERROR\n_web._tcp.service.consul. 5 A 10.0.0.1\n_web._tcp.service.consul. 5 A 10.1.1.1"},
-		{"_web._v1.consul.", dns.TypeA, "NOERROR\n_web._v1.consul. 5 A 10.0.0.1"},
-		{"_web._v1.service.dc1.consul.", dns.TypeA, "NOERROR\n_web._v1.service.dc1.consul. 5 A 10.0.0.1"},
-		{"_web._v1.dc1.consul.", dns.TypeA, "NOERROR\n_web._v1.dc1.consul. 5 A 10.0.0.1"},
-		{"web.service.dc2.consul.", dns.TypeA, "NOERROR\nweb.service.dc2.consul. 5 A 198.51.100.7"},
-		{"web.service.dc2.dc.consul.", dns.TypeSRV, "NOERROR\nweb.service.dc2.dc.consul. 5 SRV 1 3 80 r1.node.dc2.consul.\n+r1.node.dc2.consul. 5 A 198.51.100.7\n+r1.node.dc2.consul. 5 TXT \"rack=r1\""},
-		{"web.service.dc9.dc.consul.", dns.TypeA, "NXDOMAIN" + soa},
-		{"pay.service.east.peer.consul.", dns.TypeA, "NOERROR\npay.service.east.peer.consul. 1 A 10.8.0.1"},
-		{"ext.service.consul.", dns.TypeA, "NOERROR\next.service.consul. 1 CNAME db.example.com."},
-		{"ext.service.consul.", dns.TypeSRV, "NOERROR\next.service.consul. 1 SRV 1 3 5432 db.example.com."},
-		{"web.connect.consul.", dns.TypeSRV, "NOERROR\nweb.connect.consul. 5 SRV 1 3 21000 n1.node.dc1.consul.\n+n1.node.dc1.consul. 5 A 10.0.0.1\n+n1.node.dc1.consul. 5 TXT \"rack=r1\""},
-		{"web.ingress.consul.", dns.TypeA, "NOERROR\nweb.ingress.consul. 5 A 10.0.0.5"},
-		{"api.virtual.consul.", dns.TypeA, "NOERROR\napi.virtual.consul. 2 A 240.0.0.7"},
-		{"web.virtual.consul.", dns.TypeA, "NXDOMAIN" + soa},
-		{"geo.query.consul.", dns.TypeA, "NOERROR\ngeo.query.consul. 7 A 10.0.0.1"},
-		{"_geo._tcp.query.consul.", dns.TypeSRV, "NOERROR\n_geo._tcp.query.consul. 7 SRV 1 3 80 n1.node.dc1.consul.\n+n1.node.dc1.consul. 7 A 10.0.0.1\n+n1.node.dc1.consul. 7 TXT \"rack=r1\""},
-		{"empty.query.consul.", dns.TypeA, "NXDOMAIN" + soa},
-		{"none.query.consul.", dns.TypeA, "NXDOMAIN" + soa},
-		{"0a010101.addr.dc1.consul.", dns.TypeA, "NOERROR\n0a010101.addr.dc1.consul. 2 A 10.1.1.1"},
-		{"0a010101.addr.consul.", dns.TypeAAAA, "NOERROR" + soa},
-		{"fd000000000000000000000000000066.addr.consul.", dns.TypeAAAA, "NOERROR\nfd000000000000000000000000000066.addr.consul. 2 AAAA fd00::66"},
-		{"0a0101.addr.consul.", dns.TypeA, "NXDOMAIN" + soa},
-		{"1.0.0.10.in-addr.arpa.", dns.TypePTR, "NOERROR\n1.0.0.10.in-addr.arpa. 2 PTR n1.node.dc1.consul."},
-		{"1.1.1.10.in-addr.arpa.", dns.TypePTR, "NOERROR\n1.1.1.10.in-addr.arpa. 2 PTR web.service.consul."},
-		{"6.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa.", dns.TypePTR,
-			"NOERROR\n6.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa. 2 PTR Six.node.dc1.consul."},
-		{"9.9.9.9.in-addr.arpa.", dns.TypePTR, "NXDOMAIN" + soa},
-		{"consul.", dns.TypeSOA, "NOERROR\nSOA consul.\n-consul. 2 NS n1.node.dc1.consul.\n+n1.node.dc1.consul. 2 A 10.0.0.1"},
-		{"consul.", dns.TypeNS, "NOERROR\nconsul. 2 NS n1.node.dc1.consul.\n+n1.node.dc1.consul. 2 A 10.0.0.1"},
-		{"consul.", dns.TypeA, "NOERROR" + soa},
-		{"ns.consul.", dns.TypeA, "NOERROR\nns.consul. 2 A 10.0.0.1"},
-		{"service.consul.", dns.TypeA, "NXDOMAIN" + soa},
-		{"web.nonsense.consul.", dns.TypeA, "NXDOMAIN" + soa},
-		{"example.com.", dns.TypeA, "REFUSED"},
-		{"notconsul.", dns.TypeA, "REFUSED"},
-		{"consul.", dns.TypeAXFR, "NOTIMP"},
-	} {
-		if diff := cmp.Diff(c.want, short(ask(t, s, c.name, c.qtype))); diff != "" {
-			t.Errorf("%s %s (-want +got):\n%s", c.name, dns.TypeToString[c.qtype], diff)
-		}
-	}
 }
 
 // What the settings and the transport allow is kept to.
