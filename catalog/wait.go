@@ -4,7 +4,9 @@ package catalog
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"time"
 )
 
 // waiters knows who waits for which topic. A wait costs one channel and one map entry per topic, and is gone when it ends.
@@ -223,12 +225,21 @@ func (s *Store) Wait(ctx context.Context, topics []Topic, after uint64) error {
 			return nil
 		}
 	}
-	return block(ctx, w)
+	return block(ctx, w, nil)
 }
 
 // WaitChange blocks until one of the topics that t has recorded isn't as t saw it: it changed, or a replica's coverage of it
 // began or ended; or until the store was restored, or ctx ended (then it returns its cause).
 func (s *Store) WaitChange(ctx context.Context, t *Txn) error {
+	return s.WaitChangeUntil(ctx, t, nil)
+}
+
+// ErrWaited says that what was waited for hasn't changed until the time that was given.
+var ErrWaited = errors.New("nothing has changed in the time given")
+
+// WaitChangeUntil is WaitChange until over says something, then it returns ErrWaited. Many wait at once, and of what each costs a context
+// with a deadline would be a good part.
+func (s *Store) WaitChangeUntil(ctx context.Context, t *Txn, over <-chan time.Time) error {
 	topics := t.Topics()
 	if topics == nil {
 		topics = []Topic{}
@@ -252,7 +263,7 @@ func (s *Store) WaitChange(ctx context.Context, t *Txn) error {
 			return nil
 		}
 	}
-	return block(ctx, w)
+	return block(ctx, w, over)
 }
 
 // WaitAny blocks until the store's index is above after, it was restored, or ctx ended (then it returns its cause).
@@ -262,13 +273,15 @@ func (s *Store) WaitAny(ctx context.Context, after uint64) error {
 	if s.Read().Index() > after {
 		return nil
 	}
-	return block(ctx, w)
+	return block(ctx, w, nil)
 }
 
-func block(ctx context.Context, w *waiter) error {
+func block(ctx context.Context, w *waiter, over <-chan time.Time) error {
 	select {
 	case <-w.woken:
 		return nil
+	case <-over:
+		return ErrWaited
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

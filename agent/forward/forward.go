@@ -13,7 +13,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -151,11 +150,17 @@ func (f *Forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // pass passes a request on, by the connections that are for its like.
 func (f *Forwarder) pass(w http.ResponseWriter, r *http.Request) {
 	if f.c.Local != nil {
-		out := new(*r) // a request that waits costs what it holds: the URL and the values of the header are the caller's
-		out.Header = maps.Clone(r.Header)
+		out := new(*r) // a request that waits costs what it holds: URL and header are the caller's, who gets the header back as it was
+		token, had := r.Header[Token]
 		out.Header.Set(Hop, f.c.Node)
 		f.resolve(out)
 		f.c.Local.ServeHTTP(w, out)
+		delete(r.Header, Hop)
+		if had {
+			r.Header[Token] = token
+		} else {
+			delete(r.Header, Token)
+		}
 		return
 	}
 	if bulk(r) {

@@ -32,13 +32,12 @@ func Query[T any](ctx context.Context, store *catalog.Store, o Options, read fun
 // query is Query for answers that have a sum: what a reader who waits would see as no change doesn't wake it, though something that
 // was read has changed. While it waits it keeps nothing of what it read.
 func query[T any](ctx context.Context, store *catalog.Store, o Options, read func(*catalog.Txn) (T, error), sum func(T) uint64) (T, Meta, error) {
+	var end <-chan time.Time
 	if o.Index > 0 {
 		o.bound(0, o.Wait)
-		wait := o.Wait
-		wait += rand.N(wait/16 + 1) // watchers that began together shouldn't end together
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, wait)
-		defer cancel()
+		timer := time.NewTimer(o.Wait + rand.N(o.Wait/16+1)) // watchers that began together shouldn't end together
+		defer timer.Stop()
+		end = timer.C
 	}
 	seen, waited, over := uint64(0), false, false
 	for {
@@ -57,7 +56,7 @@ func query[T any](ctx context.Context, store *catalog.Store, o Options, read fun
 			return out, meta, err
 		}
 		seen, waited = now, true
-		over = store.WaitChange(ctx, txn) != nil
+		over = store.WaitChangeUntil(ctx, txn, end) != nil
 	}
 }
 
