@@ -3,12 +3,13 @@
 // Package heap suits the garbage collector to a process that is busy for a while and idle for long, with a heap of some megabytes. By
 // itself Go collects each time that the heap has doubled: at 10 MB and 150 MB allocated in a second that is fifteen times a second, a
 // tenth of the processor time of a server that takes writes. So a busy process may let its heap grow by Room in any case, and one that
-// has become idle gives back what it doesn't use. Keeper.Run owns its one goroutine.
+// has become idle gives back what it doesn't use. What makes it a busy one is noticed at the collection itself: a burst may be over
+// before the next look. Keeper.Run owns its one goroutine.
 package heap
 
 import (
 	"context"
-	"math"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -26,7 +27,7 @@ const (
 	calmLooks = 5
 )
 
-// Keeper is what Run keeps between looks. Its zero value is of a process that has just begun, which isn't idle.
+// Keeper is what Run keeps between looks. Its zero value is of a process that has just begun.
 type Keeper struct {
 	busy, given bool
 	calm        int
@@ -71,17 +72,27 @@ func (k *Keeper) Run(ctx context.Context, getenv func(string) string) error {
 	samples := []metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}, {Name: "/gc/heap/live:bytes"}}
 	tick := time.NewTicker(look)
 	defer tick.Stop()
-	last := uint64(math.MaxUint64)
+	collected, stop := collections()
+	defer stop()
+	metrics.Read(samples)
+	last := samples[0].Value.Uint64()
+	debug.SetGCPercent(k.decide(busyAbove+1, samples[1].Value.Uint64()).percent) // who begins is busy
 	for {
+		early := false
 		select {
 		case <-tick.C:
+		case <-collected:
+			early = true
 		case <-ctx.Done():
 			debug.SetGCPercent(normal)
 			return nil
 		}
 		metrics.Read(samples)
 		cycles := samples[0].Value.Uint64()
-		since := cycles - min(last, cycles)
+		since := cycles - last
+		if early && (k.busy || since <= busyAbove) {
+			continue
+		}
 		last = cycles
 		a := k.decide(since, samples[1].Value.Uint64())
 		if a.percent > 0 {
@@ -94,4 +105,24 @@ func (k *Keeper) Run(ctx context.Context, getenv func(string) string) error {
 			last = samples[0].Value.Uint64()
 		}
 	}
+}
+
+// collections tells of each collection, until stop is called.
+func collections() (c <-chan struct{}, stop func()) {
+	told, stopped := make(chan struct{}, 1), make(chan struct{})
+	type garbage struct{ _ *garbage } // no tiny one: those have no finalizer of their own
+	var next func(*garbage)
+	next = func(g *garbage) {
+		select {
+		case told <- struct{}{}:
+		default:
+		}
+		select {
+		case <-stopped:
+		default:
+			runtime.SetFinalizer(g, next)
+		}
+	}
+	runtime.SetFinalizer(&garbage{}, next)
+	return told, func() { close(stopped) }
 }

@@ -3,8 +3,35 @@
 package heap
 
 import (
+	"context"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
 	"testing"
 )
+
+// A burst of collections changes the heap's growth before the next look, and the end of Run changes it back.
+func TestBurst(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer debug.SetGCPercent(debug.SetGCPercent(normal))
+	percent := func() uint64 {
+		s := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+		metrics.Read(s)
+		return s[0].Value.Uint64()
+	}
+	done := make(chan error, 1)
+	go func() { done <- new(Keeper).Run(ctx, func(string) string { return "" }) }()
+	for tries := 0; percent() == normal; tries++ {
+		if tries == 1000 {
+			t.Fatal("nothing has changed after a thousand collections")
+		}
+		runtime.GC()
+	}
+	cancel()
+	if err := <-done; err != nil || percent() != normal {
+		t.Errorf("Run gave %v and left %d", err, percent())
+	}
+}
 
 // What a process comes to that begins, is idle, busy and idle again.
 func TestDecide(t *testing.T) {
