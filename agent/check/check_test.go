@@ -29,7 +29,7 @@ func ask(t *testing.T, d local.CheckDefinition) (status, output string) {
 	d.OutputMaxSize = 64
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	return newProbe(d).ask(ctx)
+	return newProbe(&d).ask(ctx)
 }
 
 func expect(t *testing.T, d local.CheckDefinition, status, output string) {
@@ -137,7 +137,7 @@ func TestThresholds(t *testing.T) {
 		{"back", local.CheckDefinition{Status: c, SuccessBeforePassing: 2}, []string{p, c, p, p, w}, []string{c, c, c, p, w}},
 		{"warning first", local.CheckDefinition{Status: p, FailuresBeforeWarning: 1, FailuresBeforeCritical: 3}, []string{c, c, c, c}, []string{w, w, c, c}},
 	} {
-		decide := thresholds{d: tt.d, status: tt.d.Status}
+		decide := thresholds{d: &tt.d, status: tt.d.Status}
 		for i, answer := range tt.answers {
 			if got := decide.next(answer); got != tt.want[i] {
 				t.Errorf("%s: answer %d (%s): %s, want %s", tt.name, i+1, answer, got, tt.want[i])

@@ -32,7 +32,7 @@ type probe interface {
 	ask(ctx context.Context) (status, output string)
 }
 
-func newProbe(d local.CheckDefinition) probe {
+func newProbe(d *local.CheckDefinition) probe {
 	b := base{d: d, timeout: d.Timeout}
 	if b.timeout == 0 {
 		b.timeout = defaultTimeout
@@ -56,7 +56,7 @@ func newProbe(d local.CheckDefinition) probe {
 }
 
 type base struct {
-	d       local.CheckDefinition
+	d       *local.CheckDefinition
 	timeout time.Duration
 }
 

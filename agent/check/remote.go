@@ -27,7 +27,7 @@ const (
 )
 
 // followRemote repeats the worst status of the checks of another node, or of a service there.
-func (r *Runner) followRemote(ctx context.Context, id string, d local.CheckDefinition) {
+func (r *Runner) followRemote(ctx context.Context, id string, d *local.CheckDefinition) {
 	again, seen := remoteGap, remote{}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -61,7 +61,7 @@ type remote struct {
 }
 
 // remote asks once, and waits for news of what was seen before.
-func (r *Runner) remote(ctx context.Context, id string, d local.CheckDefinition, seen remote) (now remote, err error) {
+func (r *Runner) remote(ctx context.Context, id string, d *local.CheckDefinition, seen remote) (now remote, err error) {
 	token, node, q := r.tokenOf(id), url.PathEscape(d.AliasNode), url.Values{}
 	if seen.index > 0 {
 		wait := absentWait

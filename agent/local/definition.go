@@ -102,22 +102,23 @@ const (
 
 // Type is the definition's mechanism, "" if it has none.
 func (d *CheckDefinition) Type() string {
-	for _, m := range []struct {
-		given bool
-		name  string
-	}{
-		{d.GRPC != "", TypeGRPC},
-		{d.HTTP != "", TypeHTTP},
-		{d.TTL != 0, TypeTTL},
-		{d.TCP != "", TypeTCP},
-		{d.UDP != "", TypeUDP},
-		{d.AliasService != "" || d.AliasNode != "", TypeAlias},
-		{len(d.ScriptArgs) > 0, TypeScript},
-		{d.H2PING != "", TypeH2PING},
-	} {
-		if m.given {
-			return m.name
-		}
+	switch {
+	case d.GRPC != "":
+		return TypeGRPC
+	case d.HTTP != "":
+		return TypeHTTP
+	case d.TTL != 0:
+		return TypeTTL
+	case d.TCP != "":
+		return TypeTCP
+	case d.UDP != "":
+		return TypeUDP
+	case d.AliasService != "" || d.AliasNode != "":
+		return TypeAlias
+	case len(d.ScriptArgs) > 0:
+		return TypeScript
+	case d.H2PING != "":
+		return TypeH2PING
 	}
 	return ""
 }

@@ -6,7 +6,6 @@
 package sync
 
 import (
-	"maps"
 	"reflect"
 	"slices"
 
@@ -32,31 +31,46 @@ type Item struct {
 // changed nothing but its output is left as it is. Records of other owners stay.
 func Diff(wanted *local.Wanted, have *Host, outputs bool) []Item {
 	var items []Item
-	for _, id := range slices.Sorted(maps.Keys(wanted.Services)) {
+	for _, id := range picked(wanted.Services, func(id string, w *local.Service) bool {
+		h, ok := have.Services[id]
+		return !ok || !sameService(w.Record, h)
+	}) {
 		w := wanted.Services[id]
-		if h, ok := have.Services[id]; !ok || !sameService(w.Record, h) {
-			items = append(items, Item{catalog.SyncItem{Service: w.Record}, w.Token, "service " + id})
-		}
+		items = append(items, Item{catalog.SyncItem{Service: w.Record}, w.Token, "service " + id})
 	}
-	for _, id := range slices.Sorted(maps.Keys(wanted.Checks)) {
+	for _, id := range picked(wanted.Checks, func(id string, w *local.Check) bool {
+		h, ok := have.Checks[id]
+		return !ok || !sameCheck(w.Record, h, outputs)
+	}) {
 		w := wanted.Checks[id]
-		if h, ok := have.Checks[id]; !ok || !sameCheck(w.Record, h, outputs) {
-			items = append(items, Item{catalog.SyncItem{Check: w.Record}, w.Token, "check " + id})
-		}
+		items = append(items, Item{catalog.SyncItem{Check: w.Record}, w.Token, "check " + id})
 	}
-	for _, id := range slices.Sorted(maps.Keys(have.Checks)) {
-		h := have.Checks[id]
+	for _, id := range picked(have.Checks, func(id string, h *catalog.Check) bool {
 		_, keep := wanted.Checks[id]
-		if !keep && h.Owner == local.Owner && !removed(wanted, have, h.ServiceID) {
-			items = append(items, Item{catalog.SyncItem{DeleteCheck: id}, "", "removal of check " + id})
-		}
+		return !keep && h.Owner == local.Owner && !removed(wanted, have, h.ServiceID)
+	}) {
+		items = append(items, Item{catalog.SyncItem{DeleteCheck: id}, "", "removal of check " + id})
 	}
-	for _, id := range slices.Sorted(maps.Keys(have.Services)) {
-		if _, keep := wanted.Services[id]; !keep && have.Services[id].Owner == local.Owner {
-			items = append(items, Item{catalog.SyncItem{DeleteService: id}, "", "removal of service " + id})
-		}
+	for _, id := range picked(have.Services, func(id string, h *catalog.Service) bool {
+		_, keep := wanted.Services[id]
+		return !keep && h.Owner == local.Owner
+	}) {
+		items = append(items, Item{catalog.SyncItem{DeleteService: id}, "", "removal of service " + id})
 	}
 	return items
+}
+
+// picked are the IDs of what a condition holds for, sorted: a few of very many as a rule, so that sorting them all was most of what a
+// difference cost.
+func picked[T any](of map[string]T, holds func(id string, v T) bool) []string {
+	var ids []string
+	for id, v := range of {
+		if holds(id, v) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 // removed says whether a service is one that the difference removes: its checks go with it.

@@ -228,16 +228,15 @@ func (s *Syncer) send(ctx context.Context, wanted *local.Wanted, items []Item) (
 	if len(resp.GetResults()) != len(items) {
 		return 0, 0, errors.New("the server answered for another number of items")
 	}
-	next := &Host{Node: &wanted.Node, Services: maps.Clone(s.host.Services), Checks: maps.Clone(s.host.Checks)}
+	s.host.Node = &wanted.Node
 	for i, r := range resp.GetResults() {
 		if r.GetError() != "" {
 			refused++
 			s.c.Log.Warn("the catalog refused an item", "item", items[i].Label, "error", r.GetError())
 			continue
 		}
-		next.take(items[i].SyncItem)
+		s.host.take(items[i].SyncItem)
 	}
-	s.host = next
 	return resp.GetIndex(), refused, nil
 }
 
