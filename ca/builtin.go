@@ -36,6 +36,7 @@ type authority struct {
 	inter        *x509.Certificate
 	interKey     crypto.Signer
 	intermediate string // PEM text
+	leaves       *pattern
 	crosses      []crossCert
 }
 
@@ -81,6 +82,9 @@ func (a *authority) load(m Material) error {
 	}
 	if err := a.inter.CheckSignatureFrom(a.root); err != nil {
 		return fmt.Errorf("the intermediate isn't signed by the root: %w", err)
+	}
+	if a.leaves, err = newPattern(a.inter, a.interKey); err != nil {
+		return fmt.Errorf("the intermediate can't sign leaves: %w", err)
 	}
 	a.intermediate, a.crosses = m.IntermediateCert, nil
 	for _, text := range m.CrossCerts {

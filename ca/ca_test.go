@@ -3,7 +3,10 @@
 package ca_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/json"
@@ -125,6 +128,49 @@ func TestLeaf(t *testing.T) {
 	var again ca.State
 	if err := json.Unmarshal(must(json.Marshal(s))(t), &again); err != nil || verify(t, issue(t, again, web, start), s.Roots, start) != nil {
 		t.Errorf("a stored state doesn't sign: %v", err)
+	}
+}
+
+// What is signed is what the standard library would sign, under each kind of authority's key and for each kind of leaf's.
+func TestLeafAsTheStandardLibrarys(t *testing.T) {
+	for _, of := range []ca.Config{
+		{}, {PrivateKeyType: "ec", PrivateKeyBits: 384}, {PrivateKeyType: "ec", PrivateKeyBits: 521}, {PrivateKeyType: "rsa", PrivateKeyBits: 2048},
+	} {
+		s := bootstrap(t, of)
+		m := s.Setup().Material
+		authority := must(ca.ParseCert(m.IntermediateCert))(t)
+		block, _ := pem.Decode([]byte(m.Keys.Intermediate))
+		authorityKey := must(x509.ParsePKCS8PrivateKey(block.Bytes))(t)
+		for _, curve := range []elliptic.Curve{elliptic.P256(), elliptic.P384(), elliptic.P521()} {
+			for _, now := range []time.Time{start, start.AddDate(0, 0, 300)} {
+				key := must(ecdsa.GenerateKey(curve, rand.Reader))(t)
+				req := must(ca.CheckCSR(must(ca.CSR(web, key, rand.Reader))(t), s.TrustDomain(), s.Datacenter))(t)
+				leaf := must(ca.NewLeaf(web, key, must(provider(t, s).Sign(t.Context(), req, now))(t).CertPEM, 1))(t)
+				got := must(x509.ParseCertificate(chainOf(t, leaf.CertPEM)[0]))(t)
+				want := must(x509.ParseCertificate(must(x509.CreateCertificate(rand.Reader, &x509.Certificate{
+					SerialNumber: got.SerialNumber, URIs: got.URIs, NotBefore: now.Add(-ca.Backdate), NotAfter: got.NotAfter, BasicConstraintsValid: true,
+					KeyUsage: got.KeyUsage, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+				}, authority, &key.PublicKey, authorityKey))(t)))(t)
+				if !bytes.Equal(got.RawTBSCertificate, want.RawTBSCertificate) || got.SignatureAlgorithm != want.SignatureAlgorithm {
+					t.Errorf("%+v, leaf on %s: %x, want %x", of, curve.Params().Name, got.RawTBSCertificate, want.RawTBSCertificate)
+				}
+			}
+		}
+	}
+}
+
+// A signature that went wrong is found by who asked for it.
+func TestLeafSignedWrongly(t *testing.T) {
+	s := bootstrap(t, ca.Config{})
+	key := must(ca.NewKey(rand.Reader))(t)
+	req := must(ca.CheckCSR(must(ca.CSR(web, key, rand.Reader))(t), s.TrustDomain(), s.Datacenter))(t)
+	chain := must(provider(t, s).Sign(t.Context(), req, start))(t).CertPEM
+	der := chainOf(t, chain)
+	leaf := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der[0]})
+	der[0][len(der[0])-1] ^= 1
+	wrong := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der[0]})) + strings.TrimPrefix(chain, string(leaf))
+	if _, err := ca.NewLeaf(web, key, wrong, 1); !errors.Is(err, ca.ErrLeaf) {
+		t.Errorf("a wrong signature: %v", err)
 	}
 }
 

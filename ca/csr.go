@@ -32,7 +32,7 @@ const maxCSR = 16 << 10
 // Request is a certificate request that passed CheckCSR: who, and which key. Nothing else of the request is used.
 type Request struct {
 	Identity  identity.Identity
-	PublicKey crypto.PublicKey
+	PublicKey *ecdsa.PublicKey
 	// PEM is the request, for an authority elsewhere that wants to see it signed by its key. What it signs is checked by NewIssued.
 	PEM string
 }

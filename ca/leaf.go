@@ -82,14 +82,14 @@ func CSR(id identity.Identity, key crypto.Signer, rand io.Reader) (string, error
 	return string(pem.EncodeToMemory(&pem.Block{Type: pemRequest, Bytes: der})), nil
 }
 
-// NewLeaf joins a signed chain with its key, after checking that the first certificate is for that key and identity.
-// It doesn't check the chain or the time: those change while a leaf lives. Errors wrap ErrLeaf.
+// NewLeaf joins a signed chain with its key, after checking that the first certificate is for that key and identity, and signed by
+// the second, if there is one: nobody has looked at the built-in authority's signature since it was made. It checks neither what leads
+// to a root nor the time: those change while a leaf lives. Errors wrap ErrLeaf.
 func NewLeaf(id identity.Identity, key *ecdsa.PrivateKey, certPEM string, index uint64) (Leaf, error) {
-	block, _ := pem.Decode([]byte(certPEM))
-	if block == nil || block.Type != pemCert {
-		return Leaf{}, fmt.Errorf("%w: no PEM certificate", ErrLeaf)
+	cert, by, err := firstTwo(certPEM)
+	if err == nil && by != nil {
+		err = cert.CheckSignatureFrom(by)
 	}
-	cert, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
 		return Leaf{}, fmt.Errorf("%w: %w", ErrLeaf, err)
 	}
@@ -125,6 +125,24 @@ func NewLeaf(id identity.Identity, key *ecdsa.PrivateKey, certPEM string, index 
 		leaf.ServerURI = uri
 	}
 	return leaf, nil
+}
+
+// firstTwo are a leaf, and the authority's certificate behind it, nil if there is none: a root may have signed it.
+func firstTwo(chain string) (leaf, by *x509.Certificate, err error) {
+	rest := []byte(chain)
+	for _, c := range []**x509.Certificate{&leaf, &by} {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil && leaf != nil {
+			break
+		}
+		if block == nil || block.Type != pemCert {
+			return nil, nil, errors.New("no PEM certificate")
+		}
+		if *c, err = x509.ParseCertificate(block.Bytes); err != nil {
+			return nil, nil, err
+		}
+	}
+	return leaf, by, nil
 }
 
 // RenewAt is when the leaf should be renewed: a point from 60 to 90 % of its life, for a jitter from 0 to 1. Life counts

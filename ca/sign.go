@@ -4,7 +4,6 @@ package ca
 
 import (
 	"context"
-	"crypto/x509"
 	"fmt"
 	"net/url"
 	"time"
@@ -32,17 +31,9 @@ func (b *Builtin) Sign(_ context.Context, req Request, now time.Time) (Issued, e
 	if err != nil {
 		return Issued{}, fmt.Errorf("%w: %w", ErrCSR, err)
 	}
-	tmpl := &x509.Certificate{
-		SerialNumber:          serial,
-		URIs:                  []*url.URL{uri},
-		NotBefore:             now.Add(-Backdate).UTC().Truncate(time.Second),
-		NotAfter:              earlier(a.inter.NotAfter, now.Add(a.setup.Config.LeafCertTTL)).UTC().Truncate(time.Second),
-		BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment |
-			x509.KeyUsageDataEncipherment | x509.KeyUsageKeyAgreement,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	}
-	der, err := x509.CreateCertificate(b.rand, tmpl, a.inter, req.PublicKey, a.interKey)
+	after := now.Add(-Backdate).UTC().Truncate(time.Second)
+	before := earlier(a.inter.NotAfter, now.Add(a.setup.Config.LeafCertTTL)).UTC().Truncate(time.Second)
+	der, err := a.leaves.sign(b.rand, a.interKey, serial, uri, after, before, req.PublicKey)
 	if err != nil {
 		return Issued{}, fmt.Errorf("sign a leaf for %s: %w", req.Identity, err)
 	}
@@ -50,7 +41,7 @@ func (b *Builtin) Sign(_ context.Context, req Request, now time.Time) (Issued, e
 		Identity:     req.Identity,
 		SerialNumber: colonHex(serial.Bytes()),
 		CertPEM:      encodeCert(der) + a.chain(now),
-		NotBefore:    tmpl.NotBefore,
-		NotAfter:     tmpl.NotAfter,
+		NotBefore:    after,
+		NotAfter:     before,
 	}, nil
 }
