@@ -128,7 +128,7 @@ func (u *unit) delayed(key string) int64 {
 
 // kvWrite sets value and flags; session "" leaves the lock as it is, "-" gives it up, another takes it.
 func (u *unit) kvWrite(s *slot[*kvRow], op *KVOp, scope Scope, session string) KVResult {
-	row := &kvRow{key: s.key, KVEntry: KVEntry{Scope: scope, Key: op.Key, Value: op.Value, Flags: op.Flags}}
+	row := newKVRow(KVEntry{Scope: scope, Key: op.Key, Value: op.Value, Flags: op.Flags}, s.key)
 	if old := s.new; old != nil {
 		row.CreateIndex, row.LockIndex, row.Session, row.FencingIndex = old.CreateIndex, old.LockIndex, old.Session, old.FencingIndex
 	}

@@ -84,7 +84,7 @@ func (d *digests) segment(last uint64, batch []LogEntry) (n int, before bool) {
 // note remembers what a transaction changed.
 func (d *digests) note(changes memdb.Changes) {
 	for _, c := range changes {
-		if !summed(c.Table) {
+		if !counts(c.Table) {
 			continue
 		}
 		before := c.Before
@@ -116,13 +116,13 @@ func (d *digests) settle() {
 	}
 	for p, before := range d.pending {
 		s := of(p.table)
-		s.add(hashRow(p.row))
+		s.add(sumOf(p.row))
 		if before != nil {
-			s.sub(hashRow(before))
+			s.sub(sumOf(before))
 		}
 	}
 	for _, g := range d.gone {
-		of(g.table).sub(hashRow(g.row))
+		of(g.table).sub(sumOf(g.row))
 	}
 	clear(d.pending)
 	d.gone = nil
@@ -173,8 +173,30 @@ func (d *digests) load(t *Txn) {
 	})
 }
 
-// summed says whether a table counts: those made out of others don't.
-func summed(table string) bool {
+// summed is in the rows that change often: a row that comes into the sums goes out of them again, with the same hash. It is the writers',
+// as the sums are.
+type summed struct {
+	hash   sum
+	hashed bool
+}
+
+func (s *summed) kept() *summed { return s }
+
+// sumOf is hashRow, worked out once where the row keeps it.
+func sumOf(row any) sum {
+	k, ok := row.(interface{ kept() *summed })
+	if !ok {
+		return hashRow(row)
+	}
+	s := k.kept()
+	if !s.hashed {
+		s.hash, s.hashed = hashRow(row), true
+	}
+	return s.hash
+}
+
+// counts says whether a table counts: those made out of others don't.
+func counts(table string) bool {
 	return table != tableNames && table != tableMeta && table != tableCovered
 }
 

@@ -92,7 +92,11 @@ func (Reap) commandType() string { return "reap" }
 type kvRow struct {
 	KVEntry
 	key string
+	id  rowID
+	summed
 }
+
+func newKVRow(e KVEntry, key string) *kvRow { return &kvRow{KVEntry: e, key: key, id: rowID(key)} }
 
 // tombstone says when a key was deleted.
 type tombstone struct {

@@ -187,7 +187,7 @@ func (r *replicaWrite) item(it *Item, row any) {
 	}
 	old := first[*topicRow](r.w.txn, tableTopics, topic.row())
 	if old == nil || it.Index > old.index {
-		insert(r.w.txn, tableTopics, &topicRow{topic, it.Index})
+		insert(r.w.txn, tableTopics, newTopicRow(topic, it.Index))
 	}
 	r.w.topics[topic] = it.Index
 	table, have := lookup(r.w.txn, it.ID)

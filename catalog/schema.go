@@ -36,13 +36,23 @@ type instanceRow struct {
 	key  string
 	last uint64 // the last change of anything in it
 	feed record // encoded once, for all feeds that send it as a change or as part of a topic
+
+	id, name, connect rowID
+	summed
 }
 
 func newInstanceRow(in Instance, key string, last uint64) *instanceRow {
-	r := &instanceRow{Instance: in, key: key, last: last}
+	r := &instanceRow{Instance: in, key: key, last: last, id: rowID(key), name: rowID(nameString(in.Service.Name()))}
+	if k, ok := in.Service.Destination(); ok {
+		r.connect = rowID(nameString(k))
+	}
 	r.feed.instance = &r.Instance
 	return r
 }
+
+// rowID is what a row goes by in an index, made once: memdb asks a row for each of them several times, when it comes and when it goes. It
+// isn't written to.
+type rowID []byte
 
 type entryRow struct {
 	entry Entry
@@ -66,6 +76,12 @@ type nameRow struct {
 type topicRow struct {
 	topic Topic
 	index uint64
+	id    rowID
+	summed
+}
+
+func newTopicRow(t Topic, index uint64) *topicRow {
+	return &topicRow{topic: t, index: index, id: rowID(t.row())}
 }
 
 // metaRow is what there is one of.
@@ -80,7 +96,19 @@ type metaRow struct {
 type coveredRow struct{ topic Topic }
 
 // Keys are the parts joined by NUL, which no name may contain: see checkName.
-func join(parts ...string) string { return strings.Join(parts, "\x00") + "\x00" }
+func join(parts ...string) string {
+	n := len(parts)
+	for _, p := range parts {
+		n += len(p)
+	}
+	var b strings.Builder
+	b.Grow(n)
+	for _, p := range parts {
+		b.WriteString(p)
+		b.WriteByte(0)
+	}
+	return b.String()
+}
 
 func scopeString(s Scope) string { return join(s.Datacenter, s.Partition, s.Peer) }
 
@@ -129,6 +157,22 @@ func rowKey[T any](f func(T) string) index {
 	return func(row any) (string, bool) { return f(row.(T)), true }
 }
 
+// keptIndex is an index by what rows hold already; nil leaves a row out.
+type keptIndex func(row any) rowID
+
+func (f keptIndex) FromObject(row any) (bool, []byte, error) {
+	id := f(row)
+	return id != nil, id[:len(id):len(id)], nil
+}
+
+func (keptIndex) FromArgs(args ...any) ([]byte, error) { return index(nil).FromArgs(args...) }
+
+func (f keptIndex) PrefixFromArgs(args ...any) ([]byte, error) { return f.FromArgs(args...) }
+
+func keptID[T any](f func(T) rowID) keptIndex {
+	return func(row any) rowID { return f(row.(T)) }
+}
+
 // manyIndex is an index by which a row has several keys.
 type manyIndex func(row any) []string
 
@@ -142,7 +186,7 @@ func (f manyIndex) FromObject(row any) (bool, [][]byte, error) {
 
 func (manyIndex) FromArgs(args ...any) ([]byte, error) { return index(nil).FromArgs(args...) }
 
-func table(name string, id index, more ...*memdb.IndexSchema) *memdb.TableSchema {
+func table(name string, id memdb.Indexer, more ...*memdb.IndexSchema) *memdb.TableSchema {
 	t := &memdb.TableSchema{Name: name, Indexes: map[string]*memdb.IndexSchema{
 		"id": {Name: "id", Unique: true, Indexer: id},
 	}}
@@ -158,23 +202,20 @@ func dbSchema() *memdb.DBSchema {
 			&memdb.IndexSchema{Name: "uuid", AllowMissing: true, Unique: true, Indexer: rowIndex(func(n *Node) (string, bool) {
 				return uuidString(n.Scope, n.ID), n.ID != ""
 			})}),
-		table(tableServices, rowKey(func(r *instanceRow) string { return r.key }),
-			&memdb.IndexSchema{Name: "name", Indexer: rowKey(func(r *instanceRow) string { return nameString(r.Service.Name()) })},
-			&memdb.IndexSchema{Name: "connect", AllowMissing: true, Indexer: rowIndex(func(r *instanceRow) (string, bool) {
-				k, ok := r.Service.Destination()
-				return nameString(k), ok
-			})}),
+		table(tableServices, keptID(func(r *instanceRow) rowID { return r.id }),
+			&memdb.IndexSchema{Name: "name", Indexer: keptID(func(r *instanceRow) rowID { return r.name })},
+			&memdb.IndexSchema{Name: "connect", AllowMissing: true, Indexer: keptID(func(r *instanceRow) rowID { return r.connect })}),
 		table(tableChecks, rowKey(checkString),
 			&memdb.IndexSchema{Name: "service", Indexer: rowKey(func(c *Check) string {
 				return onNodeString(c.Scope, c.Node, c.ServiceID)
 			})}),
 		table(tableEntries, rowKey(func(r *entryRow) string { return r.key })),
 		table(tableNames, rowKey(func(r *nameRow) string { return nameString(r.key) })),
-		table(tableTopics, rowKey(func(r *topicRow) string { return r.topic.row() })),
+		table(tableTopics, keptID(func(r *topicRow) rowID { return r.id })),
 		table(tableCA, rowKey(func(*CAState) string { return "ca" })),
 		table(tableAutopilot, rowKey(func(*AutopilotConfig) string { return "autopilot" })),
 		table(tableMeta, rowKey(func(*metaRow) string { return "meta" })),
-		table(tableKV, rowKey(func(r *kvRow) string { return r.key }),
+		table(tableKV, keptID(func(r *kvRow) rowID { return r.id }),
 			&memdb.IndexSchema{Name: "session", AllowMissing: true, Indexer: rowIndex(func(r *kvRow) (string, bool) {
 				return join(sessionString(r.Scope, r.Session)), r.Session != ""
 			})}),

@@ -142,10 +142,10 @@ func (u *unit) destroySession(key string) {
 			k.new = nil
 			continue
 		}
-		row := *k.new
+		row := newKVRow(k.new.KVEntry, k.key)
 		row.Session, row.FencingIndex = "", 0
 		u.stamp(&row.Indexes, row.CreateIndex)
-		k.new = &row
+		k.new = row
 	}
 }
 

@@ -337,7 +337,7 @@ func (w *write) load(row *snapshotRow) error {
 	case row.CA != nil:
 		insert(w.txn, tableCA, row.CA)
 	case row.Topic != nil:
-		insert(w.txn, tableTopics, &topicRow{row.Topic.Topic, row.Topic.Index})
+		insert(w.txn, tableTopics, newTopicRow(row.Topic.Topic, row.Topic.Index))
 	case row.Session != nil:
 		insert(w.txn, tableSessions, row.Session)
 	case row.Query != nil:
@@ -349,7 +349,7 @@ func (w *write) load(row *snapshotRow) error {
 	case row.Peering != nil:
 		insert(w.txn, tablePeerings, row.Peering)
 	case row.KV != nil:
-		insert(w.txn, tableKV, &kvRow{*row.KV, kvString(row.KV.Scope, row.KV.Key)})
+		insert(w.txn, tableKV, newKVRow(*row.KV, kvString(row.KV.Scope, row.KV.Key)))
 	case row.Tombstone != nil:
 		insert(w.txn, tableTombstones, &tombstone{string(row.Tombstone.Key), row.Tombstone.Value})
 	case row.Delay != nil:

@@ -193,6 +193,29 @@ func (t *Txn) NodeChecks(node Key) ([]*Check, error) {
 	return out, nil
 }
 
+// NodeService gives one of a node's services, by its namespace and ID; nil if there is none.
+func (t *Txn) NodeService(node Key, namespace, id string) (*Service, error) {
+	node = t.key(node)
+	if err := t.use(NodeTopic(node)); err != nil {
+		return nil, err
+	}
+	node.Namespace = orDefault(namespace, DefaultNamespace)
+	if r := first[*instanceRow](t.db, tableServices, onNodeString(node.Scope, node.Name, id)); r != nil {
+		return r.Service, nil
+	}
+	return nil, nil
+}
+
+// NodeCheck gives one of a node's checks, by its namespace (that of its service) and ID; nil if there is none.
+func (t *Txn) NodeCheck(node Key, namespace, id string) (*Check, error) {
+	node = t.key(node)
+	if err := t.use(NodeTopic(node)); err != nil {
+		return nil, err
+	}
+	node.Namespace = orDefault(namespace, DefaultNamespace)
+	return first[*Check](t.db, tableChecks, onNodeString(node.Scope, node.Name, id)), nil
+}
+
 // ServiceNames gives the names of the scope's services with all tags of their instances, sorted.
 func (t *Txn) ServiceNames(s Scope) (map[string][]string, error) {
 	s = s.Default(t.dc)

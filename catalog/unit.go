@@ -50,27 +50,49 @@ func (s *slot[T]) changed() bool { return s.old != s.new }
 type slots[T comparable] struct {
 	table string
 	list  []*slot[T]
-	by    map[string]*slot[T]
+	by    map[string]*slot[T] // nil while the list is short: most commands are about one row or two
+}
+
+const shortList = 8
+
+func (s *slots[T]) find(key string) *slot[T] {
+	if s.by != nil {
+		return s.by[key]
+	}
+	for _, x := range s.list {
+		if x.key == key {
+			return x
+		}
+	}
+	return nil
 }
 
 func (s *slots[T]) at(w *write, key string) *slot[T] {
-	if x, ok := s.by[key]; ok {
+	if x := s.find(key); x != nil {
 		return x
 	}
-	row := first[T](w.txn, s.table, key)
-	return s.put(key, row)
+	return s.add(key, first[T](w.txn, s.table, key))
 }
 
 func (s *slots[T]) put(key string, row T) *slot[T] {
-	if x, ok := s.by[key]; ok {
+	if x := s.find(key); x != nil {
 		return x
 	}
+	return s.add(key, row)
+}
+
+func (s *slots[T]) add(key string, row T) *slot[T] {
 	x := &slot[T]{key: key, old: row, new: row}
-	if s.by == nil {
-		s.by = make(map[string]*slot[T], 4)
-	}
-	s.by[key] = x
 	s.list = append(s.list, x)
+	switch {
+	case s.by != nil:
+		s.by[key] = x
+	case len(s.list) > shortList:
+		s.by = make(map[string]*slot[T], 2*len(s.list))
+		for _, x := range s.list {
+			s.by[x.key] = x
+		}
+	}
 	return x
 }
 
@@ -216,7 +238,7 @@ func (u *unit) stamp(ix *Indexes, create uint64) {
 // same says whether two records are equal but for their indexes.
 func same[T any](a, b T, ix func(*T) *Indexes) bool {
 	*ix(&a), *ix(&b) = Indexes{}, Indexes{}
-	return reflect.DeepEqual(a, b)
+	return reflect.DeepEqual(&a, &b) // pointers: the records stay where they are
 }
 
 // flush writes all, and names the topics that this touched. Nothing in it can fail.
@@ -343,7 +365,13 @@ func (u *unit) flushService(s *slot[*instanceRow]) {
 		if k, ok := s.new.Service.Destination(); ok && s.changed() && s.new.Service.VirtualIP == "" {
 			s.new.Service.VirtualIP = u.giveVirtual(k)
 		}
-		s.new = newInstanceRow(u.assemble(s.new.Service), s.key, w.index)
+		in := Instance{Service: s.new.Service}
+		if s.old != nil && !s.dirty { // neither node nor checks have changed
+			in.Node, in.Checks = s.old.Node, s.old.Checks
+		} else {
+			in = u.assemble(s.new.Service)
+		}
+		s.new = newInstanceRow(in, s.key, w.index)
 		insert(w.txn, tableServices, s.new)
 		rec = &s.new.feed
 	} else {

@@ -103,7 +103,7 @@ func (w *write) emit(t Topic, id string, rec *record) {
 // finish writes the topics' indexes and the store's.
 func (w *write) finish() {
 	for t, i := range w.topics {
-		insert(w.txn, tableTopics, &topicRow{t, i})
+		insert(w.txn, tableTopics, newTopicRow(t, i))
 	}
 	meta := w.meta
 	insert(w.txn, tableMeta, &meta)
