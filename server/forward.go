@@ -94,8 +94,8 @@ func (e *entrance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	err = e.s.atLeader(r.Context(), func(id, address string) (bool, error) {
-		a := &attempt{ResponseWriter: w, header: http.Header{}, taken: new(atomic.Bool)}
-		ctx := context.WithValue(r.Context(), takenKey{}, a.taken)
+		a := newAttempt(w)
+		ctx := context.WithValue(r.Context(), takenKey{}, &a.taken)
 		if address != "" && !api.Bulk(r) {
 			during, stop := e.s.reigns.during(ctx, id, true)
 			defer stop()
@@ -104,10 +104,13 @@ func (e *entrance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		req := r.WithContext(ctx)
 		if body != nil {
 			req.Body = io.NopCloser(bytes.NewReader(body))
-			req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+			if address != "" {
+				req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+			}
 		}
 		e.try(a, req, address)
 		if a.again {
+			a.forget()
 			return body != nil || r.Body == http.NoBody, api.ErrNoLeader
 		}
 		return false, nil
@@ -137,36 +140,61 @@ func replayable(r *http.Request) ([]byte, error) {
 		}
 		return nil, nil
 	}
-	data, err := io.ReadAll(io.LimitReader(r.Body, api.DefaultMaxBody+1))
-	return data, err
+	if n := r.ContentLength; n > 0 && n <= believed {
+		data := make([]byte, n)
+		_, err := io.ReadFull(r.Body, data)
+		return data, err
+	}
+	return io.ReadAll(io.LimitReader(r.Body, api.DefaultMaxBody+1))
 }
+
+// believed is how much memory a request gets for no more than saying that it has so much to say.
+const believed = 64 << 10
 
 // attempt is one try to answer: an answer that says that nothing was done isn't passed on.
 type attempt struct {
 	http.ResponseWriter
-	header http.Header
-	taken  *atomic.Bool // set once Raft has taken something of it
+	before []field     // of the header, when it began
+	taken  atomic.Bool // set once Raft has taken something of it
 	wrote  bool
 	again  bool
 }
 
-func (a *attempt) Header() http.Header { return a.header }
+type field struct {
+	name   string
+	values []string
+}
+
+func newAttempt(w http.ResponseWriter) *attempt {
+	a := &attempt{ResponseWriter: w}
+	for name, values := range w.Header() {
+		a.before = append(a.before, field{name, values})
+	}
+	return a
+}
+
+// forget takes back what an attempt that isn't passed on has put into the header.
+func (a *attempt) forget() {
+	h := a.ResponseWriter.Header()
+	clear(h)
+	for _, f := range a.before {
+		h[f.name] = f.values
+	}
+}
 
 func (a *attempt) WriteHeader(code int) {
 	if a.wrote || a.again {
 		return
 	}
-	if a.header.Get(api.NotTaken) != "" && !a.taken.Load() {
-		a.again = true
-		return
+	if h := a.ResponseWriter.Header(); h[api.NotTaken] != nil {
+		if !a.taken.Load() {
+			a.again = true
+			return
+		}
+		h.Del(api.NotTaken)
 	}
-	a.header.Del(api.NotTaken)
 	if code >= 200 {
 		a.wrote = true
-	}
-	h := a.ResponseWriter.Header()
-	for k, v := range a.header {
-		h[k] = v
 	}
 	a.ResponseWriter.WriteHeader(code)
 }
