@@ -15,31 +15,41 @@ var (
 	serviceWrite = api.Permission{Resource: "service", Access: api.Write}
 )
 
-// holdings are what a node has now: the names of its services by ID, and of what its checks are about.
+// holdings are what a node has now. What is asked about is looked up one by one: lists of all that a node of ten services has were a ninth
+// of what a registration cost.
 type holdings struct {
-	node     *catalog.Node
-	services map[string]string
-	checks   map[string]string
+	txn  *catalog.Txn
+	node *catalog.Node
 }
 
-func holdingsOf(t *catalog.Txn, key catalog.Key) (holdings, error) {
-	h := holdings{services: map[string]string{}, checks: map[string]string{}}
-	var err error
-	if h.node, err = t.Node(key); err != nil || h.node == nil {
-		return h, err
-	}
-	services, err := t.NodeServices(h.node.Key())
-	if err != nil {
-		return h, err
-	}
-	checks, err := t.NodeChecks(h.node.Key())
-	for _, s := range services {
-		h.services[s.ID] = s.Service
-	}
-	for _, c := range checks {
-		h.checks[c.CheckID] = c.ServiceName
-	}
+func holdingsOf(t *catalog.Txn, key catalog.Key) (h holdings, err error) {
+	h.txn = t
+	h.node, err = t.Node(key)
 	return h, err
+}
+
+// service is the name of the service with an ID, "" if there is none.
+func (h *holdings) service(scope catalog.Scope, id string) (string, error) {
+	if h.node == nil || id == "" {
+		return "", nil
+	}
+	s, err := h.txn.NodeService(h.node.Key(), scope.Namespace, id)
+	if err != nil || s == nil {
+		return "", err
+	}
+	return s.Service, nil
+}
+
+// check is the name of the service that a check is about, "" for a check of the node and where there is none.
+func (h *holdings) check(scope catalog.Scope, id string) (string, error) {
+	if h.node == nil || id == "" {
+		return "", nil
+	}
+	c, err := h.txn.NodeCheck(h.node.Key(), scope.Namespace, id)
+	if err != nil || c == nil {
+		return "", err
+	}
+	return c.ServiceName, nil
 }
 
 // mayRegister asks for node:write where a node is made or changed, or a check of its own; for service:write on each service, on
@@ -54,36 +64,58 @@ func mayRegister(r *api.Request, t *catalog.Txn, cmd *catalog.Register) error {
 			return err
 		}
 	}
+	registered := map[string]string{} // by this command
 	for i := range cmd.Services {
 		s := &cmd.Services[i]
-		names := []string{s.Service, have.services[s.ID]}
+		before, err := have.service(s.Scope, s.ID)
+		if err != nil {
+			return err
+		}
+		names := []string{s.Service, before, registered[strings.ToLower(s.ID)]}
 		if s.Proxy != nil {
 			names = append(names, s.Proxy.DestinationServiceName)
 		}
-		for _, name := range names {
-			if name == "" {
-				continue
-			}
-			if err := r.Subject.Allow(serviceWrite, name); err != nil {
-				return err
-			}
+		if err := mayWrite(r, names...); err != nil {
+			return err
 		}
-		have.services[s.ID] = s.Service
+		registered[strings.ToLower(s.ID)] = s.Service
 	}
 	for i := range cmd.Checks {
 		c := &cmd.Checks[i]
-		for _, name := range []string{have.services[c.ServiceID], have.checks[c.CheckID], c.ServiceName} {
-			if name != "" {
-				err = r.Subject.Allow(serviceWrite, name)
-			}
-			if err != nil {
+		scope := c.Scope
+		if c.ServiceID == "" {
+			scope.Namespace = catalog.DefaultNamespace // the node's
+		}
+		before, err := have.check(scope, c.CheckID)
+		if err != nil {
+			return err
+		}
+		of := registered[strings.ToLower(c.ServiceID)]
+		if of == "" {
+			if of, err = have.service(c.Scope, c.ServiceID); err != nil {
 				return err
 			}
+		}
+		if err := mayWrite(r, of, before, c.ServiceName); err != nil {
+			return err
 		}
 		if c.ServiceID == "" {
 			if err := r.Subject.Allow(nodeWrite, cmd.Node.Node); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// mayWrite asks for service:write on all that are named.
+func mayWrite(r *api.Request, services ...string) error {
+	for _, name := range services {
+		if name == "" {
+			continue
+		}
+		if err := r.Subject.Allow(serviceWrite, name); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -106,9 +138,12 @@ func mayDeregister(r *api.Request, t *catalog.Txn, node, service, check string) 
 	if err != nil {
 		return err
 	}
-	name := have.services[service]
+	name, err := have.service(r.Options.Scope, service)
 	if service == "" {
-		name = have.checks[check]
+		name, err = have.check(r.Options.Scope, check)
+	}
+	if err != nil {
+		return err
 	}
 	if name == "" {
 		return whole
