@@ -55,10 +55,12 @@ func TestProviders(t *testing.T) {
 	}
 	const vaultConfig = `{"Provider":"vault","Config":{"Address":%q,"Token":"root","RootPKIPath":"pki","intermediate_pki_path":"pki_int"}}`
 	provider, before := r.ca.now()
-	for path, why := range map[string]string{"sys/mounts/pki": "disk full", "pki/root/sign-intermediate": "sealed", "pki_int/intermediate/set-signed": "gone"} {
-		vault.Refuse(path, why)
-		put(500, why, vaultConfig, web.URL)
-		vault.Refuse(path, "")
+	for _, refused := range []struct{ path, why string }{ // in the order in which they are asked for: what is mounted stays so
+		{"sys/mounts/pki", "disk full"}, {"pki/root/sign-intermediate", "sealed"}, {"pki_int/intermediate/set-signed", "gone"},
+	} {
+		vault.Refuse(refused.path, refused.why)
+		put(500, refused.why, vaultConfig, web.URL)
+		vault.Refuse(refused.path, "")
 	}
 	put(400, "IntermediatePKIPath", `{"Provider":"vault","Config":{"Address":%q,"Token":"root","RootPKIPath":"pki"}}`, web.URL)
 	put(400, "is a key of the provider", `{"Config":{"Address":%q}}`, web.URL)
