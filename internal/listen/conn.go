@@ -31,6 +31,10 @@ var (
 // NetConn returns the connection inside, such as a *net.TCPConn.
 func (c *Conn) NetConn() net.Conn { return c.Conn }
 
+// Socket returns the connection inside where reading and writing on this one are nothing more than on that: of a plain connection,
+// not of one that TLS is spoken on.
+func (c *Conn) Socket() net.Conn { return c.Conn }
+
 // Close closes the connection and gives its place back. A second call returns
 // net.ErrClosed.
 func (c *Conn) Close() error {

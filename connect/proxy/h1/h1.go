@@ -71,6 +71,14 @@ var past = time.Unix(1, 0)
 // Closing reports first. A request whose first bytes arrive at the same moment is served.
 func Wake(conn net.Conn) { _ = conn.SetReadDeadline(past) }
 
+// socketOf is the socket that a connection is read from and written to as it is; the connection itself where there is none beneath.
+func socketOf(conn net.Conn) net.Conn {
+	if s, ok := conn.(interface{ Socket() net.Conn }); ok {
+		return s.Socket()
+	}
+	return conn
+}
+
 // abort closes a connection so that its peer can tell the end from a regular one: TCP sends a reset, TLS no close_notify.
 func abort(conn net.Conn) {
 	inner := conn

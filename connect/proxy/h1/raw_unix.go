@@ -10,10 +10,11 @@ import (
 	"syscall"
 )
 
-// initRaw takes the raw form of a plain socket, by its concrete type: a wrapper's Read is never passed by.
+// initRaw takes the raw form of a plain socket, by its concrete type: a wrapper's Read is passed by only where it says that it adds
+// nothing.
 func (r *reader) initRaw() {
 	var err error
-	switch c := r.conn.(type) {
+	switch c := socketOf(r.conn).(type) {
 	case *net.TCPConn:
 		r.raw, err = c.SyscallConn()
 	case *net.UnixConn:

@@ -37,9 +37,9 @@ type writer struct {
 
 func (w *writer) init(conn net.Conn) {
 	w.conn = conn
-	switch conn.(type) {
+	switch s := socketOf(conn).(type) {
 	case *net.TCPConn, *net.UnixConn:
-		w.gathers = true
+		w.conn, w.gathers = s, true // net.Buffers is written with one call to a socket alone
 	}
 }
 
