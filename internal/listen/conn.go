@@ -16,7 +16,8 @@ import (
 // kernel (splice) where the two sockets allow it.
 type Conn struct {
 	net.Conn
-	l *Listener
+	l       *Listener
+	shaking *shaking // of the goroutine that does the handshake; nil before and after
 
 	mu     sync.Mutex
 	holder holder

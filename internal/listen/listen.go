@@ -5,7 +5,8 @@
 // A Door opens stream and packet listeners and puts the same protection on all
 // of them: a cap on connections of an address that hasn't proved who it is, a
 // cap per proved identity, deadlines for the TLS handshake and for request
-// headers, limits of header and body, and metrics. It also takes over sockets
+// headers, a bound on the handshakes that calculate at once, limits of header
+// and body, and metrics. It also takes over sockets
 // from an older process, and says who holds an address that is taken.
 //
 // It doesn't decide who may do what: it knows an identity only to count it.
@@ -139,6 +140,7 @@ type Config struct {
 type Door struct {
 	log     *slog.Logger
 	metrics *metrics
+	turns   *turns
 
 	mu        sync.Mutex
 	inherited map[string]*os.File
@@ -154,7 +156,7 @@ func New(cfg Config) (*Door, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Door{log: cfg.Log, metrics: m, inherited: map[string]*os.File{}, open: map[string]filer{}}, nil
+	return &Door{log: cfg.Log, metrics: m, turns: newTurns(cfg.Log), inherited: map[string]*os.File{}, open: map[string]filer{}}, nil
 }
 
 // Stream opens a stream listener, or takes it over if one of that name and

@@ -15,6 +15,7 @@ const (
 	reasonIdentity  = "identity_limit"
 	reasonHandshake = "handshake"
 	reasonTimeout   = "handshake_timeout"
+	reasonQueue     = "handshake_queue"
 	reasonNoTLS     = "no_certificate"
 	reasonClosing   = "closing"
 	reasonBody      = "body_limit"

@@ -217,7 +217,11 @@ func (l *Listener) handshake(c *Conn) {
 	}
 	defer cancel()
 	t := tls.Server(c, cfg)
-	if err := t.HandshakeContext(ctx); err != nil {
+	c.shaking = &shaking{turns: l.door.turns, ctx: ctx, of: c.holder}
+	err := t.HandshakeContext(ctx)
+	c.shaking.pause()
+	c.shaking = nil
+	if err != nil {
 		l.handshakeFailed(c, err)
 		return
 	}
@@ -241,6 +245,8 @@ func (l *Listener) handshakeFailed(c *Conn, err error) {
 	switch {
 	case l.ctx.Err() != nil:
 		reason = reasonClosing
+	case errors.Is(err, errQueue):
+		reason = reasonQueue
 	case errors.Is(err, context.DeadlineExceeded):
 		reason = reasonTimeout
 	}

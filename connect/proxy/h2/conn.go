@@ -89,6 +89,7 @@ type conn struct {
 	acked    bool
 	resets   bucket
 	control  bucket
+	debt     time.Duration // of work for nothing; the reader rests for it before it reads on
 
 	pingEvery, pingWait time.Duration
 	pinger              *time.Timer
@@ -117,7 +118,10 @@ func (c *conn) setup(nc net.Conn, prefix []byte, lim stream.Limits, f Floods, wr
 	if len(prefix) > 0 {
 		r = io.MultiReader(&prefixReader{b: prefix}, nc)
 	}
-	c.br.init(r, c.pause)
+	c.br.init(r, func() {
+		c.pause()
+		c.rest()
+	})
 	c.fr = http2.NewFramer(nil, &c.br)
 	c.fr.SetMaxReadFrameSize(minFrameSize)
 	c.fr.SetReuseFrames()
@@ -297,6 +301,19 @@ func (c *conn) pause() {
 	}
 	c.woken = c.woken[:0]
 	c.mu.Unlock()
+}
+
+// rest has the reader wait for as long as the peer owes.
+func (c *conn) rest() {
+	c.mu.Lock()
+	owed := c.debt
+	if owed < restAt || c.stopErr != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.debt = 0
+	c.mu.Unlock()
+	time.Sleep(min(restTimes*owed, restMost))
 }
 
 // wakeLocked has e's reader told of what came.

@@ -119,12 +119,18 @@ func (c *conn) spendLocked(n float64) error {
 	if !c.control.spend(n) {
 		return broken(stream.CodeEnhanceCalm, "too many control frames")
 	}
+	if c.control.low() {
+		c.debt += time.Duration(n) * controlCost
+	}
 	return nil
 }
 
 func (c *conn) wasteLocked() error {
 	if !c.resets.spend(1) {
 		return broken(stream.CodeEnhanceCalm, "too many streams were reset")
+	}
+	if c.resets.low() {
+		c.debt += wasteCost
 	}
 	return nil
 }
@@ -211,6 +217,11 @@ func (c *conn) onBlock(id uint32, block []byte, end bool) error {
 	}
 	if err != nil {
 		return broken(codeCompression, err.Error())
+	}
+	if c.in.tooLarge {
+		c.mu.Lock()
+		c.debt += time.Duration(len(block)) * blockCost
+		c.mu.Unlock()
 	}
 	return c.role.head(id, kind, end)
 }

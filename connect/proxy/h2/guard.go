@@ -28,6 +28,18 @@ func (f Floods) withDefaults() Floods {
 	return f
 }
 
+// Who spends much of a budget is slowed down before it is cut off: what it makes us do for nothing may take a part of a processor, so
+// that one connection doesn't keep the others waiting. What each costs is about what it was measured to.
+const (
+	freeShare   = 0.75 // of a budget that is left: nothing is owed
+	controlCost = time.Microsecond
+	wasteCost   = 50 * time.Microsecond
+	blockCost   = 25 * time.Nanosecond // for each byte of a head over its limit
+	restAt      = 250 * time.Microsecond
+	restTimes   = 4 // as long as it worked for nothing the reader rests
+	restMost    = 50 * time.Millisecond
+)
+
 const (
 	resetsPerSecond  = 100
 	controlPerSecond = 1000
@@ -47,6 +59,9 @@ func newBucket(burst, perSecond int) bucket {
 }
 
 func (b *bucket) earn(n float64) { b.left = min(b.burst, b.left+n) }
+
+// low says whether so little is left that what comes next is owed for.
+func (b *bucket) low() bool { return b.left < freeShare*b.burst }
 
 // spend takes n and says whether they were there. The clock is asked only where the budget is low.
 func (b *bucket) spend(n float64) bool {

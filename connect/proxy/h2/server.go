@@ -368,9 +368,13 @@ func (s *Server) tooLarge(id uint32, end bool) error {
 	return s.reply(http2.FrameRSTStream, 0, id, make([]byte, 4))
 }
 
-// start has the request handled.
+// start has the request handled, unless the client has taken it back already: nothing is done for that.
 func (e *serverExch) start() {
 	s := e.c.role.(*Server)
+	if s.takenBack(e) {
+		s.wg.Done()
+		return
+	}
 	if e.run == nil {
 		e.run = e.serve
 	}
@@ -379,6 +383,19 @@ func (e *serverExch) start() {
 		return
 	}
 	go e.run()
+}
+
+func (s *Server) takenBack(e *serverExch) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.err == nil {
+		return false
+	}
+	e.dead = true
+	s.giveUnreadLocked(e.in.drop())
+	s.handlers--
+	s.doneLocked()
+	return true
 }
 
 func (e *serverExch) serve() {

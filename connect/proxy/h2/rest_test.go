@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package h2
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/weftmesh/weft/connect/proxy/stream"
+)
+
+// A connection that makes work for nothing is served slowly, also as long as it keeps within its budget; one with a usual number of
+// such frames isn't.
+func TestWorkForNothingIsPaused(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		frames int
+		paused bool
+	}{{"few", 1000, false}, {"many", 4500, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := net.Pipe()
+				s, err := NewServer(b, ServerConfig{}, quiet)
+				if err != nil {
+					t.Fatal(err)
+				}
+				done := make(chan error, 1)
+				go func() { done <- s.Run(t.Context()) }()
+				go func() { _, _ = io.Copy(io.Discard, a) }() // ends with the connection
+				var all bytes.Buffer
+				all.WriteString(preface)
+				f := http2.NewFramer(&all, nil)
+				_ = f.WriteSettings()
+				for range c.frames {
+					_ = f.WritePriority(1, http2.PriorityParam{StreamDep: 3})
+				}
+				began := time.Now()
+				if _, err := a.Write(all.Bytes()); err != nil {
+					t.Fatal(err)
+				}
+				if took := time.Since(began); (took >= time.Millisecond) != c.paused {
+					t.Errorf("%d frames took %s", c.frames, took)
+				}
+				_ = a.Close()
+				<-done
+			})
+		})
+	}
+}
+
+// What is taken back in the same breath never reaches a handler, and leaves nothing behind.
+func TestRequestTakenBackIsNotServed(t *testing.T) {
+	served := make(chan string, 10)
+	p := newRawPeer(t, ServerConfig{}, func(x stream.ServerExchange) {
+		served <- x.Request().Path
+		_ = x.WriteHead(&stream.ResponseHead{Status: 200}, true)
+	})
+	var all bytes.Buffer
+	f := http2.NewFramer(&all, nil)
+	head := func(id uint32, path string, end bool) {
+		_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, EndHeaders: true, EndStream: end,
+			BlockFragment: p.block(":method", "GET", ":scheme", "http", ":authority", "a", ":path", path)})
+	}
+	head(1, "/taken", true)
+	_ = f.WriteRSTStream(1, http2.ErrCodeCancel)
+	head(3, "/taken-with-body", false)
+	_ = f.WriteData(3, false, make([]byte, 1000))
+	_ = f.WriteRSTStream(3, http2.ErrCodeCancel)
+	head(5, "/kept", true)
+	if _, err := p.nc.Write(all.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-served; got != "/kept" {
+		t.Errorf("%s was served", got)
+	}
+	p.srv.Drain()
+	go func() { // answers the PING of the drain
+		for {
+			fr, err := p.fr.ReadFrame()
+			if err != nil {
+				return
+			}
+			if ping, ok := fr.(*http2.PingFrame); ok && !ping.IsAck() {
+				_ = p.fr.WritePing(true, ping.Data)
+			}
+		}
+	}()
+	if err := <-p.done; err != nil { // it would wait for ever for handlers that never began
+		t.Error(err)
+	}
+	if len(served) > 0 {
+		t.Errorf("%s was served", <-served)
+	}
+}
