@@ -44,6 +44,7 @@ type downstream struct {
 	mu      sync.Mutex // guards now
 	now     *exchange
 	multied bool
+	making  chan struct{} // see slow; of an HTTP/2 connection
 }
 
 // Drain is how far a connection is on its way out.
@@ -156,7 +157,7 @@ func (d *downstream) run(ctx context.Context, c *config.HTTP, alpn string, prefi
 			Draining: d.leaving, Closing: d.closing, OnState: func(s h1.ConnState) { d.idle.Store(s == h1.StateIdle) }, BadRequest: d.refuse, Prefix: prefix,
 		}, d.serve)
 	}
-	d.multied = true
+	d.multied, d.making = true, make(chan struct{}, maxMaking)
 	s, err := h2.NewServer(d.conn, h2.ServerConfig{
 		Prefix: prefix, Limits: limits, IdleTimeout: orDefault(c.IdleTimeout, defaultIdle), Do: d.engine.workers.do,
 	}, d.serve)

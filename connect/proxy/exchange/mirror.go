@@ -59,7 +59,7 @@ func (v *clusterView) mirror(ctx context.Context, head *stream.RequestHead, body
 	}
 	ep.active.Add(1)
 	defer ep.active.Add(-1)
-	l, _, err := v.acquire(func() context.Context { return ctx }, ep, v.upstreamWire(head.Proto))
+	l, _, err := v.acquire(slow{context: func() context.Context { return ctx }}, ep, v.upstreamWire(head.Proto))
 	if err != nil {
 		return
 	}

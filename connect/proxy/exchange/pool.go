@@ -64,18 +64,51 @@ type lease struct {
 
 var errLimit = errors.New("the limit on connections or on those that wait for one is reached")
 
-// dialContext gives the context for the slow way of getting a connection.
-type dialContext func() context.Context
-
-// acquire opens an exchange on a connection to ep.
-func (v *clusterView) acquire(ctx dialContext, ep *endpoint, w wire) (lease, reason.Code, error) {
-	if w == http2 {
-		return v.acquireMulti(ctx, ep)
-	}
-	return v.acquireSingle(ctx, ep)
+// slow is the slow way of getting a connection, which is a new one.
+type slow struct {
+	context func() context.Context
+	making  chan struct{} // has room for as many as may be made at once for this client; nil: no bound
 }
 
-func (v *clusterView) acquireSingle(ctx dialContext, ep *endpoint) (lease, reason.Code, error) {
+// maxMaking is how many connections are made at once for one HTTP/2 connection. With all of its streams at once it would have hundreds
+// of handshakes in front of those that others need.
+const maxMaking = 8
+
+// acquire opens an exchange on a connection to ep.
+func (v *clusterView) acquire(way slow, ep *endpoint, w wire) (lease, reason.Code, error) {
+	if w == http2 {
+		return v.acquireMulti(way.context, ep)
+	}
+	return v.acquireSingle(way, ep)
+}
+
+// enter waits until its client may have one more connection made.
+func (w slow) enter() error {
+	select {
+	case w.making <- struct{}{}:
+		return nil
+	default:
+	}
+	ctx := w.context()
+	select {
+	case w.making <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (v *clusterView) acquireSingle(way slow, ep *endpoint) (lease, reason.Code, error) {
+	if s := ep.take(v); s != nil {
+		return lease{s.client.Exchange(), ep, s}, reason.None, nil
+	}
+	if way.making != nil {
+		if err := way.enter(); err != nil {
+			return lease{}, reason.UpstreamConnectFailure, err
+		}
+		defer func() { <-way.making }()
+	}
+	ctx := way.context
 	for {
 		if s := ep.take(v); s != nil {
 			return lease{s.client.Exchange(), ep, s}, reason.None, nil
@@ -204,7 +237,7 @@ func (h *host) prune(good func(identity string) bool, before time.Time) {
 	}
 }
 
-func (v *clusterView) acquireMulti(ctx dialContext, ep *endpoint) (lease, reason.Code, error) {
+func (v *clusterView) acquireMulti(ctx func() context.Context, ep *endpoint) (lease, reason.Code, error) {
 	for range 8 {
 		m, full, d := ep.multiplexed(v)
 		if m == nil && d == nil {

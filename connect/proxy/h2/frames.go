@@ -135,6 +135,29 @@ func (c *conn) wasteLocked() error {
 	return nil
 }
 
+// abandonedLocked charges for a request that was begun and then taken back, where that happens often.
+func (c *conn) abandonedLocked(e *exch) error {
+	if e.srv == nil || !e.srv.begun || !c.resets.low() {
+		return nil
+	}
+	c.debt += abandonedCost
+	if !c.resets.spend(abandonedWaste) {
+		return broken(stream.CodeEnhanceCalm, "too many requests were begun and taken back")
+	}
+	return nil
+}
+
+// wasteBlock charges for a head over its limit, which has to be decoded for HPACK's sake: each of its bytes may stand for a field.
+func (c *conn) wasteBlock(n int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.debt += time.Duration(n) * blockCost
+	if !c.resets.spend(float64(n) / bytesPerWaste) {
+		return broken(stream.CodeEnhanceCalm, "too many heads are over their limit")
+	}
+	return nil
+}
+
 func (c *conn) idle(id uint32) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -159,6 +182,10 @@ func (c *conn) refuse(se *streamError) error {
 		return err
 	}
 	if e != nil {
+		if err := c.abandonedLocked(e); err != nil {
+			c.mu.Unlock()
+			return err
+		}
 		e.shared = true
 		c.failLocked(e, se)
 	}
@@ -219,9 +246,9 @@ func (c *conn) onBlock(id uint32, block []byte, end bool) error {
 		return broken(codeCompression, err.Error())
 	}
 	if c.in.tooLarge {
-		c.mu.Lock()
-		c.debt += time.Duration(len(block)) * blockCost
-		c.mu.Unlock()
+		if err := c.wasteBlock(len(block)); err != nil {
+			return err
+		}
 	}
 	return c.role.head(id, kind, end)
 }
@@ -450,6 +477,9 @@ func (c *conn) onReset(f *http2.RSTStreamFrame) error {
 	}
 	if c.server && !e.sendEnd && time.Since(e.opened) < wasteAge {
 		if err := c.wasteLocked(); err != nil {
+			return err
+		}
+		if err := c.abandonedLocked(e); err != nil {
 			return err
 		}
 	}

@@ -35,9 +35,12 @@ const (
 	controlCost = time.Microsecond
 	wasteCost   = 50 * time.Microsecond
 	blockCost   = 25 * time.Nanosecond // for each byte of a head over its limit
-	restAt      = 250 * time.Microsecond
-	restTimes   = 4 // as long as it worked for nothing the reader rests
-	restMost    = 50 * time.Millisecond
+	// What a request costs that was begun and then taken back: with HTTP/1.1 the connection onwards, and a handshake for the next.
+	abandonedCost  = time.Millisecond
+	abandonedWaste = 4 // further streams wasted
+	restAt         = 250 * time.Microsecond
+	restTimes      = 4 // as long as it worked for nothing the reader rests
+	restMost       = 50 * time.Millisecond
 )
 
 const (
@@ -45,6 +48,7 @@ const (
 	controlPerSecond = 1000
 	bytesPerControl  = 512
 	controlPerHead   = 8
+	bytesPerWaste    = 4096        // of a head over its limit count as one wasted stream
 	wasteAge         = time.Second // a stream that lived longer than this was not a rapid reset
 )
 

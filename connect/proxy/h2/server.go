@@ -389,6 +389,7 @@ func (s *Server) takenBack(e *serverExch) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e.err == nil {
+		e.begun = true
 		return false
 	}
 	e.dead = true
@@ -426,12 +427,13 @@ type serverExch struct {
 	exch
 	req    stream.RequestHead
 	isHead bool
+	begun  bool   // guarded by conn.mu: a handler has it
 	run    func() // has it served; made once
 }
 
 func (e *serverExch) recycle() {
 	e.req.Reset()
-	e.isHead = false
+	e.isHead, e.begun = false, false
 	e.clear()
 	servers.Put(e)
 }
