@@ -33,7 +33,8 @@ type clusterConfig struct {
 	only         string // rows, by number, separated by commas; "" all
 	seconds      time.Duration
 	subscribers  int
-	gossip       int // nodes; 0: not measured
+	gossip       int    // nodes; 0: not measured
+	profile      string // the folder for processor profiles of what fans out; "": none
 }
 
 // place is one agent that runs, a server or not.
@@ -153,6 +154,26 @@ func (p *place) read(ctx context.Context, method, path, body string) (http.Heade
 		err = fmt.Errorf("%s %s: %w: %d %s", method, path, errStatus, resp.StatusCode, bytes.TrimSpace(data))
 	}
 	return resp.Header, data, err
+}
+
+// profiled has an agent's processor profile written into the folder for them, if there is one; the answer says whether that is over, so
+// that the rounds of a measurement go on until then.
+func (c *clusterConfig) profiled(ctx context.Context, p *place, name string) (over func() bool) {
+	if c.profile == "" {
+		return func() bool { return true }
+	}
+	var done atomic.Bool
+	go func() {
+		defer done.Store(true)
+		_, data, err := p.read(ctx, http.MethodGet, fmt.Sprintf("/debug/pprof/profile?seconds=%.0f", max(1, c.seconds.Seconds())), "")
+		if err == nil {
+			err = os.WriteFile(filepath.Join(c.profile, name+".pprof"), data, 0o600)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "no profile:", err)
+		}
+	}()
+	return done.Load
 }
 
 // cost is what an operation took of the servers' processors, and how many were done in a second.

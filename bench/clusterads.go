@@ -21,16 +21,16 @@ import (
 
 // ads has 200 proxies of one agent follow their configuration, and measures from a change of an instance of what all of them call
 // until each was told.
-func (c *clusterConfig) ads(ctx context.Context, p *place) (p99 time.Duration, err error) {
+func (c *clusterConfig) ads(ctx context.Context, p *place) (p50, p99, cpu time.Duration, err error) {
 	const n, rounds = 200, 10
 	for i := range n {
 		if _, err := p.ask(ctx, http.MethodPut, "/v1/agent/service/register", fmt.Sprintf(
 			`{"Name":"x%d","Port":%d,"Connect":{"SidecarService":{"Port":%d,"Proxy":{"Upstreams":[{"DestinationName":"web","LocalBindPort":%d}]}}}}`, i, 30000+i, 31000+i, 32000+i)); err != nil {
-			return 0, err
+			return 0, 0, 0, err
 		}
 	}
 	if err := connectInstance(ctx, p, 1); err != nil {
-		return 0, err
+		return 0, 0, 0, err
 	}
 	told := make(chan time.Time, 16*n)
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -47,36 +47,37 @@ func (c *clusterConfig) ads(ctx context.Context, p *place) (p99 time.Duration, e
 		select {
 		case <-ready:
 		case <-ctx.Done():
-			return 0, context.Cause(ctx)
+			return 0, 0, 0, context.Cause(ctx)
 		case <-time.After(time.Minute):
-			return 0, fmt.Errorf("not all of the %d streams have their endpoints", n)
+			return 0, 0, 0, fmt.Errorf("not all of the %d streams have their endpoints", n)
 		}
 	}
 	if err := quiet(ctx, []*place{p}); err != nil {
-		return 0, err
+		return 0, 0, 0, err
 	}
 	for len(told) > 0 {
 		<-told
 	}
 	var took []time.Duration
-	for r := range rounds {
+	over, before, done := c.profiled(ctx, p, "ads"), p.cpu(), 0
+	for ; done < rounds || !over(); done++ {
 		begin := time.Now()
-		if err := connectInstance(ctx, p, 2+r); err != nil {
-			return 0, err
+		if err := connectInstance(ctx, p, 2+done); err != nil {
+			return 0, 0, 0, err
 		}
 		for range n {
 			select {
 			case at := <-told:
 				took = append(took, at.Sub(begin))
 			case <-ctx.Done():
-				return 0, context.Cause(ctx)
+				return 0, 0, 0, context.Cause(ctx)
 			case <-time.After(20 * time.Second):
-				return 0, fmt.Errorf("round %d: not all of the %d streams were told", r, n)
+				return 0, 0, 0, fmt.Errorf("round %d: not all of the %d streams were told", done, n)
 			}
 		}
 	}
 	slices.Sort(took)
-	return took[len(took)*99/100], nil
+	return took[len(took)/2], took[len(took)*99/100], (p.cpu() - before) / time.Duration(done), nil
 }
 
 func connectInstance(ctx context.Context, p *place, port int) error {

@@ -63,9 +63,8 @@ func (s *Store) ApplyItems(u Update) error {
 	r.apply(u.Items, rows, snapshot, covered, dropped)
 	r.w.advanced = u.Position != Position{st.epoch, r.w.meta.index}
 	r.w.meta.index = u.Position.Index
-	meta := r.w.meta
-	insert(r.w.txn, tableMeta, &meta)
-	r.w.txn.Commit()
+	r.w.count()
+	s.commit(r.w)
 	if u.Position.Epoch != st.epoch {
 		s.state.Store(&state{db: st.db, epoch: u.Position.Epoch})
 		s.waiters.wakeAll()

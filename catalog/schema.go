@@ -91,6 +91,8 @@ type metaRow struct {
 	reaped uint64 // the highest index of a tombstone that was forgotten
 	// bootstrap is the index at which the first management token was made, 0 if it wasn't.
 	bootstrap uint64
+	// commit counts this store's commits since it began or was restored: it is of this process alone.
+	commit uint64
 }
 
 type coveredRow struct{ topic Topic }

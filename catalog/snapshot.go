@@ -256,6 +256,7 @@ func (s *Store) Restore(r io.Reader) error {
 	epoch := max(head.Epoch, s.state.Load().epoch) + 1
 	s.window.reset(Position{epoch, head.Index})
 	s.state.Store(&state{db: db, epoch: epoch})
+	s.recent.forget() // the old tables, above all
 	s.waiters.wakeAll()
 	return nil
 }

@@ -55,6 +55,7 @@ type Store struct {
 	digests *digests // the writers'; nil in a replica
 
 	waiters waiters
+	recent  recent
 	window  window
 }
 
@@ -192,7 +193,7 @@ func (s *Store) publish(w *write) {
 	if s.digests != nil {
 		s.digests.note(w.txn.Changes())
 	}
-	w.txn.Commit()
+	s.commit(w)
 	s.waiters.wake(w.topics, w.advanced)
 	s.waiters.wakeLive(w.keys, w.woken)
 }

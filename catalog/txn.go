@@ -51,21 +51,10 @@ func (t *Txn) Reading(f func(*Txn)) []Topic {
 	same := *t
 	same.rec = &recording{seen: map[Topic]struct{}{}}
 	f(&same)
-	if t.rec != nil {
-		t.Again(same.rec.list)
+	for _, topic := range same.rec.list {
+		t.note(topic)
 	}
 	return same.rec.list
-}
-
-// Again records topics as if they were asked for once more, and says when the last of them changed. It isn't ok where one isn't
-// covered.
-func (t *Txn) Again(topics []Topic) (changed uint64, ok bool) {
-	ok = true
-	for _, topic := range topics {
-		ok = t.use(topic) == nil && ok
-		changed = max(changed, t.topicIndex(topic))
-	}
-	return changed, ok
 }
 
 // ResultIndex is the last change of any of the recorded topics, at least 1. It stays when a topic's last thing goes. A topic
@@ -132,14 +121,20 @@ func (t *Txn) CoveredTopics() []Topic {
 	return list
 }
 
+// note records a topic.
+func (t *Txn) note(topic Topic) {
+	if t.rec == nil {
+		return
+	}
+	if _, ok := t.rec.seen[topic]; !ok {
+		t.rec.seen[topic] = struct{}{}
+		t.rec.list = append(t.rec.list, topic)
+	}
+}
+
 // use records a topic and checks its coverage.
 func (t *Txn) use(topic Topic) error {
-	if t.rec != nil {
-		if _, ok := t.rec.seen[topic]; !ok {
-			t.rec.seen[topic] = struct{}{}
-			t.rec.list = append(t.rec.list, topic)
-		}
-	}
+	t.note(topic)
 	if t.replica && first[*coveredRow](t.db, tableCovered, topic.row()) == nil {
 		return fmt.Errorf("%w: %s", ErrNotCovered, topic)
 	}

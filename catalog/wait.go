@@ -250,6 +250,9 @@ func (s *Store) WaitChangeUntil(ctx context.Context, t *Txn, over <-chan time.Ti
 	if now.state != t.state {
 		return nil
 	}
+	if now.meta.commit == t.meta.commit {
+		return block(ctx, w, over) // nothing was written at all
+	}
 	for _, topic := range topics {
 		if topic.live() {
 			if !t.sameLive(now, topic) {

@@ -2,12 +2,15 @@
 
 package catalog
 
+import "slices"
+
 // Watch is a standing wait for topics, for those who wait again and again: between two waits nothing is missed, and
 // adding a topic costs one map entry. One goroutine at a time uses it; Close ends it.
 type Watch struct {
 	s      *Store
 	w      *waiter
 	topics map[Topic]struct{}
+	only   []Topic // of the last call of Only
 }
 
 // Watch begins a wait for nothing; Add says for what.
@@ -41,6 +44,26 @@ func (w *Watch) Remove(t Topic) {
 	}
 	delete(w.topics, t)
 	w.s.waiters.drop(w.w, []Topic{t})
+}
+
+// Only waits for these topics alone from now on, and says whether one of them is new here. They are in the form that Txn.Topics gives,
+// and the Watch's from now on.
+func (w *Watch) Only(topics []Topic) (added bool) {
+	if slices.Equal(topics, w.only) {
+		return false
+	}
+	w.only = topics
+	wanted := make(map[Topic]struct{}, len(topics))
+	for _, t := range topics {
+		wanted[t] = struct{}{}
+		added = w.Add(t) || added
+	}
+	for t := range w.topics {
+		if _, ok := wanted[t]; !ok {
+			w.Remove(t)
+		}
+	}
+	return added
 }
 
 // Close waits for nothing any more.

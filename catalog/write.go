@@ -105,6 +105,18 @@ func (w *write) finish() {
 	for t, i := range w.topics {
 		insert(w.txn, tableTopics, newTopicRow(t, i))
 	}
+	w.count()
+}
+
+// count writes the store's own row.
+func (w *write) count() {
+	w.meta.commit++
 	meta := w.meta
 	insert(w.txn, tableMeta, &meta)
+}
+
+// commit makes a transaction's changes visible, which is finished. The caller holds mu.
+func (s *Store) commit(w *write) {
+	s.recent.note(s.state.Load(), w.meta.commit, w.topics)
+	w.txn.Commit()
 }

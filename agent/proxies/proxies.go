@@ -55,7 +55,8 @@ type Config struct {
 
 // Manager serves this host's proxies.
 type Manager struct {
-	c Config
+	c      Config
+	shared xds.Shared // of all sessions' renderings
 
 	mu       sync.Mutex // guards all below
 	sessions map[*session]struct{}
@@ -154,10 +155,10 @@ func (m *Manager) keepLeaves(ctx context.Context) error {
 func (m *Manager) keepInterests(ctx context.Context) error {
 	report := time.NewTicker(reportAtLeast)
 	defer report.Stop()
-	known := map[string]replica.Interest{}
+	var known map[string]replica.Interest // nil: nobody was told yet
 	for {
 		wanted, changed := m.c.State.Wanted()
-		now := m.want(&wanted)
+		now := m.want(&wanted, known)
 		for id := range known {
 			if _, stays := now[id]; !stays {
 				m.report(ctx, true) // one that went is no longer in it
@@ -184,8 +185,8 @@ const (
 	syncedWithin  = time.Second
 )
 
-// want says what the registered proxies need of the catalog, by proxy.
-func (m *Manager) want(wanted *local.Wanted) map[string]replica.Interest {
+// want says what the registered proxies need of the catalog, by proxy, if that is something else than what is known.
+func (m *Manager) want(wanted *local.Wanted, known map[string]replica.Interest) map[string]replica.Interest {
 	interests := map[string]replica.Interest{}
 	for id, s := range wanted.Services {
 		if s.Record.Kind != catalog.KindConnectProxy {
@@ -193,7 +194,10 @@ func (m *Manager) want(wanted *local.Wanted) map[string]replica.Interest {
 		}
 		interests[id] = replica.Interest{Token: s.Token, Proxy: s.Record}
 	}
-	m.c.Replica.SetInterests(interests)
+	same := func(a, b replica.Interest) bool { return a.Token == b.Token && a.Proxy == b.Proxy }
+	if known == nil || !maps.EqualFunc(interests, known, same) {
+		m.c.Replica.SetInterests(interests)
+	}
 	return interests
 }
 
@@ -350,6 +354,10 @@ func (s *session) Close() {
 // run renders at each change of anything that the last rendering read, until ctx ends.
 func (s *session) run(ctx context.Context) {
 	defer close(s.done)
+	watch := s.m.c.Store.Watch()
+	defer watch.Close()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for ctx.Err() == nil {
 		wanted, localChanged := s.m.c.State.Wanted()
 		leafChanged := s.m.c.Leaves.Changed()
@@ -366,27 +374,20 @@ func (s *session) run(ctx context.Context) {
 			s.publish(nil) // deregistered: the proxy keeps what it has until somebody stops it
 			wait = time.Hour
 		}
-		s.wait(ctx, txn, wait, localChanged, leafChanged, heard)
+		topics := txn.Topics()
+		if watch.Only(topics) && !s.m.c.Store.Read().Unchanged(topics, txn.Moment()) {
+			continue // it changed before it was watched
+		}
+		timer.Reset(wait)
+		select {
+		case <-watch.Woken():
+		case <-localChanged:
+		case <-leafChanged:
+		case <-heard:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
 	}
-}
-
-func (s *session) wait(ctx context.Context, txn *catalog.Txn, d time.Duration, localChanged, leafChanged, heard <-chan struct{}) {
-	wctx, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
-	catalogChanged := make(chan struct{})
-	go func() {
-		defer close(catalogChanged)
-		_ = s.m.c.Store.WaitChange(wctx, txn) // fails only with its context
-	}()
-	select {
-	case <-catalogChanged:
-	case <-localChanged:
-	case <-leafChanged:
-	case <-heard:
-	case <-wctx.Done():
-	}
-	cancel()
-	<-catalogChanged
 }
 
 // unready is how soon what isn't ready is tried again, should nothing wake the session before.
@@ -397,7 +398,7 @@ func (s *session) render(txn *catalog.Txn, proxy *catalog.Service) time.Duration
 	now := s.m.c.Now()
 	expired, expires := s.m.c.Replica.Expired()
 	in := xds.Input{
-		Txn: txn, Proxy: proxy, NodeAddress: s.m.c.NodeAddress, Abilities: s.claim.Abilities, DefaultAllow: s.m.c.DefaultAllow, DenyAll: expired, Now: now, Memo: &s.memo,
+		Txn: txn, Proxy: proxy, NodeAddress: s.m.c.NodeAddress, Abilities: s.claim.Abilities, DefaultAllow: s.m.c.DefaultAllow, DenyAll: expired, Now: now, Memo: &s.memo, Shared: &s.m.shared,
 	}
 	l, err := s.m.c.Leaves.CurrentIn(txn, proxy.Scope.Name(proxy.Proxy.DestinationServiceName))
 	if err == nil {

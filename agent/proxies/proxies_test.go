@@ -8,10 +8,12 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -41,6 +43,28 @@ type host struct {
 	t       *testing.T
 	servers *agenttest.Servers
 	state   *local.State
+	feed    *countingFeed
+}
+
+// countingFeed counts how often the interests were stated.
+type countingFeed struct {
+	weftv1.FeedClient
+	stated atomic.Int64
+}
+
+type countingStream struct {
+	grpc.BidiStreamingClient[weftv1.SubscribeRequest, weftv1.SubscribeResponse]
+	feed *countingFeed
+}
+
+func (f *countingFeed) Subscribe(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[weftv1.SubscribeRequest, weftv1.SubscribeResponse], error) {
+	s, err := f.FeedClient.Subscribe(ctx, opts...)
+	return &countingStream{s, f}, err
+}
+
+func (s *countingStream) Send(r *weftv1.SubscribeRequest) error {
+	s.feed.stated.Add(1)
+	return s.BidiStreamingClient.Send(r)
 }
 
 func inBubble(t *testing.T, f func(t *testing.T, h *host)) {
@@ -64,7 +88,8 @@ func inBubble(t *testing.T, f func(t *testing.T, h *host)) {
 		ok(err)
 		store, err := catalog.New(catalog.Config{Datacenter: "dc1", Replica: true})
 		ok(err)
-		feed := weftv1.NewFeedClient(servers.Conn)
+		feed := &countingFeed{FeedClient: weftv1.NewFeedClient(servers.Conn)}
+		h.feed = feed
 		follower, err := replica.New(replica.Config{Node: "n1", Client: feed, Store: store, MaxAge: maxAge, Log: quiet})
 		ok(err)
 		leaves, err := leaf.New(leaf.Config{Node: "n1", Client: weftv1.NewCAClient(servers.Conn), Store: store, Log: quiet})
@@ -162,6 +187,31 @@ func allowed(t *testing.T, h *host, out *xds.Output, caller string) bool {
 		t.Fatal(err)
 	}
 	return a.Allowed
+}
+
+// What a host needs is stated when it changes, not each time that one of its proxies has said something.
+func TestAcknowledgementsStateNoInterests(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *host) {
+		h.register("web")
+		s := h.open(webProxy)
+		defer s.Close()
+		out := settled(t, s)
+		before := h.feed.stated.Load()
+		for range 20 {
+			s.Refused(xds.ClusterType, "a port is taken")
+			synctest.Wait()
+			s.Acked("", out.Hash)
+			synctest.Wait()
+		}
+		if n := h.feed.stated.Load() - before; n != 0 {
+			t.Errorf("the interests were stated %d times, though they are what they were", n)
+		}
+		h.register("api")
+		synctest.Wait()
+		if n := h.feed.stated.Load() - before; n == 0 {
+			t.Error("a new proxy's interest isn't stated")
+		}
+	})
 }
 
 const webProxy = "web-sidecar-proxy"

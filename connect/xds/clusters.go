@@ -163,21 +163,27 @@ func (r *renderer) serviceID(t *chain.Target) identity.Service {
 	return identity.Service{TrustDomain: r.td, Partition: t.Partition, Namespace: t.Namespace, Datacenter: t.Datacenter, Service: t.Service}
 }
 
-// upstreamCluster leads to a target of an upstream's chain, and where it has failover to those in order: one cluster with a
-// priority for each, whose peers may be any of them.
-func (r *renderer) upstreamCluster(u *Upstream, node *chain.Node) (string, error) {
-	resolver := node.Resolver
-	target := u.Chain.Targets[resolver.Target]
-	targets := []*chain.Target{target}
-	if resolver.Failover != nil {
-		for _, id := range resolver.Failover.Targets {
+// clusterOf is the name of the cluster of an upstream's resolver, and the targets that it leads to, in order.
+func clusterOf(u *Upstream, node *chain.Node) (name string, targets []*chain.Target) {
+	target := u.Chain.Targets[node.Resolver.Target]
+	targets = append(targets, target)
+	if node.Resolver.Failover != nil {
+		for _, id := range node.Resolver.Failover.Targets {
 			targets = append(targets, u.Chain.Targets[id])
 		}
 	}
-	name := target.Name
+	name = target.Name
 	if u.Chain.CustomizationHash != "" {
 		name = u.Chain.CustomizationHash + "~" + name
 	}
+	return name, targets
+}
+
+// upstreamCluster leads to a target of an upstream's chain, and where it has failover to those in order: one cluster with a
+// priority for each, whose peers may be any of them.
+func (r *renderer) upstreamCluster(u *Upstream, node *chain.Node) (string, error) {
+	name, targets := clusterOf(u, node)
+	target := targets[0]
 	var ids []identity.Service
 	for _, t := range targets {
 		ids = append(ids, r.serviceID(t))

@@ -17,12 +17,21 @@ import (
 // endpoints lists where a cluster's targets run: who passes its checks with its passing weight, who warns with its warning
 // weight, who is critical not at all.
 func (r *renderer) endpoints(cluster string, u *Upstream, node *chain.Node, targets []*chain.Target) error {
+	res, err := r.in.Shared.endpoints(r.basis(cluster, u, node, targets), func() (Resource, error) { return r.endpointsOf(cluster, u, node, targets) })
+	if err != nil {
+		return err
+	}
+	r.put(EndpointType, res)
+	return nil
+}
+
+func (r *renderer) endpointsOf(cluster string, u *Upstream, node *chain.Node, targets []*chain.Target) (Resource, error) {
 	out := &endpointv3.ClusterLoadAssignment{ClusterName: cluster}
 	next := uint32(0) // priorities must follow each other without a gap
 	for _, t := range targets {
 		instances, err := Selected(t, u.Instances[t.ID])
 		if err != nil {
-			return fmt.Errorf("subset %q of %s: %w", t.ServiceSubset, t.Service, err)
+			return Resource{}, fmt.Errorf("subset %q of %s: %w", t.ServiceSubset, t.Service, err)
 		}
 		plain := r.plain(u, t)
 		var groups []*endpointv3.LocalityLbEndpoints
@@ -41,7 +50,7 @@ func (r *renderer) endpoints(cluster string, u *Upstream, node *chain.Node, targ
 			}
 		}
 	}
-	return r.add(EndpointType, cluster, out)
+	return made(EndpointType, cluster, out)
 }
 
 func endpoint(i *catalog.Instance, plain bool) *endpointv3.LbEndpoint {

@@ -5,6 +5,7 @@ package xds
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 
 	"github.com/weftmesh/weft/catalog"
@@ -29,8 +30,9 @@ type Gathered struct {
 	Providers []*catalog.JWTProvider
 	// Audit says that the rules are looked at and have no effect.
 	Audit bool
-	// kept are the upstreams of which nothing changed since they were rendered, by their place.
-	kept map[int]*part
+	// kept are the upstreams of which nothing changed since they were rendered, by their place, and moved those of which only the
+	// instances did.
+	kept, moved map[int]*part
 	// Peers is how many instances of the service pass their checks; looked at only for a limit on all of them.
 	Peers int
 }
@@ -47,18 +49,26 @@ type Upstream struct {
 	Instances map[string][]*catalog.Instance
 	// Defaults are those of the targets' services, by the target.
 	Defaults map[string]*catalog.ServiceDefaults
-	topics   []catalog.Topic // that were read for it
+	topics   []catalog.Topic // that were read for it, but for
+	places   []catalog.Topic // where its instances are
 }
 
 // Gather reads what rendering a proxy needs. An error that wraps catalog.ErrNotCovered means that a replica hasn't got all of
 // it yet; it reads on all the same, so that a recording transaction learns of everything.
-func Gather(t *catalog.Txn, proxy *catalog.Service) (*Gathered, error) { return gather(t, proxy, nil) }
+func Gather(t *catalog.Txn, proxy *catalog.Service) (*Gathered, error) {
+	g, err := gatherOwn(t, proxy)
+	if g == nil {
+		return nil, err
+	}
+	return g, errors.Join(err, g.upstreams(t, proxy, nil))
+}
 
-func gather(t *catalog.Txn, proxy *catalog.Service, prepare func(*Gathered) *Memo) (*Gathered, error) {
+// gatherOwn reads all but the upstreams. It is nil only for what is no sidecar.
+func gatherOwn(t *catalog.Txn, proxy *catalog.Service) (*Gathered, error) {
 	if proxy.Kind != catalog.KindConnectProxy || proxy.Proxy == nil {
 		return nil, fmt.Errorf("service %q is no sidecar", proxy.ID)
 	}
-	g := &Gathered{kept: map[int]*part{}, Service: proxy.Scope.Name(proxy.Proxy.DestinationServiceName)}
+	g := &Gathered{Service: proxy.Scope.Name(proxy.Proxy.DestinationServiceName)}
 	var errs, err error
 	g.CA, err = t.CA()
 	errs = errors.Join(errs, err)
@@ -86,61 +96,89 @@ func gather(t *catalog.Txn, proxy *catalog.Service, prepare func(*Gathered) *Mem
 	g.Mesh, err = catalog.EntryAs[*catalog.Mesh](t, catalog.KindMesh, g.Service.Scope.Name(catalog.MeshName))
 	errs = errors.Join(errs, err)
 	g.Rules, err = intention.Match(t, g.Service)
-	errs = errors.Join(errs, err, g.protection(t))
-	var memo *Memo
-	if prepare != nil {
-		memo = prepare(g)
-	}
-	return g, errors.Join(errs, g.upstreams(t, proxy, memo))
+	return g, errors.Join(errs, err, g.protection(t))
 }
 
 // upstreams gathers what each of the proxy's upstreams needs, but for those of which memo has all.
 func (g *Gathered) upstreams(t *catalog.Txn, proxy *catalog.Service, memo *Memo) error {
 	var errs error
+	g.kept, g.moved = map[int]*part{}, map[int]*part{}
 	for i, def := range proxy.Proxy.Upstreams {
-		if p := memo.part(t, i); p != nil {
+		p, moved := memo.part(t, i)
+		if p != nil && !moved {
 			g.kept[i] = p
 			g.Upstreams = append(g.Upstreams, p.upstream)
 			continue
 		}
-		var u *Upstream
+		u := &Upstream{}
 		var err error
-		topics := t.Reading(func(t *catalog.Txn) { u, err = gatherUpstream(t, proxy, def, g.Defaults) })
+		if p != nil {
+			g.moved[i] = p
+			*u = *p.upstream
+		} else {
+			u.topics = t.Reading(func(t *catalog.Txn) { err = u.gather(t, proxy, def, g.Defaults) })
+		}
 		errs = errors.Join(errs, err)
-		u.topics = topics
+		u.places = t.Reading(func(t *catalog.Txn) { err = u.locate(t) })
+		errs = errors.Join(errs, err)
 		g.Upstreams = append(g.Upstreams, u)
 	}
 	return errs
 }
 
-func gatherUpstream(t *catalog.Txn, proxy *catalog.Service, def catalog.Upstream, d *catalog.ServiceDefaults) (*Upstream, error) {
-	u := &Upstream{Definition: def, Key: def.Key(proxy.Scope), Instances: map[string][]*catalog.Instance{}, Defaults: map[string]*catalog.ServiceDefaults{}}
+// gather reads all but where the instances are.
+func (u *Upstream) gather(t *catalog.Txn, proxy *catalog.Service, def catalog.Upstream, d *catalog.ServiceDefaults) error {
+	*u = Upstream{Definition: def, Key: def.Key(proxy.Scope), Defaults: map[string]*catalog.ServiceDefaults{}}
 	u.Chain, u.Err = chain.Compile(t, u.Key, chain.Overrides{Protocol: saidProtocol(u, d)})
 	if errors.Is(u.Err, catalog.ErrNotCovered) {
-		return u, u.Err
+		return u.Err
 	}
 	if u.Err != nil {
-		return u, nil
+		return nil
 	}
 	if u.Chain.Protocol == catalog.ProtocolTCP && saidProtocol(u, d) == "" {
 		said, _, err := chain.Declared(t, u.Key)
 		if err != nil {
-			return u, err
+			return err
 		}
 		u.Undeclared = said == ""
 	}
 	var errs error
-	for id, target := range u.Chain.Targets {
-		if target.Peer != "" || (target.Datacenter != "" && target.Datacenter != t.Datacenter()) {
-			continue // nobody of there is in this catalog
-		}
-		instances, err := t.ConnectInstances(target.Key())
-		errs = errors.Join(errs, err)
-		u.Instances[id] = instances
+	for id, target := range u.here(t) {
+		var err error
 		u.Defaults[id], err = catalog.EntryAs[*catalog.ServiceDefaults](t, catalog.KindServiceDefaults, target.Key())
 		errs = errors.Join(errs, err)
 	}
-	return u, errs
+	return errs
+}
+
+// locate reads where the instances are.
+func (u *Upstream) locate(t *catalog.Txn) error {
+	u.Instances = map[string][]*catalog.Instance{}
+	var errs error
+	for id, target := range u.here(t) {
+		instances, err := t.ConnectInstances(target.Key())
+		errs = errors.Join(errs, err)
+		u.Instances[id] = instances
+	}
+	return errs
+}
+
+// here are the targets of whom this catalog knows, by ID.
+func (u *Upstream) here(t *catalog.Txn) iter.Seq2[string, *chain.Target] {
+	return func(yield func(string, *chain.Target) bool) {
+		if u.Err != nil {
+			return
+		}
+		for id, target := range u.Chain.Targets {
+			if target.Peer != "" || (target.Datacenter != "" && target.Datacenter != t.Datacenter()) {
+				continue // nobody of there is in this catalog
+			}
+			if !yield(id, target) {
+				return
+			}
+		}
+	}
 }
 
 // saidProtocol is the protocol that the caller says an upstream has: in its registration, else in its service-defaults for that

@@ -17,6 +17,13 @@ const memoServices = 30
 
 func memoWorld(t *testing.T) (*xdstest.World, func(memo *xds.Memo, now time.Time) *xds.Output) {
 	t.Helper()
+	w, _, render := memoInput(t)
+	return w, render
+}
+
+// memoInput is a world with a proxy that calls many services, what it is rendered of, which the test may change, and a rendering.
+func memoInput(t *testing.T) (*xdstest.World, *xds.Input, func(memo *xds.Memo, now time.Time) *xds.Output) {
+	t.Helper()
 	start := time.Now()
 	w, err := xdstest.NewWorld(start)
 	if err != nil {
@@ -41,9 +48,11 @@ func memoWorld(t *testing.T) (*xdstest.World, func(memo *xds.Memo, now time.Time
 	if err != nil {
 		t.Fatal(err)
 	}
-	return w, func(memo *xds.Memo, now time.Time) *xds.Output {
+	in := &xds.Input{Proxy: proxy, Leaf: leaf, Abilities: xds.Abilities{Weft: true}}
+	return w, in, func(memo *xds.Memo, now time.Time) *xds.Output {
 		t.Helper()
-		out, err := xds.Render(xds.Input{Txn: w.Store.Read().Record(), Proxy: proxy, Leaf: leaf, Now: now, Abilities: xds.Abilities{Weft: true}, Memo: memo})
+		in.Txn, in.Memo, in.Now = w.Store.Read().Record(), memo, now
+		out, err := xds.Render(*in)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -116,13 +125,23 @@ func TestOneChangeRendersOneUpstream(t *testing.T) {
 
 // What is rendered with a memo is what is rendered without, whatever changes.
 func TestMemoChangesNothing(t *testing.T) {
-	w, render := memoWorld(t)
+	w, in, render := memoInput(t)
 	r := rand.New(rand.NewPCG(3, 4))
-	memo, now := &xds.Memo{}, time.Now()
+	leaves := []*xds.Leaf{in.Leaf}
+	other, err := w.Leaf("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaves = append(leaves, other)
+	// Another proxy of the host, in another zone, whose renderings share what they can with the first's.
+	neighbour := *in.Proxy
+	neighbour.Locality = &catalog.Locality{Region: "r", Zone: "b"}
+	proxies, memos, shared := []*catalog.Service{in.Proxy, &neighbour}, []*xds.Memo{{}, {}}, &xds.Shared{}
+	now := time.Now()
 	name := func() string { return fmt.Sprintf("s%d", r.IntN(6)) }
 	for step := range 400 {
 		var err error
-		switch r.IntN(7) {
+		switch r.IntN(12) {
 		case 0:
 			end := now.Add(time.Duration(r.IntN(20)) * time.Second)
 			err = w.Write(routerOf(name(), xdstest.Pick(r, "/a", "/b"), &end))
@@ -138,11 +157,25 @@ func TestMemoChangesNothing(t *testing.T) {
 			err = w.Apply(catalog.DeleteEntry{Kind: xdstest.Pick(r, catalog.KindServiceRouter, catalog.KindServiceSplitter, catalog.KindServiceResolver), Key: catalog.Scope{}.Default("dc1").Name(name())})
 		case 6:
 			now = now.Add(time.Duration(r.IntN(10)) * time.Second)
+		case 7:
+			in.Leaf = xdstest.Pick(r, leaves...)
+		case 8:
+			in.DenyAll = !in.DenyAll
+		case 9:
+			err = w.Write(&catalog.ServiceIntentions{EntryHead: head("web"), Sources: []catalog.SourceIntention{{Name: name(), Action: xdstest.Pick(r, "allow", "deny")}}})
+		case 10:
+			err = w.Write(&catalog.ProxyDefaults{Config: catalog.Opaque{"protocol": "http"}, MutualTLSMode: xdstest.Pick(r, "strict", "off", "permissive")})
+		case 11:
+			err = w.Write(&catalog.ServiceResolver{EntryHead: head(name()), LoadBalancer: &catalog.LoadBalancer{Policy: xdstest.Pick(r, "random", "ring_hash")}, PrioritizeByLocality: &catalog.PrioritizeByLocality{Mode: xdstest.Pick(r, "failover", "none")}})
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		with, without := render(memo, now), render(nil, now)
+		who := r.IntN(2)
+		in.Proxy, in.Shared = proxies[who], shared
+		with := render(memos[who], now)
+		in.Shared = nil
+		without := render(nil, now)
 		if with.Hash != without.Hash || !with.Deadline.Equal(without.Deadline) || fmt.Sprint(with.Warnings) != fmt.Sprint(without.Warnings) {
 			t.Fatalf("step %d: with a memo %s %s %v, without %s %s %v", step, with.Hash, with.Deadline, with.Warnings, without.Hash, without.Deadline, without.Warnings)
 		}

@@ -19,7 +19,6 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"io"
 	"sort"
 	"time"
 
@@ -84,9 +83,10 @@ type Input struct {
 	DenyAll bool
 	Limits  Limits
 	Now     time.Time
-	// Memo, if there is one, is what the same proxy's last rendering left: upstreams of which nothing has changed since aren't rendered
-	// again. The output is the same as without.
-	Memo *Memo
+	// Memo, if there is one, is what the same proxy's last rendering left: what hasn't changed since isn't rendered again. Shared is
+	// what the renderings of all proxies of a host have in common. The output is the same as without.
+	Memo   *Memo
+	Shared *Shared
 }
 
 // Output is a proxy's whole configuration.
@@ -114,8 +114,19 @@ type Resource struct {
 
 // Render makes a proxy's configuration. The same input gives the same bytes.
 func Render(in Input) (*Output, error) {
-	g, err := gather(in.Txn, in.Proxy, func(g *Gathered) *Memo { return in.Memo.begin(&in, g) })
-	if err != nil {
+	asked := in.own()
+	own := in.Memo.ownPart(&in, asked)
+	if own == nil {
+		own = &ownPart{with: asked, as: in.Txn.Moment()}
+		var err error
+		own.topics = in.Txn.Reading(func(t *catalog.Txn) { own.g, err = gatherOwn(t, in.Proxy) })
+		if own.g == nil {
+			return nil, err
+		}
+		own.err = err
+	}
+	g := *own.g
+	if err := errors.Join(own.err, g.upstreams(in.Txn, in.Proxy, in.Memo.begin(&in, &g))); err != nil {
 		return nil, err
 	}
 	if in.DenyAll {
@@ -127,8 +138,8 @@ func Render(in Input) (*Output, error) {
 	if in.Leaf == nil && !in.Leafless {
 		return nil, fmt.Errorf("%w: the certificate of %s isn't there yet", ErrNotReady, g.Service)
 	}
-	r := &renderer{in: in, g: g, out: &Output{Resources: map[string][]Resource{}}, td: identity.TrustDomain(g.CA.TrustDomain())}
-	for _, step := range []func() error{r.secrets, r.inbound, r.outbound} {
+	r := &renderer{in: in, g: &g, out: &Output{Resources: map[string][]Resource{}}, td: identity.TrustDomain(g.CA.TrustDomain())}
+	for _, step := range []func() error{func() error { return r.ownOnce(own) }, r.outbound} {
 		if err := step(); err != nil {
 			return nil, fmt.Errorf("proxy %s: %w", in.Proxy.ID, err)
 		}
@@ -144,8 +155,10 @@ type renderer struct {
 	g   *Gathered
 	td  identity.TrustDomain
 	out *Output
-	has map[string]bool // type and name of what was added
+	has map[resourceName]bool // of what was added
 }
+
+type resourceName struct{ url, name string }
 
 // validated is what every generated message has.
 type validated interface {
@@ -153,26 +166,43 @@ type validated interface {
 	ValidateAll() error
 }
 
-// add puts a resource out; one of the same name that is there already stays.
+// add makes a resource and puts it out; one of the same name that is there already stays.
 func (r *renderer) add(typeURL, name string, m validated) error {
-	key := typeURL + "\x00" + name
-	if r.has[key] {
+	if r.has[resourceName{typeURL, name}] {
 		return nil
 	}
-	if err := m.ValidateAll(); err != nil {
-		return fmt.Errorf("%s %s can't be expressed: %w", typeURL, name, err)
-	}
-	a, err := pack(m)
+	res, err := made(typeURL, name, m)
 	if err != nil {
 		return err
 	}
+	r.put(typeURL, res)
+	return nil
+}
+
+// put puts a resource out; one of the same name that is there already stays.
+func (r *renderer) put(typeURL string, res Resource) {
+	key := resourceName{typeURL, res.Name}
+	if r.has[key] {
+		return
+	}
 	if r.has == nil {
-		r.has = map[string]bool{}
+		r.has = map[resourceName]bool{}
 	}
 	r.has[key] = true
+	r.out.Resources[typeURL] = append(r.out.Resources[typeURL], res)
+}
+
+// made is a message as a resource.
+func made(typeURL, name string, m validated) (Resource, error) {
+	if err := m.ValidateAll(); err != nil {
+		return Resource{}, fmt.Errorf("%s %s can't be expressed: %w", typeURL, name, err)
+	}
+	a, err := pack(m)
+	if err != nil {
+		return Resource{}, err
+	}
 	sum := sha256.Sum256(a.GetValue())
-	r.out.Resources[typeURL] = append(r.out.Resources[typeURL], Resource{Name: name, Version: hex.EncodeToString(sum[:12]), Any: a})
-	return nil
+	return Resource{Name: name, Version: hex.EncodeToString(sum[:12]), Any: a}, nil
 }
 
 // pack makes an Any of the same bytes for the same content.
@@ -196,14 +226,20 @@ func (r *renderer) warn(format string, args ...any) {
 func (r *renderer) finish() *Output {
 	sum, config := sha256.New(), sha256.New()
 	r.out.TypeHashes = map[string]string{}
+	var line []byte
 	for _, t := range Types {
 		all := r.out.Resources[t]
 		sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
 		of, some := sha256.New(), false
 		for _, res := range all {
-			fmt.Fprintf(sum, "%s\x00%s\x00%s\x00", t, res.Name, res.Version)
+			line = line[:0]
+			for _, field := range [...]string{t, res.Name, res.Version} {
+				line = append(append(line, field...), 0)
+			}
+			sum.Write(line)
 			if t != SecretType || res.Name != LeafSecret {
-				fmt.Fprintf(io.MultiWriter(config, of), "%s\x00%s\x00%s\x00", t, res.Name, res.Version)
+				config.Write(line)
+				of.Write(line)
 				some = true
 			}
 		}
