@@ -35,8 +35,6 @@ var notApplying = map[int]string{
 // untested are those that apply and have no test of their own yet, with what there is instead.
 var untested = map[int]string{
 	85:  "names are parsed by crypto/x509 and connect/identity, whose fuzz target has such bytes; no test of its own",
-	88:  "resumption is off on every TLS listener of nodes and proxies; no test of its own",
-	97:  "rotation is tested (ca.TestRotation), not how soon every open path refuses a removed root",
 	106: "tokens are of one datacenter, and each datacenter asks its own; no test with two datacenters that differ",
 	110: "what binding rules make is validated as any name; no test of its own",
 	117: "checks follow no redirects unless told to, JWKS none to another host; no test of every address form",

@@ -252,6 +252,8 @@ var rows = map[string]row{
 	"POST /v1/weft/join/tokens":        {body: `{"TTL":"10m"}`, want: `^\{"ID":"([^"]+)","Token":"weft-join-`, keep: "join", differs: "as above"},
 	"GET /v1/weft/join/tokens":         {want: `^\[\{"ID":"{join}"`, differs: "as above"},
 	"DELETE /v1/weft/join/tokens/{id}": {ask: "/v1/weft/join/tokens/{join}", want: `^true$`, differs: "as above"},
+	"PUT /v1/weft/ca/revoke":           {body: `{"Serial":"0A:0b","Reason":"lost"}`, want: `^\{"Serial":"0a:0b","Reason":"lost","Time":"`, differs: "certificates that end before their time"},
+	"GET /v1/weft/ca/revoked":          {want: `^\[\{"Serial":"0a:0b"`, differs: "as above", wake: `PUT /v1/weft/ca/revoke {"Serial":"0c"}`, still: writeEntry},
 	"GET /v1/weft/proxies":             {want: `^\[`, differs: "what every proxy should have and has", bad: map[string]string{"write=x": "400 Invalid write"}},
 	"GET /v1/weft/explain":             {ask: "/v1/weft/explain?source=web&destination=db&method=GET&path=/", want: `"Ways":\[`, wake: `PUT /v1/connect/intentions/exact?source=web&destination=db {"Action":"deny"}`, still: writeRule2, differs: "where a request goes and why"},
 }

@@ -32,6 +32,8 @@ const (
 	ActionRenewIntermediate ActionKind = "renew-intermediate"
 	// ActionPruned tells that a root, on which no leaf can depend any more, is gone from the new state.
 	ActionPruned ActionKind = "pruned"
+	// ActionForgot tells that revocations, or intermediates that sign no more, are gone: what they were about has ended.
+	ActionForgot ActionKind = "forgot"
 	// ActionExpiring tells that a root that came from outside ends soon and that somebody must bring a new one.
 	ActionExpiring ActionKind = "expiring"
 )
@@ -49,6 +51,7 @@ type Action struct {
 // A zero wake means that nothing will happen before the actions are carried out. It changes nothing in s.
 func Next(s State, now time.Time) (next State, actions []Action, wake time.Time) {
 	next, actions, wake = prune(s, now)
+	next, actions, wake = forget(next, actions, wake, now)
 	active, ok := next.Active()
 	if !ok {
 		return next, append(actions, Action{Kind: ActionRotateRoot, Reason: "there is no active root"}), wake
@@ -160,7 +163,7 @@ func Rotate(ctx context.Context, s State, old, fresh Provider, now time.Time, fo
 	was, hadRoot := s.Active()
 	if hadRoot && was.ID == fingerprint(cert) {
 		m.CrossCerts = s.Material.CrossCerts
-		return s.withMaterial(m)
+		return s.withMaterial(m, now)
 	}
 	if hadRoot {
 		cross, err := old.CrossSign(ctx, cert, now)
@@ -191,6 +194,7 @@ func Rotate(ctx context.Context, s State, old, fresh Provider, now time.Time, fo
 	if err != nil {
 		return State{}, err
 	}
+	next.Issuers = s.formerIssuers(m, now)
 	// A root that was active earlier can come back by configuration: it is not retiring then.
 	next.Retiring = slices.DeleteFunc(next.Retiring, func(r Retiring) bool { return r.RootID == root.ID })
 	next.Roots = slices.DeleteFunc(next.Roots, func(r catalog.CARoot) bool { return r.ID == root.ID })
@@ -207,15 +211,16 @@ func RenewIntermediate(ctx context.Context, s State, p Provider, now time.Time) 
 		return State{}, err
 	}
 	m.CrossCerts = s.Material.CrossCerts // Next may have dropped them since the provider was configured
-	return s.withMaterial(m)
+	return s.withMaterial(m, now)
 }
 
 // withMaterial puts other material under the same active root.
-func (s State) withMaterial(m Material) (State, error) {
+func (s State) withMaterial(m Material, now time.Time) (State, error) {
 	root, err := newRoot(s.ClusterID, m)
 	if err != nil {
 		return State{}, err
 	}
+	s.Issuers = s.formerIssuers(m, now)
 	s.Roots = slices.Clone(s.Roots)
 	for i, r := range s.Roots {
 		if r.Active {

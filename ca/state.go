@@ -25,6 +25,17 @@ type State struct {
 	LongestLeafTTL time.Duration
 	// Material belongs to the active root.
 	Material Material
+	// Issuers are intermediates that sign no more, while leaves of theirs may live: they still sign revocation lists.
+	Issuers []Issuer `json:",omitempty"`
+	// Revoked are the leaves that are refused though they haven't ended.
+	Revoked []catalog.Revoked `json:",omitempty"`
+}
+
+// Issuer is an intermediate that signed leaves.
+type Issuer struct {
+	Cert  string
+	Key   Secret // "" where it is elsewhere
+	Until time.Time
 }
 
 // Retiring is a root that was active once.

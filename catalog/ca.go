@@ -20,9 +20,35 @@ type CAState struct {
 	IntermediateCert string `json:",omitempty"`
 	// LongestLeafTTL is the longest life that a leaf under the active root may have been given.
 	LongestLeafTTL time.Duration `json:",omitempty"`
+	// Revoked are the leaves that are refused though they haven't ended, the oldest revocation first.
+	Revoked []Revoked `json:",omitempty"`
+	// CRLs say the same of serial numbers as PEM revocation lists, one of each issuer of leaves that live; none where an issuer's key isn't
+	// the servers'.
+	CRLs []string `json:",omitempty"`
 	// PrivateState is the authority's whole state, keys included, in the form of the CA's owner. It is nil in a replica.
 	PrivateState []byte `json:",omitempty"`
 	Indexes
+}
+
+// Revoked is one leaf that is refused, or all leaves of an identity that were signed until then.
+type Revoked struct {
+	// Serial is in hexadecimal bytes with colons between, "" where it is by URI.
+	Serial string `json:",omitempty"`
+	// URI is the SPIFFE ID; leaves of it that became valid at Before or earlier are meant.
+	URI    string    `json:",omitempty"`
+	Before time.Time `json:",omitzero"`
+	Reason string    `json:",omitempty"`
+	Time   time.Time
+	// Until is when the last certificate that it is about has ended, and it is forgotten.
+	Until time.Time
+}
+
+// Refuses reports whether it is about a leaf.
+func (r Revoked) Refuses(serial, uri string, notBefore time.Time) bool {
+	if r.Serial != "" {
+		return r.Serial == serial
+	}
+	return r.URI == uri && !notBefore.After(r.Before)
 }
 
 // CARoot is a root with the field names of the HTTP API.

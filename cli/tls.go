@@ -15,6 +15,7 @@ import (
 func tlsCommand(env Env) *ucli.Command {
 	return group("tls", "look after certificates",
 		group("ca", "make a certificate authority for agents", tlsCACreate(env)),
+		tlsRevoke(env), tlsRevoked(env),
 		&ucli.Command{
 			Name: "cert", Usage: "show every certificate of this host with its remaining life; make one for an agent", Flags: clientFlags(formatFlag()),
 			Subcommands: []*ucli.Command{tlsCertCreate(env)},

@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"testing"
 	"time"
 )
@@ -27,6 +28,7 @@ var certificateRows = []Row{
 	{Name: "peer with a wrong identity", Run: wrongIdentity},
 	{Name: "peer of another root", Run: anotherRoot},
 	{Name: "peer with an expired certificate", Run: expiredPeer},
+	{Name: "peer with a revoked certificate", Run: revokedLeaf},
 	{
 		Name: "plaintext to the mtls port", Run: plaintext,
 		Differs: map[Kind]string{
@@ -260,5 +262,63 @@ func rotation(t *testing.T, w *World) {
 	}
 	if err := l.agree(nil, p.backend); err != nil {
 		t.Error(err)
+	}
+}
+
+// revokedLeaf revokes the leaf of a service again and again. Whoever has its key is cut and refused, soon; the service's own calls go on,
+// by a new one.
+func revokedLeaf(t *testing.T, w *World) {
+	p := newPair(t, w, "http")
+	bySerial := func(l leaf) object { return object{"Serial": l.SerialNumber, "Reason": "the row's"} }
+	ways := []func(leaf) object{bySerial, bySerial, bySerial, bySerial, bySerial}
+	if w.Kind != Envoy {
+		ways = append(ways, func(leaf) object { return object{"Service": p.name("web")} })
+	}
+	var cut, refused time.Duration
+	for _, way := range ways {
+		l, stolen := p.leaf("web")
+		if status, err := ask(loopback(p.api.Public), stolen); err != nil || status != http.StatusOK {
+			t.Fatalf("before: %d, %v", status, err)
+		}
+		conn, err := peer(loopback(p.api.Public), stolen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: api\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		r := bufio.NewReader(conn)
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body) // to the connection's next answer
+		at := time.Now()
+		if err := w.do(http.MethodPut, "/v1/weft/ca/revoke", way(l), nil); err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetReadDeadline(at.Add(5 * time.Second))
+		if _, err := r.ReadByte(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the connection that was open stays open: %v", err)
+		}
+		cut = max(cut, time.Since(at))
+		_ = conn.Close()
+		until(t, effect+slack, func() error {
+			if status, err := ask(loopback(p.api.Public), stolen); err == nil {
+				return fmt.Errorf("a revoked certificate is answered with %d", status)
+			}
+			return nil
+		})
+		refused = max(refused, time.Since(at))
+		until(t, effect+slack, func() error {
+			if fresh, _ := p.leaf("web"); fresh.SerialNumber == l.SerialNumber {
+				return errors.New("the service still has the revoked certificate")
+			}
+			return call("http", p.addr)
+		})
+	}
+	t.Logf("of %d revocations the slowest cut the open connection after %s and refused a new one after %s", len(ways), cut.Round(time.Millisecond), refused.Round(time.Millisecond))
+	if cut > time.Second || refused > time.Second {
+		t.Errorf("want a second at most")
 	}
 }

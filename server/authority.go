@@ -135,7 +135,10 @@ func (a *authority) store(ctx context.Context, next ca.State, provider ca.Provid
 	}
 	record := catalog.CAState{
 		ClusterID: next.ClusterID, Datacenter: next.Datacenter, Provider: provider.Name(), IntermediateCert: next.Material.IntermediateCert,
-		LongestLeafTTL: next.LongestLeafTTL, PrivateState: private,
+		LongestLeafTTL: next.LongestLeafTTL, Revoked: next.Revoked, PrivateState: private,
+	}
+	if record.CRLs, _, err = ca.CRLs(next, a.s.c.Now()); err != nil {
+		return err
 	}
 	for _, r := range next.Roots {
 		record.Roots = append(record.Roots, r)
@@ -274,12 +277,57 @@ func (a *authority) Sign(ctx context.Context, req *weftv1.SignRequest) (*weftv1.
 	if limited != nil {
 		return nil, api.GRPC(limited)
 	}
+	if err := a.notAsRevoked(ctx, csr.Identity.String()); err != nil {
+		return nil, api.GRPC(err)
+	}
 	issued, err := provider.Sign(ctx, csr, a.s.c.Now())
 	if err != nil {
 		return nil, api.GRPC(err)
 	}
 	active, _ := state.Active()
 	return &weftv1.SignResponse{CertPem: issued.CertPEM, RootId: active.ID}, nil
+}
+
+// notAsRevoked waits, for a second at most, until a new leaf of an identity can be told from those that were revoked.
+func (a *authority) notAsRevoked(ctx context.Context, uri string) error {
+	_, state := a.now()
+	now := a.s.c.Now()
+	for _, r := range state.Revoked {
+		if wait := r.Before.Add(ca.Backdate + time.Second).Sub(now); r.URI == uri && wait > 0 {
+			timer := time.NewTimer(min(wait, time.Second))
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+	return nil
+}
+
+// Revoke refuses a leaf, or all of an identity that were signed until now. Warnings say who can't be told of it.
+func (a *authority) Revoke(ctx context.Context, r catalog.Revoked) (done catalog.Revoked, warnings []string, err error) {
+	a.changes.Lock()
+	defer a.changes.Unlock()
+	provider, state := a.now()
+	if provider == nil {
+		return r, nil, api.ErrNoLeader
+	}
+	next, done, err := ca.Revoke(state, r, a.s.c.Now())
+	if err != nil {
+		return r, nil, &api.StatusError{Code: 400, Text: err.Error(), Err: err}
+	}
+	_, complete, err := ca.CRLs(next, a.s.c.Now())
+	switch {
+	case err != nil:
+		return r, nil, err
+	case done.URI != "":
+		warnings = append(warnings, "Envoy sidecars know certificates by serial numbers alone, and go on taking these: revoke by serial, or deny by an intention")
+	case !complete:
+		warnings = append(warnings, "Envoy sidecars go on taking it: an issuer's key isn't the servers', who can sign no revocation list for it")
+	}
+	return done, warnings, a.store(ctx, next, provider)
 }
 
 // registeredOn refuses a leaf for a service that the asking node doesn't run.

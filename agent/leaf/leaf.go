@@ -282,6 +282,11 @@ func (m *Manager) plan(txn *catalog.Txn, now time.Time) (renew []string, wait ti
 			delete(m.held, id)
 			continue
 		}
+		if slices.ContainsFunc(state.Revoked, func(r catalog.Revoked) bool {
+			return s.leaf.SerialNumber != "" && r.Refuses(s.leaf.SerialNumber, s.leaf.URI(), s.leaf.ValidAfter)
+		}) {
+			s.leaf = ca.Leaf{} // whoever has its key can be refused only if we have another
+		}
 		leaves[id] = s.leaf
 	}
 	renew, wake := m.watchdog.Next(now, leaves)

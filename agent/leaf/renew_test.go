@@ -270,3 +270,38 @@ func TestRestore(t *testing.T) {
 		}
 	})
 }
+
+// A leaf that is revoked, by its number or with all of its service's, is replaced at once, by one that isn't.
+func TestRenewsWhatIsRevoked(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.keep()
+		for _, body := range []func(ca.Leaf) string{
+			func(l ca.Leaf) string { return `{"Serial":"` + l.SerialNumber + `"}` },
+			func(ca.Leaf) string { return `{"Service":"web"}` },
+		} {
+			old := r.current(t)
+			asked := r.client.asked
+			w := httptest.NewRecorder()
+			r.servers.Server.Handler().ServeHTTP(w, httptest.NewRequest("PUT", "/v1/weft/ca/revoke", strings.NewReader(body(old))))
+			if w.Code != 200 {
+				t.Fatal(w.Body)
+			}
+			r.roots(t)
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+			fresh := r.current(t)
+			state, err := r.store.Read().CA()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, v := range state.Revoked {
+				if v.Refuses(fresh.SerialNumber, fresh.URI(), fresh.ValidAfter) {
+					t.Errorf("the new leaf is refused by %+v", v)
+				}
+			}
+			if last := state.Revoked[len(state.Revoked)-1]; !last.Refuses(old.SerialNumber, old.URI(), old.ValidAfter) || r.client.asked != asked+1 {
+				t.Errorf("refused: %+v, after %d requests", last, r.client.asked-asked)
+			}
+		}
+	})
+}

@@ -5,7 +5,11 @@ package rest
 import (
 	"fmt"
 	"net/http"
+	"slices"
+	"time"
 
+	"github.com/weftmesh/weft/ca"
+	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/identity"
 	"github.com/weftmesh/weft/connect/intention"
 	"github.com/weftmesh/weft/internal/api"
@@ -34,6 +38,14 @@ func (h *handlers) authorize(w http.ResponseWriter, r *api.Request) error {
 	src, ok := id.(identity.Service)
 	if !ok {
 		return &api.StatusError{Code: http.StatusBadRequest, Text: "ClientCertURI not a valid Service identifier"}
+	}
+	state, err := h.c.Store.Read().CA()
+	if err != nil {
+		return err
+	}
+	if serial, err := ca.ParseSerial(ask.ClientCertSerial); state != nil && err == nil &&
+		slices.ContainsFunc(state.Revoked, func(r catalog.Revoked) bool { return r.Refuses(serial, "", time.Time{}) }) {
+		return api.WriteJSON(w, map[string]any{"Authorized": false, "Reason": "The certificate was revoked"})
 	}
 	d, err := intention.Decide(h.c.Store.Read(), src, r.Options.Scope.Name(ask.Target), h.c.DefaultAll)
 	if err != nil {

@@ -28,6 +28,7 @@ type connection struct {
 	peer     *config.Peer
 	leaving  atomic.Int64 // since when, in Unix nanoseconds; 0: it stays
 	denied   atomic.Bool
+	looked   atomic.Value // string: what the last look at its certificate gave
 	cut      context.CancelFunc
 }
 
@@ -55,7 +56,7 @@ func (p *Proxy) serve(ctx context.Context, conn net.Conn, name string, last *con
 	if gone {
 		c.beginDrain()
 	}
-	if bare(l, peer) || !p.allowed(l, peer) {
+	if bare(l, peer) || c.gone(l) || !p.allowed(l, peer) {
 		c.deny()
 		p.engine.LogTunnel(l, peer, "", "", time.Now(), 0, 0, reason.RBACDenied)
 		return
@@ -153,7 +154,7 @@ func (p *Proxy) recheck(s *config.Snapshot) {
 	p.mu.Lock()
 	var denied []*connection
 	for c := range p.conns {
-		if l := s.Listeners[c.listener]; l != nil && (bare(l, c.peer) || len(l.Authorize) > 0 && !p.allowed(l, c.peer)) {
+		if l := s.Listeners[c.listener]; l != nil && (bare(l, c.peer) || c.gone(l) || len(l.Authorize) > 0 && !p.allowed(l, c.peer)) {
 			denied = append(denied, c)
 		}
 	}
@@ -166,6 +167,17 @@ func (p *Proxy) recheck(s *config.Snapshot) {
 // bare says whether a connection came in plain text to a listener that takes TLS only.
 func bare(l *config.Listener, peer *config.Peer) bool {
 	return l.TLS != nil && !l.PlainToo && peer.TLS == nil
+}
+
+// gone says whether the caller is to be let in no more, by its certificate.
+func (c *connection) gone(l *config.Listener) bool {
+	if l.TLS == nil || l.TLS.Gone == nil || c.peer.TLS == nil {
+		return false
+	}
+	since, _ := c.looked.Load().(string)
+	gone, now := l.TLS.Gone(c.peer.TLS.PeerCertificates, since)
+	c.looked.Store(now)
+	return gone
 }
 
 // deny resets the connection.

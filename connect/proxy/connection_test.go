@@ -92,6 +92,12 @@ func (b *bench) upstream(name string, handle func(net.Conn)) {
 // dial is the client's end of a connection that the proxy serves until the test ends.
 func (b *bench) dial() net.Conn {
 	b.t.Helper()
+	return b.dialTLS(nil)
+}
+
+// dialTLS is dial to a listener that speaks TLS.
+func (b *bench) dialTLS(conf *tls.Config) net.Conn {
+	b.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.t.Fatal(err)
@@ -107,7 +113,15 @@ func (b *bench) dial() net.Conn {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	wg.Go(func() { b.p.serve(ctx, conn, "l", b.s.Listeners["l"]) })
+	wg.Go(func() {
+		if conf == nil {
+			b.p.serve(ctx, conn, "l", b.s.Listeners["l"])
+			return
+		}
+		if tc := tls.Server(conn, conf); tc.HandshakeContext(ctx) == nil {
+			b.p.serve(ctx, tc, "l", b.s.Listeners["l"])
+		}
+	})
 	b.t.Cleanup(func() {
 		cancel()
 		_ = client.Close()

@@ -95,7 +95,7 @@ func (r *renderer) inbound() error {
 	}
 	name := fmt.Sprintf("public_listener:%s:%d", host, port)
 	chain := &listenerv3.FilterChain{
-		TransportSocket: tls, Filters: append(filters, more...),
+		TransportSocket: tls, Filters: append(filters, more...), Metadata: r.sinceRevoked(),
 		TransportSocketConnectTimeout: durationpb.New(orDefault(r.in.Limits.Handshake, defaultBound)),
 	}
 	return r.listener(name, socket(host, port), corev3.TrafficDirection_INBOUND, chain, r.mode())

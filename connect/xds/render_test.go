@@ -421,3 +421,54 @@ func TestWhoseAccessLogs(t *testing.T) {
 		}
 	}
 }
+
+// TestRevoked: weft's own proxy is told of all that is revoked, Envoy by revocation lists, of which the chain that callers come in by bears a
+// mark; what Envoy can't be told is warned of.
+func TestRevoked(t *testing.T) {
+	w := world(t)
+	proxy := register(t, w, web())
+	leaf, err := w.Leaf("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := func(weft bool, revoked []catalog.Revoked, lists ...string) *xds.Output {
+		t.Helper()
+		if err := w.Revoke(revoked, lists); err != nil {
+			t.Fatal(err)
+		}
+		w.Abilities.Weft = weft
+		out, err := w.Render(proxy, leaf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	part := func(o *xds.Output, kind, name string) string {
+		for _, r := range o.Resources[kind] {
+			if strings.HasPrefix(r.Name, name) {
+				return string(r.Any.GetValue())
+			}
+		}
+		t.Fatalf("no %s %s", kind, name)
+		return ""
+	}
+	serial := catalog.Revoked{Serial: "0a:0b"}
+	uri := catalog.Revoked{URI: "spiffe://canary", Before: time.Now()}
+	for _, weft := range []bool{true, false} {
+		plain, marked := with(weft, nil), with(weft, []catalog.Revoked{serial, uri}, "a-list")
+		roots := part(marked, xds.SecretType, xds.RootsSecret)
+		if weft != strings.Contains(roots, "spiffe://canary") || weft != strings.Contains(roots, "0a:0b") || weft == strings.Contains(roots, "a-list") {
+			t.Errorf("weft's own %v: %q", weft, roots)
+		}
+		if same := part(plain, xds.ListenerType, "public_listener") == part(marked, xds.ListenerType, "public_listener"); same != weft {
+			t.Errorf("weft's own %v: the listener stays the same: %v", weft, same)
+		}
+		if warned := len(marked.Warnings) > len(plain.Warnings); warned == weft {
+			t.Errorf("weft's own %v: warned %v", weft, marked.Warnings)
+		}
+	}
+	one, other := with(false, []catalog.Revoked{serial}, "a-list"), with(false, []catalog.Revoked{serial}, "the list again")
+	if part(one, xds.ListenerType, "public_listener") != part(other, xds.ListenerType, "public_listener") || len(one.Warnings) > 0 {
+		t.Error("a list that is signed anew says nothing new")
+	}
+}

@@ -3,11 +3,15 @@
 package xds
 
 import (
+	"crypto/sha256"
+	"slices"
 	"strings"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/weftmesh/weft/catalog"
@@ -37,9 +41,64 @@ func (r *renderer) secrets() error {
 	for _, root := range r.g.CA.Roots {
 		roots.WriteString(strings.TrimRight(root.RootCert, "\n") + "\n")
 	}
-	return r.add(SecretType, RootsSecret, &tlsv3.Secret{Name: RootsSecret, Type: &tlsv3.Secret_ValidationContext{
-		ValidationContext: &tlsv3.CertificateValidationContext{TrustedCa: inline(roots.String())},
-	}})
+	trusted := &tlsv3.CertificateValidationContext{TrustedCa: inline(roots.String())}
+	if err := r.revoked(trusted); err != nil {
+		return err
+	}
+	return r.add(SecretType, RootsSecret, &tlsv3.Secret{Name: RootsSecret, Type: &tlsv3.Secret_ValidationContext{ValidationContext: trusted}})
+}
+
+// RevokedValidator is the name under which weft's own proxy is told, beside the roots, which certificates are refused: a
+// google.protobuf.Struct with a list "revoked" of objects with serial (hexadecimal), or uri and before (RFC 3339).
+const RevokedValidator = "weft.revoked"
+
+// revoked says which certificates are refused: to weft's own proxy all, to Envoy those of which there are revocation lists.
+func (r *renderer) revoked(trusted *tlsv3.CertificateValidationContext) error {
+	all := r.g.CA.Revoked
+	if len(all) == 0 {
+		return nil
+	}
+	if !r.in.Abilities.Weft {
+		if len(r.g.CA.CRLs) > 0 {
+			trusted.Crl, trusted.OnlyVerifyLeafCertCrl = inline(strings.Join(r.g.CA.CRLs, "")), true
+		}
+		if byURI := slices.ContainsFunc(all, func(v catalog.Revoked) bool { return v.URI != "" }); byURI || len(r.g.CA.CRLs) == 0 {
+			r.warn("certificates were revoked of which this Envoy can't be told: it knows them by serial number alone, and only where the servers hold the issuers' keys")
+		}
+		return nil
+	}
+	list := &structpb.ListValue{}
+	for _, v := range all {
+		fields := map[string]any{"serial": v.Serial}
+		if v.URI != "" {
+			fields = map[string]any{"uri": v.URI, "before": v.Before.UTC().Format(time.RFC3339)}
+		}
+		entry, err := structpb.NewStruct(fields)
+		if err != nil {
+			return err
+		}
+		list.Values = append(list.Values, structpb.NewStructValue(entry))
+	}
+	a, err := pack(&structpb.Struct{Fields: map[string]*structpb.Value{"revoked": structpb.NewListValue(list)}})
+	trusted.CustomValidatorConfig = &corev3.TypedExtensionConfig{Name: RevokedValidator, TypedConfig: a}
+	return err
+}
+
+// sinceRevoked marks the filter chain that callers come in by with the revocation lists: Envoy drains a chain that changes, and so looks
+// anew at everybody who is connected.
+func (r *renderer) sinceRevoked() *corev3.Metadata {
+	if r.in.Abilities.Weft || len(r.g.CA.CRLs) == 0 {
+		return nil
+	}
+	sum := sha256.New()
+	for _, v := range r.g.CA.Revoked { // not the lists, which are signed anew for other reasons
+		if v.Serial != "" {
+			sum.Write([]byte(v.Serial + "\n"))
+		}
+	}
+	return &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{RevokedValidator: {Fields: map[string]*structpb.Value{
+		"serials": structpb.NewStringValue(short(sum)),
+	}}}}
 }
 
 // ads is "ask the server that you have this from".

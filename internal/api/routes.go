@@ -209,6 +209,8 @@ var Routes = []Route{
 	{http.MethodGet, "/v1/weft/acl/resolve", Server, none, Nothing, "", false},
 	{http.MethodGet, "/v1/weft/acl/changed", Server, none, Nothing, "", true},
 	// weft's: what every proxy should have and has.
+	{http.MethodPut, "/v1/weft/ca/revoke", Server, operatorWrite, Nothing, "", false},
+	{http.MethodGet, "/v1/weft/ca/revoked", Server, operatorRead, Nothing, "", true},
 	{http.MethodGet, "/v1/weft/proxies", Server, serviceRead, Listed, "service", false},
 	// weft's: how nodes are let in. Who joins shows a join token.
 	{http.MethodPost, "/v1/weft/join", Server, none, Nothing, "", false},

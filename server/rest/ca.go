@@ -7,6 +7,7 @@ import (
 
 	"github.com/weftmesh/weft/ca"
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/identity"
 	"github.com/weftmesh/weft/internal/api"
 )
 
@@ -65,4 +66,44 @@ func (h *handlers) setCAConfig(_ http.ResponseWriter, r *api.Request) error {
 		return badRequest("%v", err)
 	}
 	return h.c.CA.Reconfigure(r.Context(), c, b.Config.Rotate, b.ForceWithoutCrossSigning)
+}
+
+// revoke ends certificates before their time: one by its serial number, or all that a service or SPIFFE ID has got until now.
+func (h *handlers) revoke(w http.ResponseWriter, r *api.Request) error {
+	var b struct{ Serial, Service, URI, Reason string }
+	if err := api.ReadJSON(r, &b); err != nil {
+		return err
+	}
+	if b.Service != "" {
+		if b.URI != "" {
+			return badRequest("Service and URI exclude each other")
+		}
+		state, err := h.c.Store.Read().CA()
+		if err != nil {
+			return err
+		}
+		key := r.Options.Scope.Name(b.Service)
+		b.URI = identity.Service{
+			TrustDomain: identity.TrustDomain(state.TrustDomain()), Partition: key.Partition, Namespace: key.Namespace, Datacenter: key.Datacenter, Service: key.Name,
+		}.String()
+	}
+	done, warnings, err := h.c.CA.Revoke(r.Context(), catalog.Revoked{Serial: b.Serial, URI: b.URI, Reason: b.Reason})
+	if err != nil {
+		return err
+	}
+	return api.WriteJSON(w, struct {
+		catalog.Revoked
+		Warnings []string `json:",omitempty"`
+	}{done, warnings})
+}
+
+// revoked lists what is revoked and hasn't ended.
+func (h *handlers) revoked(w http.ResponseWriter, r *api.Request) error {
+	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) ([]catalog.Revoked, error) {
+		state, err := t.CA()
+		if err != nil || state == nil {
+			return []catalog.Revoked{}, err
+		}
+		return append([]catalog.Revoked{}, state.Revoked...), nil
+	})
 }

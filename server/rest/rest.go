@@ -44,6 +44,7 @@ type Authority interface {
 	// Configuration is the one in force, and the one that this server's own file has.
 	Configuration() (inForce, own ca.Config)
 	Reconfigure(ctx context.Context, c ca.Config, rotate, force bool) error
+	Revoke(ctx context.Context, r catalog.Revoked) (done catalog.Revoked, warnings []string, err error)
 }
 
 // Config is what the handlers answer from.
@@ -123,6 +124,8 @@ func Handlers(c Config) map[string]api.Handler {
 		"GET /v1/connect/ca/roots":                          h.roots,
 		"GET /v1/connect/ca/configuration":                  h.caConfig,
 		"PUT /v1/connect/ca/configuration":                  h.setCAConfig,
+		"PUT /v1/weft/ca/revoke":                            h.revoke,
+		"GET /v1/weft/ca/revoked":                           h.revoked,
 		"GET /v1/discovery-chain/{name}":                    h.chain,
 		"PUT /v1/internal/service-virtual-ip":               h.assignVirtualIPs,
 		"GET /v1/weft/explain":                              h.explain,

@@ -7,6 +7,7 @@ package config
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"net/netip"
 	"regexp"
 	"strings"
@@ -487,7 +488,13 @@ type ServerTLS struct {
 	Own func() string
 	// Require says that callers must show a certificate.
 	Require bool
+	// Gone is about callers; nil: nobody ever is.
+	Gone Gone
 }
+
+// Gone says whether a peer with these certificates, who was let in, is to be let in no more: a certificate was revoked, or a root
+// removed. What it gives is handed in the next time, so that only a change costs a look; "" is a peer that was verified just now.
+type Gone func(certs []*x509.Certificate, since string) (gone bool, now string)
 
 // ClientTLS is mutual TLS towards an upstream.
 type ClientTLS struct {
@@ -495,6 +502,8 @@ type ClientTLS struct {
 	// Identity changes when anything of the identity or the trust changes: connections made before it aren't given to
 	// new requests after it.
 	Identity string
+	// Gone is about servers that were called; nil: nobody ever is.
+	Gone Gone
 }
 
 // Policies are one RBAC filter: with Allow, one policy must match; without, none may. Shadow is only counted.

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/weftmesh/weft/connect/identity"
 	"github.com/weftmesh/weft/connect/proxy/config"
 	"github.com/weftmesh/weft/connect/proxy/h1"
 	"github.com/weftmesh/weft/connect/proxy/h2"
@@ -402,6 +403,13 @@ func (v *clusterView) connect(ctx context.Context, ep *endpoint, w wire) (net.Co
 		_ = conn.Close()
 		v.report(ep, failedLocal)
 		return nil, reason.UpstreamTLSFailure, fmt.Errorf("TLS with %s: %w", ep.key.address, err)
+	}
+	v.state.secured.add(tc)
+	if gone := v.config.TLS.Gone; gone != nil {
+		if out, _ := gone(tc.ConnectionState().PeerCertificates, ""); out { // since the handshake
+			_ = conn.Close()
+			return nil, reason.UpstreamTLSFailure, fmt.Errorf("TLS with %s: %w", ep.key.address, identity.ErrRevoked)
+		}
 	}
 	return tc, reason.None, nil
 }

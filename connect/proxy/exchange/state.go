@@ -13,6 +13,7 @@ import (
 
 // clusterState is what stays of a cluster from snapshot to snapshot.
 type clusterState struct {
+	secured secured
 	engine  *Engine
 	current atomic.Pointer[clusterView]
 
@@ -67,6 +68,9 @@ func (s *clusterState) host(c *config.Endpoint) *host {
 
 // follow lets go of what the view (nil: the cluster is gone) doesn't have.
 func (s *clusterState) follow(v *clusterView) {
+	if v != nil && v.config.TLS != nil && v.config.TLS.Gone != nil {
+		s.secured.cut(v.config.TLS.Gone)
+	}
 	kept := map[*host]bool{}
 	identity := ""
 	if v != nil {

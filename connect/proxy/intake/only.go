@@ -45,7 +45,7 @@ const (
 	routeFields    = "name match route redirect direct_response metadata request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove typed_per_filter_config stat_prefix per_request_buffer_limit_bytes request_body_buffer_limit"
 	pathFields     = "prefix path path_separated_prefix safe_regex case_sensitive headers query_parameters grpc runtime_fraction"
 	commonFields   = "tls_params alpn_protocols tls_certificates tls_certificate_sds_secret_configs validation_context_sds_secret_config combined_validation_context"
-	validateFields = "trusted_ca match_typed_subject_alt_names"
+	validateFields = "trusted_ca match_typed_subject_alt_names custom_validator_config"
 	serverFields   = "common_tls_context require_client_certificate disable_stateless_session_resumption disable_stateful_session_resumption"
 	clientFields   = "common_tls_context sni max_session_keys allow_renegotiation"
 )

@@ -9,12 +9,15 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/big"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/weftmesh/weft/connect/identity"
 )
@@ -26,6 +29,9 @@ type secret struct {
 	roots *x509.CertPool
 	sans  []sanMatch
 	hash  string // over what was given, to notice a change
+
+	trusted string // over the roots alone
+	revoked identity.Revocations
 }
 
 // secrets are looked up at each handshake: a rotated certificate touches no connection.
@@ -114,7 +120,53 @@ func compileRoots(m *tlsv3.CertificateValidationContext) (*secret, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &secret{roots: pool, sans: sans, hash: digest(pem)}, nil
+	revoked, err := compileRevoked(m.GetCustomValidatorConfig())
+	if err != nil {
+		return nil, fmt.Errorf("custom_validator_config: %w", err)
+	}
+	s := &secret{roots: pool, sans: sans, trusted: digest(pem), revoked: revoked}
+	s.hash = s.trusted + "/"
+	if m.GetCustomValidatorConfig() != nil {
+		s.hash += digest(m.GetCustomValidatorConfig().GetTypedConfig().GetValue())
+	}
+	return s, nil
+}
+
+// revokedValidator is the only validator that is known.
+const revokedValidator = "weft.revoked"
+
+// compileRevoked reads the certificates that are refused.
+func compileRevoked(m *corev3.TypedExtensionConfig) (identity.Revocations, error) {
+	var none identity.Revocations
+	if m == nil {
+		return none, nil
+	}
+	var doc structpb.Struct
+	if m.GetName() != revokedValidator {
+		return none, fmt.Errorf("%s isn't known: want %s", m.GetName(), revokedValidator)
+	}
+	if err := m.GetTypedConfig().UnmarshalTo(&doc); err != nil {
+		return none, err
+	}
+	var out identity.Revocations
+	for i, v := range doc.GetFields()["revoked"].GetListValue().GetValues() {
+		f := v.GetStructValue().GetFields()
+		if serial := f["serial"].GetStringValue(); serial != "" {
+			n, ok := new(big.Int).SetString(strings.ReplaceAll(serial, ":", ""), 16)
+			if !ok {
+				return none, fmt.Errorf("revoked[%d].serial: %q isn't hexadecimal", i, serial)
+			}
+			out.Serial(n)
+			continue
+		}
+		before, err := time.Parse(time.RFC3339, f["before"].GetStringValue())
+		if uri := f["uri"].GetStringValue(); err == nil && uri != "" {
+			out.URI(uri, before)
+			continue
+		}
+		return none, fmt.Errorf("revoked[%d]: want serial, or uri and before", i)
+	}
+	return out, nil
 }
 
 func digest(b []byte) string {

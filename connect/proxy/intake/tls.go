@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -133,6 +134,9 @@ func (t *trust) verify(raw [][]byte, _ [][]*x509.Certificate) error {
 	if err != nil {
 		return err
 	}
+	if err := roots.revoked.Check(peer.Leaf); err != nil {
+		return err
+	}
 	sans := append(append([]sanMatch(nil), t.sans...), roots.sans...)
 	if len(sans) == 0 {
 		return nil
@@ -144,6 +148,27 @@ func (t *trust) verify(raw [][]byte, _ [][]*x509.Certificate) error {
 		}
 	}
 	return fmt.Errorf("%w: %s isn't one that is called or may call here", identity.ErrWrongIdentity, uri)
+}
+
+// gone says whether a peer that was let in is to be let in no more: its certificate was revoked, or leads to no root that is trusted now. Its
+// own end is none: connections outlive certificates. See config.Gone.
+func (t *trust) gone(certs []*x509.Certificate, since string) (gone bool, now string) {
+	own, roots := t.s.get(t.leaf), t.s.get(t.roots)
+	if len(certs) == 0 || roots == nil || own == nil || own.own == nil || since == roots.hash {
+		return false, since
+	}
+	if roots.revoked.Check(certs[0]) != nil {
+		return true, since
+	}
+	if since == "" || strings.HasPrefix(since, roots.trusted+"/") {
+		return false, roots.hash
+	}
+	at := t.s.now()
+	if at.After(certs[0].NotAfter) {
+		at = certs[0].NotAfter
+	}
+	_, err := identity.VerifyChain(certs, roots.roots, at, identity.Want{TrustDomain: own.own.Domain(), Use: t.use})
+	return err != nil, roots.hash
 }
 
 func (w *world) serverTLS(ts *corev3.TransportSocket) (*config.ServerTLS, []string, error) {
@@ -173,7 +198,7 @@ func (w *world) serverTLS(ts *corev3.TransportSocket) (*config.ServerTLS, []stri
 		// A resumed session would skip the check of the identity.
 		SessionTicketsDisabled: true,
 	}
-	return &config.ServerTLS{Config: conf, Own: t.own, Require: true}, t.names(), nil
+	return &config.ServerTLS{Config: conf, Own: t.own, Require: true, Gone: t.gone}, t.names(), nil
 }
 
 func (w *world) clientTLS(ts *corev3.TransportSocket) (*config.ClientTLS, *trust, error) {
@@ -199,5 +224,5 @@ func (w *world) clientTLS(ts *corev3.TransportSocket) (*config.ClientTLS, *trust
 	if t.leaf != "" {
 		conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return t.certificate() }
 	}
-	return &config.ClientTLS{Config: conf}, t, nil
+	return &config.ClientTLS{Config: conf, Gone: t.gone}, t, nil
 }

@@ -257,7 +257,7 @@ func (w *world) build(name string, c *cluster) *config.Cluster {
 	out := *c.config
 	out.Endpoints = endpoints
 	if out.TLS != nil {
-		out.TLS = &config.ClientTLS{Config: out.TLS.Config, Identity: identity}
+		out.TLS = &config.ClientTLS{Config: out.TLS.Config, Identity: identity, Gone: out.TLS.Gone}
 	}
 	w.built[name] = builtCluster{c, endpoints, identity, &out}
 	return &out

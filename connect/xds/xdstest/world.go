@@ -116,6 +116,17 @@ func (w *World) Apply(bodies ...catalog.Body) error {
 	return nil
 }
 
+// Revoke puts revocations and lists in force in place of those there were.
+func (w *World) Revoke(revoked []catalog.Revoked, lists []string) error {
+	state, err := w.Store.Read().CA()
+	if err != nil {
+		return err
+	}
+	next := *state
+	next.Revoked, next.CRLs = revoked, lists
+	return w.Apply(catalog.SetCA{State: next, CAS: state.ModifyIndex})
+}
+
 // Write writes config entries as the API would.
 func (w *World) Write(entries ...catalog.Entry) error {
 	for _, e := range entries {
