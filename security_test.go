@@ -34,10 +34,7 @@ var notApplying = map[int]string{
 
 // untested are those that apply and have no test of their own yet, with what there is instead.
 var untested = map[int]string{
-	85:  "names are parsed by crypto/x509 and connect/identity, whose fuzz target has such bytes; no test of its own",
 	106: "tokens are of one datacenter, and each datacenter asks its own; no test with two datacenters that differ",
-	110: "what binding rules make is validated as any name; no test of its own",
-	117: "checks follow no redirects unless told to, JWKS none to another host; no test of every address form",
 }
 
 // unnumbered are tests that were there before the numbers: package and name.

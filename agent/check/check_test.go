@@ -11,7 +11,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -294,4 +296,26 @@ func TestAlias(t *testing.T) {
 			t.Errorf("a removed alias reports %s", got)
 		}
 	})
+}
+
+// TestC117_ACheckIsLedNowhere: what is checked can't have the agent ask another host, in whatever form its address comes.
+func TestC117_ACheckIsLedNowhere(t *testing.T) {
+	var asked atomic.Int64
+	secret := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { asked.Add(1) }))
+	defer secret.Close()
+	port := secret.URL[strings.LastIndex(secret.URL, ":"):]
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, r.URL.Query().Get("to"), http.StatusFound)
+	}))
+	defer s.Close()
+	for _, host := range []string{"[::ffff:127.0.0.1]", "2130706433", "0x7f000001", "localhost", "127.1", "[::ffff:a9fe:a9fe]", "169.254.169.254", "127.0.0.1.nip.io"} {
+		expect(t, local.CheckDefinition{HTTP: s.URL + "/?to=" + url.QueryEscape("http://"+host+port+"/")}, catalog.HealthCritical, "302")
+	}
+	if n := asked.Load(); n != 0 {
+		t.Errorf("another host was asked %d times", n)
+	}
+	expect(t, local.CheckDefinition{HTTP: s.URL + "/?to=" + url.QueryEscape("http://127.0.0.1"+port+"/")}, catalog.HealthPassing, "200") // the control
+	if asked.Load() != 1 {
+		t.Error("the same host isn't asked")
+	}
 }

@@ -77,6 +77,12 @@ func newHTTPProbe(b base) *httpProbe {
 	p.client = &http.Client{Timeout: b.timeout, Transport: &http.Transport{
 		Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, TLSClientConfig: b.tls(), TLSHandshakeTimeout: b.timeout,
 	}}
+	p.client.CheckRedirect = func(to *http.Request, via []*http.Request) error {
+		if to.URL.Hostname() != via[0].URL.Hostname() || len(via) > 3 { // who answers mustn't choose whom this host asks
+			return http.ErrUseLastResponse
+		}
+		return nil
+	}
 	if b.d.DisableRedirects {
 		p.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	}

@@ -163,3 +163,31 @@ func BenchmarkVerifyPeer(b *testing.B) {
 		}
 	}
 }
+
+// TestC85_NamesWithNULAndCommas: a name that some reader would end, or cut in two, is no identity.
+func TestC85_NamesWithNULAndCommas(t *testing.T) {
+	const td = "spiffe://11111111-2222-3333-4444-555555555555.consul/ns/default/dc/dc1/svc/"
+	root := newAuthority(t)
+	pool := x509.NewCertPool()
+	pool.AddCert(root.cert)
+	show := func(uri string) error {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		der, err := x509.CreateCertificate(rand.Reader, leafTemplate(t, uri), root.cert, key.Public(), root.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = identity.VerifyPeer([][]byte{der}, pool, now, identity.Want{TrustDomain: "11111111-2222-3333-4444-555555555555.consul", Use: identity.AsClient})
+		return err
+	}
+	for _, name := range []string{"web\x00", "web\x00.evil", "web,db", "web," + td + "db", "web;db", "web db", "web\r\ndb", "web%00", "web%2cdb", "\x00web", "web\u202edb"} {
+		if err := show(td + name); err == nil {
+			t.Errorf("%q is an identity", name)
+		}
+	}
+	if err := show(td + "web"); err != nil {
+		t.Errorf("the control: %v", err)
+	}
+}

@@ -374,6 +374,9 @@ func bind(t *catalog.Txn, method string, who *Bearer, k *catalog.ACLToken) error
 				}
 				p.TemplateVariables = &catalog.ACLTemplateVariables{Name: value}
 			}
+			if !renders(p) {
+				continue
+			}
 			k.TemplatedPolicies = append(k.TemplatedPolicies, p)
 		case "role", "policy":
 			kind, to := catalog.ACLRoles, &k.Roles
@@ -391,6 +394,20 @@ func bind(t *catalog.Txn, method string, who *Bearer, k *catalog.ACLToken) error
 		return api.ErrDenied
 	}
 	return nil
+}
+
+// renders says whether a templated policy makes rules of what it was given: claims are whatever their issuer lets people write in them.
+func renders(p catalog.ACLTemplatedPolicy) bool {
+	t, ok := acl.TemplateNamed(p.TemplateName)
+	if !ok {
+		return false
+	}
+	value := ""
+	if p.TemplateVariables != nil {
+		value = p.TemplateVariables.Name
+	}
+	_, err := t.Render(value)
+	return err == nil
 }
 
 func matchesSelector(selector string, fields any) bool {
