@@ -103,7 +103,7 @@ type Agent struct {
 	dns      *dns.Server // nil: not served
 	watches  *watch.Runner
 	sender   *telemetry.Sender // nil: metrics are sent nowhere
-	guard    atomic.Pointer[config.HTTPConfig]
+	guard    atomic.Pointer[config.Config]
 	httpsTLS atomic.Pointer[tls.Config]
 	grpcTLS  atomic.Pointer[tls.Config]
 	events   *event.Events
@@ -132,7 +132,7 @@ func New(c Config) (*Agent, error) {
 		c.Jitter = mathrand.Float64
 	}
 	a := &Agent{c: c, settings: c.Settings}
-	a.guard.Store(&c.Settings.HTTPConfig)
+	a.guard.Store(&c.Settings)
 	s := &a.settings
 	scope := catalog.Scope{}.Default(s.Datacenter)
 	node := catalog.Node{Scope: scope, ID: c.NodeID, Node: c.NodeName, Address: c.Address, TaggedAddresses: tagged(s, c.Address), Meta: s.NodeMeta, Owner: local.Owner}
@@ -146,7 +146,11 @@ func New(c Config) (*Agent, error) {
 	if a.state, err = local.New(conf); err != nil {
 		return nil, err
 	}
-	if a.checks, err = check.New(check.Config{State: a.state, Servers: c.Servers, Now: c.Now, Log: c.Log.With("part", "check")}); err != nil {
+	checkTLS, err := s.ChecksTLS()
+	if err != nil {
+		return nil, err
+	}
+	if a.checks, err = check.New(check.Config{State: a.state, Servers: c.Servers, TLS: checkTLS, Now: c.Now, Log: c.Log.With("part", "check")}); err != nil {
 		return nil, err
 	}
 	if a.syncer, err = sync.New(sync.Config{

@@ -6,15 +6,18 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/weftmesh/weft/agent/config"
 )
 
-// guarded is the API behind what http_config says at the moment.
-func guarded(now func() *config.HTTPConfig, h http.Handler) http.Handler {
+// guarded is the API behind what http_config and discovery_max_stale say at the moment.
+func guarded(now func() *config.Config, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := now()
+		all := now()
+		c := &all.HTTPConfig
 		for k, v := range c.ResponseHeaders {
 			w.Header().Set(k, v)
 		}
@@ -28,8 +31,30 @@ func guarded(now func() *config.HTTPConfig, h http.Handler) http.Handler {
 			http.Error(w, "Access is restricted", http.StatusForbidden)
 			return
 		}
+		if c.UseCache != nil && !*c.UseCache || all.DiscoveryMaxStale > 0 {
+			r = withDefaults(r, c.UseCache == nil || *c.UseCache, all.DiscoveryMaxStale)
+		}
 		h.ServeHTTP(w, r)
 	})
+}
+
+// withDefaults is a request with what the configuration says of how fresh its answer has to be, where it says nothing itself: without a
+// cache nothing is cached.
+func withDefaults(r *http.Request, cache bool, stale time.Duration) *http.Request {
+	q := r.URL.Query()
+	if !cache {
+		q.Del("cached")
+	}
+	if stale > 0 && (strings.HasPrefix(r.URL.Path, "/v1/catalog") || strings.HasPrefix(r.URL.Path, "/v1/health")) && !writes(r.Method) &&
+		!slices.ContainsFunc([]string{"stale", "consistent", "leader", "cached", "max_stale"}, q.Has) {
+		q.Set("stale", "")
+		q.Set("max_stale", stale.String())
+	}
+	out := new(*r)
+	u := *r.URL
+	u.RawQuery = q.Encode()
+	out.URL = &u
+	return out
 }
 
 func writes(method string) bool {

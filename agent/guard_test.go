@@ -7,17 +7,18 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/weftmesh/weft/agent/config"
 )
 
 // http_config's headers, blocked paths and networks that may write.
 func TestGuard(t *testing.T) {
-	c := &config.HTTPConfig{
+	c := &config.Config{HTTPConfig: config.HTTPConfig{
 		BlockEndpoints: []string{"/v1/agent/self"}, ResponseHeaders: map[string]string{"X-Own": "yes"},
 		AllowWriteHTTPFrom: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
-	}
-	h := guarded(func() *config.HTTPConfig { return c }, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	}}
+	h := guarded(func() *config.Config { return c }, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	for _, c := range []struct {
 		method, path, from string
 		code               int
@@ -37,6 +38,33 @@ func TestGuard(t *testing.T) {
 		h.ServeHTTP(w, r)
 		if w.Code != c.code || w.Header().Get("X-Own") != "yes" {
 			t.Errorf("%s %s from %s: %d %v", c.method, c.path, c.from, w.Code, w.Header())
+		}
+	}
+}
+
+// Who says nothing of how fresh an answer has to be, gets it as the configuration says; without a cache nothing is cached.
+func TestFreshness(t *testing.T) {
+	no, yes := false, true
+	for _, c := range []struct {
+		use         *bool
+		stale       time.Duration
+		asked, want string
+	}{
+		{nil, 0, "/v1/catalog/nodes?cached&a=b", "/v1/catalog/nodes?cached&a=b"},
+		{&yes, 0, "/v1/catalog/nodes?cached", "/v1/catalog/nodes?cached"},
+		{&no, 0, "/v1/catalog/nodes?cached&a=b", "/v1/catalog/nodes?a=b"},
+		{nil, 3 * time.Second, "/v1/catalog/nodes?a=b", "/v1/catalog/nodes?a=b&max_stale=3s&stale="},
+		{nil, 3 * time.Second, "/v1/health/service/web", "/v1/health/service/web?max_stale=3s&stale="},
+		{nil, 3 * time.Second, "/v1/health/service/web?consistent", "/v1/health/service/web?consistent="},
+		{nil, 3 * time.Second, "/v1/health/service/web?cached", "/v1/health/service/web?cached="},
+		{&no, 3 * time.Second, "/v1/health/service/web?cached", "/v1/health/service/web?max_stale=3s&stale="},
+		{nil, 3 * time.Second, "/v1/kv/a", "/v1/kv/a"},
+	} {
+		conf := &config.Config{HTTPConfig: config.HTTPConfig{UseCache: c.use}, DiscoveryMaxStale: c.stale}
+		got := ""
+		h := guarded(func() *config.Config { return conf }, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.URL.String() }))
+		if h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", c.asked, nil)); got != c.want {
+			t.Errorf("%s: %s, want %s", c.asked, got, c.want)
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 // reloadable are the fields of config.Config that Reload puts in force; those of the others that differ need a restart.
 var reloadable = []string{
 	"Services", "Checks", "NodeMeta", "DNSConfig", "Recursors", "Domain", "AltDomain", "TranslateWANAddrs", "TLS", "Watches", "HTTPConfig",
-	"DiscardCheckOutput", "LogLevel",
+	"DiscardCheckOutput", "LogLevel", "DiscoveryMaxStale",
 }
 
 // Reload puts other settings in force, as far as a running agent can, and logs the names of those that need a restart. They must be
@@ -23,6 +23,7 @@ var reloadable = []string{
 func (a *Agent) Reload(s config.Config) error {
 	a.reloading.Lock()
 	defer a.reloading.Unlock()
+	a.settings.Limits.Rates = s.Limits.Rates // whoever bounds by them takes them himself
 	if needs := differing(&a.settings, &s); len(needs) > 0 {
 		a.c.Log.Warn("settings that have changed need a restart", "settings", needs)
 	}
@@ -49,7 +50,7 @@ func (a *Agent) Reload(s config.Config) error {
 	a.state.SetMeta(next.NodeMeta)
 	a.state.DiscardOutput(next.DiscardCheckOutput)
 	a.watches.Set(next.Watches)
-	a.guard.Store(&next.HTTPConfig)
+	a.guard.Store(&next)
 	a.settings = next
 	a.c.Log.Info("configuration reloaded", "services", len(next.Services), "checks", len(next.Checks), "watches", len(next.Watches))
 	return nil

@@ -113,7 +113,7 @@ func (n *node) newServer() (*server.Server, error) {
 	if c.Join, err = n.joinConfig(); err != nil {
 		return nil, err
 	}
-	c.Audit = n.audit
+	c.Audit, c.Requests = n.audit, &n.requests
 	c.Tuning = server.Tuning{
 		Multiplier: s.Performance.RaftMultiplier, SnapshotThreshold: uint64(s.RaftSnapshotThreshold), SnapshotInterval: s.RaftSnapshotInterval,
 		TrailingLogs: uint64(s.RaftTrailingLogs), NoPreVote: s.RaftPrevoteDisabled,

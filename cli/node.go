@@ -35,6 +35,7 @@ import (
 	"github.com/weftmesh/weft/internal/logs"
 	"github.com/weftmesh/weft/internal/memnet"
 	"github.com/weftmesh/weft/internal/plane"
+	"github.com/weftmesh/weft/internal/rate"
 	"github.com/weftmesh/weft/internal/run"
 	"github.com/weftmesh/weft/server"
 )
@@ -74,6 +75,9 @@ type node struct {
 	level *slog.LevelVar
 	again func() (config.Config, []string, error) // reads the settings anew
 	files []string                                // that they are in
+
+	toServers rate.Limiter         // how often this node asks servers elsewhere
+	requests  server.RequestLimits // how often it is asked as one
 }
 
 // The timing of connections between nodes.
@@ -109,6 +113,7 @@ func runAgent(ctx context.Context, env Env, s config.Config, warnings []string, 
 	n := &node{s: s, level: level, again: again, files: files, network: memnet.New(), metrics: prometheus.NewRegistry(), stdout: env.Stdout, others: otherServers(&s)}
 	log = slog.New(n.tap.Handler(log.Handler()))
 	n.log = log
+	n.setRates(&s)
 	if err := n.identify(); err != nil {
 		return err
 	}
@@ -208,7 +213,8 @@ func (n *node) make(ctx context.Context) error {
 func (n *node) dialServers() (err error) {
 	conf := forward.Config{
 		Node: n.s.NodeName, Log: n.log.With("part", "forward"), DefaultToken: func() string { return n.tokens.Own(tokens.Default) },
-		Dial: func(ctx context.Context) (net.Conn, error) { return n.pick.Dial(ctx, plane.HTTP) },
+		Dial:  func(ctx context.Context) (net.Conn, error) { return n.pick.Dial(ctx, plane.HTTP) },
+		Limit: &n.toServers,
 	}
 	if n.server != nil {
 		conf.Local = n.server.Handler()
@@ -318,7 +324,15 @@ func (n *node) readAgain() error {
 	if err := setLevel(n.level, s.LogLevel); err != nil {
 		return err
 	}
+	n.setRates(&s)
 	return n.agent.Reload(s)
+}
+
+// setRates puts in force how often this node asks servers, and how often it is asked as one.
+func (n *node) setRates(s *config.Config) {
+	n.toServers.Set(s.Limits.RPC())
+	reads, writes := s.Limits.RequestLimits.Rates()
+	n.requests.Set(s.Limits.RequestLimits.Mode, reads, writes)
 }
 
 func setLevel(level *slog.LevelVar, name string) error {

@@ -62,7 +62,7 @@ func (n *node) listen(ctx context.Context) error {
 	}
 	spec := listen.Spec{
 		Name: serverPort, Network: "tcp", Address: netip.AddrPortFrom(at, uint16(n.s.Ports.Server)).String(), TLS: n.plane.ServerTLS,
-		Identity: n.plane.Identity,
+		Identity: n.plane.Identity, Limits: listen.Limits{HandshakeTimeout: n.s.Limits.RPCHandshakeTimeout},
 	}
 	l, err := n.door.Stream(ctx, spec)
 	var taken *listen.InUseError

@@ -199,6 +199,9 @@ func (p *progress) wait(ctx context.Context, ok func() bool) error {
 // before is the API's gate: it has a read wait for what its consistency demands.
 func (s *Server) before(r *api.Request) error {
 	r.Options.Freshness = s.freshness
+	if err := s.c.Requests.allow(r.Request, s.c.Now(), s.c.Log); err != nil {
+		return err
+	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead || api.Ungated[r.Route().Name()] {
 		return nil
 	}

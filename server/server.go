@@ -44,6 +44,8 @@ type Config struct {
 	NodeID string
 	// Address is where other servers reach this server, as 127.0.0.1:8300.
 	Address string
+	// Requests bound what is asked of this server; nil: nothing does.
+	Requests *RequestLimits
 	// Version is the weft that runs, for lists.
 	Version string
 

@@ -7,6 +7,7 @@ package check
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -37,6 +38,8 @@ type Config struct {
 	Now func() time.Time
 	// Rand spreads the first runs over their intervals; nil draws from the process's source.
 	Rand *rand.Rand
+	// TLS is what checks over TLS begin with; nil: nothing but this host's authorities.
+	TLS *tls.Config
 }
 
 // Runner runs the checks of a State.
@@ -45,6 +48,7 @@ type Runner struct {
 	servers http.Handler
 	log     *slog.Logger
 	now     func() time.Time
+	tls     *tls.Config
 
 	mu      sync.Mutex // guards all below
 	random  *rand.Rand
@@ -63,7 +67,7 @@ func New(c Config) (*Runner, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Runner{state: c.State, servers: c.Servers, log: c.Log, now: c.Now, random: c.Rand, running: map[string]*running{}}, nil
+	return &Runner{state: c.State, servers: c.Servers, log: c.Log, now: c.Now, random: c.Rand, tls: c.TLS, running: map[string]*running{}}, nil
 }
 
 // Run follows the state until ctx ends: a new or changed check is started, a removed one is stopped.
@@ -139,7 +143,7 @@ func (r *Runner) follow(ctx context.Context, id string, c *running, spread float
 // service doesn't wait long to be seen), then an interval after each answer; until the first good answer, which follows a
 // registration within moments as a rule, soon again.
 func (r *Runner) followProbe(ctx context.Context, id string, d *local.CheckDefinition, spread float64) {
-	probe := newProbe(d)
+	probe := newProbe(d, r.tls)
 	timer := time.NewTimer(time.Duration(spread * float64(min(d.Interval, firstWithin))))
 	defer timer.Stop()
 	reap := reaper{after: reapAfter(d)}

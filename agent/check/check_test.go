@@ -4,6 +4,8 @@ package check
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"log"
 	"log/slog"
@@ -31,7 +33,7 @@ func ask(t *testing.T, d local.CheckDefinition) (status, output string) {
 	d.OutputMaxSize = 64
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	return newProbe(&d).ask(ctx)
+	return newProbe(&d, nil).ask(ctx)
 }
 
 func expect(t *testing.T, d local.CheckDefinition, status, output string) {
@@ -92,6 +94,29 @@ func TestHTTP(t *testing.T) {
 	expect(t, local.CheckDefinition{HTTP: tls.URL + "/busy"}, catalog.HealthCritical, "certificate")
 	expect(t, local.CheckDefinition{HTTP: tls.URL + "/busy", TLSSkipVerify: true}, catalog.HealthWarning, "429")
 	expect(t, local.CheckDefinition{TCP: tls.Listener.Addr().String(), TCPUseTLS: true, TLSSkipVerify: true}, catalog.HealthPassing, "TCP+TLS connect")
+}
+
+// With the agent's own TLS a check believes its CA, and shows its certificate.
+func TestOwnTLS(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(r.TLS.PeerCertificates) == 0 {
+			w.WriteHeader(http.StatusForbidden)
+		}
+	}))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+	s.StartTLS()
+	defer s.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	d := local.CheckDefinition{HTTP: s.URL}
+	for want, own := range map[string]*tls.Config{
+		"certificate": nil, "403": {RootCAs: roots}, "200 OK": {RootCAs: roots, Certificates: s.TLS.Certificates},
+	} {
+		if _, output := newProbe(&d, own).ask(t.Context()); !strings.Contains(output, want) {
+			t.Errorf("%q, want %q", output, want)
+		}
+	}
 }
 
 func TestTCP(t *testing.T) {

@@ -32,8 +32,9 @@ type probe interface {
 	ask(ctx context.Context) (status, output string)
 }
 
-func newProbe(d *local.CheckDefinition) probe {
-	b := base{d: d, timeout: d.Timeout}
+// newProbe makes the probe of a check; own is what its TLS begins with, nil for nothing.
+func newProbe(d *local.CheckDefinition, own *tls.Config) probe {
+	b := base{d: d, timeout: d.Timeout, own: own}
 	if b.timeout == 0 {
 		b.timeout = defaultTimeout
 	}
@@ -58,13 +59,17 @@ func newProbe(d *local.CheckDefinition) probe {
 type base struct {
 	d       *local.CheckDefinition
 	timeout time.Duration
+	own     *tls.Config
 }
 
 func (b *base) tls() *tls.Config {
-	return &tls.Config{
-		MinVersion: tls.VersionTLS12, ServerName: b.d.TLSServerName,
-		InsecureSkipVerify: b.d.TLSSkipVerify, //nolint:gosec // the definition asks for it by name
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if b.own != nil {
+		c = b.own.Clone()
 	}
+	c.ServerName = b.d.TLSServerName
+	c.InsecureSkipVerify = b.d.TLSSkipVerify //nolint:gosec // the definition asks for it by name
+	return c
 }
 
 type httpProbe struct {

@@ -40,7 +40,7 @@ func TestScript(t *testing.T) {
 
 // A script that doesn't end in time is critical at once, however many failures that would take.
 func TestScriptBreaks(t *testing.T) {
-	p := newProbe(&local.CheckDefinition{ScriptArgs: []string{"/nonexistent"}, FailuresBeforeCritical: 3}).(*scriptProbe)
+	p := newProbe(&local.CheckDefinition{ScriptArgs: []string{"/nonexistent"}, FailuresBeforeCritical: 3}, nil).(*scriptProbe)
 	if p.ask(t.Context()); !p.abrupt() {
 		t.Error("a program that isn't there counts as an answer")
 	}

@@ -50,6 +50,8 @@ type Config struct {
 	TranslateWANAddrs bool
 	TaggedAddresses   map[string]string
 	Addresses         Addresses
+	// DiscoveryMaxStale is how old an answer of catalog and health may be where a request says nothing of it; 0: not at all.
+	DiscoveryMaxStale time.Duration
 	HTTPConfig        HTTPConfig
 	Limits            Limits
 	// SessionTTLMin is the shortest time to live that a session may have; 0: 10 seconds.
@@ -73,7 +75,9 @@ type Config struct {
 	CheckOutputMaxSize     int
 	DiscardCheckOutput     bool
 	// EnableScriptChecks lets checks run programs; EnableLocalScriptChecks only those of configuration files.
-	EnableScriptChecks      bool
+	EnableScriptChecks bool
+	// EnableAgentTLSForChecks has checks over TLS show the agent's own certificate and believe its CA (tls.internal_rpc).
+	EnableAgentTLSForChecks bool
 	EnableLocalScriptChecks bool
 	Connect                 Connect
 	ACL                     ACL

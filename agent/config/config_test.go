@@ -264,3 +264,39 @@ func TestAuthority(t *testing.T) {
 		}
 	}
 }
+
+// What bounds how often is asked, and how fresh answers are.
+func TestRatesAndFreshness(t *testing.T) {
+	dir := folder(t, map[string]string{"a.hcl": `
+discovery_max_stale = "5s"
+primary_datacenter = "DC1"
+http_config { use_cache = false }
+raft_logstore { backend = "wal" }
+enable_agent_tls_for_checks = true
+limits {
+  rpc_rate = 7.5
+  rpc_handshake_timeout = "3s"
+  request_limits { mode = "enforcing" read_rate = 100 }
+}
+`})
+	c := Default()
+	warnings, err := c.Load(dir)
+	if err != nil || len(warnings) > 0 {
+		t.Fatalf("%v, %v", warnings, err)
+	}
+	perSecond, burst := c.Limits.RPC()
+	read, write := c.Limits.RequestLimits.Rates()
+	if perSecond != 7.5 || burst != 1000 || read != 100 || write != -1 || c.DiscoveryMaxStale != 5*time.Second || *c.HTTPConfig.UseCache ||
+		c.Limits.RPCHandshakeTimeout != 3*time.Second || !c.EnableAgentTLSForChecks {
+		t.Errorf("%+v, %s", c.Limits, c.DiscoveryMaxStale)
+	}
+	bad := -2.0
+	for want, rates := range map[string]Rates{
+		"limits.rpc_rate: -2": {RPCRate: &bad}, "rpc_max_burst: -1": {RPCMaxBurst: -1}, `mode: "on"`: {RequestLimits: RequestLimits{Mode: "on"}},
+		"request_limits.write_rate: -2": {RequestLimits: RequestLimits{WriteRate: &bad}},
+	} {
+		if err := rates.validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}

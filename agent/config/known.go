@@ -15,10 +15,9 @@ import (
 var ineffective = []string{
 	"cache",
 	"performance.grpc_keepalive_interval", "performance.grpc_keepalive_timeout", "performance.enable_xds_load_balancing",
-	"discovery_max_stale", "enable_agent_tls_for_checks", "http_config.use_cache",
-	"limits.rpc_handshake_timeout", "limits.rpc_client_timeout", "limits.rpc_rate", "limits.rpc_max_burst", "limits.rpc_max_conns_per_client",
-	"limits.request_limits", "peering", "primary_datacenter", "primary_gateways", "primary_gateways_interval",
-	"raft_boltdb", "raft_logstore",
+	"limits.rpc_client_timeout", "limits.rpc_max_conns_per_client",
+	"peering", "primary_datacenter", "primary_gateways", "primary_gateways_interval",
+	"raft_boltdb", "raft_logstore.verification", "raft_logstore.boltdb", "raft_logstore.wal",
 	"tls.grpc.use_auto_cert", "ui", "ui_config", "ui_content_path", "ui_dir", "xds",
 	"ports.expose_min_port", "ports.expose_max_port", "ports.proxy_min_port", "ports.proxy_max_port",
 	"telemetry.disable_per_tenancy_usage_metrics", "telemetry.enable_host_metrics",
@@ -36,7 +35,7 @@ var enterprise = []string{
 // is said.
 var needless = map[string][]string{
 	"cloud": {"*"}, "disable_anonymous_signature": {"*"}, "disable_update_check": {"*"}, // weft calls nobody
-	"disable_host_node_id": {"true"}, "disable_remote_exec": {"true"}, "enable_central_service_config": {"true"}, "experiments": {"*"},
+	"raft_logstore.backend": {"wal", "default"}, "disable_host_node_id": {"true"}, "disable_remote_exec": {"true"}, "enable_central_service_config": {"true"}, "experiments": {"*"},
 	"protocol": {"2", "3"}, "raft_protocol": {"3"}, "rpc": {"*"}, "use_streaming_backend": {"*"}, "acl_enforce_version_8": {"*"}, "version": {"*"},
 	"telemetry.prometheus_retention_time":  {"*"}, // the metrics are always there
 	"telemetry.retry_failed_connection":    {"true"},
@@ -84,6 +83,7 @@ func dropIneffective(doc *decode.Document) (warnings []string, err error) {
 			warnings = append(warnings, at(line, "%s is known but has no effect yet", key))
 		}
 	}
+	dropPrimary(doc)
 	for _, key := range enterprise {
 		n, last := holder(doc, key)
 		if line, ok := n.Remove(last); ok {
@@ -99,7 +99,7 @@ func dropIneffective(doc *decode.Document) (warnings []string, err error) {
 		}
 	}
 	dropOtherwise(doc, func(line int, format string, args ...any) { warnings = append(warnings, at(line, format, args...)) })
-	for _, block := range []string{"telemetry", "auto_encrypt"} { // nothing of it is left
+	for _, block := range []string{"telemetry", "auto_encrypt", "raft_logstore"} { // nothing of it is left
 		if n := unwrapped(doc.Root.Field(block)); n != nil && len(n.Fields) == 0 {
 			doc.Root.Remove(block)
 		}
@@ -118,6 +118,17 @@ func dropIneffective(doc *decode.Document) (warnings []string, err error) {
 	}
 	slices.Sort(warnings)
 	return warnings, errors.Join(faults...)
+}
+
+// dropPrimary takes a primary_datacenter that is this datacenter out of a document: that says what weft does anyway.
+func dropPrimary(doc *decode.Document) {
+	own := "dc1"
+	if n := unwrapped(doc.Root.Field("datacenter")); n != nil && n.Kind == decode.String {
+		own = n.Text
+	}
+	if n := unwrapped(doc.Root.Field("primary_datacenter")); n != nil && n.Kind == decode.String && strings.EqualFold(n.Text, own) {
+		doc.Root.Remove("primary_datacenter")
+	}
 }
 
 // matching are the names of n's fields that a name, which may end in *, stands for.

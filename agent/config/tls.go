@@ -153,6 +153,35 @@ func (p TLSPart) Server(key string, protocols ...string) (*tls.Config, error) {
 	return c, nil
 }
 
+// Client reads the part's files for connections to others: a certificate to show, and whom to believe (nil: this host's authorities).
+func (p TLSPart) Client(key string) (*tls.Config, error) {
+	version, ok := tlsVersions[p.TLSMinVersion]
+	if !ok {
+		return nil, fmt.Errorf("%s.tls_min_version: %q: want TLSv1_0, TLSv1_1, TLSv1_2 or TLSv1_3", key, p.TLSMinVersion)
+	}
+	c := &tls.Config{MinVersion: version}
+	if p.CertFile != "" && p.KeyFile != "" {
+		pair, err := tls.LoadX509KeyPair(p.CertFile, p.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("%s.cert_file: %w", key, err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	var err error
+	if c.RootCAs, err = p.pool(); err != nil {
+		return nil, fmt.Errorf("%s.ca_file: %w", key, err)
+	}
+	return c, nil
+}
+
+// ChecksTLS is what checks over TLS begin with, read anew: nil unless enable_agent_tls_for_checks is on.
+func (c *Config) ChecksTLS() (*tls.Config, error) {
+	if !c.EnableAgentTLSForChecks {
+		return nil, nil
+	}
+	return c.TLS.RPCFiles().Client("tls.internal_rpc")
+}
+
 // pool are the part's authorities, nil for none.
 func (p TLSPart) pool() (*x509.CertPool, error) {
 	var files []string
@@ -212,6 +241,8 @@ func (c *Config) validateTLS() error {
 		_, err := c.TLS.GRPCFiles().Server("tls.grpc")
 		faults = append(faults, err)
 	}
+	_, err := c.ChecksTLS()
+	faults = append(faults, err)
 	if c.TLS.GRPC.VerifyOutgoing != nil {
 		faults = append(faults, errors.New("verify_outgoing is not valid in the tls.grpc stanza"))
 	}

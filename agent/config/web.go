@@ -3,6 +3,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,7 +23,7 @@ type HTTPConfig struct {
 	// AllowWriteHTTPFrom are the networks that may write; none: all.
 	AllowWriteHTTPFrom []netip.Prefix
 	MaxHeaderBytes     int
-	UseCache           *bool
+	UseCache           *bool // of answers to ?cached; nil: true
 }
 
 // Limits are bounds of the HTTP API.
@@ -30,9 +31,59 @@ type Limits struct {
 	// HTTPMaxConnsPerClient bounds the connections of one address; 0: 200, and more from this host; -1: no bound.
 	HTTPMaxConnsPerClient int
 	HTTPSHandshakeTimeout time.Duration
+	RPCHandshakeTimeout   time.Duration // of the servers' port; 0: 10 s
 	// KVMaxValueSize bounds a key's value, TxnMaxReqLen a transaction's body, in bytes; 0: 512 KiB.
 	KVMaxValueSize int
 	TxnMaxReqLen   int
+	Rates
+}
+
+// Rates bound how often is asked; they can be changed while an agent runs.
+type Rates struct {
+	// RPCRate is how many requests in a second an agent that is no server passes on to one, -1 (as without it): no bound.
+	RPCRate *float64
+	// RPCMaxBurst is how many at once; 0: 1000.
+	RPCMaxBurst   int
+	RequestLimits RequestLimits
+}
+
+// RPC is RPCRate and RPCMaxBurst with their defaults.
+func (r *Rates) RPC() (perSecond float64, burst int) {
+	return orNone(r.RPCRate), cmp.Or(r.RPCMaxBurst, 1000)
+}
+
+// RequestLimits bound what a server is asked, by anybody.
+type RequestLimits struct {
+	Mode                string   // "disabled" (default); "permissive": what is too much is logged; "enforcing": it is refused
+	ReadRate, WriteRate *float64 // in a second; -1, as without it: no bound
+}
+
+// Rates are both bounds, -1 for none.
+func (r *RequestLimits) Rates() (read, write float64) { return orNone(r.ReadRate), orNone(r.WriteRate) }
+
+func orNone(v *float64) float64 {
+	if v == nil {
+		return -1
+	}
+	return *v
+}
+
+func (r *Rates) validate() error {
+	for key, v := range map[string]*float64{
+		"limits.rpc_rate": r.RPCRate, "limits.request_limits.read_rate": r.RequestLimits.ReadRate, "limits.request_limits.write_rate": r.RequestLimits.WriteRate,
+	} {
+		if v := orNone(v); v < 0 && v != -1 {
+			return fmt.Errorf("%s: %g: want -1 (no bound) or more than that", key, v)
+		}
+	}
+	if r.RPCMaxBurst < 0 {
+		return fmt.Errorf("limits.rpc_max_burst: %d: want 0 (the default) or more", r.RPCMaxBurst)
+	}
+	switch r.RequestLimits.Mode {
+	case "", "disabled", "permissive", "enforcing":
+		return nil
+	}
+	return fmt.Errorf("limits.request_limits.mode: %q: want disabled, permissive or enforcing", r.RequestLimits.Mode)
 }
 
 // UnixSockets is whose the sockets of addresses that begin with unix:// are.
@@ -97,11 +148,14 @@ func (c *Config) validateWeb() error {
 	if c.Limits.HTTPMaxConnsPerClient < -1 {
 		fault("limits.http_max_conns_per_client: %d: want 0 (the default), -1 (no bound) or more", c.Limits.HTTPMaxConnsPerClient)
 	}
-	if c.Limits.HTTPSHandshakeTimeout < 0 || c.LogRotateBytes < 0 || c.LogRotateDuration < 0 || c.LogRotateMaxFiles < -1 {
-		fault("limits.https_handshake_timeout, log_rotate_bytes, log_rotate_duration, log_rotate_max_files: want 0 or more (max_files: or -1)")
+	if c.Limits.HTTPSHandshakeTimeout < 0 || c.Limits.RPCHandshakeTimeout < 0 || c.LogRotateBytes < 0 || c.LogRotateDuration < 0 || c.LogRotateMaxFiles < -1 {
+		fault("limits.https_handshake_timeout, limits.rpc_handshake_timeout, log_rotate_bytes, log_rotate_duration, log_rotate_max_files: want 0 or more (max_files: or -1)")
 	}
 	_, _, _, err := c.UnixSockets.Owner()
-	faults = append(faults, err)
+	faults = append(faults, err, c.Limits.validate())
+	if c.DiscoveryMaxStale < 0 {
+		fault("discovery_max_stale: %s: want 0 (never stale unless asked) or more", c.DiscoveryMaxStale)
+	}
 	for _, a := range []struct {
 		key, list string
 		unix      bool

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/internal/logs"
+	"github.com/weftmesh/weft/internal/rate"
 )
 
 // Hop is the header that marks a forwarded request; one that has it is never forwarded again.
@@ -40,6 +41,8 @@ type Config struct {
 	Node string
 	// DefaultToken is the token of requests that bring none; nil: there is none.
 	DefaultToken func() string
+	// Limit bounds how often servers elsewhere are asked; nil: nothing does.
+	Limit *rate.Limiter
 	// Now is the clock; nil is the system's.
 	Now func() time.Time
 	Log *slog.Logger
@@ -161,6 +164,10 @@ func (f *Forwarder) pass(w http.ResponseWriter, r *http.Request) {
 		} else {
 			delete(r.Header, Token)
 		}
+		return
+	}
+	if !f.c.Limit.Allow(f.c.Now()) {
+		http.Error(w, "RPC rate limit exceeded", http.StatusTooManyRequests)
 		return
 	}
 	if bulk(r) {
