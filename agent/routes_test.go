@@ -202,23 +202,12 @@ func TestEveryRoute(t *testing.T) {
 		for _, line := range fixture {
 			w.do(line)
 		}
-		for _, route := range api.Routes {
-			r, ok := rows[route.Name()]
-			if !ok {
-				t.Errorf("%s has no row in the table of tests", route.Name())
-				continue
-			}
-			for _, line := range r.before {
-				w.do(line)
-			}
-			if len(r.before) > 0 {
-				time.Sleep(time.Second) // an event comes a little later
-			}
-			w.answers(route, &r)
-			w.waits(route, &r)
-			w.filters(route, &r)
-			w.refuses(route, &r)
-		}
+		w.eachRow(func(route api.Route, r *row) {
+			w.answers(route, r)
+			w.waits(route, r)
+			w.filters(route, r)
+			w.refuses(route, r)
+		})
 		if !w.left {
 			t.Error("agent/leave has nobody leave")
 		}
@@ -227,6 +216,25 @@ func TestEveryRoute(t *testing.T) {
 		if !slices.ContainsFunc(api.Routes, func(r api.Route) bool { return r.Name() == name }) {
 			t.Errorf("%s is tested and isn't a route", name)
 		}
+	}
+}
+
+// eachRow calls f for every route with its row, once the requests that come before it are done. A route without a row fails the test.
+func (w *whole) eachRow(f func(api.Route, *row)) {
+	w.t.Helper()
+	for _, route := range api.Routes {
+		r, ok := rows[route.Name()]
+		if !ok {
+			w.t.Errorf("%s has no row in the table of tests", route.Name())
+			continue
+		}
+		for _, line := range r.before {
+			w.do(line)
+		}
+		if len(r.before) > 0 {
+			time.Sleep(time.Second) // an event comes a little later
+		}
+		f(route, &r)
 	}
 }
 

@@ -227,6 +227,13 @@ func TestGossipKeys(t *testing.T) {
 	if terminate, interrupt := client.LeaveOn(); !terminate || !interrupt {
 		t.Error("a client doesn't leave by default")
 	}
+	lists := Default()
+	lists.ClientAddr, lists.Addresses.DNS, lists.BindAddr = `127.0.0.1 {{ printf "10.0.0.1 10.0.0.2" }}`, `{{ printf "10.0.0.3" }}`, `{{ printf "10.0.0.4 10.0.0.5" }}`
+	lists.Recursors = []string{"192.0.2.1", `{{ printf "192.0.2.2 192.0.2.3" }}`}
+	if err := lists.ExpandAddresses(); err != nil || lists.ClientAddr != "127.0.0.1 10.0.0.1 10.0.0.2" || lists.Addresses.DNS != "10.0.0.3" || lists.BindAddr != "10.0.0.4" ||
+		strings.Join(lists.Recursors, " ") != "192.0.2.1 192.0.2.2 192.0.2.3" {
+		t.Errorf("%v: %q, %q, %q, %q", err, lists.ClientAddr, lists.Addresses.DNS, lists.BindAddr, lists.Recursors)
+	}
 	bad := Default()
 	bad.BindAddr, bad.ClientAddr = "{{ Get }}", `{{ GetInterfaceIP "none0" }}`
 	if err := bad.ExpandAddresses(); err == nil || !strings.Contains(err.Error(), "bind_addr") || !strings.Contains(err.Error(), "client_addr") {

@@ -171,7 +171,7 @@ func (c *Config) validateGossip(fault func(format string, args ...any)) {
 }
 
 // ExpandAddresses replaces the templates of addresses ("{{ GetPrivateIP }}", as go-sockaddr has them) by what they say here.
-// Where one gives several addresses, the first is taken.
+// Where one gives several addresses, the first is taken, but where a list can stand.
 func (c *Config) ExpandAddresses() error {
 	var faults []error
 	expand := func(key string, to *string, many bool) {
@@ -194,13 +194,20 @@ func (c *Config) ExpandAddresses() error {
 		}
 	}
 	for key, to := range map[string]*string{
-		"bind_addr": &c.BindAddr, "advertise_addr": &c.AdvertiseAddr, "advertise_addr_wan": &c.AdvertiseAddrWAN, "client_addr": &c.ClientAddr,
-		"serf_lan": &c.SerfLAN, "serf_wan": &c.SerfWAN, "addresses.http": &c.Addresses.HTTP, "addresses.grpc": &c.Addresses.GRPC,
+		"bind_addr": &c.BindAddr, "advertise_addr": &c.AdvertiseAddr, "advertise_addr_wan": &c.AdvertiseAddrWAN,
+		"serf_lan": &c.SerfLAN, "serf_wan": &c.SerfWAN,
 	} {
 		expand(key, to, false)
 	}
+	for key, to := range map[string]*string{
+		"client_addr": &c.ClientAddr, "addresses.dns": &c.Addresses.DNS, "addresses.http": &c.Addresses.HTTP, "addresses.https": &c.Addresses.HTTPS,
+		"addresses.grpc": &c.Addresses.GRPC, "addresses.grpc_tls": &c.Addresses.GRPCTLS,
+	} {
+		expand(key, to, true)
+	}
 	for key, list := range map[string]*[]string{
 		"retry_join": &c.RetryJoin, "retry_join_wan": &c.RetryJoinWAN, "start_join": &c.StartJoin, "start_join_wan": &c.StartJoinWAN,
+		"recursors": &c.Recursors,
 	} {
 		var out []string
 		for _, a := range *list {
