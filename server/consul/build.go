@@ -207,6 +207,15 @@ func (b *builder) cluster(v any) (string, error) {
 // scope is where a record belongs.
 func (b *builder) scope() catalog.Scope { return catalog.Scope{}.Default(b.c.Datacenter) }
 
+// fields are a record's own, to be changed.
+func fields(v any) (map[string]any, error) {
+	m, ok := v.(map[string]any)
+	if !ok {
+		return nil, fmt.Errorf("%w: it isn't a record with fields", ErrUnreadable)
+	}
+	return maps.Clone(m), nil
+}
+
 func (b *builder) register(v any) (string, error) {
 	name := text(v, "Node")
 	what := fmt.Sprintf("node %q", name)
@@ -228,7 +237,10 @@ func (b *builder) register(v any) (string, error) {
 	if service != nil {
 		what = fmt.Sprintf("service %q on node %q", text(service, "ID"), name)
 	}
-	m := maps.Clone(v.(map[string]any))
+	m, err := fields(v)
+	if err != nil {
+		return what, err
+	}
 	for _, part := range []string{"Service", "Check"} {
 		if inner, ok := m[part].(map[string]any); ok {
 			inner = maps.Clone(inner)
@@ -270,14 +282,17 @@ func (b *builder) register(v any) (string, error) {
 
 func (b *builder) session(v any) (string, error) {
 	what := "session " + text(v, "ID")
-	m := maps.Clone(v.(map[string]any))
+	m, err := fields(v)
+	if err != nil {
+		return what, err
+	}
 	delete(m, "Checks") // an older spelling of the others
 	s := catalog.Session{}
 	if _, err := b.into(m, what, &s); err != nil {
 		return what, err
 	}
 	s.Scope = b.scope()
-	err := b.put(catalog.CreateSession{Session: s})
+	err = b.put(catalog.CreateSession{Session: s})
 	b.sessions[s.ID] = err == nil
 	return what, err
 }

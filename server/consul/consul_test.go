@@ -97,6 +97,7 @@ func TestRefused(t *testing.T) {
 	for name, state := range map[string][]byte{
 		"cut":       whole[:len(whole)-3],
 		"junk":      append(bytes.Clone(whole), 2, 0xc1),
+		"no fields": consultest.State(1, consultest.Record{Sort: 0, Value: 5}),
 		"elsewhere": consultest.State(1, consultest.Record{Sort: 0, Value: m("Datacenter", "dc2", "Node", "n", "Address", "1.1.1.1")}),
 		"an intention with something unknown that protects": consultest.State(1, consultest.Entry("service-intentions", m("Name", "web", "Sources",
 			[]any{m("Name", "shop", "Action", "allow", "OnlyOnSundays", true)}))),
