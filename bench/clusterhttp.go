@@ -143,7 +143,8 @@ func (c *clusterConfig) thousand(ctx context.Context, p *place) (cost, error) {
 // watchers has 1,000 blocking queries wait at an agent for one change, some times.
 func (c *clusterConfig) watchers(ctx context.Context, server, at *place, of []*place) (each, last time.Duration, err error) {
 	const n, rounds = 1000, 5
-	for round := range rounds {
+	over, round := c.profiled(ctx, at, "watchers"), 0
+	for ; round < rounds || !over(); round++ {
 		h, err := at.ask(ctx, http.MethodGet, webHealth, "")
 		if err != nil {
 			return 0, 0, err
@@ -168,10 +169,10 @@ func (c *clusterConfig) watchers(ctx context.Context, server, at *place, of []*p
 				return 0, 0, err
 			}
 		}
-		last += time.Since(begin) / rounds
-		each += (cpuOfAll(of) - before) / n / rounds
+		last += time.Since(begin)
+		each += (cpuOfAll(of) - before) / n
 	}
-	return each, last, nil
+	return each / time.Duration(round), last / time.Duration(round), nil
 }
 
 // quiet waits until processes do next to nothing.

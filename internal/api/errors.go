@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -173,7 +174,10 @@ func encodeJSON(w http.ResponseWriter, v any) ([]byte, error) {
 	return json.Marshal(v)
 }
 
+// writeBody says how long the body is: without, net/http sends it in pieces, which took a third write of a watcher's answer, and its reader
+// a third wake.
 func writeBody(w http.ResponseWriter, code int, body []byte) {
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if code != http.StatusOK {

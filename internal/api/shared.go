@@ -17,12 +17,20 @@ type Shared struct {
 	mu    sync.Mutex // guards what follows, not the answers' own fields
 	by    map[string]*sharedAnswer
 	bytes int
+	seed  maphash.Seed // of the answers' sums; made with the first
+}
+
+// summed is an encoded answer and its sum, by which one who waits tells whether it is another than before: of a shared one it is made
+// once, and not by each of a thousand watchers.
+type summed struct {
+	body []byte
+	sum  uint64
 }
 
 type sharedAnswer struct {
 	mu   sync.Mutex // held while it is made, so that it is made once
 	mark *catalog.Mark
-	body []byte
+	summed
 }
 
 // The bounds of what is kept. Beyond them everything is let go of: what is asked for often is soon there again.
@@ -39,8 +47,8 @@ func AnswerShared[T any](w http.ResponseWriter, r *Request, store *catalog.Store
 	if r.Options.Near != "" { // it may be near the one who asks
 		return Answer(w, r, store, read)
 	}
-	key, seed := shareKey(w, r), maphash.MakeSeed()
-	body, meta, err := query(r.Context(), store, r.Options, Asked(r, func(t *catalog.Txn) ([]byte, error) {
+	key := shareKey(w, r)
+	answer, meta, err := query(r.Context(), store, r.Options, Asked(r, func(t *catalog.Txn) (summed, error) {
 		encode := func() ([]byte, error) {
 			out, err := read(t)
 			if err != nil {
@@ -49,15 +57,15 @@ func AnswerShared[T any](w http.ResponseWriter, r *Request, store *catalog.Store
 			return encodeJSON(w, out)
 		}
 		if !r.SeesAll("node") {
-			return encode()
+			return s.sum(encode())
 		}
 		return s.get(key, t, encode)
-	}), func(body []byte) uint64 { return maphash.Bytes(seed, body) })
+	}), func(a summed) uint64 { return a.sum })
 	meta.Write(w.Header(), r.Options)
 	if err != nil {
 		return err
 	}
-	writeBody(w, http.StatusOK, body)
+	writeBody(w, http.StatusOK, answer.body)
 	return nil
 }
 
@@ -79,21 +87,31 @@ func shareKey(w http.ResponseWriter, r *Request) string {
 	return key + q.Encode()
 }
 
-func (s *Shared) get(key string, t *catalog.Txn, make func() ([]byte, error)) ([]byte, error) {
+func (s *Shared) sum(body []byte, err error) (summed, error) {
+	s.mu.Lock()
+	if s.seed == (maphash.Seed{}) {
+		s.seed = maphash.MakeSeed()
+	}
+	seed := s.seed
+	s.mu.Unlock()
+	return summed{body, maphash.Bytes(seed, body)}, err
+}
+
+func (s *Shared) get(key string, t *catalog.Txn, make func() ([]byte, error)) (summed, error) {
 	a := s.answer(key)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if t.Still(a.mark) {
-		return a.body, nil
+		return a.summed, nil
 	}
-	body, err := make()
+	made, err := s.sum(make())
 	if err != nil {
-		return nil, err
+		return summed{}, err
 	}
-	grown := len(body) - len(a.body)
-	a.mark, a.body = t.Mark(), body
+	grown := len(made.body) - len(a.body)
+	a.mark, a.summed = t.Mark(), made
 	s.grow(grown)
-	return body, nil
+	return made, nil
 }
 
 func (s *Shared) answer(key string) *sharedAnswer {
