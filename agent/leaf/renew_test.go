@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,15 +28,15 @@ var scope = catalog.Scope{}.Default("dc1")
 // counted is a CA's client that counts, and can be cut off.
 type counted struct {
 	weftv1.CAClient
-	asked int
-	down  bool
+	asked atomic.Int32
+	down  atomic.Bool
 }
 
 var errDown = errors.New("no server can be reached")
 
 func (c *counted) Sign(ctx context.Context, r *weftv1.SignRequest, o ...grpc.CallOption) (*weftv1.SignResponse, error) {
-	c.asked++
-	if c.down {
+	c.asked.Add(1)
+	if c.down.Load() {
 		return nil, errDown
 	}
 	return c.CAClient.Sign(ctx, r, o...)
@@ -164,13 +165,14 @@ func TestServersAway(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.keep()
 		l := r.current(t)
-		r.client.down, r.client.asked = true, 0
+		r.client.down.Store(true)
+		r.client.asked.Store(0)
 		time.Sleep(l.ValidBefore.Sub(time.Now()) - time.Second)
 		if got := r.current(t); got.SerialNumber != l.SerialNumber {
 			t.Error("another leaf, from nobody")
 		}
-		if r.client.asked < 5 {
-			t.Errorf("asked %d times", r.client.asked)
+		if asked := r.client.asked.Load(); asked < 5 {
+			t.Errorf("asked %d times", asked)
 		}
 		if cause := r.Troubled()[scope.Name("web")]; !errors.Is(cause, errDown) {
 			t.Errorf("troubled by %v", cause)
@@ -179,7 +181,7 @@ func TestServersAway(t *testing.T) {
 		if _, err := r.Current(scope.Name("web")); !errors.Is(err, ErrNotReady) || !errors.Is(err, errDown) {
 			t.Errorf("past its end: %v", err)
 		}
-		r.client.down = false
+		r.client.down.Store(false)
 		changed := r.Changed()
 		began := time.Now()
 		<-changed
@@ -255,7 +257,9 @@ func TestRestore(t *testing.T) {
 			if ended {
 				time.Sleep(2 * ttl)
 			}
-			m, err := New(Config{Node: "n1", Client: &counted{down: true}, Store: r.store, Log: slog.New(slog.DiscardHandler)})
+			cut := &counted{}
+			cut.down.Store(true)
+			m, err := New(Config{Node: "n1", Client: cut, Store: r.store, Log: slog.New(slog.DiscardHandler)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -280,7 +284,7 @@ func TestRenewsWhatIsRevoked(t *testing.T) {
 			func(ca.Leaf) string { return `{"Service":"web"}` },
 		} {
 			old := r.current(t)
-			asked := r.client.asked
+			asked := r.client.asked.Load()
 			w := httptest.NewRecorder()
 			r.servers.Server.Handler().ServeHTTP(w, httptest.NewRequest("PUT", "/v1/weft/ca/revoke", strings.NewReader(body(old))))
 			if w.Code != 200 {
@@ -299,8 +303,8 @@ func TestRenewsWhatIsRevoked(t *testing.T) {
 					t.Errorf("the new leaf is refused by %+v", v)
 				}
 			}
-			if last := state.Revoked[len(state.Revoked)-1]; !last.Refuses(old.SerialNumber, old.URI(), old.ValidAfter) || r.client.asked != asked+1 {
-				t.Errorf("refused: %+v, after %d requests", last, r.client.asked-asked)
+			if last := state.Revoked[len(state.Revoked)-1]; !last.Refuses(old.SerialNumber, old.URI(), old.ValidAfter) || r.client.asked.Load() != asked+1 {
+				t.Errorf("refused: %+v, after %d requests", last, r.client.asked.Load()-asked)
 			}
 		}
 	})
