@@ -256,6 +256,7 @@ var commandTypes = append([]string{
 	"bootstrap-acl",
 	"use-join",
 	"assign-virtual-ips",
+	"import",
 	"reap",
 }, nextCommands...)
 
@@ -311,6 +312,8 @@ func newBody(kind string) (Body, error) {
 		return &DeletePeering{}, nil
 	case "assign-virtual-ips":
 		return &AssignVirtualIPs{}, nil
+	case "import":
+		return &Import{}, nil
 	case "reap":
 		return &Reap{}, nil
 	}

@@ -47,7 +47,8 @@ func NodeSessionsTopic(s Scope, node string) Topic {
 // local says whether a topic is in no feed.
 func (t Topic) local() bool {
 	switch t.Kind {
-	case TopicKV, TopicKVPrefix, TopicKVTable, TopicSession, TopicSessions, TopicNodeSessions, TopicAllSessions, TopicQuery, TopicQueries, TopicPeerings, TopicACL, TopicACLChanged, TopicCoordinates, TopicVirtual:
+	case TopicKV, TopicKVPrefix, TopicKVTable, TopicSession, TopicSessions, TopicNodeSessions, TopicAllSessions, TopicQuery, TopicQueries, TopicPeerings, TopicACL, TopicACLChanged, TopicCoordinates, TopicVirtual,
+		TopicImports, TopicAbroad:
 		return true
 	}
 	return false

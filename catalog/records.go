@@ -158,6 +158,9 @@ func (u *Upstream) Key(s Scope) Key {
 	if u.DestinationPartition != "" {
 		s.Partition = u.DestinationPartition
 	}
+	if u.Datacenter != "" {
+		s.Datacenter = u.Datacenter
+	}
 	s.Peer = u.DestinationPeer
 	return s.Name(u.DestinationName)
 }

@@ -206,7 +206,8 @@ func dbSchema() *memdb.DBSchema {
 			})}),
 		table(tableServices, keptID(func(r *instanceRow) rowID { return r.id }),
 			&memdb.IndexSchema{Name: "name", Indexer: keptID(func(r *instanceRow) rowID { return r.name })},
-			&memdb.IndexSchema{Name: "connect", AllowMissing: true, Indexer: keptID(func(r *instanceRow) rowID { return r.connect })}),
+			&memdb.IndexSchema{Name: "connect", AllowMissing: true, Indexer: keptID(func(r *instanceRow) rowID { return r.connect })},
+			&memdb.IndexSchema{Name: "abroad", AllowMissing: true, Indexer: rowIndex(func(r *instanceRow) (string, bool) { return r.key, r.callsAbroad() })}),
 		table(tableChecks, rowKey(checkString),
 			&memdb.IndexSchema{Name: "service", Indexer: rowKey(func(c *Check) string {
 				return onNodeString(c.Scope, c.Node, c.ServiceID)
@@ -241,6 +242,7 @@ func dbSchema() *memdb.DBSchema {
 				return join(strings.ToLower(q.Session)), q.Session != ""
 			})}),
 		table(tableCoordinates, rowKey(coordinateString)),
+		table(tableImports, rowKey(func(r *Imported) string { return nameString(r.Service) })),
 		table(tablePeerings, rowKey(func(p *Peering) string { return peeringString(p.Partition, p.Name) })),
 		virtualTable(),
 		table(tableCovered, rowKey(func(r *coveredRow) string { return r.topic.row() })),

@@ -53,6 +53,7 @@ type snapshotRow struct {
 	Delay     *snapshotKey   `json:",omitempty"`
 	Query     *PreparedQuery `json:",omitempty"`
 	Peering   *Peering       `json:",omitempty"`
+	Import    *Imported      `json:",omitempty"`
 
 	Autopilot  *AutopilotConfig `json:",omitempty"`
 	ACL        *ACLObject       `json:",omitempty"`
@@ -152,7 +153,7 @@ func (s *snapshotWriter) record(v any) {
 // instances hold. The others are made out of these.
 var snapshotTables = []string{
 	tableNodes, tableChecks, tableServices, tableEntries, tableCA, tableTopics, tableSessions, tableQueries, tableKV, tableTombstones, tableDelays,
-	tableAutopilot, tableACL, tableCoordinates, tablePeerings, tableVirtual,
+	tableAutopilot, tableACL, tableCoordinates, tablePeerings, tableVirtual, tableImports,
 }
 
 // rowForm is a row's form in a snapshot; ok is false for rows that have none.
@@ -174,6 +175,8 @@ func rowForm(row any) (r snapshotRow, ok bool) {
 		r.Session = row
 	case *Peering:
 		r.Peering = row
+	case *Imported:
+		r.Import = row
 	case *PreparedQuery:
 		r.Query = row
 	case *kvRow:
@@ -349,6 +352,8 @@ func (w *write) load(row *snapshotRow) error {
 		insert(w.txn, tableVirtual, row.Virtual)
 	case row.Peering != nil:
 		insert(w.txn, tablePeerings, row.Peering)
+	case row.Import != nil:
+		insert(w.txn, tableImports, row.Import)
 	case row.KV != nil:
 		insert(w.txn, tableKV, newKVRow(*row.KV, kvString(row.KV.Scope, row.KV.Key)))
 	case row.Tombstone != nil:

@@ -172,7 +172,7 @@ func (t Topic) canonical(dc string) (Topic, error) {
 		return virtualTopic(k), nil
 	case TopicCoordinates:
 		return coordinatesTopic(k.Scope), nil
-	case TopicAllSessions, TopicQuery, TopicQueries, TopicPeerings, TopicACL, TopicACLChanged:
+	case TopicAllSessions, TopicQuery, TopicQueries, TopicPeerings, TopicACL, TopicACLChanged, TopicImports, TopicAbroad:
 		return t, nil
 	}
 	return Topic{}, fmt.Errorf("%w: unknown kind of topic %q", ErrInvalid, t.Kind)

@@ -295,7 +295,10 @@ func (t *Txn) Entries(kind string, s Scope) ([]Entry, error) {
 }
 
 func (t *Txn) entriesOf(kind string, s Scope) []Entry {
-	prefix := kind + "\x00" + scopeString(s) + s.Namespace + "\x00"
+	return t.entriesUnder(kind + "\x00" + scopeString(s) + s.Namespace + "\x00")
+}
+
+func (t *Txn) entriesUnder(prefix string) []Entry {
 	var out []Entry
 	each(t.db, tableEntries, "id_prefix", prefix, func(r *entryRow) {
 		if _, ok := t.over[r.key]; !ok {

@@ -21,6 +21,7 @@ type unit struct {
 	sessions    slots[*Session]
 	queries     slots[*PreparedQuery]
 	peerings    slots[*Peering]
+	imports     slots[*Imported]
 	coordinates slots[*NodeCoordinate]
 	acl         slots[*aclRow]
 	delays      map[string]int64 // lock delays that begin with this command, by row key
@@ -100,7 +101,7 @@ func newUnit(w *write) *unit {
 	u := &unit{w: w}
 	u.nodes.table, u.services.table, u.checks.table, u.entries.table = tableNodes, tableServices, tableChecks, tableEntries
 	u.kv.table, u.sessions.table, u.queries.table, u.peerings.table = tableKV, tableSessions, tableQueries, tablePeerings
-	u.acl.table = tableACL
+	u.acl.table, u.imports.table = tableACL, tableImports
 	u.coordinates.table = tableCoordinates
 	return u
 }
@@ -109,6 +110,8 @@ func (u *unit) run(body Body) (any, error) {
 	switch c := body.(type) {
 	case *Register:
 		return nil, u.register(c)
+	case *Import:
+		return nil, u.importService(c)
 	case *Deregister:
 		return nil, u.deregister(c)
 	case *Sync:
@@ -277,6 +280,11 @@ func (u *unit) flush() {
 			u.flushPeering(s)
 		}
 	}
+	for _, s := range u.imports.list {
+		if s.changed() {
+			u.flushImport(s)
+		}
+	}
 	for _, s := range u.queries.list {
 		if s.changed() {
 			u.flushQuery(s)
@@ -362,7 +370,7 @@ func (u *unit) flushService(s *slot[*instanceRow]) {
 	w, id := u.w, "s"+s.key
 	var rec *record
 	if s.new != nil {
-		if k, ok := s.new.Service.Destination(); ok && s.changed() && s.new.Service.VirtualIP == "" {
+		if k, ok := s.new.Service.Destination(); ok && s.changed() && k.Datacenter == w.dc && s.new.Service.VirtualIP == "" {
 			s.new.Service.VirtualIP = u.giveVirtual(k)
 		}
 		in := Instance{Service: s.new.Service}
@@ -385,6 +393,9 @@ func (u *unit) flushService(s *slot[*instanceRow]) {
 	}
 	for _, t := range after {
 		w.emit(t, id, rec)
+	}
+	if s.old.callsAbroad() || s.new.callsAbroad() {
+		w.touch(abroadTopic)
 	}
 	u.recount(s.old, s.new)
 }
@@ -463,6 +474,7 @@ func (u *unit) flushEntry(e *slot[*entryRow]) {
 	} else {
 		remove(w.txn, tableEntries, e.old)
 	}
+	w.touch(abroadTopic)
 	for _, t := range entryTopics(row.entry) {
 		w.emit(t, "e"+e.key, rec)
 	}

@@ -21,6 +21,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/weftmesh/weft/agent/config"
+	"github.com/weftmesh/weft/agent/tokens"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/xds"
 	"github.com/weftmesh/weft/internal/decode"
@@ -110,6 +111,7 @@ func (n *node) newServer() (*server.Server, error) {
 	c.DialWAN = func(ctx context.Context, address, datacenter, protocol string) (net.Conn, error) {
 		return n.plane.Dial(ctx, address, datacenter, protocol)
 	}
+	c.Replication = func() string { return n.tokens.Own(tokens.Replication) }
 	if c.Join, err = n.joinConfig(); err != nil {
 		return nil, err
 	}

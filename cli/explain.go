@@ -50,7 +50,7 @@ type explainedRequest struct {
 	Ways []struct {
 		Percent                   float64
 		Source, Target, Intention string
-		Failover                  []string
+		Failover, Warnings        []string
 		Allowed                   bool
 		Instances                 []struct{ ID, Node, Address, Status, MutualTLS string }
 	}
@@ -111,6 +111,9 @@ func (e *explainedRequest) print(w io.Writer, from, to string, words []string) {
 		}
 		for _, next := range way.Failover {
 			fmt.Fprintf(w, "  then      %s\n", next)
+		}
+		for _, warning := range way.Warnings {
+			fmt.Fprintf(w, "  warning   %s\n", warning)
 		}
 		verdict := "denied"
 		if way.Allowed {

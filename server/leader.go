@@ -85,6 +85,7 @@ func (s *Server) lead(ctx context.Context) error {
 			g.Go("members", s.reconcile)
 			g.Go("snapshots", s.keepSnapshots)
 			g.Go("tokens", s.reapTokens)
+			g.Go("other datacenters", s.followAbroad)
 			return g.Wait()
 		}
 		if ctx.Err() != nil {

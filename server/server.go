@@ -61,6 +61,8 @@ type Config struct {
 	Dial func(ctx context.Context, address, protocol string) (net.Conn, error)
 	// DialWAN connects to a server of another datacenter; nil: there is no way to others.
 	DialWAN func(ctx context.Context, address, datacenter, protocol string) (net.Conn, error)
+	// Replication is the token with which other datacenters' servers are asked; nil: there is none.
+	Replication func() string
 	// FromServer says whether a call came from a server; nil: they all did.
 	FromServer func(ctx context.Context) bool
 	// Autopilot holds until somebody says otherwise by the API; zero is the default.

@@ -95,7 +95,11 @@ func (s *Server) Ask(dc string, r *http.Request) (*http.Response, error) {
 	}
 	r.URL.Scheme, r.URL.Host = "http", "server"
 	r.Header.Set(wanHop, s.c.Datacenter)
-	return again{s.wan.way(dc).transports[0]}.RoundTrip(r)
+	transports := s.wan.way(dc).transports
+	if api.Bulk(r) {
+		return again{transports[1]}.RoundTrip(r)
+	}
+	return again{transports[0]}.RoundTrip(r)
 }
 
 // servers are the addresses of a datacenter's servers that gossip knows; those that are alive, or where none is, those that failed.

@@ -23,8 +23,9 @@ import (
 
 // world is the servers of some datacenters, one each, that gossip with each other.
 type world struct {
-	t   *testing.T
-	net *memnet.Network
+	t    *testing.T
+	net  *memnet.Network
+	webs map[string]*http.Server // what answers the others, by datacenter
 }
 
 // pool runs a server's place in the WAN, or in its datacenter's LAN.
@@ -68,6 +69,10 @@ func (w *world) server(dc, ip string) *running {
 	}
 	web := &http.Server{Handler: r.Handler(), Protocols: new(http.Protocols)}
 	web.Protocols.SetUnencryptedHTTP2(true)
+	if w.webs == nil {
+		w.webs = map[string]*http.Server{}
+	}
+	w.webs[dc] = web
 	var work sync.WaitGroup
 	work.Go(func() {
 		if err := web.Serve(l); !errors.Is(err, http.ErrServerClosed) {

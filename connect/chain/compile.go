@@ -74,6 +74,7 @@ func Protocol(t *catalog.Txn, service catalog.Key) (string, map[string]string, e
 
 // Declared is Protocol where somebody has said one, else "".
 func Declared(t *catalog.Txn, service catalog.Key) (string, map[string]string, error) {
+	service.Datacenter = t.Datacenter() // entries are the same in every datacenter
 	d, err := catalog.EntryAs[*catalog.ServiceDefaults](t, catalog.KindServiceDefaults, service)
 	if err != nil {
 		return "", nil, err
@@ -100,11 +101,11 @@ func Declared(t *catalog.Txn, service catalog.Key) (string, map[string]string, e
 }
 
 func (c *compiler) start() (string, error) {
-	router, err := catalog.EntryAs[*catalog.ServiceRouter](c.t, catalog.KindServiceRouter, c.root)
+	router, err := catalog.EntryAs[*catalog.ServiceRouter](c.t, catalog.KindServiceRouter, c.here(c.root))
 	if err != nil {
 		return "", err
 	}
-	splitter, err := catalog.EntryAs[*catalog.ServiceSplitter](c.t, catalog.KindServiceSplitter, c.root)
+	splitter, err := catalog.EntryAs[*catalog.ServiceSplitter](c.t, catalog.KindServiceSplitter, c.here(c.root))
 	if err != nil {
 		return "", err
 	}
@@ -122,6 +123,12 @@ func (c *compiler) start() (string, error) {
 		return c.service(c.root, "")
 	}
 	return c.router(router)
+}
+
+// here is where the entries about a service are found: they are written for all datacenters, and each has them all.
+func (c *compiler) here(k catalog.Key) catalog.Key {
+	k.Datacenter = c.t.Datacenter()
+	return k
 }
 
 func nodeName(k catalog.Key) string { return k.Name + "." + k.Namespace + "." + k.Partition }
@@ -177,7 +184,7 @@ func (c *compiler) service(k catalog.Key, subset string) (string, error) {
 	if subset != "" {
 		return c.resolver(k, subset)
 	}
-	e, err := catalog.EntryAs[*catalog.ServiceSplitter](c.t, catalog.KindServiceSplitter, k)
+	e, err := catalog.EntryAs[*catalog.ServiceSplitter](c.t, catalog.KindServiceSplitter, c.here(k))
 	if err != nil {
 		return "", err
 	}

@@ -63,7 +63,7 @@ func (c *compiler) resolver(k catalog.Key, subset string) (string, error) {
 
 // fallback is the service's own resolver's.
 func (c *compiler) fallback() (*catalog.HTTPResponse, error) {
-	e, err := catalog.EntryAs[*catalog.ServiceResolver](c.t, catalog.KindServiceResolver, c.root)
+	e, err := catalog.EntryAs[*catalog.ServiceResolver](c.t, catalog.KindServiceResolver, c.here(c.root))
 	if err != nil || e == nil || e.Fallback == nil {
 		return nil, err
 	}
@@ -127,8 +127,8 @@ func (c *compiler) settle(s spot) (spot, *catalog.ServiceResolver, error) {
 		if err := c.agreeHere(s.key); err != nil {
 			return s, nil, err
 		}
-		where := s.key
-		where.Datacenter, where.Peer = c.root.Datacenter, ""
+		where := c.here(s.key)
+		where.Peer = ""
 		e, err := catalog.EntryAs[*catalog.ServiceResolver](c.t, catalog.KindServiceResolver, where)
 		if err != nil {
 			return s, nil, err
@@ -161,8 +161,7 @@ func (c *compiler) agreeHere(k catalog.Key) error {
 	if k.Peer != "" {
 		return nil // a peer's protocol comes with its export
 	}
-	k.Datacenter = c.root.Datacenter
-	return c.agree(k)
+	return c.agree(c.here(k))
 }
 
 func (c *compiler) redirect(s spot, r *catalog.ServiceResolverRedirect) spot {

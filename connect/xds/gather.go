@@ -144,9 +144,11 @@ func (u *Upstream) gather(t *catalog.Txn, proxy *catalog.Service, def catalog.Up
 		u.Undeclared = said == ""
 	}
 	var errs error
-	for id, target := range u.here(t) {
+	for id, target := range u.known() {
+		here := target.Key()
+		here.Datacenter = t.Datacenter() // entries are the same in every datacenter
 		var err error
-		u.Defaults[id], err = catalog.EntryAs[*catalog.ServiceDefaults](t, catalog.KindServiceDefaults, target.Key())
+		u.Defaults[id], err = catalog.EntryAs[*catalog.ServiceDefaults](t, catalog.KindServiceDefaults, here)
 		errs = errors.Join(errs, err)
 	}
 	return errs
@@ -156,7 +158,7 @@ func (u *Upstream) gather(t *catalog.Txn, proxy *catalog.Service, def catalog.Up
 func (u *Upstream) locate(t *catalog.Txn) error {
 	u.Instances = map[string][]*catalog.Instance{}
 	var errs error
-	for id, target := range u.here(t) {
+	for id, target := range u.known() {
 		instances, err := t.ConnectInstances(target.Key())
 		errs = errors.Join(errs, err)
 		u.Instances[id] = instances
@@ -164,14 +166,14 @@ func (u *Upstream) locate(t *catalog.Txn) error {
 	return errs
 }
 
-// here are the targets of whom this catalog knows, by ID.
-func (u *Upstream) here(t *catalog.Txn) iter.Seq2[string, *chain.Target] {
+// known are the targets of whom this catalog knows, also those of other datacenters, by ID.
+func (u *Upstream) known() iter.Seq2[string, *chain.Target] {
 	return func(yield func(string, *chain.Target) bool) {
 		if u.Err != nil {
 			return
 		}
 		for id, target := range u.Chain.Targets {
-			if target.Peer != "" || (target.Datacenter != "" && target.Datacenter != t.Datacenter()) {
+			if target.Peer != "" {
 				continue // nobody of there is in this catalog
 			}
 			if !yield(id, target) {

@@ -269,8 +269,8 @@ func (r *renderer) outbound() error {
 			r.warn("upstream %s: %v", u.Key, u.Err)
 			continue
 		}
-		if u.Key.Peer != "" || (u.Definition.Datacenter != "" && u.Definition.Datacenter != r.in.Txn.Datacenter()) {
-			r.warn("upstream %s: other datacenters and peers can't be called yet", u.Key)
+		if u.Key.Peer != "" {
+			r.warn("upstream %s: peers can't be called yet", u.Key)
 			continue
 		}
 		names, err := catalog.UpstreamNames(u.Definition.Config)
@@ -341,6 +341,7 @@ func (r *renderer) upstream(u *Upstream) error {
 
 // upstreamClusters renders where an upstream's chain can end: the clusters by resolver node.
 func (r *renderer) upstreamClusters(u *Upstream) (map[string]string, error) {
+	r.warnGateways(u)
 	clusters := map[string]string{}
 	used := r.reached(u.Chain)
 	for _, id := range sortedNodes(u.Chain) {

@@ -3,6 +3,7 @@
 package rest
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -145,7 +146,7 @@ func (h *handlers) writeEntry(w http.ResponseWriter, r *api.Request) error {
 	if err != nil {
 		return err
 	}
-	for _, warning := range append(warnings, h.warnLacks(entry)...) {
+	for _, warning := range slices.Concat(warnings, h.warnLacks(entry), unknownDatacenters(entry, h.c.Cluster.Datacenters())) {
 		w.Header().Add("X-Weft-Warning", warning)
 	}
 	return api.WriteJSON(w, result.Value)
@@ -369,7 +370,9 @@ func (h *handlers) chain(w http.ResponseWriter, r *api.Request) error {
 		o = chain.Overrides{Protocol: b.OverrideProtocol, ConnectTimeout: b.OverrideConnectTimeout, MeshGateway: b.OverrideMeshGateway}
 	}
 	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) (map[string]any, error) {
-		c, err := chain.Compile(t, r.Options.Scope.Name(r.PathValue("name")), o)
+		key := r.Options.Scope.Name(r.PathValue("name"))
+		key.Datacenter = cmp.Or(r.URL.Query().Get("compile-dc"), key.Datacenter)
+		c, err := chain.Compile(t, key, o)
 		if err != nil {
 			return nil, refused(err)
 		}

@@ -36,6 +36,8 @@ type explainedWay struct {
 	Instances []explainedInstance
 	Allowed   bool
 	Intention string // what decided, and in which words
+	// Warnings say of targets in other datacenters why nobody is known there, or since when nothing was heard.
+	Warnings []string `json:",omitempty"`
 }
 
 type explainedInstance struct {
@@ -148,14 +150,25 @@ func (h *handlers) way(t *catalog.Txn, c *chain.Chain, way chain.Way, id identit
 	if err != nil {
 		return nil, refused(err)
 	}
-	if out.Instances, err = explainInstances(t, target.Key(), chosen); err != nil {
+	here := target.Key()
+	here.Datacenter = t.Datacenter() // entries are the same in every datacenter
+	if out.Instances, err = explainInstances(t, here, chosen); err != nil {
 		return nil, err
+	}
+	for _, id := range append([]string{way.Target}, way.Failover...) {
+		warning, err := h.abroad(t, c.Targets[id])
+		if err != nil {
+			return nil, err
+		}
+		if warning != "" {
+			out.Warnings = append(out.Warnings, warning)
+		}
 	}
 	var d intention.Decision
 	if catalog.HTTPLike(c.Protocol) {
-		d, err = intention.DecideRequest(t, id, target.Key(), intention.Request{Method: req.Method, Path: req.Path, Header: req.Header}, h.c.DefaultAllow)
+		d, err = intention.DecideRequest(t, id, here, intention.Request{Method: req.Method, Path: req.Path, Header: req.Header}, h.c.DefaultAllow)
 	} else {
-		d, err = intention.Decide(t, id, target.Key(), h.c.DefaultAllow)
+		d, err = intention.Decide(t, id, here, h.c.DefaultAllow)
 	}
 	if err != nil {
 		return nil, err
