@@ -255,5 +255,7 @@ var rows = map[string]row{
 	"PUT /v1/weft/ca/revoke":           {body: `{"Serial":"0A:0b","Reason":"lost"}`, want: `^\{"Serial":"0a:0b","Reason":"lost","Time":"`, differs: "certificates that end before their time"},
 	"GET /v1/weft/ca/revoked":          {want: `^\[\{"Serial":"0a:0b"`, differs: "as above", wake: `PUT /v1/weft/ca/revoke {"Serial":"0c"}`, still: writeEntry},
 	"GET /v1/weft/proxies":             {want: `^\[`, differs: "what every proxy should have and has", bad: map[string]string{"write=x": "400 Invalid write"}},
+	"PUT /v1/weft/ca/intermediate":     {body: `{"CSR":"x"}`, code: 400, want: "only the servers of other datacenters", differs: "what servers of other datacenters ask"},
+	"GET /v1/weft/entries":             {want: `^\["`, wake: `PUT /v1/config {"Kind":"service-defaults","Name":"{n}","Protocol":"http"}`, still: `PUT /v1/kv/{n} x`, differs: "all config entries, in the form in which weft keeps them"},
 	"GET /v1/weft/explain":             {ask: "/v1/weft/explain?source=web&destination=db&method=GET&path=/", want: `"Ways":\[`, wake: `PUT /v1/connect/intentions/exact?source=web&destination=db {"Action":"deny"}`, still: writeRule2, differs: "where a request goes and why"},
 }

@@ -70,7 +70,7 @@ func (b *Builtin) Configure(s Setup) error {
 
 func (a *authority) load(m Material) error {
 	var err error
-	if m.Keys.Root == "" { // a delegated one's is elsewhere
+	if m.Keys.Root == "" { // it is elsewhere: a delegated one's, or the primary datacenter's (see Follow)
 		if a.root, err = ParseCert(m.RootCert); err != nil {
 			return fmt.Errorf("root: %w", err)
 		}
@@ -161,7 +161,7 @@ func (b *Builtin) current() (*authority, error) {
 func (b *Builtin) holding() (*authority, error) {
 	a, err := b.ready()
 	if err == nil && a.rootKey == nil {
-		err = fmt.Errorf("%w: the root's key isn't here", ErrNotReady)
+		err = ErrNoRootKey
 	}
 	return a, err
 }
@@ -262,27 +262,13 @@ func (b *Builtin) selfSigned(s Setup, now time.Time) (*x509.Certificate, crypto.
 
 // withIntermediate gives the authority's material with a new intermediate, which doesn't outlive the root.
 func (b *Builtin) withIntermediate(a *authority, now time.Time) (Material, error) {
-	if err := inTime(a.root, now); err != nil {
-		return Material{}, err
-	}
 	key, err := newAuthorityKey(a.setup.Config, b.rand)
 	if err != nil {
 		return Material{}, err
 	}
-	serial, err := newSerial(b.rand, 128)
+	cert, err := b.intermediateFor(a, key.Public(), now)
 	if err != nil {
 		return Material{}, err
-	}
-	name, err := b.commonName("int", a.setup.TrustDomain)
-	if err != nil {
-		return Material{}, err
-	}
-	tmpl := authorityTemplate(serial, name, a.setup.TrustDomain)
-	tmpl.NotBefore, tmpl.NotAfter = now.Add(-Backdate), earlier(a.root.NotAfter, now.Add(a.setup.Config.IntermediateCertTTL))
-	tmpl.MaxPathLenZero = true
-	cert, err := b.create(tmpl, a.root, key.Public(), a.rootKey)
-	if err != nil {
-		return Material{}, fmt.Errorf("make an intermediate: %w", err)
 	}
 	m := Material{RootCert: encodeCert(a.root.Raw), IntermediateCert: encodeCert(cert.Raw), CrossCerts: a.setup.Material.CrossCerts}
 	if a.setup.Material.RootCert != m.RootCert {
@@ -295,6 +281,29 @@ func (b *Builtin) withIntermediate(a *authority, now time.Time) (Material, error
 		return Material{}, err
 	}
 	return m, nil
+}
+
+// intermediateFor makes the certificate of an intermediate that has the key.
+func (b *Builtin) intermediateFor(a *authority, key crypto.PublicKey, now time.Time) (*x509.Certificate, error) {
+	if err := inTime(a.root, now); err != nil {
+		return nil, err
+	}
+	serial, err := newSerial(b.rand, 128)
+	if err != nil {
+		return nil, err
+	}
+	name, err := b.commonName("int", a.setup.TrustDomain)
+	if err != nil {
+		return nil, err
+	}
+	tmpl := authorityTemplate(serial, name, a.setup.TrustDomain)
+	tmpl.NotBefore, tmpl.NotAfter = now.Add(-Backdate), earlier(a.root.NotAfter, now.Add(a.setup.Config.IntermediateCertTTL))
+	tmpl.MaxPathLenZero = true
+	cert, err := b.create(tmpl, a.root, key, a.rootKey)
+	if err != nil {
+		return nil, fmt.Errorf("make an intermediate: %w", err)
+	}
+	return cert, nil
 }
 
 func (b *Builtin) create(tmpl, parent *x509.Certificate, pub crypto.PublicKey, by crypto.Signer) (*x509.Certificate, error) {

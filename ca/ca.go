@@ -61,6 +61,9 @@ type Provider interface {
 	// CrossSign signs another provider's or another generation's root with the current root's key, and returns the PEM
 	// certificate. It returns ErrNoCrossSigning if it can't.
 	CrossSign(ctx context.Context, root *x509.Certificate, now time.Time) (string, error)
+	// SignIntermediate signs the intermediate of another datacenter's authority under the current root, if CheckAuthorityCSR accepts the
+	// request, and returns the PEM certificate. It returns ErrNoRootKey if it is such an authority itself.
+	SignIntermediate(ctx context.Context, csrPEM string, now time.Time) (string, error)
 	// Maintain keeps alive what the provider needs elsewhere (a token), looks whether it could sign, and says when to call again; zero
 	// for never.
 	Maintain(ctx context.Context, now time.Time) (again time.Time, err error)

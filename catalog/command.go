@@ -256,6 +256,7 @@ var commandTypes = append([]string{
 	"bootstrap-acl",
 	"use-join",
 	"assign-virtual-ips",
+	"set-entries",
 	"import",
 	"reap",
 }, nextCommands...)
@@ -312,6 +313,8 @@ func newBody(kind string) (Body, error) {
 		return &DeletePeering{}, nil
 	case "assign-virtual-ips":
 		return &AssignVirtualIPs{}, nil
+	case "set-entries":
+		return &SetEntries{}, nil
 	case "import":
 		return &Import{}, nil
 	case "reap":

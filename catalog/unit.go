@@ -110,6 +110,8 @@ func (u *unit) run(body Body) (any, error) {
 	switch c := body.(type) {
 	case *Register:
 		return nil, u.register(c)
+	case *SetEntries:
+		return nil, u.setEntries(c)
 	case *Import:
 		return nil, u.importService(c)
 	case *Deregister:

@@ -105,6 +105,9 @@ func (a *abroad) keep(ctx context.Context, key catalog.Key) error {
 	for ctx.Err() == nil {
 		list, next, err := a.s.instancesAbroad(ctx, key, index)
 		if err == nil {
+			if next == index { // nothing new: it waited, or doesn't wait
+				pause(ctx, abroadRetryFirst)
+			}
 			index, retry = next, abroadRetryFirst
 			known, err = a.bring(ctx, key, list, known)
 		} else if ctx.Err() == nil {

@@ -60,7 +60,7 @@ func (a *authority) open(ctx context.Context) error {
 	a.changes.Lock()
 	defer a.changes.Unlock()
 	stored, err := a.s.store.Read().CA()
-	if err != nil {
+	if err != nil || stored == nil { // a secondary that hasn't heard of its primary yet
 		return err
 	}
 	state := ca.State{ClusterID: stored.ClusterID, Datacenter: a.s.c.Datacenter, Config: a.s.c.CA}
@@ -90,6 +90,9 @@ func (a *authority) open(ctx context.Context) error {
 	a.provider, a.state, a.index = provider, state, index
 	a.limiter = ca.Limiter{PerSecond: state.Config.CSRMaxPerSecond}
 	a.mu.Unlock()
+	if a.follows() {
+		return nil
+	}
 	_, err = a.advance(ctx)
 	if errors.Is(err, ca.ErrProvider) { // the cluster has other work than certificates; keep tries again
 		a.s.c.Log.Error("certificate authority", "error", err)
@@ -169,8 +172,14 @@ const (
 	caLook  = time.Hour
 )
 
-// keep renews and prunes until leadership ends.
+// keep renews and prunes until leadership ends, or does as the primary's authority does.
 func (a *authority) keep(ctx context.Context) error {
+	if a.follows() {
+		return a.followPrimary(ctx)
+	}
+	if _, state := a.now(); a.s.secondary() {
+		a.s.c.Log.Error("certificate authority", "error", a.s.ownDomain(state.ClusterID))
+	}
 	for {
 		a.changes.Lock()
 		wake, err := a.advance(ctx)
@@ -207,6 +216,9 @@ func (a *authority) Reconfigure(ctx context.Context, c ca.Config, rotate, force 
 	a.changes.Lock()
 	defer a.changes.Unlock()
 	provider, state := a.now()
+	if a.follows() {
+		return a.s.atPrimary("the root")
+	}
 	if provider == nil {
 		return api.ErrNoLeader
 	}
@@ -372,6 +384,10 @@ func (r refused) Intermediate(context.Context, time.Time) (ca.Material, error) {
 }
 
 func (r refused) CrossSign(context.Context, *x509.Certificate, time.Time) (string, error) {
+	return "", r.err
+}
+
+func (r refused) SignIntermediate(context.Context, string, time.Time) (string, error) {
 	return "", r.err
 }
 

@@ -22,6 +22,7 @@ import (
 
 	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/logs"
+	"github.com/weftmesh/weft/internal/plane"
 	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
 )
 
@@ -46,6 +47,9 @@ func passOn(s *Server, t http.RoundTripper) *httputil.ReverseProxy {
 			r.SetURL(&url.URL{Scheme: "http", Host: r.In.Context().Value(leaderKey{}).(string)})
 			r.Out.Host = r.In.Host
 			r.Out.Header.Set(hop, s.c.NodeName)
+			if who, proved := plane.PeerFrom(r.In.Context()); !proved || !who.Server { // the leader believes this server what it says of that
+				r.Out.Header.Del(wanHop)
+			}
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			if a, ok := w.(*attempt); ok && errors.Is(err, errUndialled) {

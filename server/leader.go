@@ -86,6 +86,9 @@ func (s *Server) lead(ctx context.Context) error {
 			g.Go("snapshots", s.keepSnapshots)
 			g.Go("tokens", s.reapTokens)
 			g.Go("other datacenters", s.followAbroad)
+			if s.secondary() {
+				g.Go("config entries of the primary", s.followEntries)
+			}
 			return g.Wait()
 		}
 		if ctx.Err() != nil {
@@ -127,7 +130,7 @@ func (s *Server) takeOffice(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if state == nil || state.ClusterID == "" {
+	if (state == nil || state.ClusterID == "") && !s.secondary() { // a secondary has the primary's: see authority.followPrimary
 		id, err := uuid.New(s.c.Rand)
 		if err != nil {
 			return err
@@ -136,7 +139,7 @@ func (s *Server) takeOffice(ctx context.Context) error {
 			return fmt.Errorf("name the cluster: %w", err)
 		}
 	}
-	for _, e := range s.c.Entries {
+	for _, e := range s.firstEntries() {
 		absent := uint64(0)
 		if _, err := s.Propose(ctx, catalog.SetEntry{Entry: catalog.EntryBox{Entry: e}, CAS: &absent}); err != nil {
 			return fmt.Errorf("config entry %s/%s: %w", e.EntryKind(), e.Head().Name, err)

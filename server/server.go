@@ -61,6 +61,9 @@ type Config struct {
 	Dial func(ctx context.Context, address, protocol string) (net.Conn, error)
 	// DialWAN connects to a server of another datacenter; nil: there is no way to others.
 	DialWAN func(ctx context.Context, address, datacenter, protocol string) (net.Conn, error)
+	// Primary is the datacenter whose authority has the root, and where config entries and intentions are written; "" or Datacenter:
+	// this one.
+	Primary string
 	// Replication is the token with which other datacenters' servers are asked; nil: there is none.
 	Replication func() string
 	// FromServer says whether a call came from a server; nil: they all did.
@@ -230,7 +233,7 @@ func New(c Config) (*Server, error) {
 		Audit:  c.Audit,
 		Before: s.before, DefaultWait: c.DefaultWait, MaxWait: c.MaxWait,
 		Handlers: rest.Handlers(rest.Config{
-			ACL: s.acl, Join: s.joins(), Cluster: s, Operator: s, Store: store, CA: s.ca, Proxies: verify.New(verify.Config{
+			ACL: s.acl, TokensDecide: c.ACL.Enabled && !c.ACL.Allow, Join: s.joins(), Cluster: s, Operator: s, Store: store, CA: s.ca, Proxies: verify.New(verify.Config{
 				Store: store, Reports: s.feed.Reports, Render: c.Render, DefaultAllow: c.DefaultAllow, Now: c.Now,
 			}), LAN: c.LAN, WAN: c.WAN, Coordinates: s.coordinates, DefaultAllow: c.DefaultAllow, Rand: c.Rand, Now: c.Now,
 			Node: c.NodeName, MaxValue: c.MaxValue, MaxTransaction: c.MaxTransaction, SessionTTLMin: c.SessionTTLMin,

@@ -65,7 +65,11 @@ func (s *Server) elsewhere(r *http.Request) string {
 	if dc == "" {
 		dc = q.Get("datacenter")
 	}
-	if dc = strings.ToLower(dc); dc == s.c.Datacenter {
+	dc = strings.ToLower(dc)
+	if s.secondary() && api.AtPrimary(r) {
+		dc = s.c.Primary
+	}
+	if dc == s.c.Datacenter {
 		return ""
 	}
 	return dc
@@ -171,6 +175,12 @@ func (d *wanWay) proxy() *httputil.ReverseProxy {
 			q.Del("datacenter")
 			q.Set("dc", d.dc) // as it is written there
 			r.Out.URL.RawQuery = q.Encode()
+		},
+		ModifyResponse: func(resp *http.Response) error {
+			if api.AtPrimary(resp.Request) { // another datacenter's index says nothing of the proxies here
+				resp.Header.Del(api.IndexHeader)
+			}
+			return nil
 		},
 		ErrorHandler: func(rw http.ResponseWriter, r *http.Request, err error) {
 			if r.Context().Err() != nil {

@@ -19,13 +19,16 @@ import (
 
 	"github.com/weftmesh/weft/internal/gossip"
 	"github.com/weftmesh/weft/internal/memnet"
+	"github.com/weftmesh/weft/internal/plane"
 )
 
 // world is the servers of some datacenters, one each, that gossip with each other.
 type world struct {
-	t    *testing.T
-	net  *memnet.Network
-	webs map[string]*http.Server // what answers the others, by datacenter
+	t       *testing.T
+	net     *memnet.Network
+	primary string                  // the primary datacenter, "" for none
+	webs    map[string]*http.Server // what answers the others, by datacenter
+	proved  *plane.Peer             // what the others have proved to be, nil for nothing
 }
 
 // pool runs a server's place in the WAN, or in its datacenter's LAN.
@@ -58,7 +61,7 @@ func (w *world) pool(dc string, addr netip.Addr, wan bool) *gossip.Pool {
 func (w *world) server(dc, ip string) *running {
 	w.t.Helper()
 	r := startWith(w.t, Config{
-		Datacenter: dc, WAN: w.pool(dc, netip.MustParseAddr(ip), true), LAN: w.pool(dc, netip.MustParseAddr(ip), false),
+		Datacenter: dc, Primary: w.primary, WAN: w.pool(dc, netip.MustParseAddr(ip), true), LAN: w.pool(dc, netip.MustParseAddr(ip), false),
 		DialWAN: func(ctx context.Context, address, _, _ string) (net.Conn, error) {
 			return w.net.DialContext(ctx, address)
 		},
@@ -67,7 +70,12 @@ func (w *world) server(dc, ip string) *running {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	web := &http.Server{Handler: r.Handler(), Protocols: new(http.Protocols)}
+	web := &http.Server{Handler: r.Handler(), Protocols: new(http.Protocols), ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
+		if w.proved != nil {
+			return plane.WithPeer(ctx, *w.proved)
+		}
+		return ctx
+	}}
 	web.Protocols.SetUnencryptedHTTP2(true)
 	if w.webs == nil {
 		w.webs = map[string]*http.Server{}

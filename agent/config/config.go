@@ -6,6 +6,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -28,12 +29,15 @@ import (
 // Config is an agent's configuration. The zero value of a field means "not said"; Default fills in what must be there.
 type Config struct {
 	Datacenter string
-	NodeName   string `decode:"node"`
-	NodeID     string
-	NodeMeta   map[string]string
-	DataDir    string
-	Server     bool
-	Bootstrap  bool
+	// PrimaryDatacenter is the one whose servers have the root of all datacenters' certificates, and where config entries and intentions
+	// are written; "" is Datacenter.
+	PrimaryDatacenter string
+	NodeName          string `decode:"node"`
+	NodeID            string
+	NodeMeta          map[string]string
+	DataDir           string
+	Server            bool
+	Bootstrap         bool
 	// Locked is weft's own: a server that founds a cluster makes a CA for its nodes, a gossip key, and ACLs that deny by default.
 	Locked bool
 	// JoinToken lets this node into a locked cluster, once; @path is a file that holds it.
@@ -266,6 +270,12 @@ func (c *Config) Validate() error {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 	if !nameOK(c.Datacenter, "_-") {
 		fault("datacenter: %q: want lower-case letters, digits, - and _", c.Datacenter)
+	}
+	if c.PrimaryDatacenter != "" && !nameOK(c.PrimaryDatacenter, "_-") {
+		fault("primary_datacenter: %q: want lower-case letters, digits, - and _", c.PrimaryDatacenter)
+	}
+	if p := c.PrimaryDatacenter; p != "" && p != c.Datacenter && (cmp.Or(c.Connect.CAProvider, ca.BuiltinName) != ca.BuiltinName || c.Connect.CAConfig.RootCert != "") {
+		fault("connect.ca_provider and ca_config.root_cert: the root is the primary datacenter's, which is %s: say them there", p)
 	}
 	for _, p := range []struct {
 		key  string

@@ -16,7 +16,7 @@ var ineffective = []string{
 	"cache",
 	"performance.grpc_keepalive_interval", "performance.grpc_keepalive_timeout", "performance.enable_xds_load_balancing",
 	"limits.rpc_client_timeout", "limits.rpc_max_conns_per_client",
-	"peering", "primary_datacenter", "primary_gateways", "primary_gateways_interval",
+	"peering", "primary_gateways", "primary_gateways_interval",
 	"raft_boltdb", "raft_logstore.verification", "raft_logstore.boltdb", "raft_logstore.wal",
 	"tls.grpc.use_auto_cert", "ui", "ui_config", "ui_content_path", "ui_dir", "xds",
 	"ports.expose_min_port", "ports.expose_max_port", "ports.proxy_min_port", "ports.proxy_max_port",

@@ -6,6 +6,7 @@
 package rest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,6 +51,7 @@ type Config struct {
 	Reload     func() error
 	Logs       *logs.Tap        // what is logged, for those who watch
 	Debug      bool             // profiles are served
+	Primary    string           // the primary datacenter, "" for the node's own
 	Settings   map[string]any   // shown as DebugConfig; without secrets
 	DefaultAll bool             // the default for calls that no intention decides
 	Now        func() time.Time // nil: the system's clock
@@ -150,7 +152,7 @@ func (h *handlers) self(w http.ResponseWriter, _ *api.Request) error {
 	node := h.c.State.Node()
 	return api.WriteJSON(w, map[string]any{
 		"Config": map[string]any{
-			"Datacenter": node.Datacenter, "PrimaryDatacenter": node.Datacenter, "NodeName": node.Node, "NodeID": node.ID,
+			"Datacenter": node.Datacenter, "PrimaryDatacenter": cmp.Or(h.c.Primary, node.Datacenter), "NodeName": node.Node, "NodeID": node.ID,
 			"Revision": "", "Server": h.c.Server, "Version": h.c.Version, "BuildDate": "1970-01-01T00:00:00Z",
 		},
 		"DebugConfig": h.c.Settings,

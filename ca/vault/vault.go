@@ -225,20 +225,17 @@ func (p *Provider) makeIntermediate(ctx context.Context, a *authority, root *x50
 	if err != nil {
 		return "", "", err
 	}
-	var made, got, set signed
+	var made, set signed
 	uri := identity.Signing{TrustDomain: a.setup.TrustDomain}.String()
 	if err := a.post(ctx, now, e, "intermediate/generate/internal", map[string]any{
 		"common_name": name, "uri_sans": uri, "exclude_cn_from_sans": true, "key_type": c.PrivateKeyType, "key_bits": c.PrivateKeyBits,
 	}, &made); err != nil {
 		return "", "", err
 	}
-	if err := a.post(ctx, now, a.roots(), "root/sign-intermediate", map[string]any{
-		"csr": made.Data.CSR, "use_csr_values": true, "format": "pem", "max_path_length": 0,
-		"ttl": seconds(min(c.IntermediateCertTTL, root.NotAfter.Sub(now)-time.Second)),
-	}, &got); err != nil {
+	if text, err = a.signIntermediate(ctx, now, root, made.Data.CSR); err != nil {
 		return "", "", err
 	}
-	if err := a.post(ctx, now, e, "intermediate/set-signed", map[string]any{"certificate": got.Data.Certificate}, &set); err != nil {
+	if err := a.post(ctx, now, e, "intermediate/set-signed", map[string]any{"certificate": text}, &set); err != nil {
 		return "", "", err
 	}
 	for issuer, key := range set.Data.Mapping {
@@ -246,7 +243,7 @@ func (p *Provider) makeIntermediate(ctx context.Context, a *authority, root *x50
 			handle = issuer
 		}
 	}
-	return got.Data.Certificate, handle, nil
+	return text, handle, nil
 }
 
 // Sign implements ca.Provider.
@@ -281,6 +278,37 @@ func (p *Provider) CrossSign(ctx context.Context, root *x509.Certificate, now ti
 		return "", ca.Failed("vault", "cross-sign", err)
 	}
 	return ca.CheckCross(got.Data.Certificate, root)
+}
+
+// SignIntermediate implements ca.Provider: the root's engine signs.
+func (p *Provider) SignIntermediate(ctx context.Context, csrPEM string, now time.Time) (string, error) {
+	a, err := p.ready()
+	if err != nil {
+		return "", err
+	}
+	csr, err := ca.CheckAuthorityCSR(csrPEM, a.setup.TrustDomain)
+	if err != nil {
+		return "", err
+	}
+	text, err := a.signIntermediate(ctx, now, a.root, csrPEM)
+	if err != nil {
+		return "", ca.Failed("vault", "sign another datacenter's intermediate", err)
+	}
+	inter, err := ca.CheckIntermediate(text, a.root, csr.PublicKey, now)
+	if err != nil {
+		return "", err
+	}
+	return ca.EncodeCert(inter.Raw), nil
+}
+
+// signIntermediate has the root's engine sign a request.
+func (a *authority) signIntermediate(ctx context.Context, now time.Time, root *x509.Certificate, csrPEM string) (string, error) {
+	var got signed
+	err := a.post(ctx, now, a.roots(), "root/sign-intermediate", map[string]any{
+		"csr": csrPEM, "use_csr_values": true, "format": "pem", "max_path_length": 0,
+		"ttl": seconds(min(a.setup.Config.IntermediateCertTTL, root.NotAfter.Sub(now)-time.Second)),
+	}, &got)
+	return got.Data.Certificate, err
 }
 
 // Maintain implements ca.Provider: the token is renewed from half of its life on, and the intermediate is looked for.

@@ -43,6 +43,17 @@ func AtLeader(r *http.Request) bool {
 	return true
 }
 
+// AtPrimary says whether a request changes what is written in the primary datacenter alone: config entries and intentions.
+func AtPrimary(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return false
+	}
+	path := r.URL.Path
+	return path == "/v1/config" || strings.HasPrefix(path, "/v1/config/") ||
+		path == "/v1/connect/intentions" || strings.HasPrefix(path, "/v1/connect/intentions/")
+}
+
 // BodyLimit is how long a request's body may be: a snapshot has no bound but its own checks; 0 is the usual one.
 func BodyLimit(r *http.Request) int64 {
 	if r.Method == http.MethodPut && r.URL.Path == "/v1/snapshot" {

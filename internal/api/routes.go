@@ -219,6 +219,9 @@ var Routes = []Route{
 	{http.MethodDelete, "/v1/weft/join/tokens/{id}", Server, operatorWrite, Nothing, "", false},
 	// weft's: where a request goes and why.
 	{http.MethodGet, "/v1/weft/explain", Server, intentionRead, ByHandler, "", true},
+	// weft's: what the servers of secondary datacenters ask the primary's.
+	{http.MethodPut, "/v1/weft/ca/intermediate", Server, operatorWrite, Nothing, "", false},
+	{http.MethodGet, "/v1/weft/entries", Server, operatorWrite, Nothing, "", true},
 }
 
 // Operations is the table of what an operation of /v1/txn needs, by kind and verb, on the name that it is about (of checks and

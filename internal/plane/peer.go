@@ -100,10 +100,15 @@ type peerKey struct{}
 func (p *Plane) ConnContext(ctx context.Context, c net.Conn) context.Context {
 	if inner, ok := c.(plainConn); ok {
 		if peer, ok := p.PeerOf(inner.tls.ConnectionState()); ok {
-			return context.WithValue(ctx, peerKey{}, peer)
+			return WithPeer(ctx, peer)
 		}
 	}
 	return ctx
+}
+
+// WithPeer says who sends the requests of a connection.
+func WithPeer(ctx context.Context, peer Peer) context.Context {
+	return context.WithValue(ctx, peerKey{}, peer)
 }
 
 // PeerFrom is who sent a request, if that was proved.

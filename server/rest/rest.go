@@ -45,6 +45,8 @@ type Authority interface {
 	Configuration() (inForce, own ca.Config)
 	Reconfigure(ctx context.Context, c ca.Config, rotate, force bool) error
 	Revoke(ctx context.Context, r catalog.Revoked) (done catalog.Revoked, warnings []string, err error)
+	// SignIntermediate signs the intermediate of a secondary datacenter's authority.
+	SignIntermediate(ctx context.Context, csrPEM string) (string, error)
 }
 
 // Config is what the handlers answer from.
@@ -66,6 +68,7 @@ type Config struct {
 	Now           func() time.Time // dates what is written
 	ACL           *ACL             // nil: ACLs are off
 	Join          *Join            // nil: nobody joins by token
+	TokensDecide  bool             // who has no token may do nothing
 }
 
 // withDefaults fills in what is unset.
@@ -121,6 +124,8 @@ func Handlers(c Config) map[string]api.Handler {
 		"GET /v1/connect/intentions/{id}":                   h.intentionByID,
 		"PUT /v1/connect/intentions/{id}":                   h.updateIntention,
 		"DELETE /v1/connect/intentions/{id}":                h.deleteByID,
+		"PUT /v1/weft/ca/intermediate":                      h.signIntermediate,
+		"GET /v1/weft/entries":                              h.allEntries,
 		"GET /v1/connect/ca/roots":                          h.roots,
 		"GET /v1/connect/ca/configuration":                  h.caConfig,
 		"PUT /v1/connect/ca/configuration":                  h.setCAConfig,
