@@ -61,7 +61,7 @@ func Revoke(s State, r catalog.Revoked, now time.Time) (State, catalog.Revoked, 
 		if err != nil {
 			return bad("%v", err)
 		}
-		if err := checkScope(id, s.TrustDomain(), s.Datacenter); err != nil {
+		if err := checkScope(id, s.TrustDomain(), identity.DatacenterOf(id)); err != nil {
 			return bad("%v", err)
 		}
 		r.URI, r.Before = id.String(), now.Add(-Backdate).UTC().Truncate(time.Second)
@@ -107,7 +107,7 @@ func forget(s State, actions []Action, wake, now time.Time) (State, []Action, ti
 }
 
 // CRLs are the revocation lists of all issuers of leaves that live: nil while no serial number is revoked, and where an issuer can't sign one
-// here, which complete says. A verifier that knows lists refuses the leaves of an issuer without one, so it is all or none.
+// here, as those of other datacenters, which complete says. A verifier that knows lists refuses the leaves of an issuer without one, so it is all or none.
 func CRLs(s State, now time.Time) (lists []string, complete bool, err error) {
 	var entries []x509.RevocationListEntry
 	end := now
@@ -126,6 +126,9 @@ func CRLs(s State, now time.Time) (lists []string, complete bool, err error) {
 	}
 	if len(entries) == 0 {
 		return nil, true, nil
+	}
+	if s.Shared(now) {
+		return nil, false, nil
 	}
 	issuers := append(slices.Clone(s.Issuers), Issuer{Cert: s.Material.IntermediateCert, Key: Secret(s.Material.Keys.Intermediate)})
 	for _, i := range issuers {

@@ -112,6 +112,9 @@ func (s State) Follows() bool {
 	return len(s.Roots) > 0 && s.Config.WithDefaults().Provider == BuiltinName && s.Material.Keys.Root == ""
 }
 
+// Shared says whether another datacenter's authority signs under the same root: leaves come from issuers whose keys aren't here.
+func (s State) Shared(now time.Time) bool { return s.Follows() || now.Before(s.OthersUntil) }
+
 // Behind says why a secondary needs another intermediate, "" if it doesn't; then due is when half of its life is over.
 func Behind(s State, p Primary, now time.Time) (reason string, due time.Time) {
 	active, ok := s.Active()
@@ -133,7 +136,7 @@ func Behind(s State, p Primary, now time.Time) (reason string, due time.Time) {
 
 // Follow is the secondary's state by what the primary has, with an intermediate that the primary signed, or "" for the one that
 // it has. The same again gives an equal state.
-func Follow(s State, p Primary, intermediate, key string) (State, error) {
+func Follow(s State, p Primary, intermediate, key string, now time.Time) (State, error) {
 	at := slices.IndexFunc(p.Roots, func(r catalog.CARoot) bool { return r.ID == p.ActiveRootID })
 	if at < 0 {
 		return s, fmt.Errorf("the primary's active root %q isn't among its roots", p.ActiveRootID)
@@ -146,8 +149,11 @@ func Follow(s State, p Primary, intermediate, key string) (State, error) {
 	if n := len(root.IntermediateCerts); n > 1 {
 		crosses = slices.Clone(root.IntermediateCerts[:n-1])
 	}
+	s, _, _ = forget(s, nil, time.Time{}, now)
 	s.ClusterID = p.ClusterID
-	s.Material = Material{RootCert: root.RootCert, IntermediateCert: intermediate, CrossCerts: crosses, Keys: Keys{Intermediate: key}}
+	m := Material{RootCert: root.RootCert, IntermediateCert: intermediate, CrossCerts: crosses, Keys: Keys{Intermediate: key}}
+	s.Issuers = s.formerIssuers(m, now)
+	s.Material = m
 	s.Retiring, s.LongestLeafTTL = nil, s.Config.WithDefaults().LeafCertTTL
 	described, err := newRoot(s.ClusterID, s.Material)
 	if err != nil {

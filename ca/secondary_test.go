@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/ca"
+	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/identity"
 )
 
@@ -31,7 +32,7 @@ func followed(t testing.TB, s, primary ca.State, now time.Time) (ca.State, strin
 		}
 		cert = must(provider(t, primary).SignIntermediate(context.Background(), csr, now))(t)
 	}
-	return must(ca.Follow(s, p, cert, key))(t), reason
+	return must(ca.Follow(s, p, cert, key, now))(t), reason
 }
 
 // Leaves of a secondary are trusted in the primary and the other way round, over a rotation of the root and in time for the end of
@@ -68,6 +69,18 @@ func TestSecondary(t *testing.T) {
 		t.Errorf("after a rotation: %q, %d roots", reason, len(second.Roots))
 	}
 	both(now)
+	// No lists: whoever knows one refuses the leaves of other issuers, and the other datacenter's aren't here.
+	if len(second.Issuers) != 1 || second.Issuers[0].Cert != before.Material.IntermediateCert {
+		t.Errorf("%d former issuers", len(second.Issuers))
+	}
+	revoked, _, err := ca.Revoke(second, catalog.Revoked{URI: web.String()}, now)
+	if err != nil || len(revoked.Revoked) != 1 {
+		t.Errorf("another datacenter's identity: %v", err)
+	}
+	revoked, _, err = ca.Revoke(second, catalog.Revoked{Serial: "0a"}, now)
+	if lists, complete, lerr := ca.CRLs(revoked, now); err != nil || lerr != nil || complete || lists != nil {
+		t.Errorf("a secondary's lists: %d, %v, %v, %v", len(lists), complete, err, lerr)
+	}
 	if err := verify(t, issue(t, second, far, now), before.Roots, now); err != nil {
 		t.Errorf("to a host that hasn't heard of the new root: %v", err)
 	}

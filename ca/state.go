@@ -25,6 +25,8 @@ type State struct {
 	LongestLeafTTL time.Duration
 	// Material belongs to the active root.
 	Material Material
+	// OthersUntil is when the last intermediate ends that was signed for another datacenter.
+	OthersUntil time.Time `json:",omitzero"`
 	// Issuers are intermediates that sign no more, while leaves of theirs may live: they still sign revocation lists.
 	Issuers []Issuer `json:",omitempty"`
 	// Revoked are the leaves that are refused though they haven't ended.

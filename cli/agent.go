@@ -111,7 +111,7 @@ func (n *node) newServer() (*server.Server, error) {
 	c.DialWAN = func(ctx context.Context, address, datacenter, protocol string) (net.Conn, error) {
 		return n.plane.Dial(ctx, address, datacenter, protocol)
 	}
-	c.Primary = s.PrimaryDatacenter
+	c.Primary = s.Primary()
 	c.Replication = func() string { return n.tokens.Own(tokens.Replication) }
 	if c.Join, err = n.joinConfig(); err != nil {
 		return nil, err

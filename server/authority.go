@@ -339,6 +339,9 @@ func (a *authority) Revoke(ctx context.Context, r catalog.Revoked) (done catalog
 	case !complete:
 		warnings = append(warnings, "Envoy sidecars go on taking it: an issuer's key isn't the servers', who can sign no revocation list for it")
 	}
+	if next.Shared(a.s.c.Now()) {
+		warnings = append(warnings, "this is for the proxies of this datacenter: say it in the others too, as with ?dc=")
+	}
 	return done, warnings, a.store(ctx, next, provider)
 }
 

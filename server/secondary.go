@@ -43,7 +43,9 @@ func (a *authority) SignIntermediate(ctx context.Context, csrPEM string) (string
 	if a.follows() {
 		return "", a.s.atPrimary("the root")
 	}
-	provider, _ := a.now()
+	a.changes.Lock()
+	defer a.changes.Unlock()
+	provider, state := a.now()
 	if provider == nil {
 		return "", api.ErrNoLeader
 	}
@@ -54,10 +56,21 @@ func (a *authority) SignIntermediate(ctx context.Context, csrPEM string) (string
 	if errors.Is(err, ca.ErrNoRootKey) {
 		return "", fmt.Errorf("%w: this datacenter followed another primary before: name that one, or begin these servers anew with an empty data_dir", err)
 	}
-	if err == nil {
-		a.s.c.Log.Info("an intermediate of another datacenter's authority was signed")
+	if err != nil {
+		return "", err
 	}
-	return cert, err
+	inter, err := ca.ParseCert(cert)
+	if err != nil {
+		return "", err
+	}
+	if inter.NotAfter.After(state.OthersUntil) { // before anybody has it: revocation lists end with it
+		state.OthersUntil = inter.NotAfter.UTC()
+		if err := a.store(ctx, state, provider); err != nil {
+			return "", err
+		}
+	}
+	a.s.c.Log.Info("an intermediate of another datacenter's authority was signed")
+	return cert, nil
 }
 
 // followPrimary keeps the authority as the primary's wants it: the roots that are trusted there, and an intermediate that is signed
@@ -129,7 +142,7 @@ func (a *authority) take(ctx context.Context, p ca.Primary) error {
 		}
 		a.s.c.Log.Info("certificate authority", "action", "another intermediate, signed by the primary's root", "root", p.ActiveRootID, "reason", reason)
 	}
-	next, err := ca.Follow(state, p, intermediate, key)
+	next, err := ca.Follow(state, p, intermediate, key, a.s.c.Now())
 	if err != nil {
 		return err
 	}

@@ -264,6 +264,9 @@ func (c *Config) take(doc *decode.Document) (warnings []string, err error) {
 	return warnings, err
 }
 
+// Primary is the primary datacenter.
+func (c *Config) Primary() string { return strings.ToLower(cmp.Or(c.PrimaryDatacenter, c.Datacenter)) }
+
 // Validate finds what contradicts itself, after everything was merged.
 func (c *Config) Validate() error {
 	var faults []error
@@ -271,10 +274,10 @@ func (c *Config) Validate() error {
 	if !nameOK(c.Datacenter, "_-") {
 		fault("datacenter: %q: want lower-case letters, digits, - and _", c.Datacenter)
 	}
-	if c.PrimaryDatacenter != "" && !nameOK(c.PrimaryDatacenter, "_-") {
+	if !nameOK(c.Primary(), "_-") {
 		fault("primary_datacenter: %q: want lower-case letters, digits, - and _", c.PrimaryDatacenter)
 	}
-	if p := c.PrimaryDatacenter; p != "" && p != c.Datacenter && (cmp.Or(c.Connect.CAProvider, ca.BuiltinName) != ca.BuiltinName || c.Connect.CAConfig.RootCert != "") {
+	if p := c.Primary(); p != c.Datacenter && (cmp.Or(c.Connect.CAProvider, ca.BuiltinName) != ca.BuiltinName || c.Connect.CAConfig.RootCert != "") {
 		fault("connect.ca_provider and ca_config.root_cert: the root is the primary datacenter's, which is %s: say them there", p)
 	}
 	for _, p := range []struct {

@@ -272,6 +272,23 @@ func TestAuthority(t *testing.T) {
 	}
 }
 
+// Another primary has the root: nothing here may say whose else it is. The datacenter may be said in another file.
+func TestPrimary(t *testing.T) {
+	dir := folder(t, map[string]string{"a.hcl": `primary_datacenter = "DC1"`, "b.hcl": `datacenter = "dc2"`})
+	c := Default()
+	if _, err := c.Load(dir); err != nil || c.Primary() != "dc1" || c.Validate() != nil {
+		t.Errorf("primary %q, %v, %v", c.Primary(), err, c.Validate())
+	}
+	c.Connect.CAProvider = "command"
+	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "the root is the primary datacenter's, which is dc1") {
+		t.Errorf("with a provider of its own: %v", err)
+	}
+	c.PrimaryDatacenter = "a b"
+	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "primary_datacenter") {
+		t.Errorf("no name: %v", err)
+	}
+}
+
 // What bounds how often is asked, and how fresh answers are.
 func TestRatesAndFreshness(t *testing.T) {
 	dir := folder(t, map[string]string{"a.hcl": `

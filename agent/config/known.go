@@ -83,7 +83,6 @@ func dropIneffective(doc *decode.Document) (warnings []string, err error) {
 			warnings = append(warnings, at(line, "%s is known but has no effect yet", key))
 		}
 	}
-	dropPrimary(doc)
 	for _, key := range enterprise {
 		n, last := holder(doc, key)
 		if line, ok := n.Remove(last); ok {
@@ -118,17 +117,6 @@ func dropIneffective(doc *decode.Document) (warnings []string, err error) {
 	}
 	slices.Sort(warnings)
 	return warnings, errors.Join(faults...)
-}
-
-// dropPrimary takes a primary_datacenter that is this datacenter out of a document: that says what weft does anyway.
-func dropPrimary(doc *decode.Document) {
-	own := "dc1"
-	if n := unwrapped(doc.Root.Field("datacenter")); n != nil && n.Kind == decode.String {
-		own = n.Text
-	}
-	if n := unwrapped(doc.Root.Field("primary_datacenter")); n != nil && n.Kind == decode.String && strings.EqualFold(n.Text, own) {
-		doc.Root.Remove("primary_datacenter")
-	}
 }
 
 // matching are the names of n's fields that a name, which may end in *, stands for.
