@@ -315,6 +315,56 @@ func TestRenders(t *testing.T) {
 	})
 }
 
+// One changed entry renders the proxies that it is about, and of them the resources that it is about.
+func TestOneEntryRendersWhatItTouches(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *host) {
+		write := func(e catalog.Entry) {
+			t.Helper()
+			if err := h.servers.Write(t.Context(), catalog.SetEntry{Entry: catalog.EntryBox{Entry: e}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		head := func(name string) catalog.EntryHead { return catalog.EntryHead{Name: name, Scope: scope} }
+		for _, name := range []string{"api", "db"} {
+			write(&catalog.ServiceDefaults{EntryHead: head(name), Protocol: "http"})
+		}
+		h.register("web", catalog.Upstream{DestinationName: "api", LocalBindPort: 9000}, catalog.Upstream{DestinationName: "db", LocalBindPort: 9001})
+		h.register("shop", catalog.Upstream{DestinationName: "db", LocalBindPort: 9002})
+		web, shop := h.open(webProxy), h.open("shop-sidecar-proxy")
+		defer web.Close()
+		defer shop.Close()
+		before := settled(t, web)
+		idle, woken := shop.Output()
+		if idle == nil {
+			t.Fatal("nothing is rendered for shop")
+		}
+		write(&catalog.ServiceRouter{EntryHead: head("api"), Routes: []catalog.ServiceRoute{{
+			Match:       &catalog.ServiceRouteMatch{HTTP: &catalog.ServiceRouteHTTPMatch{PathPrefix: "/x"}},
+			Destination: &catalog.ServiceRouteDestination{PrefixRewrite: "/y"},
+		}}})
+		after := settled(t, web)
+		var changed []string
+		for url, all := range after.Resources {
+			for i, r := range all {
+				if old := before.Resources[url][i]; old.Name != r.Name || old.Version != r.Version {
+					changed = append(changed, r.Name)
+				}
+			}
+		}
+		if len(changed) != 1 || changed[0] != "api:127.0.0.1:9000" {
+			t.Errorf("changed: %v, want the routes of api alone", changed)
+		}
+		select {
+		case <-woken:
+			t.Error("shop is woken by an entry of a service that it doesn't call")
+		default:
+		}
+		if out, _ := shop.Output(); out != idle {
+			t.Error("shop is rendered anew")
+		}
+	})
+}
+
 // What proxies have taken or refused is kept, and told to the servers.
 func TestAcksAndRefusals(t *testing.T) {
 	inBubble(t, func(t *testing.T, h *host) {

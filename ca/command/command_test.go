@@ -184,6 +184,20 @@ func TestCommand(t *testing.T) {
 			t.Errorf("a host with the first root refuses a leaf under %s: %v", s.Config.Provider, err)
 		}
 	}
+	// The intermediate of another datacenter's authority is signed by the command too.
+	key, csr, err := ca.NewBuiltin(rand.Reader).RequestIntermediate(ca.Config{}, s.TrustDomain())
+	if err != nil {
+		t.Fatal(err)
+	}
+	inter, err := configure(s).SignIntermediate(ctx, csr, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := ca.Follow(ca.State{Datacenter: "dc2"}, ca.Primary{ClusterID: cluster, ActiveRootID: s.Roots[0].ID, Roots: s.Roots}, inter, key, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	configure(second) // which looks at all of it
 }
 
 // TestFaults: what a command does wrong is named, with the command and the operation.

@@ -152,6 +152,16 @@ func TestVault(t *testing.T) {
 	l, err = r.sign(next, r.provider(next))
 	r.need(err)
 	r.need(r.accepted(l, s.Roots))
+	// The intermediate of another datacenter's authority is signed by the same root.
+	key, csr, err := ca.NewBuiltin(rand.Reader).RequestIntermediate(ca.Config{}, s.TrustDomain())
+	r.need(err)
+	inter, err := r.provider(next).SignIntermediate(context.Background(), csr, r.now())
+	r.need(err)
+	second, err := ca.Follow(ca.State{Datacenter: "dc1"}, ca.Primary{ClusterID: cluster, ActiveRootID: next.Roots[0].ID, Roots: next.Roots}, inter, key, r.now())
+	r.need(err)
+	l, err = r.sign(second, r.provider(second))
+	r.need(err)
+	r.need(r.accepted(l, s.Roots))
 }
 
 func der(text string) []byte {
