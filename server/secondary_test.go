@@ -122,6 +122,31 @@ func TestOneTrustOverDatacenters(t *testing.T) {
 	}
 }
 
+// Where tokens decide, one that may write operator gets a signature over a connection that proves nothing, and nobody else does.
+func TestIntermediateByToken(t *testing.T) {
+	for _, c := range []struct {
+		allow bool // by default
+		token string
+		code  int
+		want  string
+	}{
+		{false, rootSecret, 400, "certificate request refused"},
+		{false, "", 403, "Permission denied"},
+		{true, rootSecret, 403, "set encrypt or tls"},
+	} {
+		r := startWith(t, Config{ACL: ACLConfig{Enabled: true, Allow: c.allow, InitialManagement: rootSecret}})
+		req := httptest.NewRequest("PUT", "/v1/weft/ca/intermediate", strings.NewReader(`{"CSR":"x"}`))
+		if c.token != "" {
+			req.Header.Set("X-Consul-Token", c.token)
+		}
+		rec := httptest.NewRecorder()
+		r.Handler().ServeHTTP(rec, req)
+		if rec.Code != c.code || !strings.Contains(rec.Body.String(), c.want) {
+			t.Errorf("%+v: %d %s", c, rec.Code, rec.Body)
+		}
+	}
+}
+
 // Config entries and intentions are written in the primary, wherever that is asked for, and are the same in a secondary; what it had
 // of its own goes.
 func TestEntriesOfThePrimary(t *testing.T) {

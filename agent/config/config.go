@@ -264,6 +264,16 @@ func (c *Config) take(doc *decode.Document) (warnings []string, err error) {
 	return warnings, err
 }
 
+func (c *Config) validatePrimary(fault func(string, ...any)) {
+	p := c.Primary()
+	if !nameOK(p, "_-") {
+		fault("primary_datacenter: %q: want lower-case letters, digits, - and _", c.PrimaryDatacenter)
+	}
+	if p != c.Datacenter && (cmp.Or(c.Connect.CAProvider, ca.BuiltinName) != ca.BuiltinName || c.Connect.CAConfig.RootCert != "") {
+		fault("connect.ca_provider and ca_config.root_cert: the root is the primary datacenter's, which is %s: say them there", p)
+	}
+}
+
 // Primary is the primary datacenter.
 func (c *Config) Primary() string { return strings.ToLower(cmp.Or(c.PrimaryDatacenter, c.Datacenter)) }
 
@@ -274,12 +284,7 @@ func (c *Config) Validate() error {
 	if !nameOK(c.Datacenter, "_-") {
 		fault("datacenter: %q: want lower-case letters, digits, - and _", c.Datacenter)
 	}
-	if !nameOK(c.Primary(), "_-") {
-		fault("primary_datacenter: %q: want lower-case letters, digits, - and _", c.PrimaryDatacenter)
-	}
-	if p := c.Primary(); p != c.Datacenter && (cmp.Or(c.Connect.CAProvider, ca.BuiltinName) != ca.BuiltinName || c.Connect.CAConfig.RootCert != "") {
-		fault("connect.ca_provider and ca_config.root_cert: the root is the primary datacenter's, which is %s: say them there", p)
-	}
+	c.validatePrimary(fault)
 	for _, p := range []struct {
 		key  string
 		port int

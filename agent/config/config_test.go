@@ -276,6 +276,7 @@ func TestAuthority(t *testing.T) {
 func TestPrimary(t *testing.T) {
 	dir := folder(t, map[string]string{"a.hcl": `primary_datacenter = "DC1"`, "b.hcl": `datacenter = "dc2"`})
 	c := Default()
+	c.DataDir = dir
 	if _, err := c.Load(dir); err != nil || c.Primary() != "dc1" || c.Validate() != nil {
 		t.Errorf("primary %q, %v, %v", c.Primary(), err, c.Validate())
 	}
