@@ -215,7 +215,6 @@ func TestTokens(t *testing.T) {
 	secret, jwt := filepath.Join(dir, "secret"), filepath.Join(dir, "jwt")
 	r.need(os.WriteFile(secret, []byte("s3\n"), 0o600))
 	r.need(os.WriteFile(jwt, []byte("a.b.c"), 0o600))
-	r.vault.AddToken("short", time.Hour)
 	r.vault.AppRole("r1", "s3")
 	r.vault.Kubernetes("a.b.c", "mesh")
 	for name, v := range map[string]ca.VaultConfig{
@@ -224,6 +223,7 @@ func TestTokens(t *testing.T) {
 		"kubernetes": {AuthMethod: ca.VaultAuth{Type: "kubernetes", Params: map[string]ca.Secret{"role": "mesh", "token_path": ca.Secret(jwt)}}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			r.vault.AddToken("short", time.Hour) // for as long from now, in whatever order these run
 			s := r.bootstrap(r.with(v))
 			p := r.provider(s)
 			for range 5 { // hours, with nothing else asked
