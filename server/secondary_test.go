@@ -71,7 +71,12 @@ func TestOneTrustOverDatacenters(t *testing.T) {
 			return own != nil && own.ClusterID == state.ClusterID && own.ActiveRootID == state.ActiveRootID
 		}
 	}
+	inForce := func() { // what is in the catalog is in force when the change is over
+		two.ca.changes.Lock()
+		two.ca.changes.Unlock() //nolint:staticcheck // it is waited for, no more
+	}
 	two.eventually("the primary's root", rooted())
+	inForce()
 	domain := func() identity.TrustDomain {
 		state, _ := two.store.Read().CA()
 		return identity.TrustDomain(state.TrustDomain())
@@ -94,6 +99,7 @@ func TestOneTrustOverDatacenters(t *testing.T) {
 		t.Fatal(err)
 	}
 	two.eventually("the primary's next root", rooted())
+	inForce()
 	check("after a rotation")
 	two.do("PUT", "/v1/connect/ca/configuration", `{"Provider":"consul","Config":{"RootCertTTL":"9000h"}}`, 400, "dc=dc1")
 	const path = "/v1/weft/ca/intermediate"
