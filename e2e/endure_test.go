@@ -97,13 +97,14 @@ func endureRetries(t *testing.T, w *World) {
 	}
 }
 
-// endureBudget: everything fails, and the retries stay a fifth of the requests.
+// endureBudget: everything fails, and the retries stay a fifth of the requests, and of those before that needed none: these leave weft's
+// own proxy at most a hundred.
 func endureBudget(t *testing.T, w *World) {
 	l := w.traffic(t)
 	l.routes(to("budget", "/", object{"RetryOn": []string{"5xx"}, "NumRetries": 3, "RetryBackOff": object{"Base": "1ms", "Max": "1ms"}}))
 	l.comes("GET", "/", byRoute("budget"))
 	before := l.v1.requests.Load() + l.v1b.requests.Load() + l.v2.requests.Load()
-	const clients, each = 60, 50
+	const clients, each, left = 60, 100, 100
 	var wg sync.WaitGroup
 	for range clients {
 		wg.Go(func() {
@@ -118,8 +119,8 @@ func endureBudget(t *testing.T, w *World) {
 	sent := l.v1.requests.Load() + l.v1b.requests.Load() + l.v2.requests.Load() - before
 	more := float64(sent) / (clients * each)
 	t.Logf("amplification %.3f", more)
-	if more > 1.2 || more < 1.005 {
-		t.Errorf("%d requests became %d, want at most 1.2 times as many, and some", clients*each, sent)
+	if more > 1.2+float64(left)/(clients*each) || more < 1.005 {
+		t.Errorf("%d requests became %d, want at most 1.2 times as many and %d, and some", clients*each, sent, left)
 	}
 }
 

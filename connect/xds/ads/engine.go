@@ -7,6 +7,10 @@ import (
 	"slices"
 	"strconv"
 
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
 	"github.com/weftmesh/weft/connect/xds"
 )
 
@@ -151,7 +155,11 @@ func (e *engine) next() *push {
 		if k.pending != nil {
 			return nil
 		}
-		if changed := e.changes(k); len(changed) > 0 || k.greet {
+		changed := e.changes(k)
+		if warming {
+			changed = append(changed, e.lost(k)...)
+		}
+		if len(changed) > 0 || k.greet {
 			return e.push(k, changed, nil, nil)
 		}
 	}
@@ -167,11 +175,35 @@ func (e *engine) next() *push {
 	return nil
 }
 
+// lost lists the endpoints that Envoy asks for to begin a cluster of which a newer output, that came meanwhile, knows no more. It takes nothing
+// else until it has them, for as long as its initial_fetch_timeout (15 s): it is told that they are nowhere, and the cluster goes next.
+func (e *engine) lost(endpoints *kind) []string {
+	var out []string
+	for _, name := range e.kinds[xds.ClusterType].pending.changed {
+		_, exists := e.index[xds.EndpointType][name]
+		_, has := endpoints.has[name]
+		if endpoints.names[name] && !exists && (!has || endpoints.force[name]) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// nowhere are the endpoints of a cluster that has none.
+func nowhere(cluster string) xds.Resource {
+	none, _ := proto.Marshal(&endpointv3.ClusterLoadAssignment{ClusterName: cluster}) // a name in UTF-8, as it came: it can't fail
+	return xds.Resource{Name: cluster, Version: "none", Any: &anypb.Any{TypeUrl: xds.EndpointType, Value: none}}
+}
+
 func (e *engine) push(k *kind, changed, held, absent []string) *push {
 	e.nonce++
 	p := &push{url: k.url, nonce: strconv.FormatUint(e.nonce, 10), changed: changed, held: held, after: maps.Clone(k.has)}
 	for _, name := range changed {
-		p.after[name] = e.index[k.url][name]
+		r, exists := e.index[k.url][name]
+		if !exists {
+			r = nowhere(name)
+		}
+		p.after[name] = r
 		delete(k.force, name)
 		delete(k.absent, name)
 	}

@@ -236,7 +236,7 @@ func (l *loop[R]) run(ctx context.Context, requests <-chan R, ended <-chan error
 				return err
 			}
 			l.s.pushes.WithLabelValues(label(p.url)).Inc()
-			l.log.Debug("sent", "type", p.url, "resources", len(p.set), "removed", len(p.removed), "nonce", p.nonce)
+			l.log.Debug("sent", "type", p.url, "changed", p.changed, "removed", p.removed, "nonce", p.nonce)
 		}
 		if hash, ok := l.e.complete(); ok {
 			l.stream.Acked("", hash)
