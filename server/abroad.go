@@ -99,28 +99,41 @@ func (a *abroad) forget(ctx context.Context, keys []catalog.Key) error {
 
 // keep holds a question about one service there until ctx ends.
 func (a *abroad) keep(ctx context.Context, key catalog.Key) error {
-	var index uint64
 	var known []byte
-	retry := abroadRetryFirst
-	for ctx.Err() == nil {
+	return follow(ctx, func(index uint64) (uint64, error) {
 		list, next, err := a.s.instancesAbroad(ctx, key, index)
 		if err == nil {
-			if next == index { // nothing new: it waited, or doesn't wait
-				pause(ctx, abroadRetryFirst)
-			}
-			index, retry = next, abroadRetryFirst
 			known, err = a.bring(ctx, key, list, known)
 		} else if ctx.Err() == nil {
-			index = 0
 			err = errors.Join(err, a.mark(ctx, key, err))
 		}
-		if err == nil || ctx.Err() != nil {
-			continue
-		}
-		a.s.c.Log.Debug("a service of another datacenter isn't heard of", "service", key, "datacenter", key.Datacenter, "error", err)
+		return next, err
+	}, func(err error, _ time.Duration) {
 		known = nil
-		pause(ctx, retry)
-		retry = min(2*retry, abroadRetryLast)
+		a.s.c.Log.Debug("a service of another datacenter isn't heard of", "service", key, "datacenter", key.Datacenter, "error", err)
+	})
+}
+
+// follow has a question asked, and what is heard done with, until ctx ends: the next time for what is newer than the index that ask gave; after
+// a failure from the start, later and later. failed is told of it.
+func follow(ctx context.Context, ask func(index uint64) (next uint64, err error), failed func(err error, retry time.Duration)) error {
+	var index uint64
+	retry := abroadRetryFirst
+	for ctx.Err() == nil {
+		next, err := ask(index)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			failed(err, retry)
+			index = 0
+			pause(ctx, retry)
+			retry = min(2*retry, abroadRetryLast)
+			continue
+		case next == index: // nothing new: it waited, or doesn't wait
+			pause(ctx, abroadRetryFirst)
+		}
+		index, retry = next, abroadRetryFirst
 	}
 	return nil
 }
@@ -246,29 +259,38 @@ func (s *Server) askAbroad(ctx context.Context, dc, path string, q url.Values, i
 	}
 	ctx, cancel := context.WithTimeout(ctx, abroadWait+abroadGrace)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, path+"?"+q.Encode(), http.NoBody)
+	header, err := s.exchangeAbroad(ctx, dc, http.MethodGet, path+"?"+q.Encode(), http.NoBody, into)
 	if err != nil {
 		return 0, err
+	}
+	next, err = strconv.ParseUint(header.Get("X-Consul-Index"), 10, 64)
+	if err != nil || next < index {
+		next = 0 // another history: from the start
+	}
+	return next, nil
+}
+
+// exchangeAbroad has another datacenter's servers answer a request, whose target says which, by this datacenter's token, and decodes the answer.
+func (s *Server) exchangeAbroad(ctx context.Context, dc, method, target string, body io.Reader, into any) (http.Header, error) {
+	r, err := http.NewRequestWithContext(ctx, method, target, body)
+	if err != nil {
+		return nil, err
 	}
 	if token := s.replicationToken(); token != "" {
 		r.Header.Set("X-Consul-Token", token)
 	}
 	resp, err := s.Ask(dc, r)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer func() { _ = resp.Body.Close() }() // it is read whole, or of no use
 	if resp.StatusCode != http.StatusOK || resp.Header.Get("X-Consul-Results-Filtered-By-ACLs") == "true" {
-		return 0, refusedAbroad(resp, dc)
+		return nil, refusedAbroad(resp, dc)
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, abroadBytes)).Decode(into); err != nil {
-		return 0, fmt.Errorf("the answer of datacenter %s can't be read: %w", dc, err)
+		return nil, fmt.Errorf("the answer of datacenter %s can't be read: %w", dc, err)
 	}
-	next, err = strconv.ParseUint(resp.Header.Get("X-Consul-Index"), 10, 64)
-	if err != nil || next < index {
-		next = 0 // another history: from the start
-	}
-	return next, nil
+	return resp.Header, nil
 }
 
 // errAbroad says that another datacenter's servers don't answer what they are asked.

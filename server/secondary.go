@@ -8,10 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/weftmesh/weft/ca"
 	"github.com/weftmesh/weft/catalog"
@@ -76,29 +76,16 @@ func (a *authority) SignIntermediate(ctx context.Context, csrPEM string) (string
 // followPrimary keeps the authority as the primary's wants it: the roots that are trusted there, and an intermediate that is signed
 // by the active one, renewed when half of its life is over. While the primary can't be asked, leaves are signed by what there is.
 func (a *authority) followPrimary(ctx context.Context) error {
-	var index uint64
-	retry := abroadRetryFirst
-	for ctx.Err() == nil {
+	return follow(ctx, func(index uint64) (uint64, error) {
 		var view api.RootsView
 		next, err := a.s.askAbroad(ctx, a.s.c.Primary, "/v1/connect/ca/roots", url.Values{"stale": {""}}, index, &view)
 		if err == nil {
 			err = a.take(ctx, ca.Primary{ClusterID: strings.TrimSuffix(view.TrustDomain, ".consul"), ActiveRootID: view.ActiveRootID, Roots: view.Roots})
 		}
-		if err == nil {
-			if next == index { // nothing new: it waited, or doesn't wait
-				pause(ctx, abroadRetryFirst)
-			}
-			index, retry = next, abroadRetryFirst
-			continue
-		}
-		if ctx.Err() == nil {
-			a.s.c.Log.Warn("certificate authority: the primary's can't be followed", "primary", a.s.c.Primary, "retry_in", retry, "error", err)
-		}
-		index = 0
-		pause(ctx, retry)
-		retry = min(2*retry, abroadRetryLast)
-	}
-	return nil
+		return next, err
+	}, func(err error, retry time.Duration) {
+		a.s.c.Log.Warn("certificate authority: the primary's can't be followed", "primary", a.s.c.Primary, "retry_in", retry, "error", err)
+	})
 }
 
 // follows says whether this authority's root is the primary's. A datacenter that had a root of its own before keeps it.
@@ -172,53 +159,26 @@ func (s *Server) intermediateFromPrimary(ctx context.Context, csr string) (strin
 	}
 	ctx, cancel := context.WithTimeout(ctx, abroadGrace)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPut, "/v1/weft/ca/intermediate?dc="+url.QueryEscape(s.c.Primary), bytes.NewReader(body))
-	if err != nil {
-		return "", err
-	}
-	if token := s.replicationToken(); token != "" {
-		r.Header.Set("X-Consul-Token", token)
-	}
-	resp, err := s.Ask(s.c.Primary, r)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = resp.Body.Close() }() // it is read whole, or of no use
-	if resp.StatusCode != http.StatusOK {
-		return "", refusedAbroad(resp, s.c.Primary)
-	}
 	var answer intermediateBody
-	if err := json.NewDecoder(io.LimitReader(resp.Body, abroadBytes)).Decode(&answer); err != nil {
-		return "", fmt.Errorf("the primary's answer can't be read: %w", err)
+	target := "/v1/weft/ca/intermediate?dc=" + url.QueryEscape(s.c.Primary)
+	if _, err := s.exchangeAbroad(ctx, s.c.Primary, http.MethodPut, target, bytes.NewReader(body), &answer); err != nil {
+		return "", err
 	}
 	return answer.Certificate, nil
 }
 
 // followEntries keeps this datacenter's config entries and intentions as the primary's are.
 func (s *Server) followEntries(ctx context.Context) error {
-	var index uint64
-	retry := abroadRetryFirst
-	for ctx.Err() == nil {
+	return follow(ctx, func(index uint64) (uint64, error) {
 		var raw [][]byte
 		next, err := s.askAbroad(ctx, s.c.Primary, "/v1/weft/entries", url.Values{}, index, &raw)
 		if err == nil {
 			err = s.takeEntries(ctx, raw)
 		}
-		if err == nil {
-			if next == index { // nothing new: it waited, or doesn't wait
-				pause(ctx, abroadRetryFirst)
-			}
-			index, retry = next, abroadRetryFirst
-			continue
-		}
-		if ctx.Err() == nil {
-			s.c.Log.Warn("the primary's config entries can't be followed: those that are here hold", "primary", s.c.Primary, "retry_in", retry, "error", err)
-		}
-		index = 0
-		pause(ctx, retry)
-		retry = min(2*retry, abroadRetryLast)
-	}
-	return nil
+		return next, err
+	}, func(err error, retry time.Duration) {
+		s.c.Log.Warn("the primary's config entries can't be followed: those that are here hold", "primary", s.c.Primary, "retry_in", retry, "error", err)
+	})
 }
 
 // takeEntries applies what differs from the primary's entries, at once.
