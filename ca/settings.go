@@ -220,11 +220,11 @@ func (s Settings) Over(c Config) (Config, error) {
 	if s.PrivateKeyType != "" && s.PrivateKeyType != c.PrivateKeyType {
 		c.PrivateKeyType, c.PrivateKeyBits = s.PrivateKeyType, 0
 	}
-	set(&c.LeafCertTTL, s.LeafCertTTL)
-	set(&c.IntermediateCertTTL, s.IntermediateCertTTL)
-	set(&c.RootCertTTL, s.RootCertTTL)
-	set(&c.PrivateKeyBits, s.PrivateKeyBits)
-	set(&c.CSRMaxPerSecond, s.CSRMaxPerSecond)
+	c.LeafCertTTL = cmp.Or(s.LeafCertTTL, c.LeafCertTTL)
+	c.IntermediateCertTTL = cmp.Or(s.IntermediateCertTTL, c.IntermediateCertTTL)
+	c.RootCertTTL = cmp.Or(s.RootCertTTL, c.RootCertTTL)
+	c.PrivateKeyBits = cmp.Or(s.PrivateKeyBits, c.PrivateKeyBits)
+	c.CSRMaxPerSecond = cmp.Or(s.CSRMaxPerSecond, c.CSRMaxPerSecond)
 	if s.RootCert != "" || s.PrivateKey != "" {
 		c.RootCert, c.PrivateKey = s.RootCert, Secret(s.PrivateKey)
 	}
@@ -247,7 +247,7 @@ func (s Settings) Over(c Config) (Config, error) {
 	if len(s.Command) > 0 {
 		c.Command.Argv = s.Command
 	}
-	set(&c.Command.Timeout, s.CommandTimeout)
+	c.Command.Timeout = cmp.Or(s.CommandTimeout, c.Command.Timeout)
 	var err error
 	c.Vault, err = s.overVault(c.Vault)
 	return c, err
@@ -258,17 +258,17 @@ func (s Settings) overVault(v VaultConfig) (VaultConfig, error) {
 	if s.Address != "" && v.Address != "" && s.Address != v.Address && !credentials {
 		return v, fmt.Errorf("%w: Address is another one: say Token or AuthMethod for it too", ErrConfig)
 	}
-	set(&v.Address, s.Address)
-	set(&v.Namespace, s.Namespace)
-	set(&v.RootPKIPath, s.RootPKIPath)
-	set(&v.RootPKINamespace, s.RootPKINamespace)
-	set(&v.IntermediatePKIPath, s.IntermediatePKIPath)
-	set(&v.IntermediatePKINamespace, s.IntermediatePKINamespace)
-	set(&v.CAFile, s.CAFile)
-	set(&v.CAPath, s.CAPath)
-	set(&v.CertFile, s.CertFile)
-	set(&v.KeyFile, s.KeyFile)
-	set(&v.TLSServerName, s.TLSServerName)
+	v.Address = cmp.Or(s.Address, v.Address)
+	v.Namespace = cmp.Or(s.Namespace, v.Namespace)
+	v.RootPKIPath = cmp.Or(s.RootPKIPath, v.RootPKIPath)
+	v.RootPKINamespace = cmp.Or(s.RootPKINamespace, v.RootPKINamespace)
+	v.IntermediatePKIPath = cmp.Or(s.IntermediatePKIPath, v.IntermediatePKIPath)
+	v.IntermediatePKINamespace = cmp.Or(s.IntermediatePKINamespace, v.IntermediatePKINamespace)
+	v.CAFile = cmp.Or(s.CAFile, v.CAFile)
+	v.CAPath = cmp.Or(s.CAPath, v.CAPath)
+	v.CertFile = cmp.Or(s.CertFile, v.CertFile)
+	v.KeyFile = cmp.Or(s.KeyFile, v.KeyFile)
+	v.TLSServerName = cmp.Or(s.TLSServerName, v.TLSServerName)
 	if s.TLSSkipVerify != nil {
 		v.TLSSkipVerify = *s.TLSSkipVerify
 	}
@@ -282,14 +282,6 @@ func (s Settings) overVault(v VaultConfig) (VaultConfig, error) {
 		}
 	}
 	return v, nil
-}
-
-// set puts a value that is given in a field.
-func set[T comparable](field *T, value T) {
-	var zero T
-	if value != zero {
-		*field = value
-	}
 }
 
 // View is the configuration in the API's form, without secrets.

@@ -11,6 +11,7 @@
 package gossip
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -264,19 +265,12 @@ func (p *Pool) serfConfig(t *transport, events chan<- serf.Event) (*serf.Config,
 }
 
 func (t Tuning) apply(m *memberlist.Config) {
-	set(&m.GossipInterval, t.GossipInterval)
-	set(&m.GossipNodes, t.GossipNodes)
-	set(&m.ProbeInterval, t.ProbeInterval)
-	set(&m.ProbeTimeout, t.ProbeTimeout)
-	set(&m.SuspicionMult, t.SuspicionMult)
-	set(&m.RetransmitMult, t.RetransmitMult)
-}
-
-func set[T comparable](to *T, v T) {
-	var zero T
-	if v != zero {
-		*to = v
-	}
+	m.GossipInterval = cmp.Or(t.GossipInterval, m.GossipInterval)
+	m.GossipNodes = cmp.Or(t.GossipNodes, m.GossipNodes)
+	m.ProbeInterval = cmp.Or(t.ProbeInterval, m.ProbeInterval)
+	m.ProbeTimeout = cmp.Or(t.ProbeTimeout, m.ProbeTimeout)
+	m.SuspicionMult = cmp.Or(t.SuspicionMult, m.SuspicionMult)
+	m.RetransmitMult = cmp.Or(t.RetransmitMult, m.RetransmitMult)
 }
 
 func (p *Pool) running() (*serf.Serf, error) {
