@@ -11,6 +11,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -76,6 +77,8 @@ type Config struct {
 	// Leave has this node leave both, and the agent end.
 	Leave   func(context.Context) error
 	Metrics *prometheus.Registry
+	// NodeCertificate is what this node shows to others, and whether it is from files; nil: it shows none.
+	NodeCertificate func() (cert *x509.Certificate, files bool)
 	// ReadAgain reads the configuration anew and gives it to Reload; nil: there is none to read.
 	ReadAgain func() error
 	// StartHostProxy starts a host proxy that serves a control socket and outlives the agent; used with proxy.shared.
@@ -94,6 +97,7 @@ type Agent struct {
 	state    *local.State
 	checks   *check.Runner
 	syncer   *sync.Syncer
+	store    *catalog.Store // the replica's
 	replica  *replica.Replica
 	leaves   *leaf.Manager
 	sealed   *sealed.Keeper // nil: nothing is kept on disk
@@ -209,6 +213,7 @@ func (a *Agent) newMesh() error {
 	if err != nil {
 		return err
 	}
+	a.store = store
 	feed := weftv1.NewFeedClient(c.Conn)
 	if a.replica, err = replica.New(replica.Config{
 		Node: c.NodeName, Client: feed, Store: store, Token: c.Tokens.Or, MaxAge: s.Proxy.OfflineMaxAge, Now: c.Now, Jitter: c.Jitter,
@@ -253,7 +258,7 @@ func (a *Agent) newMesh() error {
 			return err
 		}
 	}
-	if err := registerMetrics(c.Metrics, a.leaves, c.Now); err != nil {
+	if err := registerMetrics(c.Metrics, a.leaves, a.certificates, c.Now); err != nil {
 		return err
 	}
 	if s.Telemetry.On() {
@@ -268,6 +273,7 @@ func (a *Agent) newMesh() error {
 		DefaultWait: s.DefaultQueryTime, MaxWait: s.MaxQueryTime,
 		Audit: c.Audit,
 		Handlers: rest.Handlers(rest.Config{
+			Given: a.given,
 			State: a.state, Checks: a.checks, Leaves: a.leaves, Store: store, Proxies: a.proxies, Metrics: c.Metrics,
 			LAN: c.LAN, WAN: c.WAN, Events: a.events, Leave: c.Leave, Reload: a.readAgain, Logs: c.Logs, Debug: s.EnableDebug, SetToken: a.setToken, Node: c.NodeName,
 			Version: c.Version, Server: s.Server || s.Dev, GRPCPort: s.Ports.GRPC, DefaultAll: allow, Now: c.Now,
@@ -373,6 +379,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.GoOrdered("dns", a.dns.Run)
 	}
 	g.GoOrdered("coordinates", a.sendCoordinates)
+	g.GoOrdered("certificates", a.watchCertificates)
 	if a.keeper != nil {
 		g.GoOrdered("host proxy", a.keeper.Run)
 	}
@@ -405,12 +412,14 @@ func grpcOptions() []grpc.ServerOption {
 }
 
 // registerMetrics adds this process's figures and the lives of its certificates.
-func registerMetrics(reg *prometheus.Registry, leaves *leaf.Manager, now func() time.Time) error {
+func registerMetrics(reg *prometheus.Registry, leaves *leaf.Manager, all func() []rest.CertificateView, now func() time.Time) error {
 	return errors.Join(
 		reg.Register(collectors.NewGoCollector()),
 		reg.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})),
 		reg.Register(&leafCollector{leaves: leaves, now: now, desc: prometheus.NewDesc("weft_agent_leaf_expiry_seconds",
 			"Seconds until a service's leaf certificate ends.", []string{"service"}, nil)}),
+		reg.Register(&certificateCollector{all: all, now: now, desc: prometheus.NewDesc("weft_agent_certificate_expiry_seconds",
+			"Seconds until a certificate ends that isn't a service's: the node's, a listener's, the active root, the intermediate.", []string{"kind"}, nil)}),
 	)
 }
 

@@ -269,6 +269,14 @@ func TestCommands(t *testing.T) {
 			name: "tls cert", answers: map[string]string{"GET /v1/agent/connect/certificates": `[{"Kind":"leaf","Name":"web","ValidBefore":"2001-01-01T00:00:00Z","Left":0.25,"Error":"no server"}]`},
 			args: []string{"tls", "cert"}, out: "25 %, can't be renewed: no server",
 		},
+		{
+			name: "tls cert as a check", answers: map[string]string{"GET /v1/agent/connect/certificates": `[{"Kind":"leaf","Name":"web","Status":"warning","Left":0.25,"Error":"no server"}]`},
+			args: []string{"tls", "cert", "-check"}, code: 1, out: "warning: leaf web has 25 % of its life left",
+		},
+		{
+			name: "tls cert as a check, all well", answers: map[string]string{"GET /v1/agent/connect/certificates": `[{"Kind":"leaf","Name":"web","Status":"passing"}]`},
+			args: []string{"tls", "cert", "-check"}, out: "passing: 1 certificates",
+		},
 		{name: "explain", args: []string{"explain", "rbac_denied"}, out: "What to do: "},
 		{name: "explain what isn't", args: []string{"explain", "nonsense"}, code: 1, err: `no reason is called "nonsense"`},
 

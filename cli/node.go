@@ -204,7 +204,7 @@ func (n *node) make(ctx context.Context) error {
 		Settings: n.s, NodeName: n.s.NodeName, NodeID: n.s.NodeID, Address: n.address, Version: Version, Servers: n.forward, Conn: n.conn, Tokens: n.tokens,
 		ReadAgain: n.readAgain, Audit: n.audit,
 		Door: n.door, LAN: n.gossip.lan, WAN: n.gossip.wan, Leave: n.leave, Logs: &n.tap, Metrics: n.metrics, Log: n.log,
-		StartHostProxy: startHostProxy(n.s),
+		StartHostProxy: startHostProxy(n.s), NodeCertificate: n.plane.Certificate,
 	})
 	return err
 }

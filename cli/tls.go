@@ -10,6 +10,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/weftmesh/weft/agent/rest"
+	"github.com/weftmesh/weft/catalog"
 )
 
 func tlsCommand(env Env) *ucli.Command {
@@ -17,7 +18,8 @@ func tlsCommand(env Env) *ucli.Command {
 		group("ca", "make a certificate authority for agents", tlsCACreate(env)),
 		tlsRevoke(env), tlsRevoked(env),
 		&ucli.Command{
-			Name: "cert", Usage: "show every certificate of this host with its remaining life; make one for an agent", Flags: clientFlags(formatFlag()),
+			Name: "cert", Usage: "show every certificate of this host with its remaining life; make one for an agent", Flags: clientFlags(formatFlag(),
+				&ucli.BoolFlag{Name: "check", Usage: "as a health check: name those that are in trouble; status 1 for a warning, 2 for a critical one"}),
 			Subcommands: []*ucli.Command{tlsCertCreate(env)},
 			Action: func(c *ucli.Context) error {
 				if c.Args().Present() {
@@ -30,6 +32,9 @@ func tlsCommand(env Env) *ucli.Command {
 				var certs []rest.CertificateView
 				if _, err := cl.Do(c.Context, http.MethodGet, "/v1/agent/connect/certificates", nil, nil, &certs); err != nil {
 					return err
+				}
+				if c.Bool("check") {
+					return checkCertificates(env, certs)
 				}
 				if js, err := asJSON(c); err != nil || js {
 					return orElse(err, func() error { return printJSON(env.Stdout, certs) })
@@ -45,6 +50,19 @@ func tlsCommand(env Env) *ucli.Command {
 				return table(env.Stdout, []string{"Kind", "Name", "Ends", "In", "Life left"}, rows)
 			},
 		})
+}
+
+// checkCertificates says which certificates are in trouble, with the status of a script check.
+func checkCertificates(env Env, certs []rest.CertificateView) error {
+	status, text := rest.Worst(certs)
+	fmt.Fprintln(env.Stdout, text)
+	switch status {
+	case catalog.HealthPassing:
+		return nil
+	case catalog.HealthWarning:
+		return &exitError{code: 1}
+	}
+	return &exitError{code: 2}
 }
 
 // lifetime is a duration in the two largest units that it has.

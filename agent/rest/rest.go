@@ -55,6 +55,7 @@ type Config struct {
 	Settings   map[string]any   // shown as DebugConfig; without secrets
 	DefaultAll bool             // the default for calls that no intention decides
 	Now        func() time.Time // nil: the system's clock
+	Given      func() []Given   // certificates of this agent that aren't the mesh's; nil: none
 }
 
 // Proxies is what is known of this host's proxies.

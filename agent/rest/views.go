@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/weftmesh/weft/agent/local"
 	"github.com/weftmesh/weft/catalog"
@@ -214,57 +213,4 @@ func (h *handlers) healthByName(w http.ResponseWriter, r *api.Request) error {
 	}
 	slices.SortFunc(all, func(a, b healthView) int { return strings.Compare(a.Service.ID, b.Service.ID) })
 	return answerHealth(w, r, statusCode(worst), worst, all)
-}
-
-// CertificateView is one certificate of this host with its remaining life.
-type CertificateView struct {
-	Kind        string // "leaf" or "root"
-	Name        string // the service, or the root's name
-	URI         string `json:",omitempty"`
-	Serial      string
-	ValidAfter  time.Time
-	ValidBefore time.Time
-	// Left is the share of its life that remains, from 1 to 0.
-	Left  float64
-	Error string `json:",omitempty"` // why it can't be renewed
-}
-
-// left is the share of a certificate's life that remains.
-func (h *handlers) left(after, before time.Time) float64 {
-	life := before.Sub(after)
-	if life <= 0 {
-		return 0
-	}
-	return max(0, min(1, float64(before.Sub(h.c.Now()))/float64(life)))
-}
-
-func (h *handlers) certificates(w http.ResponseWriter, r *api.Request) error {
-	out := []CertificateView{}
-	state, err := h.c.Store.Read().CA()
-	if err != nil {
-		return err
-	}
-	if state != nil {
-		for _, root := range state.Roots {
-			out = append(out, CertificateView{
-				Kind: "root", Name: root.Name, Serial: root.ID, ValidAfter: root.NotBefore, ValidBefore: root.NotAfter,
-				Left: h.left(root.NotBefore, root.NotAfter),
-			})
-		}
-	}
-	troubled := h.c.Leaves.Troubled()
-	for key, l := range h.c.Leaves.All() {
-		v := CertificateView{
-			Kind: "leaf", Name: key.Name, URI: l.URI(), Serial: l.SerialNumber, ValidAfter: l.ValidAfter, ValidBefore: l.ValidBefore,
-			Left: h.left(l.ValidAfter, l.ValidBefore),
-		}
-		if cause := troubled[key]; cause != nil {
-			v.Error = cause.Error()
-		}
-		out = append(out, v)
-	}
-	slices.SortFunc(out, func(a, b CertificateView) int {
-		return strings.Compare(a.Kind+a.Name+a.Serial, b.Kind+b.Name+b.Serial)
-	})
-	return api.WriteJSON(w, out)
 }

@@ -123,6 +123,7 @@ func commonTLS(alpn []string, peers ...*matcherv3.StringMatcher) *tlsv3.CommonTl
 	return &tlsv3.CommonTlsContext{
 		TlsParams: &tlsv3.TlsParameters{
 			TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_3, TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3,
+			EcdhCurves: []string{"X25519MLKEM768", "X25519", "P-256"}, // the hybrid group first, as Go has it
 		},
 		AlpnProtocols:                  alpn,
 		TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{sds(LeafSecret)},

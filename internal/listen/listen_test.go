@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/weftmesh/weft/internal/logs"
 	"github.com/weftmesh/weft/internal/memnet"
@@ -171,6 +172,11 @@ func TestTLSCountsIdentitiesAndEndsSlowHandshakes(t *testing.T) {
 			if _, ok := c.(*tls.Conn); !ok || unwrap(c).holder.name != "spiffe://td/svc/web" {
 				t.Fatalf("%T, %+v", c, unwrap(c))
 			}
+		}
+		// Nobody chooses groups: the hybrid one is what both sides of ours prefer.
+		var hybrid dto.Metric
+		if err := d.metrics.groups.WithLabelValues("tls", "X25519MLKEM768").Write(&hybrid); err != nil || hybrid.GetCounter().GetValue() != 2 {
+			t.Errorf("%v handshakes by the hybrid group, %v", hybrid.GetCounter().GetValue(), err)
 		}
 		third := dial()
 		if _, err := third.Read(make([]byte, 1)); err == nil {

@@ -25,6 +25,7 @@ type metrics struct {
 	accepted *prometheus.CounterVec // by listener
 	refused  *prometheus.CounterVec // by listener and reason
 	open     *prometheus.GaugeVec   // by listener
+	groups   *prometheus.CounterVec // by listener and group
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -41,6 +42,10 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "weft_listen_open_connections",
 			Help: "Connections that are open, those in the handshake included.",
 		}, []string{"listener"}),
+		groups: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weft_listen_tls_handshakes_total",
+			Help: "TLS handshakes that were completed, by the group of the key exchange; X25519MLKEM768 is the one that is safe from quantum computers.",
+		}, []string{"listener", "group"}),
 	}
 	if reg == nil {
 		return m, nil
@@ -53,6 +58,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return nil, err
 	}
 	if m.open, err = register(reg, m.open); err != nil {
+		return nil, err
+	}
+	if m.groups, err = register(reg, m.groups); err != nil {
 		return nil, err
 	}
 	return m, nil

@@ -225,7 +225,9 @@ func (l *Listener) handshake(c *Conn) {
 		l.handshakeFailed(c, err)
 		return
 	}
-	if id := l.identity(t.ConnectionState()); id != "" {
+	state := t.ConnectionState()
+	l.door.metrics.groups.WithLabelValues(l.spec.Name, state.CurveID.String()).Inc()
+	if id := l.identity(state); id != "" {
 		if err := Authenticate(t, id); err != nil {
 			l.door.log.Debug("connection refused", slog.String("listener", l.spec.Name), slog.Any("error", err))
 			t.Close() //nolint:errcheck // nothing can be done about it

@@ -18,6 +18,7 @@ package plane
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
@@ -161,6 +162,19 @@ func (p *Plane) current() *material {
 	}
 	p.now = m
 	return m
+}
+
+// Certificate is what this node shows to others, nil for nothing, and whether it is from files, which somebody else renews.
+func (p *Plane) Certificate() (cert *x509.Certificate, files bool) {
+	m := p.current()
+	if m.cert == nil || len(m.cert.Certificate) == 0 {
+		return nil, false
+	}
+	cert, err := x509.ParseCertificate(m.cert.Certificate[0])
+	if err != nil {
+		return nil, false // it was used, so it can be read
+	}
+	return cert, p.mode == Files
 }
 
 func (p *Plane) load() (*material, error) {
