@@ -31,6 +31,12 @@ type PassiveHealthCheck struct {
 	MaxLocalFailures   uint32             `json:",omitempty"` // in a row: connections refused, broken or too slow; these count apart then
 	SuccessRate        *SuccessRate       `json:",omitempty"`
 	FailurePercentage  *FailurePercentage `json:",omitempty"`
+	// FailureStatusCodes are the answers that count as failures, in place of 5xx: gRPC's statuses then don't count.
+	FailureStatusCodes []uint32 `json:",omitempty"`
+	// EjectionJitter is the most by which an ejection is longer by chance, so that not all come back at once.
+	EjectionJitter time.Duration `json:",omitempty"`
+	// AlwaysEjectOne lets one be left out, however few there are and whatever MaxEjectionPercent says.
+	AlwaysEjectOne bool `json:",omitempty"`
 	// Probation lets who comes back have one request at a time until one succeeds; one that fails leaves it out again at once.
 	Probation bool `json:",omitempty"`
 }

@@ -51,6 +51,15 @@ func (p *PassiveHealthCheck) validate(f string) error {
 		return invalidf("%s.MaxEjectionTime %s is below BaseEjectionTime %s", f, *p.MaxEjectionTime, *p.BaseEjectionTime)
 	case p.SuccessRate != nil && (p.SuccessRate.Deviation < 0 || p.SuccessRate.Deviation > 100):
 		return invalidf("%s.SuccessRate.Deviation must be from 0 to 100, got %g", f, p.SuccessRate.Deviation)
+	case p.EjectionJitter < 0:
+		return invalidf("%s.EjectionJitter must not be negative", f)
+	case len(p.FailureStatusCodes) > 0 && p.MaxGatewayFailures > 0:
+		return invalidf("%s: FailureStatusCodes and MaxGatewayFailures exclude each other: all of these codes are counted alike", f)
+	}
+	for i, code := range p.FailureStatusCodes {
+		if code < 200 || code > 599 {
+			return invalidf("%s.FailureStatusCodes[%d]: %d is no status of an answer; it must be from 200 to 599", f, i, code)
+		}
 	}
 	err := firstError(percent(f+".EnforcingConsecutive5xx", p.EnforcingConsecutive5xx), percent(f+".MaxEjectionPercent", p.MaxEjectionPercent))
 	if p.FailurePercentage != nil {

@@ -18,6 +18,9 @@ func TestTrafficRefusals(t *testing.T) {
 	at := func(m ServiceRouteHTTPMatch) Entry {
 		return &ServiceRouter{EntryHead: EntryHead{Name: "api"}, Routes: []ServiceRoute{{Match: &ServiceRouteMatch{HTTP: &m}}}}
 	}
+	check := func(p PassiveHealthCheck) Entry {
+		return &ServiceResolver{EntryHead: EntryHead{Name: "api"}, PassiveHealthCheck: &p}
+	}
 	for _, c := range []struct {
 		entry Entry
 		want  string
@@ -44,6 +47,9 @@ func TestTrafficRefusals(t *testing.T) {
 		{&ServiceSplitter{EntryHead: EntryHead{Name: "api"}, Splits: []ServiceSplit{{Weight: 100}}, Sticky: []HashPolicy{{Field: "body", FieldValue: "x"}}}, "Sticky[0].Field"},
 		{&ServiceResolver{EntryHead: EntryHead{Name: "api"}, Limits: &UpstreamLimits{MaxConcurrentRetries: &n, RetryBudget: &RetryBudget{}}}, "Limits.RetryBudget"},
 		{&ServiceResolver{EntryHead: EntryHead{Name: "api"}, PassiveHealthCheck: &PassiveHealthCheck{FailurePercentage: &FailurePercentage{Threshold: 101}}}, "FailurePercentage.Threshold"},
+		{check(PassiveHealthCheck{FailureStatusCodes: []uint32{429, 199}}), "PassiveHealthCheck.FailureStatusCodes[1]"},
+		{check(PassiveHealthCheck{FailureStatusCodes: []uint32{429}, MaxGatewayFailures: 3}), "FailureStatusCodes and MaxGatewayFailures"},
+		{check(PassiveHealthCheck{EjectionJitter: -1}), "PassiveHealthCheck.EjectionJitter"},
 	} {
 		c.entry.Normalize()
 		if err := c.entry.Validate(); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.want) {

@@ -19,6 +19,6 @@ var trafficNames = []string{
 	"protect by mutual tls strict permissive and off", "protect by mutual tls of a port",
 	"send weighted split", "send redirect to another service", "balance by hash of query and address", "endure hedging", "endure retry after",
 	"endure retries by grpc status and reset", "endure limits of requests and retries", "endure ejection by gateway and local failures",
-	"endure ejection by success rate and failure percentage", "endure ejection with probation", "endure fallback", "endure adaptive concurrency",
+	"endure ejection by success rate and failure percentage", "endure ejection by statuses of one of few", "endure ejection with probation", "endure fallback", "endure adaptive concurrency",
 	"limit of a path and of an instance", "limit of a caller", "limit of all instances together",
 }

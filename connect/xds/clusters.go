@@ -59,7 +59,7 @@ func (r *renderer) metadata(key string, m proto.Message) (*corev3.Metadata, erro
 	return &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{key: plain}}, nil
 }
 
-func (r *renderer) httpOptions(protocol string, undeclared bool, perConnection *int) (map[string]*anypb.Any, error) {
+func (r *renderer) httpOptions(protocol string, undeclared bool, conf *catalog.UpstreamConfig) (map[string]*anypb.Any, error) {
 	if undeclared && r.in.Abilities.Weft { // what came in is what goes out
 		a, err := pack(&httpv3.HttpProtocolOptions{UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
 			UseDownstreamProtocolConfig: &httpv3.HttpProtocolOptions_UseDownstreamHttpConfig{},
@@ -78,8 +78,13 @@ func (r *renderer) httpOptions(protocol string, undeclared bool, perConnection *
 	options := &httpv3.HttpProtocolOptions{
 		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit},
 	}
-	if perConnection != nil && *perConnection > 0 {
-		options.CommonHttpProtocolOptions = &corev3.HttpProtocolOptions{MaxRequestsPerConnection: wrapperspb.UInt32(uint32(*perConnection))}
+	if conf.Limits != nil && conf.Limits.MaxRequestsPerConnection != nil && *conf.Limits.MaxRequestsPerConnection > 0 {
+		options.CommonHttpProtocolOptions = &corev3.HttpProtocolOptions{
+			MaxRequestsPerConnection: wrapperspb.UInt32(uint32(*conf.Limits.MaxRequestsPerConnection)),
+		}
+	}
+	if p := conf.PassiveHealthCheck; p != nil && len(p.FailureStatusCodes) > 0 {
+		options.OutlierDetection = &httpv3.HttpProtocolOptions_OutlierDetection{ErrorMatcher: anyStatus(p.FailureStatusCodes)}
 	}
 	a, err := pack(options)
 	return map[string]*anypb.Any{httpOptionsKey: a}, err
@@ -114,7 +119,7 @@ func (r *renderer) localCluster() error {
 			addr = socket(host, p.LocalServicePort)
 		}
 	}
-	options, err := r.httpOptions(r.g.Protocol, r.g.Undeclared, nil)
+	options, err := r.httpOptions(r.g.Protocol, r.g.Undeclared, &catalog.UpstreamConfig{})
 	if err != nil {
 		return err
 	}
@@ -193,7 +198,7 @@ func (r *renderer) upstreamCluster(u *Upstream, node *chain.Node) (string, error
 		return "", err
 	}
 	conf := r.upstreamConfig(u, node)
-	options, err := r.httpOptions(u.Chain.Protocol, u.Undeclared, conf.Limits.MaxRequestsPerConnection)
+	options, err := r.httpOptions(u.Chain.Protocol, u.Undeclared, &conf)
 	if err != nil {
 		return "", err
 	}

@@ -3,9 +3,12 @@
 package xds
 
 import (
+	"strconv"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	matchv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/matcher/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -161,6 +164,12 @@ func outlier(p *catalog.PassiveHealthCheck) *clusterv3.OutlierDetection {
 	if p.MaxEjectionTime != nil {
 		o.MaxEjectionTime = durationpb.New(*p.MaxEjectionTime)
 	}
+	if p.EjectionJitter > 0 {
+		o.MaxEjectionTimeJitter = durationpb.New(p.EjectionJitter)
+	}
+	if p.AlwaysEjectOne {
+		o.AlwaysEjectOneHost = wrapperspb.Bool(true)
+	}
 	moreKinds(o, p)
 	return o
 }
@@ -194,4 +203,21 @@ func moreKinds(o *clusterv3.OutlierDetection, p *catalog.PassiveHealthCheck) {
 	if others := p.MaxGatewayFailures > 0 || p.MaxLocalFailures > 0 || p.SuccessRate != nil || p.FailurePercentage != nil; others && p.MaxFailures == 0 {
 		o.EnforcingConsecutive_5Xx = wrapperspb.UInt32(0) // only what was asked for
 	}
+}
+
+// anyStatus matches answers of any of the statuses.
+func anyStatus(codes []uint32) *matchv3.MatchPredicate {
+	one := func(code uint32) *matchv3.MatchPredicate {
+		return &matchv3.MatchPredicate{Rule: &matchv3.MatchPredicate_HttpResponseHeadersMatch{HttpResponseHeadersMatch: &matchv3.HttpHeadersMatch{
+			Headers: []*routev3.HeaderMatcher{headerMatcher(headerForm{name: ":status", exact: strconv.Itoa(int(code))})},
+		}}}
+	}
+	if len(codes) == 1 {
+		return one(codes[0])
+	}
+	set := &matchv3.MatchPredicate_MatchSet{}
+	for _, code := range codes {
+		set.Rules = append(set.Rules, one(code))
+	}
+	return &matchv3.MatchPredicate{Rule: &matchv3.MatchPredicate_OrMatch{OrMatch: set}}
 }

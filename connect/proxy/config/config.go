@@ -468,6 +468,10 @@ type Outlier struct {
 	MaxEjection        time.Duration
 	MaxPercent         int
 	Probation          bool // who comes back has one request at a time until one succeeds
+	// Statuses are the answers that count as failures, in place of 5xx and gRPC's.
+	Statuses  []int
+	Jitter    time.Duration // the most that an ejection is longer by chance
+	AlwaysOne bool          // one may be out, whatever MaxPercent says
 }
 
 // SuccessRate ejects who is Deviation standard deviations below the average, looked at once an interval.

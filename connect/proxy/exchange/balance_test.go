@@ -181,6 +181,30 @@ func TestOutliersAreEjectedForLonger(t *testing.T) {
 	}
 }
 
+func TestStatusesThatEject(t *testing.T) {
+	v := clusterOf(t, &config.Cluster{Endpoints: endpointsOf(1, 1), Outlier: &config.Outlier{
+		Consecutive5xx: 2, Enforcing: 100, BaseEjection: time.Minute, MaxPercent: 10, AlwaysOne: true, Statuses: []int{429}, Jitter: time.Minute,
+	}})
+	now := v.state.engine.now()
+	for range 9 {
+		v.answered(v.endpoints[0], 503, 14)
+	}
+	if v.endpoints[0].ejected(now) {
+		t.Fatal("ejected for a status that isn't one of those")
+	}
+	for i := range 2 {
+		for range 2 {
+			v.answered(v.endpoints[i], 429, -1)
+		}
+	}
+	if !v.endpoints[0].ejected(now+int64(time.Minute)-1) || v.endpoints[0].ejected(v.state.engine.now()+int64(2*time.Minute)) {
+		t.Error("want the one that answered 429 out for one to two minutes")
+	}
+	if v.endpoints[1].ejected(v.state.engine.now()) {
+		t.Error("a second one is out: want one at most")
+	}
+}
+
 func TestEachKindOfEjection(t *testing.T) {
 	const hosts = 5
 	out := func(v *clusterView) (n int) {

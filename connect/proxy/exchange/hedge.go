@@ -221,7 +221,7 @@ func (h *hedge) judge(a *attempt) (attemptVerdict, bool) {
 	ex.grpcCode = -1
 	ex.noteGRPC(&a.resp.Fields)
 	v.observe(a.ep, a.began, a.resp.Status >= 500 || a.resp.Status == 429 || failedGRPC(ex.grpcCode))
-	v.report(a.ep, outcomeOf(a.resp.Status, ex.grpcCode))
+	v.answered(a.ep, a.resp.Status, ex.grpcCode)
 	if !ex.wantsStatus(h.f.Retry, a.resp.Status) || len(h.under) == 0 && h.taken >= h.f.Retry.Attempts {
 		return attemptVerdict{}, true
 	}

@@ -5,6 +5,7 @@ package exchange
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -36,14 +37,26 @@ const (
 	failedLocal           // no connection, no answer
 )
 
-func outcomeOf(status, grpc int) outcome {
+// outcomeOf is by statuses (nil: 5xx, and what gRPC calls a failure of the server).
+func outcomeOf(statuses []int, status, grpc int) outcome {
 	switch {
+	case statuses != nil && slices.Contains(statuses, status):
+		return failed
+	case statuses != nil:
+		return succeeded
 	case status >= 502 && status <= 504, grpc == 14: // UNAVAILABLE
 		return failedGateway
 	case status >= 500, failedGRPC(grpc):
 		return failed
 	}
 	return succeeded
+}
+
+// answered notes an answer.
+func (v *clusterView) answered(e *endpoint, status, grpc int) {
+	if o := v.config.Outlier; o != nil {
+		v.report(e, outcomeOf(o.Statuses, status, grpc))
+	}
 }
 
 // report notes an outcome, and ejects the endpoint after too many failures in a row.
@@ -106,7 +119,7 @@ func (v *clusterView) eject(e *endpoint, enforcing int) {
 			out++
 		}
 	}
-	if (out+1)*100 > o.MaxPercent*len(v.endpoints) {
+	if (out+1)*100 > o.MaxPercent*len(v.endpoints) && (out > 0 || !o.AlwaysOne) {
 		return
 	}
 	base, most := int64(o.BaseEjection), int64(o.MaxEjection)
@@ -114,7 +127,11 @@ func (v *clusterView) eject(e *endpoint, enforcing int) {
 		most = int64(defaultMaxEjection)
 	}
 	e.trial.Store(o.Probation)
-	e.until.Store(now + min(base*int64(e.ejections.Add(1)), max(base, most)))
+	span := min(base*int64(e.ejections.Add(1)), max(base, most))
+	if o.Jitter > 0 {
+		span += rand.Int64N(int64(o.Jitter) + 1)
+	}
+	e.until.Store(now + span)
 }
 
 // sweep looks at the rates of success once an interval, and lets the count of ejections fall of who isn't ejected.

@@ -265,7 +265,7 @@ func (ex *exchange) over(f *config.Forward, v *clusterView, l lease, retry int) 
 	}
 	ex.noteGRPC(&ex.resp.Fields)
 	v.observe(l.endpoint, began, ex.resp.Status >= 500 || ex.resp.Status == 429 || failedGRPC(ex.grpcCode))
-	v.report(l.endpoint, outcomeOf(ex.resp.Status, ex.grpcCode))
+	v.answered(l.endpoint, ex.resp.Status, ex.grpcCode)
 	if ex.wantsStatus(f.Retry, ex.resp.Status) && ex.source.replayable() && ex.takeRetry(f.Retry, retry) {
 		after := retryAfter(f.Retry, &ex.resp)
 		l.Reset(stream.CodeCancel)

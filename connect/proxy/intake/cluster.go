@@ -49,6 +49,9 @@ func (w *world) compileCluster(m *clusterv3.Cluster) (*cluster, error) {
 		return nil, err
 	}
 	c.Outlier = compileOutlier(m.GetOutlierDetection())
+	if err := failures(m, c.Outlier); err != nil {
+		return nil, err
+	}
 	if a := m.GetMetadata().GetTypedFilterMetadata()[clusterInfoKey]; a != nil {
 		info := &proxyv1.ClusterInfo{}
 		if err := a.UnmarshalTo(info); err != nil {
