@@ -560,7 +560,7 @@ func TestWait(t *testing.T) {
 	})
 }
 
-func TestNodeIdentity(t *testing.T) {
+func TestC103_NodeIdentity(t *testing.T) {
 	s := newStore(t, Config{})
 	node := func(name, id, health string) Result {
 		return do(t, s, Register{Node: Node{Node: name, ID: id, Address: "10.0.0.1"}, Checks: []Check{{CheckID: SerfHealth, Status: health}}})
@@ -571,6 +571,9 @@ func TestNodeIdentity(t *testing.T) {
 	}
 	if r := node("a", "u2", HealthPassing); !errors.Is(r.Err, ErrConflict) {
 		t.Fatal(r)
+	}
+	if r := node("A", "u2", HealthPassing); !errors.Is(r.Err, ErrConflict) {
+		t.Error("a name that differs by case alone", r)
 	}
 	node("a", "", HealthCritical)
 	for _, to := range []string{"b", "c", "a"} { // each takes the ID from the one before, which is dead

@@ -60,8 +60,13 @@ func (w *world) pool(dc string, addr netip.Addr, wan bool) *gossip.Pool {
 
 func (w *world) server(dc, ip string) *running {
 	w.t.Helper()
+	return w.serverWith(dc, ip, ACLConfig{})
+}
+
+func (w *world) serverWith(dc, ip string, acls ACLConfig) *running {
+	w.t.Helper()
 	r := startWith(w.t, Config{
-		Datacenter: dc, Primary: w.primary, WAN: w.pool(dc, netip.MustParseAddr(ip), true), LAN: w.pool(dc, netip.MustParseAddr(ip), false),
+		ACL: acls, Datacenter: dc, Primary: w.primary, WAN: w.pool(dc, netip.MustParseAddr(ip), true), LAN: w.pool(dc, netip.MustParseAddr(ip), false),
 		DialWAN: func(ctx context.Context, address, _, _ string) (net.Conn, error) {
 			return w.net.DialContext(ctx, address)
 		},
@@ -191,4 +196,25 @@ func TestByDistance(t *testing.T) {
 	if want := []string{"home", "near", "far", "same", "anywhere", "nowhere"}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
+}
+
+// TestC106_TokensOfOneDatacenter: a token means nothing in another datacenter, asked there or through its own; a deleted one means nothing
+// anywhere.
+func TestC106_TokensOfOneDatacenter(t *testing.T) {
+	w := &world{t: t, net: memnet.New()}
+	acls := ACLConfig{Enabled: true, InitialManagement: rootSecret, DownPolicy: "extend-cache"}
+	one, two := w.serverWith("dc1", "10.0.0.1", acls), w.serverWith("dc2", "10.0.0.2", acls)
+	w.meet(one, two)
+	accessor, secret := one.token(`key_prefix "" { policy = "write" }`)
+	for _, local := range []string{"", "?dc=dc1"} {
+		one.as(secret, "PUT", "/v1/kv/a"+local, "b", 200, "true") // the control
+	}
+	one.as(rootSecret, "PUT", "/v1/kv/a?dc=dc2", "b", 200, "true") // as is this: both know the root's
+	one.as(secret, "PUT", "/v1/kv/a?dc=dc2", "b", 403, "ACL not found")
+	one.as(secret, "GET", "/v1/kv/a?dc=dc2", "", 403, "ACL not found")
+	two.as(secret, "PUT", "/v1/kv/a", "b", 403, "ACL not found")
+	two.as(secret, "PUT", "/v1/kv/a?dc=dc1", "b", 200, "true") // it is dc1 that answers
+	one.as(rootSecret, "DELETE", "/v1/acl/token/"+accessor, "", 200, "true")
+	one.as(secret, "PUT", "/v1/kv/a", "b", 403, "ACL not found")
+	two.as(secret, "PUT", "/v1/kv/a?dc=dc1", "b", 403, "ACL not found")
 }

@@ -247,7 +247,7 @@ func TestSockets(t *testing.T) {
 }
 
 // Requests that aren't questions.
-func TestOdd(t *testing.T) {
+func TestC129_Odd(t *testing.T) {
 	s := running(t, world(), zones(), nil)
 	for name, c := range map[string]struct {
 		change func(*dns.Msg)
@@ -262,6 +262,9 @@ func TestOdd(t *testing.T) {
 		if m := ask(t, s, "web.service.consul.", dns.TypeA, c.change); m.Rcode != c.code {
 			t.Errorf("%s: %s, want %s", name, dns.RcodeToString[m.Rcode], dns.RcodeToString[c.code])
 		}
+	}
+	if m := ask(t, s, "web.service.consul.", dns.TypeA, func(*dns.Msg) {}); m.Rcode != dns.RcodeSuccess { // the control
+		t.Errorf("a plain question: %s", dns.RcodeToString[m.Rcode])
 	}
 	answer := new(dns.Msg)
 	answer.Response = true

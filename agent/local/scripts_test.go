@@ -25,7 +25,7 @@ func scripted(t *testing.T, journal string, p ScriptPolicy) *State {
 }
 
 // Who may have programs run is asked at every way in: the API, the files, and what the journal kept of both.
-func TestScriptPolicy(t *testing.T) {
+func TestC118_ScriptPolicy(t *testing.T) {
 	script := CheckDefinition{Name: "s", ScriptArgs: []string{"true"}, Interval: time.Second}
 	service := ServiceDefinition{Name: "web", Connect: &ConnectDefinition{SidecarService: &ServiceDefinition{Checks: []CheckDefinition{script}}}}
 	for _, c := range []struct {

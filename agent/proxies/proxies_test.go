@@ -216,7 +216,7 @@ func TestAcknowledgementsStateNoInterests(t *testing.T) {
 
 const webProxy = "web-sidecar-proxy"
 
-func TestWhoMayOpen(t *testing.T) {
+func TestC111_WhoMayOpen(t *testing.T) {
 	inBubble(t, func(t *testing.T, h *host) {
 		h.register("web")
 		ctx := t.Context()

@@ -87,13 +87,16 @@ var refused = []string{
 	"spiffe://td/ns/default/dc/dc1/svc/" + strings.Repeat("a", 2048),
 }
 
-func TestParseRefuses(t *testing.T) {
+func TestC83_ParseRefuses(t *testing.T) {
 	for _, uri := range refused {
 		if got, err := identity.Parse(uri); !errors.Is(err, identity.ErrInvalid) {
 			t.Errorf("Parse(%q) = %#v, %v, want ErrInvalid", uri, got, err)
 		} else if len(err.Error()) > 500 {
 			t.Errorf("Parse(%.20q…): message of %d bytes", uri, len(err.Error()))
 		}
+	}
+	if _, err := identity.Parse("spiffe://11111111-2222-3333-4444-555555555555.consul/ns/default/dc/dc1/svc/web"); err != nil { // the control
+		t.Error(err)
 	}
 }
 

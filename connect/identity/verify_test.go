@@ -76,7 +76,7 @@ func leafTemplate(t testing.TB, uris ...string) *x509.Certificate {
 	}
 }
 
-func TestVerifyPeer(t *testing.T) {
+func TestC79_C84_C87_VerifyPeer(t *testing.T) {
 	web := identity.Service{TrustDomain: td, Partition: "default", Namespace: "default", Datacenter: "dc1", Service: "web"}
 	api := web
 	api.Service = "api"
@@ -141,13 +141,18 @@ func TestVerifyPeer(t *testing.T) {
 	}
 }
 
-func TestVerifyPeerBoundsItsInput(t *testing.T) {
+func TestC95_VerifyPeerBoundsItsInput(t *testing.T) {
 	for name, raw := range map[string][][]byte{
 		"none": nil, "rubbish": {[]byte("x")}, "empty": {nil}, "many": make([][]byte, 1000),
 	} {
 		if _, err := identity.VerifyPeer(raw, x509.NewCertPool(), now, identity.Want{TrustDomain: td}); !errors.Is(err, identity.ErrNoCertificate) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	// The control: as many certificates as may be, all in order, are refused for another reason.
+	root := newAuthority(t)
+	if _, err := identity.VerifyPeer([][]byte{root.cert.Raw}, x509.NewCertPool(), now, identity.Want{TrustDomain: td}); err == nil || errors.Is(err, identity.ErrNoCertificate) {
+		t.Errorf("the control: %v", err)
 	}
 }
 

@@ -60,7 +60,7 @@ func TestPackets(t *testing.T) {
 	}
 }
 
-func TestPreambles(t *testing.T) {
+func TestC124_Preambles(t *testing.T) {
 	head := func(kind byte, field string, n ...byte) []byte {
 		return append(append([]byte{kind, 0x81, 0xa0 | byte(len(field))}, field...), n...)
 	}
@@ -96,7 +96,7 @@ func TestPreambles(t *testing.T) {
 }
 
 // What is thrown at a pool doesn't end it, takes no memory to speak of, and makes nobody a member.
-func TestForgery(t *testing.T) {
+func TestC125_Forgery(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		mem := memnet.New()
 		network := Memory(mem)
@@ -134,6 +134,11 @@ func TestForgery(t *testing.T) {
 			if list := n.Members(); len(list) != 1 {
 				t.Errorf("members after it: %+v", list)
 			}
+		}
+		honest := config(network, 2) // the control
+		honest.Keys = secret.Keys
+		if n, err := start(t, honest).Join(t.Context(), []string{encrypted.c.Advertise.String()}); n != 1 || err != nil {
+			t.Errorf("a node with the key: %d, %v", n, err)
 		}
 		from.Close()
 	})

@@ -127,7 +127,7 @@ func TestAddressCapRefusesAndGivesBack(t *testing.T) {
 	})
 }
 
-func TestTLSCountsIdentitiesAndEndsSlowHandshakes(t *testing.T) {
+func TestC126_TLSCountsIdentitiesAndEndsSlowHandshakes(t *testing.T) {
 	cert, pool := certificate(t, "spiffe://td/svc/web")
 	synctest.Test(t, func(t *testing.T) {
 		d, n := newDoor(t), memnet.New()

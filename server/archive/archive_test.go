@@ -44,7 +44,7 @@ func TestRoundTrip(t *testing.T) {
 }
 
 // Whatever byte is flipped, and wherever it is cut, the archive is refused and nothing is left on disk.
-func TestDamage(t *testing.T) {
+func TestC123_Damage(t *testing.T) {
 	good, dir := sample(t), t.TempDir()
 	a, err := Read(bytes.NewReader(good), dir)
 	if err != nil {
