@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -16,11 +15,14 @@ import (
 
 	"github.com/weftmesh/weft/connect/proxy/config"
 	"github.com/weftmesh/weft/connect/proxy/exchange"
+	"github.com/weftmesh/weft/connect/proxy/h1"
+	"github.com/weftmesh/weft/connect/proxy/lounge"
 	"github.com/weftmesh/weft/connect/proxy/opening"
 	"github.com/weftmesh/weft/connect/proxy/reason"
+	"github.com/weftmesh/weft/internal/run"
 )
 
-// connection is one accepted connection.
+// connection is one accepted connection. It is served in turns: between two of them, while nothing moves on it, it rests in the lounge.
 type connection struct {
 	p        *Proxy
 	conn     net.Conn
@@ -29,13 +31,23 @@ type connection struct {
 	leaving  atomic.Int64 // since when, in Unix nanoseconds; 0: it stays
 	denied   atomic.Bool
 	looked   atomic.Value // string: what the last look at its certificate gave
-	cut      context.CancelFunc
+
+	// What is carried, once that is known.
+	http   *exchange.Downstream
+	tunnel *tunnel
+
+	guest lounge.Guest
+	mu    sync.Mutex         // guards end
+	end   context.CancelFunc // of the turn; nil between two
 }
 
-// serve serves one connection until it ends. One that comes when its listener is gone (it was accepted, or its handshake was
+// restAfter is how long nothing moves on a connection until it rests: well below the two seconds after which a quiet process gives memory
+// back, so that it is what resting set free that is given back. A turn begins with a goroutine and some KB, which is nothing once a second.
+const restAfter = time.Second
+
+// serve serves one connection until it ends or rests. One that comes when its listener is gone (it was accepted, or its handshake was
 // under way) is served as the listener was last, and leaves.
-func (p *Proxy) serve(ctx context.Context, conn net.Conn, name string, last *config.Listener) {
-	defer conn.Close()
+func (p *Proxy) serve(ctx context.Context, served *run.Group, conn net.Conn, name string, last *config.Listener) {
 	l := p.listener(name)
 	gone := l == nil
 	if gone {
@@ -43,43 +55,130 @@ func (p *Proxy) serve(ctx context.Context, conn net.Conn, name string, last *con
 	}
 	peer, alpn, err := peerOf(conn)
 	if err != nil {
+		_ = conn.Close() // nobody is served
 		p.c.Log.Debug("connection refused", "listener", name, "error", err)
 		return
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	c := &connection{p: p, conn: conn, listener: name, peer: peer, cut: cancel}
+	c := &connection{p: p, conn: conn, listener: name, peer: peer}
+	c.guest.Conns[0] = conn
+	c.guest.Resume = func() { served.Go("connection", func(ctx context.Context) error { c.turn(ctx, c.again); return nil }) }
 	if !p.enter(c, l) {
+		_ = conn.Close() // there are too many
 		return
 	}
-	defer p.leave(c)
 	if gone {
 		c.beginDrain()
 	}
-	if bare(l, peer) || c.gone(l) || !p.allowed(l, peer) {
-		c.deny()
-		p.engine.LogTunnel(l, peer, "", "", time.Now(), 0, 0, reason.RBACDenied)
-		return
+	c.turn(ctx, func(ctx context.Context) bool { return c.begin(ctx, l, alpn) })
+}
+
+// turn has serve serve the connection until it gives false, as the connection has ended, or true, as it is to rest.
+func (c *connection) turn(ctx context.Context, serve func(context.Context) bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	rests := false
+	defer func() {
+		if !rests {
+			c.over()
+		}
+	}()
+	defer cancel()
+	c.mu.Lock()
+	c.end = cancel
+	c.mu.Unlock()
+	for serve(ctx) {
+		c.mu.Lock()
+		rests = ctx.Err() == nil && c.p.lounge.Rest(&c.guest) // whoever denies it meanwhile waits for mu, and finds it resting
+		if rests {
+			c.end = nil
+		}
+		c.mu.Unlock()
+		if rests || ctx.Err() != nil {
+			return
+		}
+		serve = c.again // it can't rest, and waits as it is
 	}
-	p.engine.Audit(l.Authorize, peer)
+}
+
+// over ends what a connection has, once.
+func (c *connection) over() {
+	switch {
+	case c.http != nil:
+		c.http.Close()
+	case c.tunnel != nil:
+		c.tunnel.over(c)
+	}
+	_ = c.conn.Close() // it is over
+	c.p.leave(c)
+}
+
+// cut ends the turn at once, and so the connection, which has been reset.
+func (c *connection) cut() {
+	c.mu.Lock()
+	end := c.end
+	c.mu.Unlock()
+	if end != nil {
+		end()
+	}
+	c.p.lounge.Wake(&c.guest)
+}
+
+// begin is the first turn.
+func (c *connection) begin(ctx context.Context, l *config.Listener, alpn string) (rests bool) {
+	p := c.p
+	if bare(l, c.peer) || c.gone(l) || !p.allowed(l, c.peer) {
+		c.deny()
+		p.engine.LogTunnel(l, c.peer, "", "", time.Now(), 0, 0, reason.RBACDenied)
+		return false
+	}
+	p.engine.Audit(l.Authorize, c.peer)
 	if l.Detect {
-		c.detect(ctx, l)
-		return
+		return c.detect(ctx, l)
 	}
 	if l.HTTP != nil {
-		if err := p.engine.ServeHTTP(ctx, conn, l, peer, alpn, c.drain); err != nil && ctx.Err() == nil {
-			p.c.Log.Debug("connection ended", "listener", name, "error", err)
-		}
-		return
+		return c.openHTTP(ctx, l, alpn, nil)
 	}
 	prefix, t := []byte(nil), l.TCP
 	if l.Named != nil {
 		if prefix, t = c.byName(ctx, l); t == nil {
-			reset(conn)
-			return
+			reset(c.conn)
+			return false
 		}
 	}
-	c.tunnel(ctx, l, t, prefix)
+	return c.carryTo(ctx, l, t, prefix)
+}
+
+// again is a turn after a rest.
+func (c *connection) again(ctx context.Context) (rests bool) {
+	if c.tunnel != nil {
+		return c.tunnel.carry(ctx, c, nil, nil)
+	}
+	return c.serveHTTP(ctx)
+}
+
+// openHTTP serves the connection as HTTP from now on. Opening is what has been read already.
+func (c *connection) openHTTP(ctx context.Context, l *config.Listener, alpn string, opening []byte) (rests bool) {
+	m := exchange.Manner{ALPN: alpn, Opening: opening, Drains: c.drain}
+	if lounge.Can(c.conn) {
+		m.RestAfter, m.Wake = c.p.restAfter, func() { c.p.lounge.Wake(&c.guest) }
+	}
+	var err error
+	if c.http, err = c.p.engine.Open(c.conn, l, c.peer, m); err != nil {
+		c.p.c.Log.Debug("connection ended", "listener", l.Name, "error", err)
+		return false
+	}
+	return c.serveHTTP(ctx)
+}
+
+func (c *connection) serveHTTP(ctx context.Context) (rests bool) {
+	err := c.http.Serve(ctx)
+	if rest := new(h1.Rest); errors.As(err, &rest) {
+		c.guest.Until = rest.Until
+		return true
+	}
+	if err != nil && ctx.Err() == nil {
+		c.p.c.Log.Debug("connection ended", "listener", c.listener, "error", err)
+	}
+	return false
 }
 
 // peekWait is how long a client may take to say which server it wants, where the listener has no bound of its own.
@@ -257,213 +356,5 @@ func (p *Proxy) closeAll() {
 	defer p.mu.Unlock()
 	for c := range p.conns {
 		_ = c.conn.Close()
-	}
-}
-
-// tunnel carries bytes to and from a cluster. The prefix has been read from the client already.
-func (c *connection) tunnel(ctx context.Context, l *config.Listener, t *config.TCP, prefix []byte) {
-	if up := c.way(ctx, l, t); up != nil {
-		c.carry(ctx, l, t, up, prefix, nil)
-	}
-}
-
-// way connects to the service. Where that fails, the client's connection is reset, and nil is given.
-func (c *connection) way(ctx context.Context, l *config.Listener, t *config.TCP) *way {
-	cluster := t.Cluster
-	if len(t.Weighted) > 0 {
-		cluster = pick(t.Weighted, rand.Uint64())
-	}
-	began := time.Now()
-	up, why, err := c.p.engine.Connect(ctx, cluster, c.peer)
-	if err != nil {
-		c.p.c.Log.Warn("no upstream connection", "listener", l.Name, "cluster", cluster, "reason", string(why), "error", err)
-		c.p.engine.LogTunnel(l, c.peer, cluster, "", began, 0, 0, why)
-		reset(c.conn)
-		return nil
-	}
-	return &way{up, cluster, began}
-}
-
-// carry carries bytes both ways to the end, first those that have been read already, and gives the way back.
-func (c *connection) carry(ctx context.Context, l *config.Listener, t *config.TCP, up *way, toUp, toDown []byte) {
-	defer up.Done()
-	in, out, clean := splice(ctx, c.conn, up.Upstream, t.IdleTimeout, toUp, toDown)
-	if !clean {
-		reset(up.Conn)
-		reset(c.conn)
-	}
-	why := reason.None
-	if c.denied.Load() {
-		why = reason.RBACDenied
-	}
-	up.Count(in, out)
-	c.p.engine.LogTunnel(l, c.peer, up.cluster, up.Endpoint.Address, up.began, in, out, why)
-}
-
-// pick chooses by weight, with a random number.
-func pick(all []config.WeightedCluster, random uint64) string {
-	var sum uint64
-	for _, w := range all {
-		sum += uint64(w.Weight)
-	}
-	if sum == 0 {
-		return ""
-	}
-	n := random % sum
-	for _, w := range all {
-		if n < uint64(w.Weight) {
-			return w.Cluster
-		}
-		n -= uint64(w.Weight)
-	}
-	return all[len(all)-1].Cluster
-}
-
-// splice copies both ways until both have ended, one fails, ctx ends, or nothing moves for idle (0: no bound). Clean says
-// that both sides had ended in order. What has been read already goes first.
-func splice(ctx context.Context, down net.Conn, up *exchange.Upstream, idle time.Duration, toUp, toDown []byte) (in, out int64, clean bool) {
-	defer context.AfterFunc(ctx, func() { _ = down.SetDeadline(past); _ = up.Conn.SetDeadline(past) })()
-	watch := newIdle(idle, down, up.Conn)
-	defer watch.stop()
-	var wg sync.WaitGroup
-	var inErr, outErr error
-	wg.Go(func() { in, inErr = after(toUp, up.Conn, down, watch) })
-	out, outErr = after(toDown, down, up.Conn, watch)
-	wg.Wait()
-	return in, out, inErr == nil && outErr == nil
-}
-
-// after is oneWay after some bytes that have been read already.
-func after(first []byte, dst, src net.Conn, watch *idleWatch) (int64, error) {
-	if len(first) > 0 {
-		if _, err := dst.Write(first); err != nil {
-			_ = dst.SetDeadline(past)
-			_ = src.SetDeadline(past)
-			return 0, err
-		}
-	}
-	n, err := oneWay(dst, src, watch)
-	return n + int64(len(first)), err
-}
-
-var past = time.Unix(1, 0)
-
-const (
-	// bufferSize is how much is moved at once while much comes. 16 KiB is a TLS record.
-	bufferSize = 32 << 10
-	// waitSize is the room in which a connection waits for something to come.
-	waitSize = 2 << 10
-	// calmReads are so many reads of little in a row that the larger room isn't needed any more.
-	calmReads = 16
-)
-
-var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
-
-// moving is the room of one direction: little while little comes.
-type moving struct {
-	small *[waitSize]byte
-	big   *[bufferSize]byte
-	calm  int
-}
-
-func (m *moving) get() []byte {
-	switch {
-	case m.big != nil:
-		return m.big[:]
-	case m.small == nil:
-		m.small = new([waitSize]byte)
-	}
-	return m.small[:]
-}
-
-// settle goes by how much the last read gave.
-func (m *moving) settle(n int) {
-	switch {
-	case m.big == nil && n == waitSize:
-		m.big, m.calm = buffers.Get().(*[bufferSize]byte), 0
-	case m.big != nil && n > waitSize:
-		m.calm = 0
-	case m.big != nil:
-		if m.calm++; m.calm >= calmReads {
-			m.drop()
-		}
-	}
-}
-
-func (m *moving) drop() {
-	if m.big != nil {
-		buffers.Put(m.big)
-		m.big = nil
-	}
-}
-
-// oneWay copies until the source's end and hands that on as a half close; after a failure the other way is ended too.
-func oneWay(dst, src net.Conn, watch *idleWatch) (n int64, err error) {
-	defer func() {
-		if err != nil {
-			_ = dst.SetDeadline(past)
-			_ = src.SetDeadline(past)
-			return
-		}
-		if w, ok := dst.(interface{ CloseWrite() error }); ok {
-			_ = w.CloseWrite() // the other side may be gone already
-		}
-	}()
-	var room moving
-	defer room.drop()
-	for {
-		p := room.get()
-		r, rerr := src.Read(p)
-		if r > 0 {
-			watch.touch()
-			w, werr := dst.Write(p[:r])
-			n += int64(w)
-			if werr != nil {
-				return n, werr
-			}
-		}
-		room.settle(r)
-		if errors.Is(rerr, io.EOF) {
-			return n, nil
-		}
-		if rerr != nil {
-			return n, rerr
-		}
-	}
-}
-
-// idleWatch ends both connections when nothing moved for a time.
-type idleWatch struct {
-	d     time.Duration
-	timer *time.Timer
-	moved atomic.Bool
-}
-
-func newIdle(d time.Duration, conns ...net.Conn) *idleWatch {
-	w := &idleWatch{d: d}
-	if d == 0 {
-		return w
-	}
-	w.timer = time.AfterFunc(d, func() {
-		if w.moved.Swap(false) {
-			w.timer.Reset(d)
-			return
-		}
-		for _, c := range conns {
-			_ = c.SetDeadline(past)
-		}
-	})
-	return w
-}
-
-func (w *idleWatch) touch() {
-	if w.d != 0 {
-		w.moved.Store(true)
-	}
-}
-
-func (w *idleWatch) stop() {
-	if w.timer != nil {
-		w.timer.Stop()
 	}
 }

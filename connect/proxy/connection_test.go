@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/internal/run"
 )
 
 // bench is a proxy whose connections are handed to it, with upstreams on loopback.
@@ -23,6 +24,7 @@ type bench struct {
 	t *testing.T
 	p *Proxy
 	s *config.Snapshot
+	g *run.Group
 }
 
 // newBench serves one listener, "l", as change makes it.
@@ -32,17 +34,21 @@ func newBench(t *testing.T, change func(*config.Listener)) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.restAfter = 20 * time.Millisecond
 	l := &config.Listener{Name: "l"}
 	change(l)
 	b := &bench{t: t, p: p, s: &config.Snapshot{
 		Listeners: map[string]*config.Listener{"l": l}, Clusters: map[string]*config.Cluster{}, Routes: map[string]*config.RouteTable{},
 	}}
-	var wg sync.WaitGroup
-	ctx, cancel := context.WithCancel(context.Background())
-	wg.Go(func() { _ = p.engine.Run(ctx) })
+	g := run.New(context.Background())
+	b.g = g
+	g.Go("pools", p.engine.Run)
+	g.Go("resting connections", p.lounge.Run)
 	t.Cleanup(func() {
-		cancel()
-		wg.Wait()
+		p.closeAll()
+		if err := g.Stop(); err != nil {
+			t.Error(err)
+		}
 	})
 	return b
 }
@@ -111,22 +117,17 @@ func (b *bench) dialTLS(conf *tls.Config) net.Conn {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() {
+	b.g.Go("connection", func(ctx context.Context) error {
 		if conf == nil {
-			b.p.serve(ctx, conn, "l", b.s.Listeners["l"])
-			return
+			b.p.serve(ctx, b.g, conn, "l", b.s.Listeners["l"])
+			return nil
 		}
 		if tc := tls.Server(conn, conf); tc.HandshakeContext(ctx) == nil {
-			b.p.serve(ctx, tc, "l", b.s.Listeners["l"])
+			b.p.serve(ctx, b.g, tc, "l", b.s.Listeners["l"])
 		}
+		return nil
 	})
-	b.t.Cleanup(func() {
-		cancel()
-		_ = client.Close()
-		wg.Wait()
-	})
+	b.t.Cleanup(func() { _ = client.Close() })
 	if err := client.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		b.t.Fatal(err)
 	}

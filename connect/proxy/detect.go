@@ -13,7 +13,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/connect/proxy/config"
-	"github.com/weftmesh/weft/connect/proxy/exchange"
 	"github.com/weftmesh/weft/connect/proxy/opening"
 )
 
@@ -92,7 +91,7 @@ const firstRead = 4 << 10
 // detect serves a connection whose protocol nobody declared. One read of the client says what it is, unless the server speaks
 // first. The way to the service is made without the client's bytes only when they don't come in time; if they are HTTP
 // after all, it is given up.
-func (c *connection) detect(ctx context.Context, l *config.Listener) {
+func (c *connection) detect(ctx context.Context, l *config.Listener) (rests bool) {
 	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetReadDeadline(past) })
 	defer stop()
 	known := c.p.learner(l)
@@ -103,48 +102,40 @@ func (c *connection) detect(ctx context.Context, l *config.Listener) {
 		n, err = c.conn.Read(buf)
 	}
 	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
-		if ctx.Err() == nil {
-			c.race(ctx, l, known, buf)
-		}
-		return
+		return ctx.Err() == nil && c.race(ctx, l, known, buf)
 	}
 	_ = c.conn.SetReadDeadline(time.Time{})
 	if n == 0 { // it has ended; what the service says to that is its affair
-		c.tunnel(ctx, l, l.TCP, nil)
-		return
+		return c.carryTo(ctx, l, l.TCP, nil)
 	}
-	c.opened(ctx, l, known, buf[:n], nil)
+	return c.opened(ctx, l, known, buf[:n], nil)
 }
 
 // opened goes on with what the client has said. Up is the way to the service where there is one already.
-func (c *connection) opened(ctx context.Context, l *config.Listener, known *learner, first []byte, up *way) {
+func (c *connection) opened(ctx context.Context, l *config.Listener, known *learner, first []byte, up *way) (rests bool) {
 	spoken := opening.Of(first)
 	known.saw(spoken)
 	switch {
 	case !spoken.HTTP() && up == nil:
-		c.tunnel(ctx, l, l.TCP, first)
-		return
+		return c.carryTo(ctx, l, l.TCP, first)
 	case !spoken.HTTP():
-		c.carry(ctx, l, l.TCP, up, first, nil)
-		return
+		return c.carry(ctx, l, l.TCP, up, first, nil)
 	case up != nil:
 		up.Done()
 	}
-	if err := c.p.engine.ServeOpened(ctx, c.conn, first, l, c.peer, "", c.drain); err != nil && ctx.Err() == nil {
-		c.p.c.Log.Debug("connection ended", "listener", l.Name, "error", err)
-	}
+	return c.openHTTP(ctx, l, "", first)
 }
 
 // race connects to the service, and hears who speaks first.
-func (c *connection) race(ctx context.Context, l *config.Listener, known *learner, buf []byte) {
+func (c *connection) race(ctx context.Context, l *config.Listener, known *learner, buf []byte) (rests bool) {
 	up := c.way(ctx, l, l.TCP)
 	if up == nil {
-		return
+		return false
 	}
 	defer context.AfterFunc(ctx, func() { _ = up.Conn.SetReadDeadline(past) })()
 	if !await(ctx, c.conn, time.Time{}) {
 		up.Done()
-		return
+		return false
 	}
 	server := make([]byte, firstRead)
 	var m int
@@ -160,18 +151,17 @@ func (c *connection) race(ctx context.Context, l *config.Listener, known *learne
 	silent := m == 0 && errors.Is(serverErr, os.ErrDeadlineExceeded)
 	if !await(ctx, c.conn, time.Time{}) || !await(ctx, up.Conn, time.Time{}) {
 		up.Done()
-		return
+		return false
 	}
 	switch {
 	case m == 0 && silent && n > 0:
-		c.opened(ctx, l, known, buf[:n], up)
-		return
+		return c.opened(ctx, l, known, buf[:n], up)
 	case m > 0 && (n == 0 || errors.Is(err, os.ErrDeadlineExceeded)):
 		known.saw(opening.ServerFirst)
 	case n > 0:
 		known.saw(opening.Of(buf[:n]))
 	}
-	c.carry(ctx, l, l.TCP, up, buf[:n], server[:m])
+	return c.carry(ctx, l, l.TCP, up, buf[:n], server[:m])
 }
 
 // await sets a connection's deadline for reading; false if ctx, whose end sets one too, has ended.
@@ -215,11 +205,4 @@ func (d *detection) Collect(ch chan<- prometheus.Metric) {
 		}
 		l.mu.Unlock()
 	}
-}
-
-// way is a connection to the service.
-type way struct {
-	*exchange.Upstream
-	cluster string
-	began   time.Time
 }

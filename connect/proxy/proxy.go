@@ -30,6 +30,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/config"
 	"github.com/weftmesh/weft/connect/proxy/exchange"
 	"github.com/weftmesh/weft/connect/proxy/intake"
+	"github.com/weftmesh/weft/connect/proxy/lounge"
 	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/run"
 )
@@ -60,13 +61,15 @@ type Config struct {
 
 // Proxy is one service's sidecar. Make it with New, and Run it.
 type Proxy struct {
-	c        Config
-	intake   *intake.Client
-	engine   *exchange.Engine
-	snapshot atomic.Pointer[config.Snapshot]
-	applied  chan struct{} // a new snapshot is there; capacity 1
-	ready    atomic.Bool   // a first configuration is in force
-	hurried  atomic.Bool   // it is to stop soon
+	c         Config
+	intake    *intake.Client
+	engine    *exchange.Engine
+	lounge    *lounge.Lounge
+	restAfter time.Duration
+	snapshot  atomic.Pointer[config.Snapshot]
+	applied   chan struct{} // a new snapshot is there; capacity 1
+	ready     atomic.Bool   // a first configuration is in force
+	hurried   atomic.Bool   // it is to stop soon
 
 	mu        sync.Mutex // guards what follows
 	conns     map[*connection]struct{}
@@ -86,7 +89,7 @@ func New(c Config) (*Proxy, error) {
 	if c.Retirement == 0 {
 		c.Retirement = 15 * time.Minute
 	}
-	p := &Proxy{c: c, applied: make(chan struct{}, 1), conns: map[*connection]struct{}{}, learners: map[string]*learner{}}
+	p := &Proxy{c: c, lounge: lounge.New(), restAfter: restAfter, applied: make(chan struct{}, 1), conns: map[*connection]struct{}{}, learners: map[string]*learner{}}
 	metrics := exchange.NewMetrics(c.Service)
 	if c.Metrics != nil {
 		var err error
@@ -134,6 +137,7 @@ func (p *Proxy) Certificates() []intake.Certificate { return p.intake.Certificat
 func (p *Proxy) apply(s *config.Snapshot) {
 	p.snapshot.Store(s)
 	p.engine.Follow(s)
+	p.lounge.Sweep() // it closes connections to servers whose certificates are revoked
 	p.recheck(s)
 	select {
 	case p.applied <- struct{}{}:
@@ -149,6 +153,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	defer end(nil)
 	served := run.New(work)
 	served.Go("pools", p.engine.Run)
+	served.Go("resting connections", p.lounge.Run)
 	// What draining connections may do is still decided by the newest configuration.
 	served.Go("configuration", p.intake.Run)
 	live, stop := context.WithCancel(served.Context())
@@ -356,7 +361,7 @@ func (p *Proxy) accept(ctx context.Context, served *run.Group, s *socket, name s
 			return
 		}
 		served.Go("connection", func(ctx context.Context) error {
-			p.serve(ctx, conn, name, s.last.Load())
+			p.serve(ctx, served, conn, name, s.last.Load())
 			return nil
 		})
 	}

@@ -32,17 +32,19 @@ type downstream struct {
 	peer   *config.Peer
 	source string // who calls, for metrics and logs
 	edge   *Edge  // of an inbound connection, else nil
-	drains func() Drain
+	manner Manner
+	rest   *h1.Rest // what the last turn of Serve ended with, if it did
 	idle   atomic.Bool
 	server atomic.Pointer[h2.Server]
 
 	forwarded     sync.Once
 	forwardedText string
 
-	// An HTTP/1 connection has one context; it is hooked once and finds the exchange of the moment.
+	// An HTTP/1 connection has one context in each turn; it is hooked once and finds the exchange of the moment.
 	hooked  bool
-	mu      sync.Mutex // guards now
+	mu      sync.Mutex // guards now and turn
 	now     *exchange
+	turn    uint64 // counts rests: the end of an earlier turn's context means nothing
 	multied bool
 	making  chan struct{} // see slow; of an HTTP/2 connection
 }
@@ -64,27 +66,46 @@ const (
 	preface           = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 )
 
-// ServeHTTP serves a downstream connection until it ends, and has closed it then. TLS has been done; alpn is what was
-// agreed. The listener's configuration is looked up by its name for every request, so that a change of routes or policies
-// holds for open connections too; a listener that is gone is served as it was. What drains gives (nil: always Serving) ends
-// the connection in order. The end of ctx ends it at once. It gives nil where the connection ended in order.
+// ServeHTTP serves a downstream connection until it ends, and has closed it then: Open, Serve and Close in one, without rests.
 func (e *Engine) ServeHTTP(ctx context.Context, conn net.Conn, l *config.Listener, peer *config.Peer, alpn string, drains func() Drain) error {
-	return e.ServeOpened(ctx, conn, nil, l, peer, alpn, drains)
+	d, err := e.Open(conn, l, peer, Manner{ALPN: alpn, Drains: drains})
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Serve(ctx)
 }
 
-// ServeOpened is ServeHTTP for a connection of which the first bytes have been read already.
-func (e *Engine) ServeOpened(ctx context.Context, conn net.Conn, opening []byte, l *config.Listener, peer *config.Peer, alpn string, drains func() Drain) error {
-	defer conn.Close()
+// Manner is how a downstream connection is served.
+type Manner struct {
+	ALPN    string // what was agreed by TLS
+	Opening []byte // what has been read already
+	// Drains says how far the connection is on its way out; nil: always Serving. While it isn't, the connection ends in order.
+	Drains func() Drain
+	// RestAfter, where it is positive, is how long a connection is idle until Serve gives it back to rest. Wake is called when one that
+	// rests, or is about to, is to be served at once.
+	RestAfter time.Duration
+	Wake      func()
+}
+
+// Downstream is a connection that is served. It is Serve's caller's, who has to Close it.
+type Downstream struct{ d *downstream }
+
+// Open begins to serve a downstream connection. TLS has been done. The listener's configuration is looked up by its name for every
+// request, so that a change of routes or policies holds for open connections too; a listener that is gone is served as it was. Where
+// it gives an error, the connection is closed.
+func (e *Engine) Open(conn net.Conn, l *config.Listener, peer *config.Peer, m Manner) (*Downstream, error) {
 	if l == nil || l.HTTP == nil {
-		return fmt.Errorf("exchange: the listener has no HTTP configuration")
+		_ = conn.Close() // nobody serves it
+		return nil, fmt.Errorf("exchange: the listener has no HTTP configuration")
 	}
 	if peer == nil {
 		peer = &noPeer
 	}
-	if drains == nil {
-		drains = func() Drain { return Serving }
+	if m.Drains == nil {
+		m.Drains = func() Drain { return Serving }
 	}
-	d := &downstream{engine: e, conn: conn, name: l.Name, peer: peer, drains: drains, source: e.config.Service}
+	d := &downstream{engine: e, conn: conn, name: l.Name, peer: peer, manner: m, source: e.config.Service}
 	v := e.current()
 	if d.first = v.listeners[l.Name]; d.first == nil || d.first.config.HTTP == nil {
 		d.first = e.listener(&view{snapshot: v.snapshot, tables: map[*config.RouteTable]*routes{}}, l, noView)
@@ -93,21 +114,37 @@ func (e *Engine) ServeOpened(ctx context.Context, conn net.Conn, opening []byte,
 		d.source = sourceName(peer)
 		d.edge = e.config.Metrics.Inbound(d.source)
 		d.edge.Connection(Connected)
-		defer d.edge.Closed()
 	}
 	e.downMu.Lock()
 	e.downs[d] = struct{}{}
 	e.downMu.Unlock()
-	defer func() {
-		e.downMu.Lock()
-		delete(e.downs, d)
-		e.downMu.Unlock()
-	}()
-	return d.run(ctx, l.HTTP, alpn, opening)
+	return &Downstream{d}, nil
 }
 
-func (d *downstream) leaving() bool { return d.drains() != Serving }
-func (d *downstream) closing() bool { return d.drains() == Closing }
+// Serve serves the connection until it ends, which gives nil where that was in order, or rests, which gives an error that is an *h1.Rest:
+// then it is to be called again when something has come, and at the rest's end at the latest. The end of ctx ends the connection at once.
+func (d *Downstream) Serve(ctx context.Context) error {
+	err := d.d.run(ctx)
+	if !errors.As(err, &d.d.rest) {
+		d.d.rest = nil
+	}
+	return err
+}
+
+// Close closes the connection, and counts it as over. It is called once, when nobody is in Serve.
+func (d *Downstream) Close() {
+	_ = d.d.conn.Close() // as a rule it is
+	e := d.d.engine
+	e.downMu.Lock()
+	delete(e.downs, d.d)
+	e.downMu.Unlock()
+	if d.d.edge != nil {
+		d.d.edge.Closed()
+	}
+}
+
+func (d *downstream) leaving() bool { return d.manner.Drains() != Serving }
+func (d *downstream) closing() bool { return d.manner.Drains() == Closing }
 
 // drain is called now and then.
 func (d *downstream) drain() {
@@ -118,11 +155,23 @@ func (d *downstream) drain() {
 		s.Drain()
 	} else if d.closing() && d.idle.Load() {
 		h1.Wake(d.conn)
+		if d.manner.Wake != nil {
+			d.manner.Wake()
+		}
 	}
 }
 
-func (d *downstream) run(ctx context.Context, c *config.HTTP, alpn string, prefix []byte) error {
-	codec := c.Codec
+func (d *downstream) run(ctx context.Context) error {
+	c, alpn := d.first.config.HTTP, d.manner.ALPN
+	if d.rest != nil {
+		d.mu.Lock()
+		d.hooked = false
+		d.turn++
+		d.mu.Unlock()
+		return d.serveHTTP1(ctx, c, nil)
+	}
+	codec, prefix := c.Codec, d.manner.Opening
+	d.manner.Opening = nil
 	switch {
 	case codec == config.Auto && len(prefix) > 0:
 		codec = config.HTTP1
@@ -146,26 +195,34 @@ func (d *downstream) run(ctx context.Context, c *config.HTTP, alpn string, prefi
 			}
 		}
 	}
-	limits := stream.Limits{HeadBytes: c.MaxHeadBytes, Streams: c.MaxStreams}
-	scheme := "http"
-	if d.peer.TLS != nil {
-		scheme = "https"
-	}
 	if codec == config.HTTP1 {
-		return h1.Serve(ctx, d.conn, h1.ServerConfig{
-			Limits: limits, Scheme: scheme, IdleTimeout: orDefault(c.IdleTimeout, defaultIdle), HeadTimeout: c.HeaderTimeout,
-			Draining: d.leaving, Closing: d.closing, OnState: func(s h1.ConnState) { d.idle.Store(s == h1.StateIdle) }, BadRequest: d.refuse, Prefix: prefix,
-		}, d.serve)
+		return d.serveHTTP1(ctx, c, prefix)
 	}
 	d.multied, d.making = true, make(chan struct{}, maxMaking)
 	s, err := h2.NewServer(d.conn, h2.ServerConfig{
-		Prefix: prefix, Limits: limits, IdleTimeout: orDefault(c.IdleTimeout, defaultIdle), Do: d.engine.workers.do,
+		Prefix: prefix, Limits: limitsOf(c), IdleTimeout: orDefault(c.IdleTimeout, defaultIdle), Do: d.engine.workers.do,
 	}, d.serve)
 	if err != nil {
 		return err
 	}
 	d.server.Store(s)
 	return s.Run(ctx)
+}
+
+func (d *downstream) serveHTTP1(ctx context.Context, c *config.HTTP, prefix []byte) error {
+	scheme := "http"
+	if d.peer.TLS != nil {
+		scheme = "https"
+	}
+	return h1.Serve(ctx, d.conn, h1.ServerConfig{
+		Limits: limitsOf(c), Scheme: scheme, IdleTimeout: orDefault(c.IdleTimeout, defaultIdle), HeadTimeout: c.HeaderTimeout,
+		Draining: d.leaving, Closing: d.closing, OnState: func(s h1.ConnState) { d.idle.Store(s == h1.StateIdle) }, BadRequest: d.refuse, Prefix: prefix,
+		RestAfter: d.manner.RestAfter, Rest: d.rest,
+	}, d.serve)
+}
+
+func limitsOf(c *config.HTTP) stream.Limits {
+	return stream.Limits{HeadBytes: c.MaxHeadBytes, Streams: c.MaxStreams}
 }
 
 func orDefault(d, def time.Duration) time.Duration {

@@ -135,10 +135,11 @@ func (ex *exchange) begin(d *downstream, x stream.ServerExchange) {
 	}
 	d.mu.Lock()
 	d.now = ex
+	turnOfConn := d.turn
 	d.mu.Unlock()
 	if !d.hooked {
 		d.hooked = true
-		context.AfterFunc(x.Context(), d.gone)
+		context.AfterFunc(x.Context(), func() { d.gone(turnOfConn) })
 	}
 }
 
@@ -147,11 +148,11 @@ type hooked interface {
 	Hook(h2.Hook, uint64)
 }
 
-// gone is called when an HTTP/1 client went away.
-func (d *downstream) gone() {
+// gone is called when an HTTP/1 client went away, or the turn has ended.
+func (d *downstream) gone(turn uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.now != nil {
+	if d.now != nil && d.turn == turn {
 		d.now.watch.kill(reason.DownstreamReset)
 	}
 }

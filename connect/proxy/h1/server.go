@@ -46,7 +46,20 @@ type ServerConfig struct {
 	BadRequest func(err error) (*stream.ResponseHead, []byte)
 	// Prefix is what was already read off the connection. It is copied.
 	Prefix []byte
+	// RestAfter, where it is positive, is how long a connection waits for a request until Serve gives it back with a *Rest.
+	RestAfter time.Duration
+	// Rest is what Serve gave last time, where it goes on with a connection that has rested.
+	Rest *Rest
 }
+
+// Rest is given by Serve for a connection that waits for its next request: it is open, all that it held is given back, and nothing of it
+// has been read that wasn't served. Serve may be called again at any time, the sooner after something has come, and at Until at the latest.
+type Rest struct {
+	Until  time.Time // when it has been idle for as long as it may; zero for never
+	served int
+}
+
+func (*Rest) Error() string { return "the connection rests" }
 
 // How much of a request's body that nobody wanted is read away to keep the connection, and how long a connection that is
 // closed with input unread goes on reading so that its last response isn't lost to a reset (RFC 9112 §9.6).
@@ -96,8 +109,8 @@ var (
 )
 
 // Serve reads requests off conn and gives each to handler, one after the other, pipelined ones in their order. It blocks
-// until the connection is over and has closed it then. It gives nil where the connection ended regularly (closed or left
-// idle by the client, drained, told to close), the *ProtocolError that it answered, or why the connection broke. The end
+// until the connection is over and has closed it then, or it rests. It gives nil where the connection ended regularly (closed or left
+// idle by the client, drained, told to close), a *Rest, the *ProtocolError that it answered, or why the connection broke. The end
 // of ctx resets the connection.
 func Serve(ctx context.Context, conn net.Conn, config ServerConfig, handler stream.Handler) error {
 	s := &serverConn{config: config.withDefaults(), conn: conn, base: ctx, state: StateActive}
@@ -105,24 +118,31 @@ func Serve(ctx context.Context, conn net.Conn, config ServerConfig, handler stre
 	s.rd.headTimeout = max(s.config.HeadTimeout, 0)
 	s.rd.preload(s.config.Prefix)
 	s.config.Prefix = nil
+	if r := s.config.Rest; r != nil {
+		s.served, s.until, s.state = r.served, r.Until, StateIdle
+	}
 	s.wr.init(conn)
 	s.body.rd, s.body.limits = &s.rd, &s.config.Limits
 	stop := context.AfterFunc(ctx, func() { abort(conn) })
-	defer s.over(stop)
+	rests := false
+	defer func() { s.over(stop, rests) }()
 	err := s.serve(handler)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	rests = errors.As(err, new(*Rest))
 	if errors.Is(err, errDone) {
 		return nil
 	}
 	return err
 }
 
-// over closes the connection and gives back what it holds, also where a handler panics.
-func (s *serverConn) over(stop func() bool) {
+// over gives back what the connection holds, and closes it if it doesn't rest, also where a handler panics.
+func (s *serverConn) over(stop func() bool, rests bool) {
 	stop()
-	_ = s.conn.Close()
+	if !rests {
+		_ = s.conn.Close()
+	}
 	s.stopWatch()
 	s.lose(errGone)
 	s.rd.r = s.rd.w
@@ -149,21 +169,30 @@ func (s *serverConn) serve(handler stream.Handler) error {
 func (s *serverConn) await() error {
 	if s.rd.buffered() == 0 {
 		s.setState(StateIdle)
-		var deadline time.Time
-		if s.config.IdleTimeout > 0 {
-			deadline = time.Now().Add(s.config.IdleTimeout)
+		now := time.Now()
+		if s.until.IsZero() && s.config.IdleTimeout > 0 {
+			s.until = now.Add(s.config.IdleTimeout)
+		}
+		deadline := s.until
+		rests := s.config.RestAfter > 0 && (deadline.IsZero() || deadline.Sub(now) > s.config.RestAfter)
+		if rests {
+			deadline = now.Add(s.config.RestAfter)
 		}
 		_ = s.conn.SetReadDeadline(deadline)
 		// Asked after the deadline is set, so that Wake can't fall between the two.
-		if s.config.Closing != nil && s.config.Closing() {
+		if s.closesIdle() {
 			return errDone
 		}
 		if err := s.rd.wait(); err != nil {
-			if errors.Is(err, io.EOF) || isTimeout(err) {
+			switch {
+			case rests && isTimeout(err) && !s.closesIdle():
+				return &Rest{Until: s.until, served: s.served}
+			case errors.Is(err, io.EOF) || isTimeout(err):
 				return errDone
 			}
 			return err
 		}
+		s.until = time.Time{}
 	}
 	s.setState(StateActive)
 	if s.rd.headTimeout == 0 {
@@ -171,6 +200,8 @@ func (s *serverConn) await() error {
 	}
 	return nil
 }
+
+func (s *serverConn) closesIdle() bool { return s.config.Closing != nil && s.config.Closing() }
 
 func (s *serverConn) draining() bool { return s.config.Draining != nil && s.config.Draining() }
 

@@ -25,6 +25,7 @@ type serverConn struct {
 	base   context.Context
 	state  ConnState
 	served int
+	until  time.Time // the idle connection's end; zero: not known yet, or never
 
 	rd      reader
 	wr      writer
