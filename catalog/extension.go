@@ -5,6 +5,7 @@ package catalog
 import (
 	"cmp"
 	"fmt"
+	"slices"
 )
 
 // TransparentProxy is how a proxy takes connections that weren't made to it.
@@ -44,6 +45,15 @@ func (t *TransparentProxy) Over(other *TransparentProxy) *TransparentProxy {
 	return &TransparentProxy{cmp.Or(t.OutboundListenerPort, other.OutboundListenerPort), t.DialedDirectly || other.DialedDirectly}
 }
 
+// Over is what holds where e is said first and other where e says nothing: the paths are those of one of them.
+func (e Expose) Over(other Expose) Expose {
+	e.Checks = e.Checks || other.Checks
+	if len(e.Paths) == 0 {
+		e.Paths = slices.Clone(other.Paths)
+	}
+	return e
+}
+
 func validExtensions(list []EnvoyExtension) error {
 	for i, e := range list {
 		if e.Name == "" {
@@ -78,7 +88,7 @@ func (p *Proxy) Validate() error {
 	if p.RateLimits != nil {
 		return invalidf("Proxy.RateLimits can't be registered: write them into the service-defaults of %q", p.DestinationServiceName)
 	}
-	return firstError(p.TransparentProxy.validate(), validExtensions(p.EnvoyExtensions), p.AccessLogs.validate())
+	return firstError(p.TransparentProxy.validate(), p.Expose.validate(), validExtensions(p.EnvoyExtensions), p.AccessLogs.validate())
 }
 
 // Ineffective names what is kept of a proxy and has no effect yet, as in a configuration file.
@@ -99,11 +109,15 @@ func (p *Proxy) Ineffective() (keys []string) {
 func IneffectiveFields(e Entry) (fields []string) {
 	var tproxy *TransparentProxy
 	var extensions []EnvoyExtension
+	var expose Expose
 	switch e := e.(type) {
 	case *ServiceDefaults:
-		tproxy, extensions = e.TransparentProxy, e.EnvoyExtensions
+		tproxy, extensions, expose = e.TransparentProxy, e.EnvoyExtensions, e.Expose
 	case *ProxyDefaults:
-		tproxy, extensions = e.TransparentProxy, e.EnvoyExtensions
+		tproxy, extensions, expose = e.TransparentProxy, e.EnvoyExtensions, e.Expose
+	}
+	if expose.Checks {
+		fields = append(fields, "Expose.Checks (say it in the proxy's registration)")
 	}
 	if tproxy != nil {
 		fields = append(fields, "TransparentProxy")

@@ -26,6 +26,8 @@ var protectRows = []Row{
 	{Name: "protect in audit mode", Run: protectAudit},
 	{Name: "protect by mutual tls strict permissive and off", Run: protectMTLS},
 	{Name: "protect by mutual tls of a port", Run: protectPort},
+	{Name: "protect nothing at an exposed path", Run: protectExposed},
+	{Name: "protect nothing of exposed checks", Run: protectExposedChecks},
 }
 
 // rules writes who may call api, until the row ends; then web may again.

@@ -55,7 +55,7 @@ func newWorld(kind Kind, policy string, more ...string) (*World, error) {
 		return nil, err
 	}
 	w := &World{Kind: kind, dir: dir, client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{}}, validations: newValidations()}
-	var ports [5]int
+	var ports [6]int
 	for i := range ports {
 		if ports[i], err = freePort(); err != nil {
 			return nil, err
@@ -78,9 +78,11 @@ ports {
   dns = %d
   serf_lan = %d
   serf_wan = -1
+  expose_min_port = %[9]d
+  expose_max_port = %[9]d
 }
-proxy { shared = %t }
-`, filepath.Join(dir, "data"), policy, w.http, w.grpc, ports[2], w.dns, w.serf, kind == Host)
+proxy { shared = %[8]t }
+`, filepath.Join(dir, "data"), policy, w.http, w.grpc, ports[2], w.dns, w.serf, kind == Host, ports[5])
 	confDir := filepath.Join(dir, "conf")
 	if err := os.Mkdir(confDir, 0o700); err != nil {
 		return nil, err

@@ -122,6 +122,8 @@ type Ports struct {
 	SerfWAN        int // of a server; -1 takes it out of the WAN
 	SidecarMinPort int
 	SidecarMaxPort int
+	ExposeMinPort  int
+	ExposeMaxPort  int
 }
 
 // Connect is the mesh's configuration.
@@ -152,7 +154,7 @@ func Default() Config {
 	return Config{
 		Datacenter: "dc1", BindAddr: "0.0.0.0", ClientAddr: "127.0.0.1", LogLevel: "info",
 		Domain: "consul.", DNSConfig: dns.DefaultSettings(), CheckUpdateInterval: 5 * time.Minute, Proxy: Proxy{OfflineMaxAge: 72 * time.Hour}, CheckOutputMaxSize: 4096,
-		Ports:  Ports{DNS: 8600, HTTP: 8500, HTTPS: -1, GRPC: 8502, GRPCTLS: -1, Server: 8300, SerfLAN: 8301, SerfWAN: 8302, SidecarMinPort: 21000, SidecarMaxPort: 21255},
+		Ports:  Ports{DNS: 8600, HTTP: 8500, HTTPS: -1, GRPC: 8502, GRPCTLS: -1, Server: 8300, SerfLAN: 8301, SerfWAN: 8302, SidecarMinPort: 21000, SidecarMaxPort: 21255, ExposeMinPort: 21500, ExposeMaxPort: 21755},
 		Gossip: Gossip{RetryInterval: 30 * time.Second, RetryIntervalWAN: 30 * time.Second},
 	}
 }
@@ -277,6 +279,38 @@ func (c *Config) validatePrimary(fault func(string, ...any)) {
 // Primary is the primary datacenter.
 func (c *Config) Primary() string { return strings.ToLower(cmp.Or(c.PrimaryDatacenter, c.Datacenter)) }
 
+func (p *Ports) validate(fault func(string, ...any)) {
+	for _, l := range []struct {
+		key  string
+		port int
+	}{
+		{"dns", p.DNS},
+		{"http", p.HTTP},
+		{"https", p.HTTPS},
+		{"grpc", p.GRPC},
+		{"grpc_tls", p.GRPCTLS},
+		{"server", p.Server},
+		{"serf_lan", p.SerfLAN},
+		{"serf_wan", p.SerfWAN},
+		{"sidecar_min_port", p.SidecarMinPort},
+		{"sidecar_max_port", p.SidecarMaxPort},
+		{"expose_min_port", p.ExposeMinPort},
+		{"expose_max_port", p.ExposeMaxPort},
+	} {
+		if l.port < -1 || l.port > 65535 {
+			fault("ports.%s: %d: want 1 to 65535, or -1 for no listener", l.key, l.port)
+		}
+	}
+	for _, r := range []struct {
+		key      string
+		min, max int
+	}{{"sidecar", p.SidecarMinPort, p.SidecarMaxPort}, {"expose", p.ExposeMinPort, p.ExposeMaxPort}} {
+		if r.max < r.min {
+			fault("ports.%s_max_port: %d is below %s_min_port %d", r.key, r.max, r.key, r.min)
+		}
+	}
+}
+
 // Validate finds what contradicts itself, after everything was merged.
 func (c *Config) Validate() error {
 	var faults []error
@@ -285,28 +319,7 @@ func (c *Config) Validate() error {
 		fault("datacenter: %q: want lower-case letters, digits, - and _", c.Datacenter)
 	}
 	c.validatePrimary(fault)
-	for _, p := range []struct {
-		key  string
-		port int
-	}{
-		{"dns", c.Ports.DNS},
-		{"http", c.Ports.HTTP},
-		{"https", c.Ports.HTTPS},
-		{"grpc", c.Ports.GRPC},
-		{"grpc_tls", c.Ports.GRPCTLS},
-		{"server", c.Ports.Server},
-		{"serf_lan", c.Ports.SerfLAN},
-		{"serf_wan", c.Ports.SerfWAN},
-		{"sidecar_min_port", c.Ports.SidecarMinPort},
-		{"sidecar_max_port", c.Ports.SidecarMaxPort},
-	} {
-		if p.port < -1 || p.port > 65535 {
-			fault("ports.%s: %d: want 1 to 65535, or -1 for no listener", p.key, p.port)
-		}
-	}
-	if c.Ports.SidecarMaxPort < c.Ports.SidecarMinPort {
-		fault("ports.sidecar_max_port: %d is below sidecar_min_port %d", c.Ports.SidecarMaxPort, c.Ports.SidecarMinPort)
-	}
+	c.Ports.validate(fault)
 	for _, l := range []struct {
 		key string
 		n   int
@@ -378,7 +391,7 @@ func (c *Config) Validate() error {
 // Local is the configuration of this host's registrations.
 func (c *Config) Local(node catalog.Node) local.Config {
 	return local.Config{
-		Node: node, SidecarMin: c.Ports.SidecarMinPort, SidecarMax: c.Ports.SidecarMaxPort,
+		Node: node, SidecarMin: c.Ports.SidecarMinPort, SidecarMax: c.Ports.SidecarMaxPort, ExposeMin: c.Ports.ExposeMinPort, ExposeMax: c.Ports.ExposeMaxPort,
 		Scripts:   local.ScriptPolicy{API: c.EnableScriptChecks, Files: c.EnableLocalScriptChecks},
 		Locality:  c.Locality,
 		MaxOutput: c.CheckOutputMaxSize, DiscardOutput: c.DiscardCheckOutput,

@@ -109,7 +109,7 @@ func TestFaults(t *testing.T) {
 // Consul's keys without effect are taken, each with a warning that says where it stands.
 func TestIneffectiveKeys(t *testing.T) {
 	dir := folder(t, map[string]string{
-		"a.hcl":  "license_path = \"x\"\nui_config {\n  enabled = true\n}\nports {\n  expose_min_port = 21500\n  http = 9500\n}\n",
+		"a.hcl":  "license_path = \"x\"\nui_config {\n  enabled = true\n}\nports {\n  proxy_min_port = 20000\n  http = 9500\n}\n",
 		"b.json": `{"UseStreamingBackend": true, "telemetry": {"enable_host_metrics": true, "circonus_api_url": "y", "prometheus_retention_time": "1m"}}`,
 	})
 	c := Default()
@@ -119,7 +119,7 @@ func TestIneffectiveKeys(t *testing.T) {
 	}
 	want := []string{
 		"a.hcl:1: \"license_path\" is a Consul Enterprise configuration and will have no effect", "a.hcl:2: ui_config is known but has no effect yet",
-		"a.hcl:6: ports.expose_min_port is known but has no effect yet",
+		"a.hcl:6: ports.proxy_min_port is known but has no effect yet",
 		"b.json:1: telemetry.circonus_api_url is known but has no effect yet", "b.json:1: telemetry.enable_host_metrics is known but has no effect yet",
 	}
 	for i, w := range warnings {

@@ -19,7 +19,7 @@ var ineffective = []string{
 	"peering", "primary_gateways", "primary_gateways_interval",
 	"raft_boltdb", "raft_logstore.verification", "raft_logstore.boltdb", "raft_logstore.wal",
 	"tls.grpc.use_auto_cert", "ui", "ui_config", "ui_content_path", "ui_dir", "xds",
-	"ports.expose_min_port", "ports.expose_max_port", "ports.proxy_min_port", "ports.proxy_max_port",
+	"ports.proxy_min_port", "ports.proxy_max_port",
 	"telemetry.disable_per_tenancy_usage_metrics", "telemetry.enable_host_metrics",
 	"telemetry.disable_compat_1.9", "telemetry.circonus_*",
 	"connect.enable_mesh_gateway_wan_federation", "connect.enable_serverless_plugin",

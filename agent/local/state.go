@@ -23,6 +23,8 @@ type Config struct {
 	Journal    string       // file that keeps registrations; "" keeps nothing
 	SidecarMin int          // ports of generated sidecars, default 21000 to 21255
 	SidecarMax int
+	ExposeMin  int // ports at which proxies let checks through, default 21500 to 21755
+	ExposeMax  int
 	Scripts    ScriptPolicy
 	Locality   *catalog.Locality // of services that name none
 	// MaxOutput bounds each check's output, whatever the check says; 0 is 4096. DiscardOutput keeps none.
@@ -52,6 +54,7 @@ type State struct {
 	version   uint64
 	changed   chan struct{} // closed and made anew at each change
 	published *Wanted       // the copy of now that all readers of this version share; nil: nobody has asked yet
+	exposed   exposed
 }
 
 // New makes a state and reads what its journal holds. It starts nothing.
@@ -62,11 +65,18 @@ func New(c Config) (*State, error) {
 	if c.SidecarMax == 0 {
 		c.SidecarMax = c.SidecarMin + 255
 	}
+	if c.ExposeMin == 0 {
+		c.ExposeMin = 21500
+	}
+	if c.ExposeMax == 0 {
+		c.ExposeMax = c.ExposeMin + 255
+	}
 	if c.MaxOutput == 0 {
 		c.MaxOutput = defaultOutput
 	}
 	s := &State{
 		scripts: c.Scripts, locality: c.Locality, maxOutput: c.MaxOutput, discard: c.DiscardOutput, node: c.Node, sidecarMin: c.SidecarMin, sidecarMax: c.SidecarMax, log: c.Log, now: newTables(), changed: make(chan struct{}),
+		exposed: exposed{min: c.ExposeMin, max: c.ExposeMax},
 	}
 	s.next = s.now
 	if c.Journal == "" {
@@ -424,6 +434,9 @@ func (s *State) Wanted() (Wanted, <-chan struct{}) {
 	if s.published == nil {
 		s.published = &Wanted{
 			Version: s.version, Node: s.node, Services: maps.Clone(s.now.services), Checks: maps.Clone(s.now.checks), of: maps.Clone(s.now.of),
+		}
+		if len(s.now.exposing) > 0 {
+			s.exposed.over(s.published, s.now.exposing)
 		}
 	}
 	return *s.published, s.changed

@@ -13,6 +13,7 @@ type tables struct {
 	checks   map[string]*Check   // those of services too
 	of       map[string][]string // service → its checks' IDs, sorted; "" are the node's own
 	ports    map[int]int         // port → how many services have it
+	exposing map[string]bool     // proxies that let their services' checks through
 	reserved map[string]int      // ports of generated sidecars, as the journal has them; only while it is read
 	recalled map[string]string   // check → its status when the agent last ran
 	// configured are the services and checks that files of the configuration named (keys as those of the journal's records).
@@ -22,6 +23,7 @@ type tables struct {
 func newTables() *tables {
 	return &tables{
 		services: map[string]*Service{}, checks: map[string]*Check{}, of: map[string][]string{}, ports: map[int]int{},
+		exposing:   map[string]bool{},
 		configured: map[string]bool{},
 	}
 }
@@ -29,6 +31,7 @@ func newTables() *tables {
 func (t *tables) clone() *tables {
 	return &tables{
 		services: maps.Clone(t.services), checks: maps.Clone(t.checks), of: maps.Clone(t.of), ports: maps.Clone(t.ports),
+		exposing: maps.Clone(t.exposing),
 		reserved: t.reserved, recalled: t.recalled, configured: maps.Clone(t.configured),
 	}
 }
@@ -138,6 +141,11 @@ func (t *tables) put(svc *Service, keepChecks bool) {
 	t.count(t.services[id], -1)
 	t.count(svc, 1)
 	t.services[id] = svc
+	if p := svc.Record.Proxy; p != nil && p.Expose.Checks && p.DestinationServiceID != "" {
+		t.exposing[id] = true
+	} else {
+		delete(t.exposing, id)
+	}
 }
 
 func (t *tables) drop(id string) {
@@ -146,6 +154,7 @@ func (t *tables) drop(id string) {
 	}
 	t.count(t.services[id], -1)
 	delete(t.services, id)
+	delete(t.exposing, id)
 }
 
 func (t *tables) count(svc *Service, by int) {

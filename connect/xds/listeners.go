@@ -57,9 +57,6 @@ func (r *renderer) inbound() error {
 	if r.g.Global != nil {
 		r.warnEscapes("proxy-defaults", r.g.Global.Config)
 	}
-	if len(r.in.Proxy.Proxy.Expose.Paths) > 0 || r.in.Proxy.Proxy.Expose.Checks {
-		r.warn("proxy %s: expose is known but has no effect yet", r.in.Proxy.ID)
-	}
 	r.warnTLS()
 	if err := r.localCluster(); err != nil {
 		return err
@@ -98,7 +95,10 @@ func (r *renderer) inbound() error {
 		TransportSocket: tls, Filters: append(filters, more...), Metadata: r.sinceRevoked(),
 		TransportSocketConnectTimeout: durationpb.New(orDefault(r.in.Limits.Handshake, defaultBound)),
 	}
-	return r.listener(name, socket(host, port), corev3.TrafficDirection_INBOUND, chain, r.mode())
+	if err := r.listener(name, socket(host, port), corev3.TrafficDirection_INBOUND, chain, r.mode()); err != nil {
+		return err
+	}
+	return r.exposed(host, port)
 }
 
 func (r *renderer) inboundFilters() ([]*listenerv3.Filter, error) {

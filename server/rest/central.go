@@ -98,13 +98,7 @@ func centralProxy(own catalog.Proxy, d *catalog.ServiceDefaults, global *catalog
 	own.RateLimits = d.RateLimits
 	own.Mode = cmp.Or(own.Mode, d.Mode, global.Mode)
 	own.MeshGateway.Mode = cmp.Or(own.MeshGateway.Mode, d.MeshGateway.Mode, global.MeshGateway.Mode)
-	expose := own.Expose
-	own.Expose.Checks = expose.Checks || d.Expose.Checks || global.Expose.Checks
-	for _, paths := range [][]catalog.ExposePath{expose.Paths, d.Expose.Paths, global.Expose.Paths} {
-		if len(own.Expose.Paths) == 0 {
-			own.Expose.Paths = slices.Clone(paths)
-		}
-	}
+	own.Expose = own.Expose.Over(d.Expose).Over(global.Expose)
 	return &own
 }
 
