@@ -76,8 +76,8 @@ func (c *clusterConfig) writeBetween(ctx context.Context, p *place) (cost, error
 	return cost{max(0, both.cpu-alone.cpu), both.rate}, err
 }
 
-// reads compares default with stale reads, round by round.
-func (c *clusterConfig) reads(ctx context.Context, p *place) (consistent, stale cost, err error) {
+// reads compares default with stale reads at one of some servers, round by round; the processor time is that of all.
+func (c *clusterConfig) reads(ctx context.Context, p *place, all []*place) (consistent, stale cost, err error) {
 	for i := range 1000 {
 		if _, err := p.ask(ctx, http.MethodPut, fmt.Sprintf("/v1/kv/key-%d", i), someValue); err != nil {
 			return consistent, stale, err
@@ -88,7 +88,7 @@ func (c *clusterConfig) reads(ctx context.Context, p *place) (consistent, stale 
 	for r := range rounds {
 		for k := range 2 {
 			which := (r + k) % 2
-			got, err := loop(ctx, 32, c.seconds/4, []*place{p}, func(ctx context.Context, i int) error {
+			got, err := loop(ctx, 32, c.seconds/4, all, func(ctx context.Context, i int) error {
 				_, err := p.ask(ctx, http.MethodGet, fmt.Sprintf("/v1/kv/key-%d%s", i%1000, [2]string{"", "?stale"}[which]), "")
 				return err
 			})

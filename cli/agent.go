@@ -128,6 +128,7 @@ func (n *node) newServer() (*server.Server, error) {
 	}
 	if !s.Dev {
 		c.Members, c.Expect, c.Streams = lanMembers{n.gossip.lan}, s.Expects(), n.demux.Listener(plane.Raft)
+		c.Reads = n.demux.Listener(plane.Reads)
 		c.Dial = func(ctx context.Context, address, protocol string) (net.Conn, error) {
 			return n.plane.Dial(ctx, address, "", protocol)
 		}

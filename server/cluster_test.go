@@ -187,7 +187,7 @@ func (s *citizen) start() {
 		}
 		return l
 	}
-	s.c.Streams = listen(plane.Raft)
+	s.c.Streams, s.c.Reads = listen(plane.Raft), listen(plane.Reads)
 	srv, err := New(s.c)
 	if err != nil {
 		w.t.Fatal(err)

@@ -4,42 +4,63 @@ package server
 
 import (
 	"context"
-	"errors"
 	"net/http"
+	"runtime"
 	"sync"
 	"time"
 
 	"github.com/weftmesh/weft/internal/api"
-	"github.com/weftmesh/weft/internal/failpoint"
-	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
 )
 
-// gate makes reads linearizable on every server: before a read, the leader confirms that it leads, and this server's catalog
-// catches up with what was agreed until then. Reads that come while a confirmation is under way share the next one.
+// gate makes reads linearizable on every server: before a read, the leader confirms that it leads (see confirm.go), and this server's
+// catalog catches up with what was agreed until then. Reads that come while a confirmation is under way share the next one.
 type gate struct {
 	s    *Server
 	wake chan struct{}
 
-	mu   sync.Mutex
-	next *round
+	mu    sync.Mutex
+	next  *round
+	ended bool // nobody confirms any more
 }
 
-// round is one confirmation; err is set when done is closed.
+// round is one confirmation; err is set when done is closed. It is given up when the first who waits for it has waited long enough.
 type round struct {
-	done chan struct{}
-	err  error
+	done   chan struct{}
+	ctx    context.Context
+	cancel context.CancelFunc
+	err    error
+}
+
+func (g *gate) newRound() *round {
+	r := &round{done: make(chan struct{})}
+	r.ctx, r.cancel = context.WithTimeout(context.Background(), g.s.c.Hold)
+	return r
+}
+
+func (r *round) finish(err error) {
+	r.err = err
+	r.cancel()
+	close(r.done)
 }
 
 func newGate(s *Server) *gate { return &gate{s: s, wake: make(chan struct{}, 1)} }
 
 // pass waits until a read that begins now sees all that was agreed before.
 func (g *gate) pass(ctx context.Context) error {
-	if g.s.raft.Load() == nil {
+	node := g.s.raft.Load()
+	if node == nil {
 		return api.ErrNoLeader
 	}
+	if g.s.decides(node) {
+		return nil
+	}
 	g.mu.Lock()
+	if g.ended {
+		g.mu.Unlock()
+		return api.ErrNoLeader
+	}
 	if g.next == nil {
-		g.next = &round{done: make(chan struct{})}
+		g.next = g.newRound()
 		select {
 		case g.wake <- struct{}{}:
 		default:
@@ -47,13 +68,9 @@ func (g *gate) pass(ctx context.Context) error {
 	}
 	r := g.next
 	g.mu.Unlock()
-	timer := time.NewTimer(g.s.c.Hold)
-	defer timer.Stop()
 	select {
 	case <-r.done:
 		return r.err
-	case <-timer.C:
-		return api.ErrNoLeader
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -61,36 +78,41 @@ func (g *gate) pass(ctx context.Context) error {
 
 // run confirms, a round at a time, until ctx ends.
 func (g *gate) run(ctx context.Context) error {
+	defer g.s.asked.Wait()
+	defer context.AfterFunc(ctx, g.s.lines.close)()
 	for {
 		select {
 		case <-g.wake:
+			runtime.Gosched() // who is about to come is in this round, not in the next
+			if r := g.take(false); r != nil {
+				r.finish(g.round(ctx, r))
+			}
 		case <-ctx.Done():
-			g.finish(api.ErrNoLeader)
+			if r := g.take(true); r != nil {
+				r.finish(api.ErrNoLeader)
+			}
 			return nil
 		}
-		g.mu.Lock()
-		r := g.next
-		g.next = nil
-		g.mu.Unlock()
-		if r == nil {
-			continue
-		}
-		r.err = g.s.atLeader(ctx, func(id, address string) (bool, error) { return true, g.confirm(ctx, id, address) })
-		if ctx.Err() != nil {
-			r.err = api.ErrNoLeader
-		}
-		close(r.done)
 	}
 }
 
-func (g *gate) finish(err error) {
+// take closes the next round to those who come later.
+func (g *gate) take(end bool) *round {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.next != nil {
-		g.next.err = err
-		close(g.next.done)
-		g.next = nil
+	r := g.next
+	g.ended = end
+	g.next = nil
+	return r
+}
+
+func (g *gate) round(ctx context.Context, r *round) error {
+	defer context.AfterFunc(ctx, r.cancel)()
+	err := g.s.atLeader(r.ctx, func(id, address string) (bool, error) { return true, g.confirm(r.ctx, id, address) })
+	if r.ctx.Err() != nil {
+		return api.ErrNoLeader
 	}
+	return err
 }
 
 // confirmTimeout bounds one try to have leadership confirmed.
@@ -102,50 +124,14 @@ func (g *gate) confirm(ctx context.Context, id, address string) error {
 	ctx, stop := g.s.reigns.during(ctx, id, false)
 	defer stop()
 	if address == "" {
-		_, err := g.s.readIndex(ctx)
+		_, err := g.s.readIndex(ctx, "", 0)
 		return err
 	}
-	other, err := g.s.peers.servers(address)
+	index, err := g.s.lines.ask(ctx, ctx, address, askIndex, g.s.raft.Load().CurrentTerm())
 	if err != nil {
 		return err
 	}
-	resp, err := other.ReadIndex(ctx, &weftv1.ReadIndexRequest{})
-	if err != nil {
-		return err
-	}
-	return g.s.applied.wait(ctx, func() bool { return g.s.store.Position().Index >= resp.GetIndex() })
-}
-
-// errBehind is a confirmation that came before this leader had applied what it is about.
-var errBehind = errors.New("not caught up yet")
-
-// readIndex confirms leadership and gives the index of the last command that was agreed on before, applied here.
-func (s *Server) readIndex(ctx context.Context) (uint64, error) {
-	node := s.raft.Load()
-	if node == nil || !s.leads() {
-		return 0, api.ErrNoLeader
-	}
-	agreed := node.CommitIndex()
-	if !failpoint.Bug(failpoint.Unchecked) {
-		if err := node.VerifyLeader().Error(); err != nil {
-			return 0, errors.Join(api.ErrNoLeader, err)
-		}
-	}
-	if s.applied.reached(agreed) {
-		return s.store.Position().Index, nil
-	}
-	wctx, cancel := context.WithTimeout(ctx, confirmTimeout/4)
-	defer cancel()
-	if s.applied.wait(wctx, func() bool { return s.applied.reached(agreed) }) != nil {
-		// The last entry may be one that no catalog gets to see: behind a barrier everything is applied.
-		if err := s.barrier(); err != nil {
-			return 0, errors.Join(api.ErrNoLeader, err)
-		}
-	}
-	if !s.applied.reached(agreed) {
-		return 0, errBehind
-	}
-	return s.store.Position().Index, nil
+	return g.s.applied.wait(ctx, func() bool { return g.s.store.Position().Index >= index })
 }
 
 // barrier waits until all that was agreed is applied here.
@@ -183,7 +169,7 @@ func (p *progress) reached(index uint64) bool {
 
 // wait returns when ok holds; it is asked after every move.
 func (p *progress) wait(ctx context.Context, ok func() bool) error {
-	for {
+	for !ok() {
 		moved := p.moved.next()
 		if ok() {
 			return nil
@@ -194,6 +180,7 @@ func (p *progress) wait(ctx context.Context, ok func() bool) error {
 			return context.Cause(ctx)
 		}
 	}
+	return nil
 }
 
 // before is the API's gate: it has a read wait for what its consistency demands.

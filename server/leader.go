@@ -107,18 +107,22 @@ func (s *Server) lead(ctx context.Context) error {
 
 // leave ends the time in which this server answers as the leader.
 func (s *Server) leave() {
-	s.inOffice.Store(false)
+	s.office.Store(0)
 	s.elections.send()
 }
 
 func (s *Server) takeOffice(ctx context.Context) error {
+	term := s.raft.Load().CurrentTerm()
 	if err := s.barrier(); err != nil {
 		return fmt.Errorf("catch up: %w", err)
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	s.inOffice.Store(true) // from here on reads see all that was agreed before, and writes find what they check
+	if !s.raft.Load().leadsIn(term) {
+		return errDeposed
+	}
+	s.office.Store(term) // from here on reads see all that was agreed before, and writes find what they check
 	s.elections.send()
 	txn := s.store.Read()
 	if txn.Schema() == 0 { // every server knows the first; keepSchema goes on from there

@@ -119,7 +119,7 @@ func (s *Server) leader() (id, address string) {
 }
 
 // leads says whether this server leads and has caught up with what was agreed before.
-func (s *Server) leads() bool { return s.inOffice.Load() }
+func (s *Server) leads() bool { return s.office.Load() != 0 }
 
 // atLeader calls f until it has done its work or time is over: f is called with the leader's ID and address, which is ""
 // for this server. It answers again false if its error is final.

@@ -57,6 +57,8 @@ type Config struct {
 	Expect int
 	// Streams are the connections of other servers' Raft.
 	Streams net.Listener
+	// Reads accepts connections of plane.Reads, on which servers confirm to each other who leads.
+	Reads net.Listener
 	// Dial connects to another server and speaks one of plane's protocols.
 	Dial func(ctx context.Context, address, protocol string) (net.Conn, error)
 	// DialWAN connects to a server of another datacenter; nil: there is no way to others.
@@ -135,7 +137,10 @@ type Server struct {
 	elections   broadcast // a leader was elected, or lost
 	reigns      reigns
 	room        *room
-	inOffice    atomic.Bool
+	office      atomic.Uint64 // the term in which this server took office, 0: it isn't in office
+	lines       lines
+	asked       sync.WaitGroup // questions on their way
+	answering   answering
 	inTheWay    atomic.Pointer[string] // why the schema version can't be raised
 	pilot       *pilot
 	anew        chan chan struct{} // asks for the leader's work to begin anew
@@ -158,8 +163,8 @@ func (c Config) withDefaults() (Config, error) {
 		c.NodeID = c.NodeName
 	}
 	c.Alone = c.Alone || c.Members == nil
-	if !c.Alone && (c.Streams == nil || c.Dial == nil) {
-		return c, errors.New("server: Members need Streams and Dial")
+	if !c.Alone && (c.Streams == nil || c.Reads == nil || c.Dial == nil) {
+		return c, errors.New("server: Members need Streams, Reads and Dial")
 	}
 	if c.Autopilot == (catalog.AutopilotConfig{}) {
 		c.Autopilot = catalog.DefaultAutopilot()
@@ -204,6 +209,7 @@ func New(c Config) (*Server, error) {
 	}
 	c = s.c
 	s.peers = newPeers(c.Dial)
+	s.lines = lines{dial: s.peers.dial, id: c.NodeID}
 	s.ca, s.others, s.reads, s.entrance = newAuthority(s), &serversService{s: s}, newGate(s), newEntrance(s)
 	s.sessions, s.pilot, s.anew = newSessionKeeper(s), newPilot(s), make(chan chan struct{})
 	s.room = &room{now: c.Now, free: freeBytes}
@@ -289,6 +295,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.GoOrdered("leader", s.followLeadership)
 	g.GoOrdered("reads", s.reads.run)
 	if !s.c.Alone {
+		g.GoOrdered("questions", s.answer)
 		g.Go("bootstrap", s.bootstrap)
 		g.Go("digests", s.compareDigests)
 	}

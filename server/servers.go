@@ -92,17 +92,6 @@ func (v *serversService) promise(candidate string) bool {
 	return true
 }
 
-func (v *serversService) ReadIndex(ctx context.Context, _ *weftv1.ReadIndexRequest) (*weftv1.ReadIndexResponse, error) {
-	if err := v.fromServer(ctx); err != nil {
-		return nil, err
-	}
-	index, err := v.s.readIndex(ctx)
-	if err != nil {
-		return nil, api.GRPC(err)
-	}
-	return &weftv1.ReadIndexResponse{Index: index}, nil
-}
-
 func (v *serversService) Streams(ctx context.Context, req *weftv1.StreamsRequest) (*weftv1.StreamsResponse, error) {
 	if err := v.fromServer(ctx); err != nil {
 		return nil, err

@@ -255,7 +255,6 @@ var RPCs = []RPC{
 	// Between servers: the connection's certificate has to be a server's.
 	{"/weft.v1.Servers/Status", none, Nothing},
 	{"/weft.v1.Servers/Promise", none, Nothing},
-	{"/weft.v1.Servers/ReadIndex", none, Nothing},
 	{"/weft.v1.Servers/Digests", none, Nothing},
 	{"/weft.v1.Servers/Streams", none, Nothing},
 	{"topic nodes", nodeRead, Listed},

@@ -24,7 +24,7 @@ type Demux struct {
 // NewDemux splits a listener whose connections are *tls.Conn with the handshake done. Run moves them.
 func NewDemux(inner net.Listener, log *slog.Logger) *Demux {
 	d := &Demux{inner: inner, log: log, subs: map[string]*Sub{}}
-	for _, proto := range []string{Raft, GRPC, HTTP, Join} {
+	for _, proto := range []string{Raft, Reads, GRPC, HTTP, Join} {
 		d.subs[proto] = &Sub{addr: inner.Addr(), ready: make(chan net.Conn, waiting), done: make(chan struct{})}
 	}
 	return d

@@ -29,10 +29,11 @@ import (
 
 // The protocols that are spoken on the port, by ALPN.
 const (
-	Raft = "weft-raft" // between servers
-	GRPC = "weft-grpc" // feed, sync, signing, and what servers ask each other
-	HTTP = "weft-http" // the REST API, forwarded, as HTTP/2
-	Join = "weft-join" // the way in, as HTTP/1: who connects may be anybody
+	Raft  = "weft-raft"  // between servers
+	Reads = "weft-reads" // between servers: who leads, before reads
+	GRPC  = "weft-grpc"  // feed, sync, signing, and what servers ask each other
+	HTTP  = "weft-http"  // the REST API, forwarded, as HTTP/2
+	Join  = "weft-join"  // the way in, as HTTP/1: who connects may be anybody
 )
 
 // Mode is where identities come from.

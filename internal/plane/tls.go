@@ -28,9 +28,9 @@ func (p *Plane) ServerTLS() *tls.Config {
 // protocols are those of the port. Where identities are of another source, nobody joins.
 func (p *Plane) protocols() []string {
 	if p.mode != Joined {
-		return []string{Raft, GRPC, HTTP}
+		return []string{Raft, Reads, GRPC, HTTP}
 	}
-	return []string{Raft, GRPC, HTTP, Join}
+	return []string{Raft, Reads, GRPC, HTTP, Join}
 }
 
 func (p *Plane) verifyIncoming(m *material, cs tls.ConnectionState) error {
@@ -44,11 +44,11 @@ func (p *Plane) verifyIncoming(m *material, cs tls.ConnectionState) error {
 	if err != nil {
 		return err
 	}
-	if cs.NegotiatedProtocol != Raft || p.mode == Files && !p.c.Files.VerifyServerHostname {
+	if cs.NegotiatedProtocol != Raft && cs.NegotiatedProtocol != Reads || p.mode == Files && !p.c.Files.VerifyServerHostname {
 		return nil
 	}
 	if !peer.Server || peer.Datacenter != p.c.Datacenter {
-		return fmt.Errorf("%w: %s isn't a server of %s, and only those may replicate", ErrRefused, peer.Subject, p.c.Datacenter)
+		return fmt.Errorf("%w: %s isn't a server of %s, and only those may speak %s", ErrRefused, peer.Subject, p.c.Datacenter, cs.NegotiatedProtocol)
 	}
 	return nil
 }

@@ -273,86 +273,6 @@ func (x *PromiseResponse) GetHasState() bool {
 	return false
 }
 
-type ReadIndexRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ReadIndexRequest) Reset() {
-	*x = ReadIndexRequest{}
-	mi := &file_weft_v1_servers_proto_msgTypes[4]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ReadIndexRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ReadIndexRequest) ProtoMessage() {}
-
-func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_servers_proto_msgTypes[4]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ReadIndexRequest.ProtoReflect.Descriptor instead.
-func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_servers_proto_rawDescGZIP(), []int{4}
-}
-
-type ReadIndexResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ReadIndexResponse) Reset() {
-	*x = ReadIndexResponse{}
-	mi := &file_weft_v1_servers_proto_msgTypes[5]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ReadIndexResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ReadIndexResponse) ProtoMessage() {}
-
-func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_servers_proto_msgTypes[5]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ReadIndexResponse.ProtoReflect.Descriptor instead.
-func (*ReadIndexResponse) Descriptor() ([]byte, []int) {
-	return file_weft_v1_servers_proto_rawDescGZIP(), []int{5}
-}
-
-func (x *ReadIndexResponse) GetIndex() uint64 {
-	if x != nil {
-		return x.Index
-	}
-	return 0
-}
-
 type DigestsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -361,7 +281,7 @@ type DigestsRequest struct {
 
 func (x *DigestsRequest) Reset() {
 	*x = DigestsRequest{}
-	mi := &file_weft_v1_servers_proto_msgTypes[6]
+	mi := &file_weft_v1_servers_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -373,7 +293,7 @@ func (x *DigestsRequest) String() string {
 func (*DigestsRequest) ProtoMessage() {}
 
 func (x *DigestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_servers_proto_msgTypes[6]
+	mi := &file_weft_v1_servers_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -386,7 +306,7 @@ func (x *DigestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsRequest.ProtoReflect.Descriptor instead.
 func (*DigestsRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_servers_proto_rawDescGZIP(), []int{6}
+	return file_weft_v1_servers_proto_rawDescGZIP(), []int{4}
 }
 
 type DigestsResponse struct {
@@ -398,7 +318,7 @@ type DigestsResponse struct {
 
 func (x *DigestsResponse) Reset() {
 	*x = DigestsResponse{}
-	mi := &file_weft_v1_servers_proto_msgTypes[7]
+	mi := &file_weft_v1_servers_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -410,7 +330,7 @@ func (x *DigestsResponse) String() string {
 func (*DigestsResponse) ProtoMessage() {}
 
 func (x *DigestsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_servers_proto_msgTypes[7]
+	mi := &file_weft_v1_servers_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -423,7 +343,7 @@ func (x *DigestsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsResponse.ProtoReflect.Descriptor instead.
 func (*DigestsResponse) Descriptor() ([]byte, []int) {
-	return file_weft_v1_servers_proto_rawDescGZIP(), []int{7}
+	return file_weft_v1_servers_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DigestsResponse) GetCheckpoints() []*Checkpoint {
@@ -444,7 +364,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_weft_v1_servers_proto_msgTypes[8]
+	mi := &file_weft_v1_servers_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -456,7 +376,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_servers_proto_msgTypes[8]
+	mi := &file_weft_v1_servers_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -469,7 +389,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_weft_v1_servers_proto_rawDescGZIP(), []int{8}
+	return file_weft_v1_servers_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Checkpoint) GetBlock() uint64 {
@@ -495,7 +415,7 @@ type StreamsRequest struct {
 
 func (x *StreamsRequest) Reset() {
 	*x = StreamsRequest{}
-	mi := &file_weft_v1_servers_proto_msgTypes[9]
+	mi := &file_weft_v1_servers_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -507,7 +427,7 @@ func (x *StreamsRequest) String() string {
 func (*StreamsRequest) ProtoMessage() {}
 
 func (x *StreamsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_servers_proto_msgTypes[9]
+	mi := &file_weft_v1_servers_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -520,7 +440,7 @@ func (x *StreamsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamsRequest.ProtoReflect.Descriptor instead.
 func (*StreamsRequest) Descriptor() ([]byte, []int) {
-	return file_weft_v1_servers_proto_rawDescGZIP(), []int{9}
+	return file_weft_v1_servers_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StreamsRequest) GetNodes() []string {
@@ -539,7 +459,7 @@ type StreamsResponse struct {
 
 func (x *StreamsResponse) Reset() {
 	*x = StreamsResponse{}
-	mi := &file_weft_v1_servers_proto_msgTypes[10]
+	mi := &file_weft_v1_servers_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -551,7 +471,7 @@ func (x *StreamsResponse) String() string {
 func (*StreamsResponse) ProtoMessage() {}
 
 func (x *StreamsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_v1_servers_proto_msgTypes[10]
+	mi := &file_weft_v1_servers_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -564,7 +484,7 @@ func (x *StreamsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamsResponse.ProtoReflect.Descriptor instead.
 func (*StreamsResponse) Descriptor() ([]byte, []int) {
-	return file_weft_v1_servers_proto_rawDescGZIP(), []int{10}
+	return file_weft_v1_servers_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StreamsResponse) GetConnected() []string {
@@ -601,10 +521,7 @@ const file_weft_v1_servers_proto_rawDesc = "" +
 	"\tcandidate\x18\x01 \x01(\tR\tcandidate\"H\n" +
 	"\x0fPromiseResponse\x12\x18\n" +
 	"\agranted\x18\x01 \x01(\bR\agranted\x12\x1b\n" +
-	"\thas_state\x18\x02 \x01(\bR\bhasState\"\x12\n" +
-	"\x10ReadIndexRequest\")\n" +
-	"\x11ReadIndexResponse\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index\"\x10\n" +
+	"\thas_state\x18\x02 \x01(\bR\bhasState\"\x10\n" +
 	"\x0eDigestsRequest\"H\n" +
 	"\x0fDigestsResponse\x125\n" +
 	"\vcheckpoints\x18\x01 \x03(\v2\x13.weft.v1.CheckpointR\vcheckpoints\"\x96\x01\n" +
@@ -618,11 +535,10 @@ const file_weft_v1_servers_proto_rawDesc = "" +
 	"\x0eStreamsRequest\x12\x14\n" +
 	"\x05nodes\x18\x01 \x03(\tR\x05nodes\"/\n" +
 	"\x0fStreamsResponse\x12\x1c\n" +
-	"\tconnected\x18\x01 \x03(\tR\tconnected2\xce\x02\n" +
+	"\tconnected\x18\x01 \x03(\tR\tconnected2\x8a\x02\n" +
 	"\aServers\x12E\n" +
 	"\x06Status\x12\x1c.weft.v1.ServerStatusRequest\x1a\x1d.weft.v1.ServerStatusResponse\x12<\n" +
-	"\aPromise\x12\x17.weft.v1.PromiseRequest\x1a\x18.weft.v1.PromiseResponse\x12B\n" +
-	"\tReadIndex\x12\x19.weft.v1.ReadIndexRequest\x1a\x1a.weft.v1.ReadIndexResponse\x12<\n" +
+	"\aPromise\x12\x17.weft.v1.PromiseRequest\x1a\x18.weft.v1.PromiseResponse\x12<\n" +
 	"\aDigests\x12\x17.weft.v1.DigestsRequest\x1a\x18.weft.v1.DigestsResponse\x12<\n" +
 	"\aStreams\x12\x17.weft.v1.StreamsRequest\x1a\x18.weft.v1.StreamsResponseB/Z-github.com/weftmesh/weft/proto/weft/v1;weftv1b\x06proto3"
 
@@ -638,38 +554,34 @@ func file_weft_v1_servers_proto_rawDescGZIP() []byte {
 	return file_weft_v1_servers_proto_rawDescData
 }
 
-var file_weft_v1_servers_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_weft_v1_servers_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_weft_v1_servers_proto_goTypes = []any{
 	(*ServerStatusRequest)(nil),  // 0: weft.v1.ServerStatusRequest
 	(*ServerStatusResponse)(nil), // 1: weft.v1.ServerStatusResponse
 	(*PromiseRequest)(nil),       // 2: weft.v1.PromiseRequest
 	(*PromiseResponse)(nil),      // 3: weft.v1.PromiseResponse
-	(*ReadIndexRequest)(nil),     // 4: weft.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil),    // 5: weft.v1.ReadIndexResponse
-	(*DigestsRequest)(nil),       // 6: weft.v1.DigestsRequest
-	(*DigestsResponse)(nil),      // 7: weft.v1.DigestsResponse
-	(*Checkpoint)(nil),           // 8: weft.v1.Checkpoint
-	(*StreamsRequest)(nil),       // 9: weft.v1.StreamsRequest
-	(*StreamsResponse)(nil),      // 10: weft.v1.StreamsResponse
-	nil,                          // 11: weft.v1.ServerStatusResponse.MetaEntry
-	nil,                          // 12: weft.v1.Checkpoint.TablesEntry
+	(*DigestsRequest)(nil),       // 4: weft.v1.DigestsRequest
+	(*DigestsResponse)(nil),      // 5: weft.v1.DigestsResponse
+	(*Checkpoint)(nil),           // 6: weft.v1.Checkpoint
+	(*StreamsRequest)(nil),       // 7: weft.v1.StreamsRequest
+	(*StreamsResponse)(nil),      // 8: weft.v1.StreamsResponse
+	nil,                          // 9: weft.v1.ServerStatusResponse.MetaEntry
+	nil,                          // 10: weft.v1.Checkpoint.TablesEntry
 }
 var file_weft_v1_servers_proto_depIdxs = []int32{
-	11, // 0: weft.v1.ServerStatusResponse.meta:type_name -> weft.v1.ServerStatusResponse.MetaEntry
-	8,  // 1: weft.v1.DigestsResponse.checkpoints:type_name -> weft.v1.Checkpoint
-	12, // 2: weft.v1.Checkpoint.tables:type_name -> weft.v1.Checkpoint.TablesEntry
+	9,  // 0: weft.v1.ServerStatusResponse.meta:type_name -> weft.v1.ServerStatusResponse.MetaEntry
+	6,  // 1: weft.v1.DigestsResponse.checkpoints:type_name -> weft.v1.Checkpoint
+	10, // 2: weft.v1.Checkpoint.tables:type_name -> weft.v1.Checkpoint.TablesEntry
 	0,  // 3: weft.v1.Servers.Status:input_type -> weft.v1.ServerStatusRequest
 	2,  // 4: weft.v1.Servers.Promise:input_type -> weft.v1.PromiseRequest
-	4,  // 5: weft.v1.Servers.ReadIndex:input_type -> weft.v1.ReadIndexRequest
-	6,  // 6: weft.v1.Servers.Digests:input_type -> weft.v1.DigestsRequest
-	9,  // 7: weft.v1.Servers.Streams:input_type -> weft.v1.StreamsRequest
-	1,  // 8: weft.v1.Servers.Status:output_type -> weft.v1.ServerStatusResponse
-	3,  // 9: weft.v1.Servers.Promise:output_type -> weft.v1.PromiseResponse
-	5,  // 10: weft.v1.Servers.ReadIndex:output_type -> weft.v1.ReadIndexResponse
-	7,  // 11: weft.v1.Servers.Digests:output_type -> weft.v1.DigestsResponse
-	10, // 12: weft.v1.Servers.Streams:output_type -> weft.v1.StreamsResponse
-	8,  // [8:13] is the sub-list for method output_type
-	3,  // [3:8] is the sub-list for method input_type
+	4,  // 5: weft.v1.Servers.Digests:input_type -> weft.v1.DigestsRequest
+	7,  // 6: weft.v1.Servers.Streams:input_type -> weft.v1.StreamsRequest
+	1,  // 7: weft.v1.Servers.Status:output_type -> weft.v1.ServerStatusResponse
+	3,  // 8: weft.v1.Servers.Promise:output_type -> weft.v1.PromiseResponse
+	5,  // 9: weft.v1.Servers.Digests:output_type -> weft.v1.DigestsResponse
+	8,  // 10: weft.v1.Servers.Streams:output_type -> weft.v1.StreamsResponse
+	7,  // [7:11] is the sub-list for method output_type
+	3,  // [3:7] is the sub-list for method input_type
 	3,  // [3:3] is the sub-list for extension type_name
 	3,  // [3:3] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name
@@ -686,7 +598,7 @@ func file_weft_v1_servers_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_v1_servers_proto_rawDesc), len(file_weft_v1_servers_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,11 +23,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Servers_Status_FullMethodName    = "/weft.v1.Servers/Status"
-	Servers_Promise_FullMethodName   = "/weft.v1.Servers/Promise"
-	Servers_ReadIndex_FullMethodName = "/weft.v1.Servers/ReadIndex"
-	Servers_Digests_FullMethodName   = "/weft.v1.Servers/Digests"
-	Servers_Streams_FullMethodName   = "/weft.v1.Servers/Streams"
+	Servers_Status_FullMethodName  = "/weft.v1.Servers/Status"
+	Servers_Promise_FullMethodName = "/weft.v1.Servers/Promise"
+	Servers_Digests_FullMethodName = "/weft.v1.Servers/Digests"
+	Servers_Streams_FullMethodName = "/weft.v1.Servers/Streams"
 )
 
 // ServersClient is the client API for Servers service.
@@ -41,8 +40,6 @@ type ServersClient interface {
 	// Promise asks a server without any state not to found a cluster, nor to promise anybody else so, for some seconds: who
 	// has the promise of all founds it.
 	Promise(ctx context.Context, in *PromiseRequest, opts ...grpc.CallOption) (*PromiseResponse, error)
-	// ReadIndex has the leader confirm that it leads, and gives the index that a read which began before has to see.
-	ReadIndex(ctx context.Context, in *ReadIndexRequest, opts ...grpc.CallOption) (*ReadIndexResponse, error)
 	// Digests gives the last checkpoints of this server's tables, for the others to compare with theirs.
 	Digests(ctx context.Context, in *DigestsRequest, opts ...grpc.CallOption) (*DigestsResponse, error)
 	// Streams says which of these nodes have an open feed to this server: a sign of life.
@@ -71,16 +68,6 @@ func (c *serversClient) Promise(ctx context.Context, in *PromiseRequest, opts ..
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PromiseResponse)
 	err := c.cc.Invoke(ctx, Servers_Promise_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-func (c *serversClient) ReadIndex(ctx context.Context, in *ReadIndexRequest, opts ...grpc.CallOption) (*ReadIndexResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(ReadIndexResponse)
-	err := c.cc.Invoke(ctx, Servers_ReadIndex_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -118,8 +105,6 @@ type ServersServer interface {
 	// Promise asks a server without any state not to found a cluster, nor to promise anybody else so, for some seconds: who
 	// has the promise of all founds it.
 	Promise(context.Context, *PromiseRequest) (*PromiseResponse, error)
-	// ReadIndex has the leader confirm that it leads, and gives the index that a read which began before has to see.
-	ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error)
 	// Digests gives the last checkpoints of this server's tables, for the others to compare with theirs.
 	Digests(context.Context, *DigestsRequest) (*DigestsResponse, error)
 	// Streams says which of these nodes have an open feed to this server: a sign of life.
@@ -139,9 +124,6 @@ func (UnimplementedServersServer) Status(context.Context, *ServerStatusRequest) 
 }
 func (UnimplementedServersServer) Promise(context.Context, *PromiseRequest) (*PromiseResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Promise not implemented")
-}
-func (UnimplementedServersServer) ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method ReadIndex not implemented")
 }
 func (UnimplementedServersServer) Digests(context.Context, *DigestsRequest) (*DigestsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Digests not implemented")
@@ -206,24 +188,6 @@ func _Servers_Promise_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Servers_ReadIndex_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(ReadIndexRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(ServersServer).ReadIndex(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Servers_ReadIndex_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(ServersServer).ReadIndex(ctx, req.(*ReadIndexRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
 func _Servers_Digests_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DigestsRequest)
 	if err := dec(in); err != nil {
@@ -274,10 +238,6 @@ var Servers_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Promise",
 			Handler:    _Servers_Promise_Handler,
-		},
-		{
-			MethodName: "ReadIndex",
-			Handler:    _Servers_ReadIndex_Handler,
 		},
 		{
 			MethodName: "Digests",
