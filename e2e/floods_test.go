@@ -316,6 +316,23 @@ func TestFloodOffender(t *testing.T) {
 	f := allFloods()[i]
 	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
 	defer cancel()
+	if addr == nobody {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() { _, _ = io.Copy(io.Discard, conn) }() // ends with the connection
+			}
+		}()
+		addr = l.Addr().String()
+	}
 	var o offence
 	for began := time.Now(); ctx.Err() == nil && (o.Times == 0 || time.Since(began) < floodTime); {
 		cut, err := f.send(ctx, addr)
@@ -337,7 +354,43 @@ func TestFloodOffender(t *testing.T) {
 	fmt.Printf("%s%s\n", offenceMark, out)
 }
 
-const offenceMark = "offence: "
+const (
+	offenceMark = "offence: "
+	nobody      = "nobody" // the address of one who takes everything and does nothing
+)
+
+// alongside is a victim's calls while something else goes on.
+type alongside struct {
+	p99           time.Duration
+	calls, failed int
+}
+
+func beside(addr string, do func()) (a alongside) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { a.p99, a.calls, a.failed = victim(ctx, addr) })
+	do()
+	cancel()
+	wg.Wait()
+	return a
+}
+
+// worked is the processor time that a process has taken.
+func worked(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(b), ") ")
+	f := strings.Fields(after)
+	if len(f) < 13 {
+		t.Fatalf("%q", b)
+	}
+	var user, system time.Duration
+	_, _ = fmt.Sscan(f[11]+" "+f[12], &user, &system)
+	return (user + system) * 10 * time.Millisecond // a tick is a hundredth of a second
+}
 
 // offend runs a flood in a process of its own.
 func offend(ctx context.Context, f flood, addr string) (o offence, err error) {
@@ -362,7 +415,8 @@ func offend(ctx context.Context, f flood, addr string) (o offence, err error) {
 const floodMemory = 64 << 20
 
 // TestFloods is C61 to C76, each beside a client that means well: the offender is cut off, memory stays within 64 MiB of what it was,
-// and no call of the other client fails. How much slower its calls are is only told: see `make floods`.
+// and no call of the other client fails. How much slower its calls are is only told, beside how they are while the same is sent to nobody:
+// see `make floods`.
 func TestFloods(t *testing.T) {
 	enabled(t)
 	if os.Getenv("WEFT_FLOODS") == "" {
@@ -370,9 +424,7 @@ func TestFloods(t *testing.T) {
 	}
 	p := newPair(t, mustWorld(t, Builtin, "deny"), "http")
 	inbound := loopback(p.api.Public)
-	quiet, end := context.WithTimeout(t.Context(), 5*time.Second)
-	calm, _, _ := victim(quiet, p.addr)
-	end()
+	calm := beside(p.addr, func() { <-time.After(5 * time.Second) }).p99
 	for _, f := range allFloods() {
 		t.Run(f.id, func(t *testing.T) {
 			sidecar, addr := p.web, p.addr
@@ -380,12 +432,12 @@ func TestFloods(t *testing.T) {
 				sidecar, addr = p.api, inbound
 			}
 			pid := sidecar.sidecar.cmd.Process.Pid
-			before, most := rss(t, pid), int64(0)
-			ctx, cancel := context.WithCancel(t.Context())
+			ctx, cancel := context.WithTimeout(t.Context(), floodTime+time.Second)
+			alone := beside(p.addr, func() { _, _ = offend(ctx, f, nobody) }) // what it costs to send is the machine's, and no part of what the proxy does
+			cancel()
+			before, most, cpu := rss(t, pid), int64(0), worked(t, pid)
+			ctx, cancel = context.WithCancel(t.Context())
 			var wg sync.WaitGroup
-			var p99 time.Duration
-			var calls, failed int
-			wg.Go(func() { p99, calls, failed = victim(ctx, p.addr) })
 			wg.Go(func() {
 				for ctx.Err() == nil {
 					most = max(most, rss(t, pid))
@@ -395,7 +447,10 @@ func TestFloods(t *testing.T) {
 					}
 				}
 			})
-			o, err := offend(ctx, f, addr)
+			var o offence
+			var err error
+			began := time.Now()
+			a := beside(p.addr, func() { o, err = offend(ctx, f, addr) })
 			cancel()
 			wg.Wait()
 			if err != nil {
@@ -407,10 +462,12 @@ func TestFloods(t *testing.T) {
 			if most-before > floodMemory {
 				t.Errorf("it cost %d MiB", (most-before)>>20)
 			}
-			if failed > 0 {
-				t.Errorf("%d of %d calls of another client failed", failed, calls)
+			if a.failed > 0 {
+				t.Errorf("%d of %d calls of another client failed", a.failed, a.calls)
 			}
-			t.Logf("%-45s cut %d of %d, first after %.2fs, memory +%d MiB, victim p99 %s (calm %s, ×%.1f) in %d calls", f.id, o.Cut, o.Times, o.First.Seconds(), max(0, most-before)>>20, p99, calm, float64(p99)/float64(calm), calls)
+			times := func(of time.Duration) float64 { return float64(a.p99) / float64(max(of, 1)) }
+			t.Logf("%-45s cut %d of %d, first after %.2fs, memory +%d MiB, %.0f %% of a processor, victim p99 %s: ×%.1f of beside a flood of nobody (%s), ×%.1f of calm (%s), in %d calls",
+				f.id, o.Cut, o.Times, o.First.Seconds(), max(0, most-before)>>20, 100*(worked(t, pid)-cpu).Seconds()/time.Since(began).Seconds(), a.p99, times(alone.p99), alone.p99, times(calm), calm, a.calls)
 		})
 	}
 	if err := call("http", p.addr); err != nil { // the control: who means well is served after all of it

@@ -36,6 +36,7 @@ type Engine struct {
 	began   time.Time
 	view    atomic.Pointer[view]
 	leaving atomic.Bool // see Leave
+	spare   time.Duration
 
 	mu     sync.Mutex // guards states and the making of views
 	states map[string]*clusterState
@@ -72,7 +73,7 @@ func New(c Config) (*Engine, error) {
 	if c.Spans == nil {
 		c.Spans = trace.New(trace.Config{Log: c.Log})
 	}
-	e := &Engine{config: c, began: time.Now(), states: map[string]*clusterState{}, downs: map[*downstream]struct{}{}}
+	e := &Engine{config: c, began: time.Now(), spare: spareTime, states: map[string]*clusterState{}, downs: map[*downstream]struct{}{}}
 	e.base, e.cancel = context.WithCancel(context.Background())
 	e.view.Store(noView)
 	return e, nil

@@ -47,6 +47,8 @@ type exchange struct {
 	rate      int64          // bytes in a second of the response, by a fault; 0: as it comes
 	mirrors   []*clusterView // that get a copy
 	retrying  bool           // counted among the cluster's retries
+	lent      bool           // the try has a connection of the pool, that may be given back before the exchange has ended
+	gaveBack  bool           // it was: whoever has it now mustn't be disturbed
 	bound     string         // where the caller's session is already
 
 	span   span
@@ -84,7 +86,7 @@ func (ex *exchange) recycle() {
 	ex.host, ex.route, ex.weighted, ex.cluster = nil, nil, nil, nil
 	ex.resp, ex.trailers, ex.rec = resp, trailers, record{}
 	ex.answered, ex.grpc, ex.setCookie = false, false, ""
-	ex.origin, ex.rate, ex.retrying, ex.bound = "", 0, false, ""
+	ex.origin, ex.rate, ex.retrying, ex.lent, ex.gaveBack, ex.bound = "", 0, false, false, false, ""
 	clear(ex.mirrors)
 	ex.span = span{}
 	ex.mirrors, ex.source.copying = ex.mirrors[:0], false

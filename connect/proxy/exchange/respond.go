@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/weftmesh/weft/connect/proxy/header"
 	"github.com/weftmesh/weft/connect/proxy/reason"
 	"github.com/weftmesh/weft/connect/proxy/stream"
 )
@@ -25,7 +26,7 @@ func (ex *exchange) respond(l lease) {
 	}
 	ex.answered = true
 	if end && !l.isMulti() {
-		ex.upstreamDone()
+		ex.giveBack(l)
 	}
 	err := ex.x.WriteHead(h, end)
 	if err != nil {
@@ -44,15 +45,9 @@ func (ex *exchange) respond(l lease) {
 		ex.cut(l, err)
 		return
 	}
-	ex.watch.end() // nothing that comes now may touch what was answered
-	ex.source.stop(l.ClientExchange, true)
-}
-
-// upstreamDone is called when the whole response has been read: a client that goes away as soon as it has it doesn't cost
-// the upstream's connection.
-func (ex *exchange) upstreamDone() {
-	if ex.source.idle() {
-		ex.watch.hold(nil)
+	ex.watch.end()    // nothing that comes now may touch what was answered
+	if !ex.gaveBack { // else the request had been sent as a whole
+		ex.source.stop(l.ClientExchange, true)
 	}
 }
 
@@ -75,16 +70,52 @@ func (ex *exchange) cut(l lease, err error) {
 	case cause != reason.UpstreamReset:
 		code = stream.CodeCancel
 	}
-	l.Reset(stream.CodeCancel)
+	if ex.answered {
+		ex.x.Reset(code)
+	}
+	if !ex.gaveBack && !(cause == reason.DownstreamReset && ex.readAway(l)) {
+		l.Reset(stream.CodeCancel)
+	}
 	if !ex.answered {
 		ex.source.stop(nil, false)
 		ex.fail(cause)
 		return
 	}
-	ex.x.Reset(code)
 	ex.source.stop(nil, false)
 	ex.e.config.Log.Debug("response cut", "cluster", ex.rec.cluster, "upstream", ex.rec.upstream, "reason", string(cause), "error", err)
 }
+
+// giveBack is called when the whole response has been read, before its last part is written: a client that goes away as soon as it has it
+// doesn't cost the upstream's connection, and however slowly it takes it, the next request has the connection.
+func (ex *exchange) giveBack(l lease) {
+	if !ex.source.idle() {
+		return
+	}
+	ex.watch.hold(nil)
+	if ex.lent && !l.isMulti() {
+		ex.lent, ex.gaveBack = false, true
+		ex.cluster.release(l)
+	}
+}
+
+// readAway reads an answer to its end that nobody wants any more, if that is short: the connection can be used again then, and the next
+// request needs no handshake. The watchdog cuts what takes too long.
+func (ex *exchange) readAway(l lease) bool {
+	if l.isMulti() || !ex.source.idle() || !ex.resp.HasLength || ex.resp.Length > mostReadAway {
+		return false
+	}
+	for n := 0; n <= mostReadAway; {
+		m, err := l.ReadBody(ex.room.small[:])
+		if err != nil {
+			return err == io.EOF
+		}
+		n += m
+	}
+	return false
+}
+
+// mostReadAway is as much as costs less than another connection.
+const mostReadAway = 64 << 10
 
 // copyBack copies the response's body. What has come is flushed before a wait for more.
 func (ex *exchange) copyBack(l lease) error {
@@ -119,9 +150,15 @@ func (ex *exchange) copyBack(l lease) error {
 			if left > 0 {
 				left -= int64(n)
 			}
+			if left == 0 && err == nil {
+				ex.giveBack(l)
+			}
 			if err := ex.x.WriteBody(p[:n]); err != nil {
 				ex.watch.kill(reason.DownstreamReset)
 				return err
+			}
+			if ex.gaveBack {
+				return ex.finishTo(nil)
 			}
 		}
 		if err == io.EOF {
@@ -130,18 +167,26 @@ func (ex *exchange) copyBack(l lease) error {
 			if t != nil && ex.lv.log != nil {
 				ex.trailers.CopyFrom(t)
 			}
-			ex.upstreamDone()
-			if err := ex.x.Finish(t); err != nil {
-				ex.watch.kill(reason.DownstreamReset)
-				return err
+			if t == nil {
+				ex.giveBack(l)
+			} else if ex.source.idle() {
+				ex.watch.hold(nil) // the trailers are the connection's
 			}
-			return nil
+			return ex.finishTo(t)
 		}
 		if err != nil {
 			return err
 		}
 		ex.room.settle(n, l.ClientExchange)
 	}
+}
+
+func (ex *exchange) finishTo(trailers *header.List) error {
+	err := ex.x.Finish(trailers)
+	if err != nil {
+		ex.watch.kill(reason.DownstreamReset)
+	}
+	return err
 }
 
 // tunnel carries raw bytes both ways after an upgrade, until both sides have ended or one breaks.

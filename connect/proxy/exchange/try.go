@@ -208,9 +208,13 @@ func (ex *exchange) try(f *config.Forward, c *choice, retry int) (done bool, _ f
 		return false, ex.noConnection(code, err)
 	}
 	ex.watch.hold(l.ClientExchange)
+	ex.lent = true
 	done, fail := ex.over(f, v, l, retry)
 	ex.watch.hold(nil)
-	v.release(l)
+	if ex.lent {
+		v.release(l)
+	}
+	ex.lent = false
 	if !done {
 		c.avoid = append(c.avoid, ep)
 	}
@@ -234,6 +238,9 @@ func (ex *exchange) noConnection(code reason.Code, err error) failure {
 // over does one try over a connection.
 func (ex *exchange) over(f *config.Forward, v *clusterView, l lease, retry int) (done bool, _ failure) {
 	began := ex.e.now()
+	if !l.isMulti() && ex.source.idle() && ex.source.ended && ex.req.Upgrade == "" {
+		ex.watch.spare() // what is sent now is all of the request
+	}
 	err := ex.send(l)
 	if err != nil && (errors.Is(err, stream.ErrNotSent) || errors.Is(err, errSpent)) {
 		fail := ex.classify(err)
@@ -266,7 +273,7 @@ func (ex *exchange) over(f *config.Forward, v *clusterView, l lease, retry int) 
 	ex.noteGRPC(&ex.resp.Fields)
 	v.observe(l.endpoint, began, ex.resp.Status >= 500 || ex.resp.Status == 429 || failedGRPC(ex.grpcCode))
 	v.answered(l.endpoint, ex.resp.Status, ex.grpcCode)
-	if ex.wantsStatus(f.Retry, ex.resp.Status) && ex.source.replayable() && ex.takeRetry(f.Retry, retry) {
+	if abandoned, _ := ex.watch.state(); abandoned == reason.None && ex.wantsStatus(f.Retry, ex.resp.Status) && ex.source.replayable() && ex.takeRetry(f.Retry, retry) {
 		after := retryAfter(f.Retry, &ex.resp)
 		l.Reset(stream.CodeCancel)
 		ex.source.detach()

@@ -28,7 +28,9 @@ type watchdog struct {
 	tryAt   int64 // when the answer to this try must be there
 	late    bool  // tryAt was reached
 	cause   reason.Code
-	answers bool // the response head is out: cutting means resetting the client's side too
+	spares  bool  // a client's going away leaves the try time to be answered
+	cutAt   int64 // when that time is over; 0: it hasn't begun
+	answers bool  // the response head is out: cutting means resetting the client's side too
 	x       stream.ServerExchange
 	y       stream.ClientExchange
 	cancel  context.CancelFunc // of the slow way to a connection
@@ -52,6 +54,7 @@ func (w *watchdog) end() {
 	}
 	w.live, w.x, w.y, w.cancel = false, nil, nil, nil
 	w.idle, w.routeAt, w.tryAt, w.late, w.cause, w.answers = 0, 0, 0, false, reason.None, false
+	w.spares, w.cutAt = false, 0
 }
 
 func (w *watchdog) touch() { w.moved.Store(w.engine.now()) }
@@ -87,6 +90,7 @@ func (w *watchdog) armLocked(now int64) {
 		}
 	}
 	earlier(w.routeAt)
+	earlier(w.cutAt)
 	if !w.late {
 		earlier(w.tryAt)
 	}
@@ -108,10 +112,20 @@ func (w *watchdog) fire() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.due = 0
-	if !w.live || w.cause != reason.None {
+	if !w.live {
 		return
 	}
 	now := w.engine.now()
+	if w.cause != reason.None {
+		switch {
+		case w.cutAt != 0 && now >= w.cutAt:
+			w.cutAt = 0
+			w.cutLocked()
+		case w.cutAt != 0:
+			w.armLocked(now)
+		}
+		return
+	}
 	switch {
 	case w.routeAt != 0 && now >= w.routeAt:
 		w.killLocked(reason.UpstreamTimeout)
@@ -141,10 +155,27 @@ func (w *watchdog) killLocked(cause reason.Code) {
 		return
 	}
 	w.cause = cause
-	w.cutLocked()
+	if cause == reason.DownstreamReset && w.spares && w.y != nil {
+		w.idle, w.routeAt, w.tryAt = 0, 0, 0
+		w.cutAt = w.engine.now() + int64(w.engine.spare)
+		w.armLocked(w.engine.now())
+	} else {
+		w.cutLocked()
+	}
 	if w.answers {
 		w.x.Reset(stream.CodeCancel)
 	}
+}
+
+// spareTime is how long an answer that nobody wants any more may take to come: with it the connection is free again, where cutting it
+// costs a handshake for the next request. A server that has long to do is told soon enough.
+const spareTime = 100 * time.Millisecond
+
+// spare has the try, whose request goes out as a whole, answered where the client goes away.
+func (w *watchdog) spare() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.spares = true
 }
 
 // kill ends the exchange, for the first cause that is given.
@@ -195,7 +226,7 @@ func (w *watchdog) answering() bool {
 func (w *watchdog) newTry() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.y, w.late, w.tryAt = nil, false, 0
+	w.y, w.late, w.tryAt, w.spares = nil, false, 0, false
 }
 
 // context gives the try's context, which ends when the try is cut. It is made only where a connection isn't at hand.

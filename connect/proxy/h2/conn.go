@@ -70,6 +70,7 @@ type conn struct {
 	blockEnd bool
 	blockID  uint32
 	blockN   int
+	owes     bool          // so much that it has to rest
 	answered bool          // something waits in the writer that nobody has flushed
 	fresh    []*serverExch // requests whose handlers weren't started yet
 	woken    []*exch       // something came for their readers, who weren't told yet
@@ -89,7 +90,7 @@ type conn struct {
 	acked    bool
 	resets   bucket
 	control  bucket
-	debt     time.Duration // of work for nothing; the reader rests for it before it reads on
+	debt     time.Duration // of work for nothing; the reader rests for it before it goes on
 
 	pingEvery, pingWait time.Duration
 	pinger              *time.Timer
@@ -311,7 +312,7 @@ func (c *conn) rest() {
 		c.mu.Unlock()
 		return
 	}
-	c.debt = 0
+	c.debt, c.owes = 0, false
 	c.mu.Unlock()
 	time.Sleep(min(restTimes*owed, restMost))
 }

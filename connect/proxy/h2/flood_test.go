@@ -10,6 +10,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -239,3 +240,25 @@ func TestBackPressure(t *testing.T) {
 }
 
 func roundTripPing(c *Client) int { return c.Available() }
+
+// Who makes work for nothing rests within one read as well, so that thousands of frames that come at once don't keep others waiting.
+func TestAFloodInOneReadRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &conn{}
+		c.resets = newBucket(1000, 100)
+		began := time.Now()
+		for range 900 {
+			c.mu.Lock()
+			if err := c.wasteLocked(); err != nil {
+				t.Fatal(err)
+			}
+			c.mu.Unlock()
+			if c.owes {
+				c.rest()
+			}
+		}
+		if took := time.Since(began); took < 50*time.Millisecond {
+			t.Errorf("900 wasted streams took %v", took)
+		}
+	})
+}

@@ -38,6 +38,9 @@ func (c *conn) read() error {
 				return err
 			}
 		}
+		if c.owes { // thousands of frames may be in one read
+			c.rest()
+		}
 	}
 }
 
@@ -120,9 +123,15 @@ func (c *conn) spendLocked(n float64) error {
 		return broken(stream.CodeEnhanceCalm, "too many control frames")
 	}
 	if c.control.low() {
-		c.debt += time.Duration(n) * controlCost
+		c.oweLocked(time.Duration(n) * controlCost)
 	}
 	return nil
+}
+
+// oweLocked notes work for nothing.
+func (c *conn) oweLocked(d time.Duration) {
+	c.debt += d
+	c.owes = c.debt >= restAt
 }
 
 func (c *conn) wasteLocked() error {
@@ -130,7 +139,7 @@ func (c *conn) wasteLocked() error {
 		return broken(stream.CodeEnhanceCalm, "too many streams were reset")
 	}
 	if c.resets.low() {
-		c.debt += wasteCost
+		c.oweLocked(wasteCost)
 	}
 	return nil
 }
@@ -140,7 +149,7 @@ func (c *conn) abandonedLocked(e *exch) error {
 	if e.srv == nil || !e.srv.begun || !c.resets.low() {
 		return nil
 	}
-	c.debt += abandonedCost
+	c.oweLocked(abandonedCost)
 	if !c.resets.spend(abandonedWaste) {
 		return broken(stream.CodeEnhanceCalm, "too many requests were begun and taken back")
 	}
@@ -151,7 +160,7 @@ func (c *conn) abandonedLocked(e *exch) error {
 func (c *conn) wasteBlock(n int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.debt += time.Duration(n) * blockCost
+	c.oweLocked(time.Duration(n) * blockCost)
 	if !c.resets.spend(float64(n) / bytesPerWaste) {
 		return broken(stream.CodeEnhanceCalm, "too many heads are over their limit")
 	}
