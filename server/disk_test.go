@@ -287,6 +287,28 @@ func TestC130_DamagedSnapshotOnDisk(t *testing.T) {
 	}
 }
 
+// A log that doesn't go on where the snapshot before it ends, since the newest one is damaged, is an error, also where the server's ID is looked
+// for in it first.
+func TestC130_GapBeforeLog(t *testing.T) {
+	whole := written(t, false)
+	w, err := wal.Open(filepath.Join(whole, "server", "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(w.DeleteRange(1, 5), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"", "an-id"} {
+		s := newTestServer(t, copyOf(t, whole))
+		if id != "" {
+			s.c.NodeID = id
+		}
+		if err := s.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "its log can't be read") {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+}
+
 // A snapshot that was never finished, because the server was killed or its disk full, doesn't stay for ever.
 func TestHalfSnapshotIsRemoved(t *testing.T) {
 	dir := written(t, true)

@@ -4,6 +4,8 @@ package server
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"runtime"
 	"sync"
@@ -108,9 +110,16 @@ func (g *gate) take(end bool) *round {
 
 func (g *gate) round(ctx context.Context, r *round) error {
 	defer context.AfterFunc(ctx, r.cancel)()
-	err := g.s.atLeader(r.ctx, func(id, address string) (bool, error) { return true, g.confirm(r.ctx, id, address) })
-	if r.ctx.Err() != nil {
-		return api.ErrNoLeader
+	why := api.ErrNoLeader
+	err := g.s.atLeader(r.ctx, func(id, address string) (bool, error) {
+		err := g.confirm(r.ctx, id, address)
+		if errors.Is(err, errBehind) {
+			why = fmt.Errorf("%w: %w", api.ErrNoLeader, err)
+		}
+		return true, err
+	})
+	if err != nil && r.ctx.Err() != nil {
+		return why
 	}
 	return err
 }
@@ -131,7 +140,10 @@ func (g *gate) confirm(ctx context.Context, id, address string) error {
 	if err != nil {
 		return err
 	}
-	return g.s.applied.wait(ctx, func() bool { return g.s.store.Position().Index >= index })
+	if err := g.s.applied.wait(ctx, func() bool { return g.s.store.Position().Index >= index }); err != nil {
+		return fmt.Errorf("%w: this server has index %d, and its leader %d: %w", errBehind, g.s.store.Position().Index, index, err)
+	}
+	return nil
 }
 
 // barrier waits until all that was agreed is applied here.

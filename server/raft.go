@@ -159,14 +159,18 @@ func (n *raftNode) hasState() (bool, error) {
 	return raft.HasExistingState(n.log, n.stable, n.snapshots)
 }
 
-// newRaft is raft.NewRaft, which reads the whole log and panics where it can't: here that is an error.
+// newRaft is raft.NewRaft, which reads the whole log.
 func newRaft(c *raft.Config, f raft.FSM, l raft.LogStore, st raft.StableStore, sn raft.SnapshotStore, t raft.Transport) (r *raft.Raft, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("its log can't be read: %v", p)
-		}
-	}()
+	defer unreadable(&err)
 	return raft.NewRaft(c, f, l, st, sn, t)
+}
+
+// unreadable is deferred where Raft panics when it can't read the log, or the log doesn't go on where the newest sound snapshot ends: here
+// that is an error.
+func unreadable(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("its log can't be read, or a snapshot before it is damaged: empty its data_dir and let it join anew: %v", p)
+	}
 }
 
 type raftStores struct {

@@ -28,7 +28,8 @@ func (c raftConfig) scratch() (*fsm, error) {
 }
 
 // configuration reads which servers there are from the log, without starting anything.
-func (n *raftNode) configuration(c raftConfig, conf *raft.Config, transport raft.Transport) (raft.Configuration, error) {
+func (n *raftNode) configuration(c raftConfig, conf *raft.Config, transport raft.Transport) (_ raft.Configuration, err error) {
+	defer unreadable(&err)
 	machine, err := c.scratch()
 	if err != nil {
 		return raft.Configuration{}, err
@@ -38,7 +39,8 @@ func (n *raftNode) configuration(c raftConfig, conf *raft.Config, transport raft
 }
 
 // reform makes servers the cluster, whatever the log says, and gives what the log holds. All of the log counts as agreed.
-func (n *raftNode) reform(c raftConfig, conf *raft.Config, transport raft.Transport, servers []raft.Server) (*catalog.Store, error) {
+func (n *raftNode) reform(c raftConfig, conf *raft.Config, transport raft.Transport, servers []raft.Server) (_ *catalog.Store, err error) {
+	defer unreadable(&err)
 	machine, err := c.scratch()
 	if err != nil {
 		return nil, err

@@ -20,6 +20,8 @@ func rows() []row {
 		{name: "all-killed", faults: "F18", long: 10, fault: killAll, quick: true},
 		{name: "power-lost", faults: "F4", long: 10, fault: killAll, binary: withFailpoints, env: []string{"WEFT_FAIL_POWER=1"}},
 		{name: "leader-paused", faults: "F14", long: 12, fault: pauseLeader, quick: true},
+		{name: "holders-paused", faults: "F39 F14", long: 6, fault: pauseHolders},
+		{name: "damaged", faults: "F7", long: 6, fault: damage},
 		{name: "leader-cut-off", faults: "F9", long: 8, fault: cutLeader(true, true)},
 		{name: "leader-hears-nothing", faults: "F10", long: 6, fault: cutLeader(true, false)},
 		{name: "leader-unheard", faults: "F10", long: 6, fault: cutLeader(false, true)},
@@ -144,19 +146,23 @@ func killAllOnce(r *run) error {
 // pauseLeader stops the leader for longer than its lease, again and again. What it answers when it goes on must not be stale.
 func pauseLeader(r *run) error {
 	for range 6 {
-		l := r.c.aLeader()
-		l.signal(syscall.SIGSTOP)
-		err := r.nextWrite(r.c.followers(l)[rand.IntN(2)])
-		pause(r.ctx, time.Duration(rand.IntN(600))*time.Millisecond)
-		l.signal(syscall.SIGCONT)
-		if err != nil {
-			return fmt.Errorf("after %s was paused: %w", l.name(), err)
-		}
-		if err := until(30*time.Second, l.ready); err != nil {
+		if err := pauseOnce(r); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func pauseOnce(r *run) error {
+	l := r.c.aLeader()
+	l.signal(syscall.SIGSTOP)
+	err := r.nextWrite(r.c.followers(l)[rand.IntN(2)])
+	pause(r.ctx, time.Duration(rand.IntN(600))*time.Millisecond)
+	l.signal(syscall.SIGCONT)
+	if err != nil {
+		return fmt.Errorf("after %s was paused: %w", l.name(), err)
+	}
+	return until(30*time.Second, l.ready)
 }
 
 // cutLeader cuts what the leader hears, what it says, or both.
