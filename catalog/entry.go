@@ -83,6 +83,10 @@ type ServiceDefaults struct {
 	EnvoyExtensions           []EnvoyExtension  `json:",omitempty"`
 	// MutualTLSPorts is weft's: the mode for instances whose application listens on one of these ports.
 	MutualTLSPorts []PortMutualTLS `json:",omitempty"`
+	// InboundConnections is weft's: how callers' connections are kept.
+	InboundConnections *InboundConnections `json:",omitempty"`
+	// LocalProxyProtocol is weft's, for TCP: the application is told the caller's address by the PROXY protocol, "v1" or "v2".
+	LocalProxyProtocol string `json:",omitempty"`
 	// AdaptiveConcurrency is weft's: how many requests an instance takes at once is found out by how long they take.
 	AdaptiveConcurrency *AdaptiveConcurrency `json:",omitempty"`
 }
@@ -106,6 +110,8 @@ type UpstreamConfig struct {
 	PassiveHealthCheck         *PassiveHealthCheck `json:",omitempty"`
 	MeshGateway                MeshGatewayMode     `json:",omitzero"`
 	BalanceOutboundConnections string              `json:",omitempty"`
+	// Connections is weft's: in place of what the service's resolver says.
+	Connections *Connections `json:",omitempty"`
 }
 
 // ProxyDefaults holds for every proxy; its name is "global".
@@ -225,15 +231,20 @@ type IntentionPermission struct {
 	Action string
 	HTTP   *IntentionHTTPPermission `json:",omitempty"`
 	JWT    *JWTRequirement          `json:",omitempty"`
+	// Not is weft's: requests that it matches are left out of the permission.
+	Not *IntentionHTTPPermission `json:",omitempty"`
 }
 
-// IntentionHTTPPermission matches a request: at most one path form, all headers, any of the methods.
+// IntentionHTTPPermission matches a request: at most one path form, all headers, any of the methods, any of the hosts.
 type IntentionHTTPPermission struct {
 	PathExact  string                `json:",omitempty"`
 	PathPrefix string                `json:",omitempty"`
 	PathRegex  string                `json:",omitempty"`
 	Header     []IntentionHTTPHeader `json:",omitempty"`
 	Methods    []string              `json:",omitempty"`
+	// Hosts is weft's: what the request calls the service, as "api.example.com", or "*.example.com" for all below it; with any port, and
+	// without regard to case.
+	Hosts []string `json:",omitempty"`
 }
 
 // IntentionHTTPHeader matches a header by exactly one of its forms.
@@ -402,6 +413,7 @@ type ServiceResolver struct {
 	// service-defaults say (UpstreamConfig) wins.
 	Limits               *UpstreamLimits       `json:",omitempty"`
 	PassiveHealthCheck   *PassiveHealthCheck   `json:",omitempty"`
+	Connections          *Connections          `json:",omitempty"` // weft's too: how connections to it are kept
 	PrioritizeByLocality *PrioritizeByLocality `json:",omitempty"`
 	// LocalityWeights is weft's: instances elsewhere get nothing.
 	LocalityWeights []LocalityWeight `json:",omitempty"`

@@ -3,7 +3,10 @@
 package catalog
 
 import (
+	"fmt"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -17,6 +20,20 @@ type JWTProvider struct {
 	Forwarding       *JWTForwarding `json:",omitempty"`
 	ClockSkewSeconds int            `json:",omitempty"`
 	CacheConfig      *JWTCache      `json:",omitempty"`
+	// ClaimHeaders is weft's: what a verified token claims is handed on in headers. What callers send in these is taken out.
+	ClaimHeaders []JWTClaimHeader `json:",omitempty"`
+	// SpaceDelimitedClaims is weft's: claims of which the text is a list, its parts divided by spaces, as often scope.
+	SpaceDelimitedClaims []string `json:",omitempty"`
+	// RefuseInvalid is weft's: a request with a token of this issuer that is wrong is answered with 401, whatever the intentions say;
+	// one without a token goes on to them. Otherwise a wrong token claims nothing, as none does.
+	RefuseInvalid bool `json:",omitempty"`
+}
+
+// JWTClaimHeader is a claim ("sub", or "user.name" within another) and the header that gets it: text, numbers and yes or no as they are, a
+// list or an object as JSON in base64 (URL alphabet).
+type JWTClaimHeader struct {
+	Claim  string
+	Header string
 }
 
 // JSONWebKeySet is the issuer's keys. Local beside Remote is weft's: these count too, whether the others can be fetched or not.
@@ -160,8 +177,29 @@ func (e *JWTProvider) Validate() error {
 			return invalidf("Locations[%d] must have exactly one of Header, QueryParam and Cookie", i)
 		}
 	}
+	for i, c := range e.ClaimHeaders {
+		f := fmt.Sprintf("ClaimHeaders[%d]", i)
+		if slices.Contains(strings.Split(c.Claim, "."), "") {
+			return invalidf("%s.Claim %q: want a claim's name, or names divided by dots", f, c.Claim)
+		}
+		if !headerName(c.Header) {
+			return invalidf("%s.Header %q is no name of a header", f, c.Header)
+		}
+	}
+	if i := slices.Index(e.SpaceDelimitedClaims, ""); i >= 0 {
+		return invalidf("SpaceDelimitedClaims[%d] must name a claim", i)
+	}
 	if e.Forwarding != nil && e.Forwarding.HeaderName == "" {
 		return invalidf("Forwarding.HeaderName is required")
 	}
 	return nil
+}
+
+// headerName says whether a name can be a header's (RFC 9110 §5.6.2), of those that a proxy may set.
+func headerName(s string) bool {
+	lower := strings.ToLower(s)
+	return s != "" && !slices.Contains([]string{"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade"}, lower) &&
+		!strings.ContainsFunc(lower, func(r rune) bool {
+			return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || strings.ContainsRune("!#$%&'*+-.^_`|~", r))
+		})
 }

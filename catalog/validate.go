@@ -117,6 +117,7 @@ func (e *ServiceDefaults) Validate() error {
 		notNegative("LocalRequestTimeoutMs", e.LocalRequestTimeoutMs),
 		balance("BalanceInboundConnections", e.BalanceInboundConnections), e.RateLimits.validate("RateLimits"),
 		e.AdaptiveConcurrency.validate("AdaptiveConcurrency"), e.TransparentProxy.validate(), validExtensions(e.EnvoyExtensions))
+	err = firstError(err, e.validateInbound())
 	if err == nil && e.RateLimits != nil && e.Protocol == ProtocolTCP {
 		err = invalidf("RateLimits needs a Protocol with requests, not %q", e.Protocol)
 	}
@@ -155,7 +156,7 @@ func (e *ServiceDefaults) Validate() error {
 func (u *UpstreamConfig) validate(f string) error {
 	err := firstError(protocol(f+".Protocol", u.Protocol), notNegative(f+".ConnectTimeoutMs", u.ConnectTimeoutMs),
 		u.MeshGateway.validate(f+".MeshGateway"), balance(f+".BalanceOutboundConnections", u.BalanceOutboundConnections))
-	return firstError(err, u.Limits.validate(f+".Limits"), u.PassiveHealthCheck.validate(f+".PassiveHealthCheck"))
+	return firstError(err, u.Limits.validate(f+".Limits"), u.PassiveHealthCheck.validate(f+".PassiveHealthCheck"), u.Connections.validate(f+".Connections"))
 }
 
 // Validate checks the name, modes and access logs.

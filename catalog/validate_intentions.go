@@ -78,16 +78,23 @@ func (p *IntentionPermission) validate(f string) error {
 	if err := p.JWT.validate(f + ".JWT"); err != nil {
 		return err
 	}
-	if p.HTTP == nil && p.JWT != nil {
-		return nil
-	}
-	if p.HTTP == nil {
+	if p.HTTP == nil && p.JWT == nil && p.Not == nil {
 		return invalidf("%s.HTTP is required", f)
 	}
-	f += ".HTTP"
-	h := p.HTTP
-	if h.PathExact+h.PathPrefix+h.PathRegex == "" && len(h.Header) == 0 && len(h.Methods) == 0 {
+	return firstError(p.HTTP.validate(f+".HTTP"), p.Not.validate(f+".Not"))
+}
+
+func (h *IntentionHTTPPermission) validate(f string) error {
+	if h == nil {
+		return nil
+	}
+	if h.PathExact+h.PathPrefix+h.PathRegex == "" && len(h.Header) == 0 && len(h.Methods) == 0 && len(h.Hosts) == 0 {
 		return invalidf("%s should not be empty", f)
+	}
+	for i, host := range h.Hosts {
+		if name := strings.TrimPrefix(host, "*."); name == "" || strings.ContainsAny(name, "*/:@ ") {
+			return invalidf("%s.Hosts[%d] %q: want a host's name without a port, or *. before it for all names below it", f, i, host)
+		}
 	}
 	if err := firstError(paths(f, h.PathExact, h.PathPrefix, h.PathRegex), methods(f, h.Methods)); err != nil {
 		return err

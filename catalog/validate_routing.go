@@ -109,7 +109,7 @@ func (e *ServiceResolver) Validate() error {
 	if e.ConnectTimeout < 0 || e.RequestTimeout < 0 {
 		return invalidf("ConnectTimeout and RequestTimeout must not be negative")
 	}
-	if err := firstError(e.Limits.validate("Limits"), e.PassiveHealthCheck.validate("PassiveHealthCheck"), e.validateLocality(),
+	if err := firstError(e.Limits.validate("Limits"), e.PassiveHealthCheck.validate("PassiveHealthCheck"), e.Connections.validate("Connections"), e.validateLocality(),
 		e.Fallback.validate("Fallback")); err != nil {
 		return err
 	}

@@ -18,6 +18,10 @@ func TestTrafficRefusals(t *testing.T) {
 	at := func(m ServiceRouteHTTPMatch) Entry {
 		return &ServiceRouter{EntryHead: EntryHead{Name: "api"}, Routes: []ServiceRoute{{Match: &ServiceRouteMatch{HTTP: &m}}}}
 	}
+	permit := func(p IntentionPermission) Entry {
+		return &ServiceIntentions{EntryHead: EntryHead{Name: "api"}, Sources: []SourceIntention{{Name: "web", Permissions: []IntentionPermission{p}}}}
+	}
+	keys := &JSONWebKeySet{Local: &LocalJWKS{JWKS: "x"}}
 	check := func(p PassiveHealthCheck) Entry {
 		return &ServiceResolver{EntryHead: EntryHead{Name: "api"}, PassiveHealthCheck: &p}
 	}
@@ -49,6 +53,20 @@ func TestTrafficRefusals(t *testing.T) {
 		{&ServiceResolver{EntryHead: EntryHead{Name: "api"}, PassiveHealthCheck: &PassiveHealthCheck{FailurePercentage: &FailurePercentage{Threshold: 101}}}, "FailurePercentage.Threshold"},
 		{check(PassiveHealthCheck{FailureStatusCodes: []uint32{429, 199}}), "PassiveHealthCheck.FailureStatusCodes[1]"},
 		{check(PassiveHealthCheck{FailureStatusCodes: []uint32{429}, MaxGatewayFailures: 3}), "FailureStatusCodes and MaxGatewayFailures"},
+		{&ServiceResolver{EntryHead: EntryHead{Name: "api"}, Connections: &Connections{MaxAge: -1}}, "Connections.MaxAge"},
+		{&ServiceResolver{EntryHead: EntryHead{Name: "api"}, Connections: &Connections{KeepAlive: &KeepAlive{Time: time.Millisecond}}}, "Connections.KeepAlive.Time"},
+		{&ServiceResolver{EntryHead: EntryHead{Name: "api"}, Connections: &Connections{Ping: &Ping{}}}, "Connections.Ping"},
+		{&ServiceDefaults{EntryHead: EntryHead{Name: "api"}, UpstreamConfig: &UpstreamDefaults{Defaults: &UpstreamConfig{Connections: &Connections{MaxStreams: -1}}}}, "UpstreamConfig.Defaults.Connections.MaxStreams"},
+		{&ServiceDefaults{EntryHead: EntryHead{Name: "api"}, Protocol: "tcp", InboundConnections: &InboundConnections{MaxRequests: 1}}, "InboundConnections.MaxRequests"},
+		{&ServiceDefaults{EntryHead: EntryHead{Name: "api"}, Protocol: "http", LocalProxyProtocol: "v1"}, "LocalProxyProtocol"},
+		{&ServiceDefaults{EntryHead: EntryHead{Name: "api"}, LocalProxyProtocol: "v3"}, "LocalProxyProtocol"},
+		{&JWTProvider{EntryHead: EntryHead{Name: "p"}, JSONWebKeySet: keys, ClaimHeaders: []JWTClaimHeader{{Claim: "a..b", Header: "x"}}}, "ClaimHeaders[0].Claim"},
+		{&JWTProvider{EntryHead: EntryHead{Name: "p"}, JSONWebKeySet: keys, ClaimHeaders: []JWTClaimHeader{{Claim: "a", Header: "Host"}}}, "ClaimHeaders[0].Header"},
+		{&JWTProvider{EntryHead: EntryHead{Name: "p"}, JSONWebKeySet: keys, SpaceDelimitedClaims: []string{""}}, "SpaceDelimitedClaims[0]"},
+		{permit(IntentionPermission{Action: "allow"}), "Permissions[0].HTTP"},
+		{permit(IntentionPermission{Action: "allow", HTTP: &IntentionHTTPPermission{Hosts: []string{"a", "a:80"}}}), "Permissions[0].HTTP.Hosts[1]"},
+		{permit(IntentionPermission{Action: "allow", Not: &IntentionHTTPPermission{PathRegex: "["}}), "Permissions[0].Not.PathRegex"},
+		{permit(IntentionPermission{Action: "allow", Not: &IntentionHTTPPermission{}}), "Permissions[0].Not should not be empty"},
 		{check(PassiveHealthCheck{EjectionJitter: -1}), "PassiveHealthCheck.EjectionJitter"},
 	} {
 		c.entry.Normalize()

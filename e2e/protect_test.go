@@ -21,7 +21,9 @@ import (
 
 var protectRows = []Row{
 	{Name: "protect by path header and method", Run: protectRequests},
+	{Name: "protect by host and by exception", Run: protectHosts},
 	{Name: "protect by token", Run: protectTokens},
+	{Name: "protect by claims in headers and refuse what is wrong", Run: protectClaims},
 	{Name: "protect by token of fetched keys", Run: protectFetched},
 	{Name: "protect in audit mode", Run: protectAudit},
 	{Name: "protect by mutual tls strict permissive and off", Run: protectMTLS},
@@ -54,6 +56,26 @@ func protectRequests(t *testing.T, w *World) {
 	l.is(statusIs(403), "POST", "/write")
 	l.is(statusIs(200), "POST", "/write", "x-key: k")
 	l.is(statusIs(403), "POST", "/other", "x-key: k")
+}
+
+func protectHosts(t *testing.T, w *World) {
+	l := w.traffic(t)
+	l.rules(object{"Sources": []object{{"Name": l.name("web"), "Permissions": []object{
+		{"Action": "deny", "HTTP": object{"Hosts": []string{"admin.shop", "*.internal.shop"}}},
+		{"Action": "allow", "HTTP": object{"PathPrefix": "/"}, "Not": object{"PathPrefix": "/private", "Header": []object{{"Name": "x-key", "Exact": "k", "Invert": true}}}},
+		{"Action": "allow", "HTTP": object{"PathExact": "/private/open"}},
+	}}}})
+	l.everywhere("/", statusIs(403), ":authority: admin.shop")
+	for _, host := range []string{"admin.shop:8080", "ADMIN.shop", "admin.shop.", "a.b.internal.shop"} {
+		l.is(statusIs(403), "GET", "/", ":authority: "+host)
+	}
+	for _, host := range []string{"api.shop", "my-admin.shop", "internal.shop", "admin.shop.example"} {
+		l.is(statusIs(200), "GET", "/", ":authority: "+host)
+	}
+	l.is(statusIs(403), "GET", "/private/x", "x-key: other")
+	l.is(statusIs(200), "GET", "/private/x", "x-key: k")
+	l.is(statusIs(200), "GET", "/private/open", "x-key: other")
+	l.is(statusIs(200), "GET", "/public", "x-key: other")
 }
 
 // issuer signs tokens.
@@ -144,6 +166,56 @@ func protectTokens(t *testing.T, w *World) {
 			t.Errorf("%s: %d %v, want 403", name, g.Status, err)
 		}
 	}
+}
+
+// protectClaims: the application gets claims in headers, which nobody can forge; a scope is a list; a wrong token is an error, none isn't.
+func protectClaims(t *testing.T, w *World) {
+	l := w.traffic(t)
+	ours, theirs := newIssuer(t), newIssuer(t)
+	l.entry("jwt-provider", "claims", object{
+		"Issuer": "https://sso.example", "JSONWebKeySet": object{"Local": object{"JWKS": ours.keys(t)}}, "RefuseInvalid": true,
+		"SpaceDelimitedClaims": []string{"scope"}, "Forwarding": object{"HeaderName": "x-payload"}, "Locations": []object{
+			{"Header": object{"Name": "authorization", "ValuePrefix": "Bearer "}}, {"Cookie": object{"Name": "session"}},
+		},
+		"ClaimHeaders": []object{{"Claim": "sub", "Header": "x-user"}, {"Claim": "org.id", "Header": "x-org"}, {"Claim": "groups", "Header": "x-groups"}},
+	})
+	write := object{"Providers": []object{{"Name": l.name("claims"), "VerifyClaims": []object{{"Path": []string{"scope"}, "Value": "write"}}}}}
+	l.rules(object{"Sources": []object{{"Name": l.name("web"), "Permissions": []object{
+		{"Action": "allow", "HTTP": object{"PathPrefix": "/write"}, "JWT": write},
+		{"Action": "deny", "HTTP": object{"PathPrefix": "/write"}},
+		{"Action": "allow", "HTTP": object{"PathPrefix": "/"}},
+	}}}})
+	claims := object{
+		"iss": "https://sso.example", "exp": time.Now().Add(time.Hour).Unix(), "sub": "anna", "org": object{"id": 7},
+		"groups": []string{"a", "b"}, "scope": "read write",
+	}
+	good := ours.token(t, claims)
+	l.everywhere("/write", statusIs(403))
+	l.everywhere("/write", statusIs(200), "Authorization: Bearer "+good)
+	l.is(statusIs(200), "GET", "/write", "Cookie: a=b; session="+good)
+	headers := func(want map[string]string) func(got) error {
+		return func(g got) error {
+			for h, v := range want {
+				if have := g.Seen.Header.Get(h); have != v {
+					return fmt.Errorf("status %d, the application got %s %q, want %q", g.Status, h, have, v)
+				}
+			}
+			return statusIs(200)(g)
+		}
+	}
+	groups := base64.RawURLEncoding.EncodeToString([]byte(`["a","b"]`))
+	l.is(headers(map[string]string{"X-User": "anna", "X-Org": "7", "X-Groups": groups}), "GET", "/", "Authorization: Bearer "+good, "x-user: root")
+	l.is(headers(map[string]string{"X-User": "", "X-Org": "", "X-Payload": ""}), "GET", "/", "x-user: root", "x-org: 1", "x-payload: e30")
+	claims["scope"] = "read writer"
+	l.is(statusIs(403), "GET", "/write", "Authorization: Bearer "+ours.token(t, claims))
+	for name, token := range map[string]string{"another's key": theirs.token(t, claims), "no token": "abc"} {
+		g, err := l.call("GET", "/", "Authorization: Bearer "+token)
+		if err != nil || g.Status != http.StatusUnauthorized || g.Header.Get("X-Weft-Reason") != "token_invalid" {
+			t.Errorf("%s: %d %q %v, want 401", name, g.Status, g.Header.Get("X-Weft-Reason"), err)
+		}
+	}
+	claims["iss"] = "https://other.example"
+	l.is(statusIs(200), "GET", "/", "Authorization: Bearer "+theirs.token(t, claims)) // it isn't this provider's
 }
 
 // protectFetched: keys come from a server of the issuer's, anew now and then; those in the entry count beside them.

@@ -70,6 +70,7 @@ type Node struct {
 	// What the resolver says of how to call its service; of nodes of type resolver.
 	Limits             *catalog.UpstreamLimits     `json:",omitempty"`
 	PassiveHealthCheck *catalog.PassiveHealthCheck `json:",omitempty"`
+	Connections        *catalog.Connections        `json:",omitempty"`
 	ByLocality         bool                        `json:",omitempty"`
 	LocalityWeights    []catalog.LocalityWeight    `json:",omitempty"`
 }

@@ -43,6 +43,7 @@ func (c *compiler) resolver(k catalog.Key, subset string) (string, error) {
 	if e != nil {
 		connect, n.LoadBalancer = orDuration(e.ConnectTimeout, connect), e.LoadBalancer
 		n.Limits, n.PassiveHealthCheck, n.LocalityWeights = e.Limits, e.PassiveHealthCheck, e.LocalityWeights
+		n.Connections = e.Connections
 		n.ByLocality = e.PrioritizeByLocality != nil && e.PrioritizeByLocality.Mode == "failover"
 		n.Resolver.RequestTimeout = orDuration(e.RequestTimeout, DefaultRequestTimeout)
 	}

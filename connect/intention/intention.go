@@ -191,7 +191,11 @@ func (rs Rules) DecideRequest(src identity.Service, req Request, defaultAllow bo
 		if err != nil {
 			return Decision{}, fmt.Errorf("%s, permission %d: %w", r.Where(), i+1, err)
 		}
-		if ok && Satisfied(p.JWT, req.Claims) {
+		out, err := Excepted(&p, req)
+		if err != nil {
+			return Decision{}, fmt.Errorf("%s, permission %d: Not: %w", r.Where(), i+1, err)
+		}
+		if ok && !out && Satisfied(p.JWT, req.Claims) {
 			allow := p.Action == catalog.ActionAllow
 			return Decision{
 				Allowed: allow, Rule: r, Destination: r.Destination.Name, Permission: i,

@@ -16,7 +16,7 @@ type Request struct {
 	Method string
 	Path   string
 	Header http.Header
-	// Authority and Scheme are looked at by routes alone.
+	// Authority is the host that the request names, with its port if it names one. Scheme is looked at by routes alone.
 	Authority, Scheme string
 	// Claims are those of the verified tokens.
 	Claims Claims
@@ -36,6 +36,9 @@ func PermissionMatches(p *catalog.IntentionHTTPPermission, req Request) (bool, e
 		if ok, err := full(p.PathRegex, path); !ok || err != nil {
 			return false, err
 		}
+	}
+	if len(p.Hosts) > 0 && !slices.ContainsFunc(p.Hosts, func(pattern string) bool { return isHost(pattern, req.Authority) }) {
+		return false, nil
 	}
 	if len(p.Methods) > 0 && !slices.Contains(p.Methods, req.Method) {
 		return false, nil
@@ -93,4 +96,25 @@ func full(pattern, s string) (bool, error) {
 		return false, err
 	}
 	return re.MatchString(s), nil
+}
+
+// isHost compares an authority with a host, or with all names below one, leaving the port, case, and a dot at the end aside.
+func isHost(pattern, authority string) bool {
+	host := strings.ToLower(authority)
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && strings.Trim(host[i+1:], "0123456789") == "" {
+		host = host[:i]
+	}
+	host, pattern = strings.TrimSuffix(host, "."), strings.ToLower(strings.TrimSuffix(pattern, "."))
+	if below, ok := strings.CutPrefix(pattern, "*"); ok {
+		return len(host) > len(below) && strings.HasSuffix(host, below)
+	}
+	return host == pattern
+}
+
+// Excepted says whether a permission's Not leaves a request out.
+func Excepted(p *catalog.IntentionPermission, req Request) (bool, error) {
+	if p.Not == nil {
+		return false, nil
+	}
+	return PermissionMatches(p.Not, req)
 }

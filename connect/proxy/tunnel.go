@@ -32,6 +32,7 @@ type tunnel struct {
 	l       *config.Listener
 	idle    time.Duration // how long nothing may move; 0: for ever
 	rests   bool          // both ends can
+	age     *time.Timer   // cuts it when it is too old; nil: it may become as old as it likes
 	in, out int64         // bytes carried so far
 }
 
@@ -62,6 +63,10 @@ func (c *connection) way(ctx context.Context, l *config.Listener, t *config.TCP)
 func (c *connection) carry(ctx context.Context, l *config.Listener, t *config.TCP, up *way, toUp, toDown []byte) (rests bool) {
 	c.guest.Conns[1] = up.Conn
 	c.tunnel = &tunnel{way: up, l: l, idle: t.IdleTimeout, rests: lounge.Can(c.conn) && lounge.Can(up.Conn)}
+	if t.MaxAge > 0 {
+		tooOld := c.tunnel
+		c.tunnel.age = time.AfterFunc(t.MaxAge-time.Since(up.began), func() { tooOld.cut(c); c.cut() })
+	}
 	return c.tunnel.carry(ctx, c, toUp, toDown)
 }
 
@@ -97,6 +102,9 @@ func (t *tunnel) cut(c *connection) {
 
 // over gives the way back, and tells of it.
 func (t *tunnel) over(c *connection) {
+	if t.age != nil {
+		t.age.Stop()
+	}
 	t.Done()
 	why := reason.None
 	if c.denied.Load() {

@@ -61,9 +61,11 @@ func (r *renderer) metadata(key string, m proto.Message) (*corev3.Metadata, erro
 
 func (r *renderer) httpOptions(protocol string, undeclared bool, conf *catalog.UpstreamConfig) (map[string]*anypb.Any, error) {
 	if undeclared && r.in.Abilities.Weft { // what came in is what goes out
-		a, err := pack(&httpv3.HttpProtocolOptions{UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
+		same := &httpv3.HttpProtocolOptions{UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
 			UseDownstreamProtocolConfig: &httpv3.HttpProtocolOptions_UseDownstreamHttpConfig{},
-		}})
+		}}
+		keep(same, conf)
+		a, err := pack(same)
 		return map[string]*anypb.Any{httpOptionsKey: a}, err
 	}
 	if !catalog.HTTPLike(protocol) {
@@ -78,11 +80,7 @@ func (r *renderer) httpOptions(protocol string, undeclared bool, conf *catalog.U
 	options := &httpv3.HttpProtocolOptions{
 		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit},
 	}
-	if conf.Limits != nil && conf.Limits.MaxRequestsPerConnection != nil && *conf.Limits.MaxRequestsPerConnection > 0 {
-		options.CommonHttpProtocolOptions = &corev3.HttpProtocolOptions{
-			MaxRequestsPerConnection: wrapperspb.UInt32(uint32(*conf.Limits.MaxRequestsPerConnection)),
-		}
-	}
+	keep(options, conf)
 	if p := conf.PassiveHealthCheck; p != nil && len(p.FailureStatusCodes) > 0 {
 		options.OutlierDetection = &httpv3.HttpProtocolOptions_OutlierDetection{ErrorMatcher: anyStatus(p.FailureStatusCodes)}
 	}
@@ -128,14 +126,18 @@ func (r *renderer) localCluster() error {
 		return err
 	}
 	timeout := millis(connectTimeout, r.setting("local_connect_timeout_ms", r.defaults().LocalConnectTimeoutMs))
-	return r.add(ClusterType, LocalCluster, &clusterv3.Cluster{
+	c := &clusterv3.Cluster{
 		Name: LocalCluster, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		ConnectTimeout: durationpb.New(timeout), TypedExtensionProtocolOptions: options, Metadata: meta,
 		CircuitBreakers: unlimited(),
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: LocalCluster, Endpoints: []*endpointv3.LocalityLbEndpoints{{
 			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: addr}}}},
 		}}},
-	})
+	}
+	if err := r.toApplication(c); err != nil {
+		return err
+	}
+	return r.add(ClusterType, LocalCluster, c)
 }
 
 // unlimited lifts the bounds that Envoy sets by itself, which nobody asked for: 1024 connections and requests, and 3 retries at a
@@ -220,7 +222,7 @@ func (r *renderer) upstreamCluster(u *Upstream, node *chain.Node) (string, error
 		Name: name, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 		EdsClusterConfig: &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()}, ConnectTimeout: durationpb.New(orDefault(timeout, connectTimeout)),
 		TransportSocket: tls, TypedExtensionProtocolOptions: options, Metadata: meta, CircuitBreakers: breakers(conf.Limits, asked),
-		OutlierDetection: outlier(conf.PassiveHealthCheck), CommonLbConfig: common(node),
+		OutlierDetection: outlier(conf.PassiveHealthCheck), CommonLbConfig: common(node), UpstreamConnectionOptions: alive(conf.Connections),
 	}
 	if err := r.balance(c, node.LoadBalancer, u.Key.Name); err != nil {
 		return "", fmt.Errorf("upstream %s: %w", u.Key, err)
@@ -246,7 +248,7 @@ func orDefault(d, def time.Duration) time.Duration {
 // upstreamConfig is how an upstream is called: the registration's word, else the caller's service-defaults for that upstream,
 // else those for all, else the resolver's. Of limits each is looked for by itself where the resolver has some.
 func (r *renderer) upstreamConfig(u *Upstream, node *chain.Node) catalog.UpstreamConfig {
-	out := catalog.UpstreamConfig{PassiveHealthCheck: node.PassiveHealthCheck}
+	out := catalog.UpstreamConfig{PassiveHealthCheck: node.PassiveHealthCheck, Connections: node.Connections}
 	take := func(c *catalog.UpstreamConfig) {
 		if c.ConnectTimeoutMs > 0 {
 			out.ConnectTimeoutMs = c.ConnectTimeoutMs
@@ -256,6 +258,9 @@ func (r *renderer) upstreamConfig(u *Upstream, node *chain.Node) catalog.Upstrea
 		}
 		if c.PassiveHealthCheck != nil {
 			out.PassiveHealthCheck = c.PassiveHealthCheck
+		}
+		if c.Connections != nil {
+			out.Connections = c.Connections
 		}
 	}
 	if conf := r.defaults().UpstreamConfig; conf != nil {

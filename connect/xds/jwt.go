@@ -5,6 +5,7 @@ package xds
 import (
 	"encoding/base64"
 	"fmt"
+	"slices"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
@@ -57,9 +58,11 @@ func (r *renderer) jwt() (*jwtv3.JwtAuthentication, error) {
 				return nil, err
 			}
 		}
-		either.Requirements = append(either.Requirements, &jwtv3.JwtRequirement{
-			RequiresType: &jwtv3.JwtRequirement_AllowMissingOrFailed{AllowMissingOrFailed: &emptypb.Empty{}},
-		})
+		without := &jwtv3.JwtRequirement{RequiresType: &jwtv3.JwtRequirement_AllowMissingOrFailed{AllowMissingOrFailed: &emptypb.Empty{}}}
+		if p.RefuseInvalid && !r.g.Audit {
+			without.RequiresType = &jwtv3.JwtRequirement_AllowMissing{AllowMissing: &emptypb.Empty{}}
+		}
+		either.Requirements = append(either.Requirements, without)
 		all.Requirements = append(all.Requirements, &jwtv3.JwtRequirement{RequiresType: &jwtv3.JwtRequirement_RequiresAny{RequiresAny: either}})
 	}
 	need := all.Requirements[0]
@@ -108,7 +111,18 @@ func jwtProvider(p *catalog.JWTProvider) *jwtv3.JwtProvider {
 	if f := p.Forwarding; f != nil {
 		out.ForwardPayloadHeader, out.PadForwardPayloadHeader = f.HeaderName, f.PadForwardPayloadHeader
 	}
+	for _, c := range p.ClaimHeaders {
+		out.ClaimToHeaders = append(out.ClaimToHeaders, &jwtv3.JwtClaimToHeader{ClaimName: c.Claim, HeaderName: c.Header})
+	}
+	if len(p.SpaceDelimitedClaims) > 0 {
+		out.NormalizePayloadInMetadata = &jwtv3.JwtProvider_NormalizePayload{SpaceDelimitedClaims: p.SpaceDelimitedClaims}
+	}
 	return out
+}
+
+// refusesInvalid says whether a wrong token is refused by itself.
+func (r *renderer) refusesInvalid() bool {
+	return !r.g.Audit && slices.ContainsFunc(r.g.Providers, func(p *catalog.JWTProvider) bool { return p.RefuseInvalid })
 }
 
 // jwtPermission asks what verified tokens claim; nil where nothing is required.

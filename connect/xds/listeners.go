@@ -118,10 +118,12 @@ func (r *renderer) inboundFilters() ([]*listenerv3.Filter, error) {
 		if err != nil {
 			return nil, err
 		}
-		tcp, err := filter("envoy.filters.network.tcp_proxy", &tcpv3.TcpProxy{
+		tunnel := &tcpv3.TcpProxy{
 			StatPrefix: "public_listener", ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: LocalCluster}, AccessLog: log,
 			IdleTimeout: durationpb.New(millis(0, r.setting("local_idle_timeout_ms", 0))),
-		})
+		}
+		r.tunnelsKept(tunnel)
+		tcp, err := filter("envoy.filters.network.tcp_proxy", tunnel)
 		if err != nil || !r.g.Undeclared || !r.in.Abilities.Weft {
 			return []*listenerv3.Filter{auth, tcp}, err
 		}
@@ -175,6 +177,7 @@ func (r *renderer) manager(stat, routes, protocol string, inbound bool, log []*a
 		m.HttpFilters = append(m.HttpFilters, &hcmv3.HttpFilter{Name: grpcWebFilter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: web}})
 	}
 	if inbound {
+		r.callersKept(m)
 		m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
 		m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true}
 		tokens, err := r.jwt()

@@ -157,7 +157,11 @@ func permissionsOf(rule intention.Rule, requests, defaultAllow bool) []*rbacv3.P
 	}
 	var out, before []*rbacv3.Permission
 	for _, p := range rule.Permissions {
-		this := both(request(p.HTTP), p.JWT)
+		this := request(p.HTTP)
+		if p.Not != nil {
+			this = except(this, []*rbacv3.Permission{request(p.Not)})
+		}
+		this = both(this, p.JWT)
 		if p.Action == catalog.ActionAllow {
 			out = append(out, both(except(this, before), rule.JWT))
 		}
@@ -200,6 +204,11 @@ func request(h *catalog.IntentionHTTPPermission) *rbacv3.Permission {
 	for _, hm := range h.Header {
 		all = append(all, &rbacv3.Permission{Rule: &rbacv3.Permission_Header{Header: permissionHeader(hm)}})
 	}
+	if len(h.Hosts) > 0 {
+		all = append(all, &rbacv3.Permission{Rule: &rbacv3.Permission_Header{Header: &routev3.HeaderMatcher{
+			Name: ":authority", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: regex(anyHost(h.Hosts))},
+		}}})
+	}
 	if len(h.Methods) > 0 {
 		var any []*rbacv3.Permission
 		for _, m := range h.Methods {
@@ -225,4 +234,18 @@ func permissionHeader(h catalog.IntentionHTTPHeader) *routev3.HeaderMatcher {
 		name: h.Name, present: h.Present, exact: h.Exact, prefix: h.Prefix, suffix: h.Suffix, contains: h.Contains, regex: h.Regex,
 		invert: h.Invert, fold: h.IgnoreCase,
 	})
+}
+
+// anyHost matches an authority that names any of the hosts, with a port, a dot at the end, or neither.
+func anyHost(hosts []string) string {
+	var all []string
+	for _, h := range hosts {
+		h = strings.TrimSuffix(h, ".")
+		if below, ok := strings.CutPrefix(h, "*"); ok {
+			all = append(all, ".+"+regexp.QuoteMeta(below))
+		} else {
+			all = append(all, regexp.QuoteMeta(h))
+		}
+	}
+	return "(?i:" + strings.Join(all, "|") + `)\.?(?::[0-9]*)?`
 }

@@ -41,6 +41,9 @@ func (r *renderer) replies(fallback *catalog.HTTPResponse) *hcmv3.LocalReplyConf
 	}
 	// Only authorisation answers with 403 by itself, and only the bound on requests with 503 and no flag.
 	out.Mappers = append(out.Mappers, r.mapper(statusIs(403), "rbac_denied", nil))
+	if r.refusesInvalid() {
+		out.Mappers = append(out.Mappers, r.mapper(statusIs(401), "token_invalid", nil))
+	}
 	if r.defaults().AdaptiveConcurrency != nil {
 		out.Mappers = append(out.Mappers, r.mapper(statusIs(503), "overloaded", nil))
 	}

@@ -166,7 +166,7 @@ func (h *handlers) way(t *catalog.Txn, c *chain.Chain, way chain.Way, id identit
 	}
 	var d intention.Decision
 	if catalog.HTTPLike(c.Protocol) {
-		d, err = intention.DecideRequest(t, id, here, intention.Request{Method: req.Method, Path: req.Path, Header: req.Header}, h.c.DefaultAllow)
+		d, err = intention.DecideRequest(t, id, here, intention.Request{Method: req.Method, Path: req.Path, Header: req.Header, Authority: req.Authority}, h.c.DefaultAllow)
 	} else {
 		d, err = intention.Decide(t, id, here, h.c.DefaultAllow)
 	}

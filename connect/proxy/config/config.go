@@ -8,6 +8,7 @@ package config
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"net"
 	"net/netip"
 	"regexp"
 	"strings"
@@ -89,6 +90,7 @@ type TCP struct {
 	Cluster     string
 	Weighted    []WeightedCluster // instead of Cluster
 	IdleTimeout time.Duration     // 0: none
+	MaxAge      time.Duration     // a connection that is as old is cut; 0: never
 	Log         *AccessLog
 }
 
@@ -113,7 +115,9 @@ type HTTP struct {
 	IdleTimeout       time.Duration // of a connection without requests; 0: an hour
 	StreamIdle        time.Duration // of a request in which nothing moves; 0: five minutes
 	HeaderTimeout     time.Duration
-	MaxStreams        int // of an HTTP/2 connection
+	MaxAge            time.Duration // a connection that is as old takes no more requests; 0: never
+	MaxRequests       int           // of a connection; 0: no bound
+	MaxStreams        int           // of an HTTP/2 connection
 	MaxHeadBytes      int
 	// Authorize says that requests are checked against their route's Policies.
 	Authorize bool
@@ -396,7 +400,27 @@ type Cluster struct {
 	Limits         Limits
 	Outlier        *Outlier
 	MaxPerConn     int // requests on one connection, 0 for no bound
+	Keep           Keep
+	Announce       ProxyProtocol // who calls is said first, on connections that carry no requests
 }
+
+// Keep is how long connections are kept, and how it is found out whether they are alive. What is zero is as this proxy does it.
+type Keep struct {
+	Idle, Age              time.Duration // of connections that carry requests: without one, and at all
+	Streams                int           // at once on an HTTP/2 connection
+	PingEvery, PingTimeout time.Duration
+	TCP                    *net.KeepAliveConfig
+}
+
+// ProxyProtocol is a form of the PROXY protocol.
+type ProxyProtocol uint8
+
+// The forms.
+const (
+	NoProxyProtocol ProxyProtocol = iota
+	ProxyProtocolV1
+	ProxyProtocolV2
+)
 
 // ServiceRef names a service.
 type ServiceRef struct{ Name, Namespace, Partition, Datacenter, Peer, Subset string }

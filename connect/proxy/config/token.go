@@ -22,7 +22,16 @@ type TokenProvider struct {
 	PayloadHeader string // gets the payload, in base64
 	Pad           bool
 	Skew          time.Duration
-	Ends          bool // a token without a time at which it ends (exp) isn't taken
+	ClaimHeaders  []ClaimHeader
+	Lists         []string // claims whose text is a list, divided by spaces
+	Refuse        bool     // a request with a token that is wrong is refused
+	Ends          bool     // a token without a time at which it ends (exp) isn't taken
+}
+
+// ClaimHeader is a header that gets a claim, by its path.
+type ClaimHeader struct {
+	Path   []string
+	Header string
 }
 
 // TokenHeader is a header with a token after a prefix.

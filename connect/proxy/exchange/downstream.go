@@ -35,6 +35,8 @@ type downstream struct {
 	manner Manner
 	rest   *h1.Rest // what the last turn of Serve ended with, if it did
 	idle   atomic.Bool
+	born   time.Time
+	served atomic.Int64 // requests
 	server atomic.Pointer[h2.Server]
 
 	forwarded     sync.Once
@@ -105,7 +107,7 @@ func (e *Engine) Open(conn net.Conn, l *config.Listener, peer *config.Peer, m Ma
 	if m.Drains == nil {
 		m.Drains = func() Drain { return Serving }
 	}
-	d := &downstream{engine: e, conn: conn, name: l.Name, peer: peer, manner: m, source: e.config.Service}
+	d := &downstream{engine: e, conn: conn, name: l.Name, peer: peer, manner: m, source: e.config.Service, born: time.Now()}
 	v := e.current()
 	if d.first = v.listeners[l.Name]; d.first == nil || d.first.config.HTTP == nil {
 		d.first = e.listener(&view{snapshot: v.snapshot, tables: map[*config.RouteTable]*routes{}}, l, noView)
@@ -143,8 +145,17 @@ func (d *Downstream) Close() {
 	}
 }
 
-func (d *downstream) leaving() bool { return d.manner.Drains() != Serving }
-func (d *downstream) closing() bool { return d.manner.Drains() == Closing }
+func (d *downstream) leaving() bool { return d.manner.Drains() != Serving || d.over(0) }
+func (d *downstream) closing() bool { return d.manner.Drains() == Closing || d.over(overLinger) }
+
+// overLinger is how long an idle connection that has become too old waits for its client to learn of it.
+const overLinger = time.Second
+
+// over says whether the connection has had its time, and so long beside it, or its requests.
+func (d *downstream) over(beside time.Duration) bool {
+	c := d.listener(d.engine.current()).config.HTTP
+	return c.MaxAge > 0 && time.Since(d.born) >= c.MaxAge+beside || c.MaxRequests > 0 && d.served.Load() >= int64(c.MaxRequests)
+}
 
 // drain is called now and then.
 func (d *downstream) drain() {

@@ -146,7 +146,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			}
 			if now.Sub(swept) >= sweepLook {
 				swept = now
-				e.eachState(func(s *clusterState) { s.sweep(e.now()) })
+				e.eachState(func(s *clusterState) { s.sweep(e.now()); s.expire() })
 			}
 		}
 	}
@@ -157,6 +157,19 @@ func (e *Engine) eachState(f func(*clusterState)) {
 	defer e.mu.Unlock()
 	for _, s := range e.states {
 		f(s)
+	}
+}
+
+// expire closes connections that the cluster's own bounds let be no older.
+func (s *clusterState) expire() {
+	v := s.current.Load()
+	if v == nil || v.config.Keep.Age == 0 && v.config.Keep.Idle == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range s.hosts {
+		v.expire(h)
 	}
 }
 
@@ -228,7 +241,7 @@ func (e *Engine) Connect(ctx context.Context, clusterName string, peer *config.P
 	if v.config.Local {
 		edge = e.config.Metrics.Inbound(sourceName(peer))
 	}
-	up, code, err := v.connectRaw(ctx, edge)
+	up, code, err := v.connectRaw(ctx, edge, peer)
 	if err != nil {
 		switch code {
 		case reason.UpstreamOverflow:
@@ -252,7 +265,7 @@ var (
 	errNoEndpoint = errors.New("the cluster has no endpoint that can be used")
 )
 
-func (v *clusterView) connectRaw(ctx context.Context, edge *Edge) (*Upstream, reason.Code, error) {
+func (v *clusterView) connectRaw(ctx context.Context, edge *Edge, peer *config.Peer) (*Upstream, reason.Code, error) {
 	if !enter(&v.state.connections, v.config.Limits.Connections) {
 		if !v.awaitSlot(ctx, func() bool { return false }) || !enter(&v.state.connections, v.config.Limits.Connections) {
 			return nil, reason.UpstreamOverflow, errLimit
@@ -271,7 +284,11 @@ func (v *clusterView) connectRaw(ctx context.Context, edge *Edge) (*Upstream, re
 		}
 		try, cancel := context.WithTimeout(ctx, v.connectTimeout())
 		var conn net.Conn
-		conn, code, err = v.connect(try, ep, raw)
+		if conn, code, err = v.connect(try, ep, raw); err == nil {
+			if err = announce(conn, v.config.Announce, peer); err != nil {
+				code = reason.UpstreamConnectFailure
+			}
+		}
 		cancel()
 		if err == nil {
 			v.report(ep, succeeded)

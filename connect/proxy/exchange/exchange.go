@@ -63,6 +63,7 @@ var exchanges = sync.Pool{New: func() any { return &exchange{} }}
 // serve is the codecs' handler.
 func (d *downstream) serve(x stream.ServerExchange) {
 	ex := exchanges.Get().(*exchange)
+	d.served.Add(1)
 	ex.begin(d, x)
 	ex.run()
 	ex.watch.end()
@@ -261,7 +262,10 @@ func (ex *exchange) prepare() reason.Code {
 		policies := policiesOf(ex.host, ex.route)
 		of := call{peer: ex.d.peer, req: req}
 		if len(ex.http.Tokens) > 0 {
-			of.claims = verify(ex.http.Tokens, req, time.Now())
+			var wrong bool
+			if of.claims, wrong = verify(ex.http.Tokens, req, time.Now()); wrong {
+				return reason.TokenInvalid
+			}
 		}
 		ex.audit(policies, of)
 		if ok, rule := allowed(policies, of); !ok {

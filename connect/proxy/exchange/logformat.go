@@ -360,7 +360,7 @@ var flags = map[reason.Code]string{
 	reason.None: "-", reason.NoRoute: "NR", reason.NoCluster: "NC", reason.NoHealthyUpstream: "UH", reason.UpstreamConnectFailure: "UF",
 	reason.UpstreamTLSFailure: "UF", reason.UpstreamReset: "UR", reason.UpstreamTimeout: "UT", reason.StreamIdleTimeout: "SI",
 	reason.UpstreamOverflow: "UO", reason.UpstreamProtocol: "UPE", reason.BadRequest: "DPE", reason.BadPath: "DPE",
-	reason.HeaderTooLarge: "DPE", reason.DownstreamReset: "DC", reason.RBACDenied: "UAEX",
+	reason.HeaderTooLarge: "DPE", reason.DownstreamReset: "DC", reason.RBACDenied: "UAEX", reason.TokenInvalid: "UAEX",
 }
 
 // headerPiece is "NAME" or "NAME?OTHER": the first that is there.

@@ -31,6 +31,7 @@ type pool struct {
 type single struct {
 	client   *h1.Client
 	identity string
+	born     time.Time
 	since    time.Time // idle since
 	uses     int
 }
@@ -39,7 +40,9 @@ type single struct {
 type multi struct {
 	client   *h2.Client
 	identity string
-	uses     int // guarded by pool.mu
+	born     time.Time
+	used     time.Time // last given to somebody; guarded by pool.mu, as uses
+	uses     int
 }
 
 // dialing is an HTTP/2 connection that several may wait for.
@@ -126,7 +129,7 @@ func (v *clusterView) acquireSingle(way slow, ep *endpoint) (lease, reason.Code,
 		v.closed(false)
 		return lease{}, code, err
 	}
-	s := &single{client: h1.NewClient(conn, h1.ClientConfig{}), identity: v.identity}
+	s := &single{client: h1.NewClient(conn, h1.ClientConfig{}), identity: v.identity, born: time.Now()}
 	return lease{s.client.Exchange(), ep, s}, reason.None, nil
 }
 
@@ -159,7 +162,7 @@ func (h *host) take(v *clusterView) *single {
 		h.idle[n-1] = nil
 		h.idle = h.idle[:n-1]
 		h.mu.Unlock()
-		if s.identity == v.identity && s.client.Alive() {
+		if s.identity == v.identity && v.fresh(s.born, s.since) && s.client.Alive() {
 			return s
 		}
 		_ = s.client.Close()
@@ -190,7 +193,7 @@ func (v *clusterView) release(l lease) {
 		return
 	}
 	s.uses++
-	if reusable && v.state.engine.base.Err() == nil && v.state.valid(l.endpoint.host, s.identity) && (v.config.MaxPerConn == 0 || s.uses < v.config.MaxPerConn) {
+	if reusable && v.state.engine.base.Err() == nil && v.state.valid(l.endpoint.host, s.identity) && (v.config.MaxPerConn == 0 || s.uses < v.config.MaxPerConn) && v.fresh(s.born, time.Time{}) {
 		s.since = time.Now()
 		h := l.endpoint.host
 		h.mu.Lock()
@@ -207,6 +210,42 @@ func (v *clusterView) release(l lease) {
 	}
 	_ = s.client.Close()
 	v.closed(true)
+}
+
+// fresh says whether a connection may carry more: it isn't too old, nor idle (since zero: it isn't) for too long.
+func (v *clusterView) fresh(born, since time.Time) bool {
+	k := &v.config.Keep
+	return (k.Age == 0 || time.Since(born) < k.Age) && (k.Idle == 0 || since.IsZero() || time.Since(since) < k.Idle)
+}
+
+// expire closes what of a host's connections is too old, or idle for too long, by the cluster's own word.
+func (v *clusterView) expire(h *host) {
+	var ended []*single
+	h.mu.Lock()
+	kept := h.idle[:0]
+	for _, s := range h.idle {
+		if v.fresh(s.born, s.since) {
+			kept = append(kept, s)
+		} else {
+			ended = append(ended, s)
+		}
+	}
+	clear(h.idle[len(kept):])
+	h.idle = kept
+	for _, m := range h.multi {
+		idle := m.used
+		if m.client.Busy() {
+			idle = time.Time{}
+		}
+		if !v.fresh(m.born, idle) {
+			m.client.Drain()
+		}
+	}
+	h.mu.Unlock()
+	for _, s := range ended {
+		_ = s.client.Close()
+		v.closed(true)
+	}
 }
 
 // prune closes idle connections whose identity isn't good any more, or which are idle since before a time.
@@ -285,10 +324,11 @@ func (h *host) multiplexed(v *clusterView) (free, full *multi, d *dialing) {
 	for _, m := range h.multi {
 		switch {
 		case m.identity != v.identity || !m.client.Usable():
-		case v.config.MaxPerConn > 0 && m.uses >= v.config.MaxPerConn:
+		case v.config.MaxPerConn > 0 && m.uses >= v.config.MaxPerConn || !v.fresh(m.born, time.Time{}):
 			m.client.Drain()
 		case m.client.Available() > 0:
 			m.uses++
+			m.used = time.Now()
 			return m, nil, nil
 		default:
 			full = m
@@ -344,14 +384,15 @@ func (v *clusterView) runMulti(ctx context.Context, ep *endpoint, d *dialing) {
 		return
 	}
 	defer v.closed(true)
-	client, err := h2.NewClient(conn, h2.ClientConfig{PingEvery: 30 * time.Second})
+	client, err := h2.NewClient(conn, pings(&v.config.Keep))
 	if err != nil {
 		_ = conn.Close()
 		d.code, d.err = reason.UpstreamProtocol, err
 		v.dialed(ep.host, d, nil)
 		return
 	}
-	m := &multi{client: client, identity: v.identity}
+	now := time.Now()
+	m := &multi{client: client, identity: v.identity, born: now, used: now}
 	v.dialed(ep.host, d, m)
 	if !v.state.valid(ep.host, v.identity) {
 		client.Drain()
@@ -395,6 +436,11 @@ func (v *clusterView) connect(ctx context.Context, ep *endpoint, w wire) (net.Co
 		v.report(ep, failedLocal)
 		return nil, reason.UpstreamConnectFailure, fmt.Errorf("connecting to %s: %w", ep.key.address, err)
 	}
+	if c, ok := conn.(interface {
+		SetKeepAliveConfig(net.KeepAliveConfig) error
+	}); ok && v.config.Keep.TCP != nil {
+		_ = c.SetKeepAliveConfig(*v.config.Keep.TCP) // without it, the system's
+	}
 	if v.config.TLS == nil || ep.config.Plain {
 		return conn, reason.None, nil
 	}
@@ -421,4 +467,10 @@ func (v *clusterView) upstreamWire(p stream.Proto) wire {
 		return http2
 	}
 	return http1
+}
+
+func pings(k *config.Keep) h2.ClientConfig {
+	return h2.ClientConfig{
+		PingEvery: orDefault(k.PingEvery, 30*time.Second), PingTimeout: k.PingTimeout, Limits: stream.Limits{Streams: k.Streams},
+	}
 }

@@ -295,6 +295,7 @@ var answers = map[reason.Code]answer{
 	reason.HeaderTooLarge:         {431, 8, "the head is too large"},
 	reason.UpgradeRefused:         {403, 12, "the protocol can't be changed here"},
 	reason.RateLimited:            {429, 8, "too many requests"},
+	reason.TokenInvalid:           {401, 16, "the token is not valid"},
 	reason.Overloaded:             {503, 14, "too many requests are under way"},
 	reason.Draining:               {503, 14, "the proxy is stopping"},
 }

@@ -11,8 +11,10 @@ import (
 	_ "crypto/sha512"
 	"encoding/base64"
 	"encoding/json"
+	"math"
 	"math/big"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,12 +25,27 @@ import (
 // claims are what the verified tokens of a request say, by their provider's key.
 type claims map[string]map[string]any
 
-// verify looks for each provider's token and keeps what is said by those that are right.
-func verify(all []*config.TokenProvider, req *stream.RequestHead, now time.Time) claims {
-	var out claims
+// verify looks for each provider's token and keeps what is said by those that are right. Wrong says that one is there that is to be
+// refused: of providers that share a payload's key, and are one issuer with keys of two origins, no token was right.
+func verify(all []*config.TokenProvider, req *stream.RequestHead, now time.Time) (out claims, wrong bool) {
+	for _, p := range all { // nobody says by a header what only a token can
+		if p.PayloadHeader != "" {
+			req.Fields.Del(p.PayloadHeader)
+		}
+		for _, c := range p.ClaimHeaders {
+			req.Fields.Del(c.Header)
+		}
+	}
+	var refused map[string]bool
 	for _, p := range all {
-		said := found(p, req, now)
+		said, bad := found(p, req, now)
 		if said == nil {
+			if bad && p.Refuse {
+				if refused == nil {
+					refused = map[string]bool{}
+				}
+				refused[p.Key] = true
+			}
 			continue
 		}
 		if out == nil {
@@ -36,11 +53,23 @@ func verify(all []*config.TokenProvider, req *stream.RequestHead, now time.Time)
 		}
 		out[p.Key] = said
 	}
-	return out
+	for key := range refused {
+		if _, ok := out[key]; !ok {
+			return out, true
+		}
+	}
+	return out, false
 }
 
-// found tries each place where a token may stand.
-func found(p *config.TokenProvider, req *stream.RequestHead, now time.Time) map[string]any {
+// foreign says whether a token is another issuer's, and so no wrong one of this.
+func foreign(p *config.TokenProvider, token string) bool {
+	parts := strings.SplitN(token, ".", 4)
+	var said struct{ Iss string }
+	return p.Issuer != "" && len(parts) == 3 && unpack(parts[1], &said) && said.Iss != p.Issuer
+}
+
+// found tries each place where a token may stand. Bad says that one stands there which isn't right.
+func found(p *config.TokenProvider, req *stream.RequestHead, now time.Time) (_ map[string]any, bad bool) {
 	headers, params := p.Headers, p.Params
 	if len(p.Headers)+len(p.Params)+len(p.Cookies) == 0 {
 		headers, params = []config.TokenHeader{{Name: "authorization", Prefix: "Bearer "}}, []string{"access_token"}
@@ -52,28 +81,31 @@ func found(p *config.TokenProvider, req *stream.RequestHead, now time.Time) map[
 				if !p.Forward {
 					req.Fields.Del(h.Name)
 				}
-				return said
+				return said, false
 			}
+			bad = bad || !foreign(p, token)
 		}
 	}
 	_, query := splitPath(req.Path)
 	for _, name := range params {
 		if v, ok := queryValue(strings.TrimPrefix(query, "?"), name); ok {
 			if said := claimsOf(p, v, req, now); said != nil {
-				return said
+				return said, false
 			}
+			bad = bad || !foreign(p, v)
 		}
 	}
 	for _, name := range p.Cookies {
 		for i := req.Fields.Index("cookie", 0); i >= 0; i = req.Fields.Index("cookie", i+1) {
 			if v, ok := cookie(req.Fields.At(i).Value, name); ok {
 				if said := claimsOf(p, v, req, now); said != nil {
-					return said
+					return said, false
 				}
+				bad = bad || !foreign(p, v)
 			}
 		}
 	}
-	return nil
+	return nil, bad
 }
 
 // claimsOf verifies one token (RFC 7519, §7.2) and gives its claims, nil if anything of it is wrong.
@@ -125,7 +157,50 @@ func claimsOf(p *config.TokenProvider, token string, req *stream.RequestHead, no
 		}
 		req.Fields.Set(p.PayloadHeader, text)
 	}
+	for _, c := range p.ClaimHeaders {
+		if v, ok := claimText(said, c.Path); ok {
+			req.Fields.Set(c.Header, v)
+		}
+	}
+	for _, name := range p.Lists {
+		if text, ok := said[name].(string); ok {
+			list := []any{}
+			for part := range strings.SplitSeq(text, " ") {
+				if part != "" {
+					list = append(list, part)
+				}
+			}
+			said[name] = list
+		}
+	}
 	return said
+}
+
+// claimText is a claim as a header says it.
+func claimText(said map[string]any, path []string) (string, bool) {
+	var at any = said
+	for _, key := range path {
+		m, ok := at.(map[string]any)
+		if !ok {
+			return "", false
+		}
+		at = m[key]
+	}
+	switch v := at.(type) {
+	case nil:
+		return "", false
+	case string:
+		return v, !strings.ContainsFunc(v, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
+	case bool:
+		return strconv.FormatBool(v), true
+	case float64:
+		if v == math.Trunc(v) && math.Abs(v) < 1<<53 {
+			return strconv.FormatInt(int64(v), 10), true
+		}
+		return strconv.FormatFloat(v, 'g', -1, 64), true
+	}
+	data, err := json.Marshal(at)
+	return base64.RawURLEncoding.EncodeToString(data), err == nil
 }
 
 func unpack(part string, into any) bool {

@@ -97,7 +97,7 @@ func TestTokens(t *testing.T) {
 	} {
 		req := &stream.RequestHead{Path: "/"}
 		req.Fields.Add("Authorization", "Bearer "+c.token)
-		got := verify([]*config.TokenProvider{p}, req, now)
+		got, _ := verify([]*config.TokenProvider{p}, req, now)
 		if (got != nil) != c.want {
 			t.Errorf("%s: %v", name, got)
 		}
@@ -128,11 +128,70 @@ func TestTokenOfAnotherProvider(t *testing.T) {
 	text := part(t, map[string]any{"alg": "EdDSA", "kid": "k"}) + "." + part(t, map[string]any{"iss": "me", "role": "admin"})
 	req := &stream.RequestHead{Path: "/"}
 	req.Fields.Add("Authorization", "Bearer "+text+"."+base64.RawURLEncoding.EncodeToString(ed25519.Sign(signer, []byte(text))))
-	got := verify(all, req, time.Now())
+	got, _ := verify(all, req, time.Now())
 	for provider, want := range map[string]bool{"a": true, "b": false} {
 		role := config.Rule{Kind: config.ClaimIs, Path: []string{provider, "role"}, String: config.StringMatch{Kind: config.MatchExact, Text: "admin"}}
 		if got.matches(&role) != want {
 			t.Errorf("the role by %s's word: %v", provider, !want)
 		}
+	}
+}
+
+// What a token claims is handed on in headers, and nobody else says it there; a wrong token is refused where that is asked for.
+func TestClaimsInHeaders(t *testing.T) {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := func(claims map[string]any) string {
+		text := part(t, map[string]any{"alg": "EdDSA", "kid": "k"}) + "." + part(t, claims)
+		return text + "." + base64.RawURLEncoding.EncodeToString(ed25519.Sign(private, []byte(text)))
+	}
+	keys := []config.TokenKey{{ID: "k", Public: public}}
+	p := &config.TokenProvider{Key: "a", Issuer: "me", Keys: keys, Refuse: true, PayloadHeader: "x-payload", Lists: []string{"scope"}, ClaimHeaders: []config.ClaimHeader{
+		{Path: []string{"sub"}, Header: "x-user"}, {Path: []string{"org", "id"}, Header: "x-org"}, {Path: []string{"ok"}, Header: "x-ok"},
+		{Path: []string{"list"}, Header: "x-list"}, {Path: []string{"none"}, Header: "x-none"}, {Path: []string{"evil"}, Header: "x-evil"},
+	}}
+	good := token(map[string]any{
+		"iss": "me", "sub": "anna", "org": map[string]any{"id": 7}, "ok": true, "list": []string{"a", "b"}, "scope": "read  write", "evil": "a\r\nb: c",
+	})
+	for name, c := range map[string]struct {
+		token  string
+		wrong  bool
+		header map[string]string // "": not there
+	}{
+		"right":            {good, false, map[string]string{"x-user": "anna", "x-org": "7", "x-ok": "true", "x-list": "WyJhIiwiYiJd", "x-none": "", "x-evil": ""}},
+		"none":             {"", false, map[string]string{"x-user": "", "x-payload": "", "x-none": ""}},
+		"wrong":            {good[:len(good)-4] + "AAAA", true, map[string]string{"x-user": "", "x-payload": ""}},
+		"no token at all":  {"abc", true, map[string]string{"x-user": ""}},
+		"another issuer's": {token(map[string]any{"iss": "you"}), false, map[string]string{"x-user": ""}},
+	} {
+		req := &stream.RequestHead{Path: "/"}
+		for h := range c.header {
+			req.Fields.Add(h, "forged")
+		}
+		if c.token != "" {
+			req.Fields.Add("authorization", "Bearer "+c.token)
+		}
+		said, wrong := verify([]*config.TokenProvider{p}, req, time.Now())
+		if wrong != c.wrong {
+			t.Errorf("%s: refused: %t", name, wrong)
+		}
+		for h, want := range c.header {
+			if got, there := req.Fields.Get(h); got != want || there != (want != "") {
+				t.Errorf("%s: %s is %q, want %q", name, h, got, want)
+			}
+		}
+		scope := config.Rule{Kind: config.ClaimIs, Path: []string{"a", "scope"}, String: config.StringMatch{Kind: config.MatchExact, Text: "write"}}
+		if got := said.matches(&scope); got != (name == "right") {
+			t.Errorf("%s: claims the scope: %t", name, got)
+		}
+	}
+	// One issuer with keys of two origins: either is enough.
+	other := &config.TokenProvider{Key: "a", Issuer: "me", Refuse: true}
+	req := &stream.RequestHead{Path: "/"}
+	req.Fields.Add("authorization", "Bearer "+good)
+	if _, wrong := verify([]*config.TokenProvider{other, p}, req, time.Now()); wrong {
+		t.Error("refused though one of the issuer's keys is right")
 	}
 }

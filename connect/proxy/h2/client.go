@@ -142,6 +142,13 @@ func (c *Client) Available() int {
 	return max(0, c.maxLocked()-c.used)
 }
 
+// Busy says whether exchanges are open.
+func (c *Client) Busy() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.used > 0
+}
+
 // Open gives an exchange, and waits where the server's limit is reached. Its error is always a stream.ErrNotSent: the
 // connection takes no more exchanges, or ctx ended. ctx is not used once Open has returned.
 func (c *Client) Open(ctx context.Context) (stream.ClientExchange, error) {

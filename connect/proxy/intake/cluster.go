@@ -69,7 +69,13 @@ func (w *world) compileCluster(m *clusterv3.Cluster) (*cluster, error) {
 	if c.Service.Name == "" {
 		c.Service.Name = c.Name
 	}
-	if ts := m.GetTransportSocket(); ts != nil {
+	c.Keep.TCP = keepAlive(m.GetUpstreamConnectionOptions().GetTcpKeepalive())
+	if ts := m.GetTransportSocket(); ts.GetTypedConfig().GetTypeUrl() == proxyProtocolURL {
+		var err error
+		if c.Announce, err = announced(ts.GetTypedConfig()); err != nil {
+			return nil, err
+		}
+	} else if ts != nil {
 		tlsConf, t, err := w.clientTLS(ts)
 		if err != nil {
 			return nil, err
@@ -114,7 +120,9 @@ func protocol(m *clusterv3.Cluster, c *config.Cluster) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", httpOptionsKey, err)
 	}
-	c.MaxPerConn = int(o.GetCommonHttpProtocolOptions().GetMaxRequestsPerConnection().GetValue())
+	common := o.GetCommonHttpProtocolOptions()
+	c.MaxPerConn = int(common.GetMaxRequestsPerConnection().GetValue())
+	c.Keep.Idle, c.Keep.Age = common.GetIdleTimeout().AsDuration(), common.GetMaxConnectionDuration().AsDuration()
 	switch p := o.GetUpstreamProtocolOptions().(type) {
 	case *httpv3.HttpProtocolOptions_ExplicitHttpConfig_:
 		switch e := p.ExplicitHttpConfig.GetProtocolConfig().(type) {
@@ -122,6 +130,10 @@ func protocol(m *clusterv3.Cluster, c *config.Cluster) error {
 			c.Codec = config.HTTP1
 		case *httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions:
 			c.Codec = config.HTTP2
+			c.Keep.Streams = int(e.Http2ProtocolOptions.GetMaxConcurrentStreams().GetValue())
+			if k := e.Http2ProtocolOptions.GetConnectionKeepalive(); k.GetInterval() != nil {
+				c.Keep.PingEvery, c.Keep.PingTimeout = k.GetInterval().AsDuration(), k.GetTimeout().AsDuration()
+			}
 		default:
 			return fmt.Errorf("%s: %T isn't known to this proxy", httpOptionsKey, e)
 		}

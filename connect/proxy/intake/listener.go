@@ -213,6 +213,7 @@ func compileTCP(l *config.Listener, a *anypb.Any) error {
 	if d := m.GetIdleTimeout(); d != nil {
 		t.IdleTimeout = d.AsDuration()
 	}
+	t.MaxAge = m.GetMaxDownstreamConnectionDuration().AsDuration()
 	if m.GetTunnelingConfig() != nil {
 		return errors.New("tunneling_config: not known to this proxy")
 	}
@@ -238,6 +239,8 @@ func compileHTTP(l *config.Listener, a *anypb.Any) error {
 		StreamIdle: 5 * time.Minute, HeaderTimeout: m.GetRequestHeadersTimeout().AsDuration(), Trace: m.GetTracing() != nil,
 		GenerateRequestID: m.GetGenerateRequestId() == nil || m.GetGenerateRequestId().GetValue(),
 		MaxStreams:        int(m.GetHttp2ProtocolOptions().GetMaxConcurrentStreams().GetValue()),
+		MaxAge:            m.GetCommonHttpProtocolOptions().GetMaxConnectionDuration().AsDuration(),
+		MaxRequests:       int(m.GetCommonHttpProtocolOptions().GetMaxRequestsPerConnection().GetValue()),
 		MaxHeadBytes:      int(m.GetMaxRequestHeadersKb().GetValue()) << 10,
 		RejectUnderscores: m.GetCommonHttpProtocolOptions().GetHeadersWithUnderscoresAction() == corev3.HttpProtocolOptions_REJECT_REQUEST,
 	}

@@ -40,7 +40,7 @@ const (
 		"request_headers_timeout drain_timeout delayed_close_timeout access_log use_remote_address xff_num_trusted_hops skip_xff_append via " +
 		"generate_request_id preserve_external_request_id always_set_request_id_in_response forward_client_cert_details " +
 		"set_current_client_cert_details upgrade_configs normalize_path merge_slashes path_with_escaped_slashes_action local_reply_config"
-	tcpFields      = "stat_prefix cluster weighted_clusters idle_timeout access_log tunneling_config max_connect_attempts metadata_match"
+	tcpFields      = "stat_prefix cluster weighted_clusters idle_timeout max_downstream_connection_duration access_log tunneling_config max_connect_attempts metadata_match"
 	vhostFields    = "name domains routes request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove typed_per_filter_config metadata"
 	routeFields    = "name match route redirect direct_response metadata request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove typed_per_filter_config stat_prefix per_request_buffer_limit_bytes request_body_buffer_limit"
 	pathFields     = "prefix path path_separated_prefix safe_regex case_sensitive headers query_parameters grpc runtime_fraction"

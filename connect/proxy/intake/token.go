@@ -15,6 +15,7 @@ import (
 	"maps"
 	"math/big"
 	"slices"
+	"strings"
 	"time"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -30,7 +31,7 @@ const (
 	jwtFilterName  = "envoy.filters.http.jwt_authn"
 	jwtFields      = "providers rules"
 	providerFields = "issuer audiences local_jwks remote_jwks forward from_headers from_params from_cookies forward_payload_header " +
-		"pad_forward_payload_header payload_in_metadata clock_skew_seconds require_expiration"
+		"pad_forward_payload_header payload_in_metadata clock_skew_seconds require_expiration claim_to_headers normalize_payload_in_metadata"
 )
 
 // compileTokens reads a filter of the one form that this proxy does: every provider's token is verified if it is there, and
@@ -48,18 +49,37 @@ func compileTokens(a *anypb.Any) ([]*config.TokenProvider, error) {
 			return nil, fmt.Errorf("rules[%d]: this proxy knows only each provider or allow_missing_or_failed, for every path", i)
 		}
 	}
+	strict := map[string]bool{}
+	for _, r := range m.GetRules() {
+		refusing(r.GetRequires(), strict)
+	}
 	var out []*config.TokenProvider
 	for _, name := range slices.Sorted(maps.Keys(m.GetProviders())) {
 		p, err := tokenProvider(m.GetProviders()[name])
 		if err != nil {
 			return nil, fmt.Errorf("providers[%s]: %w", name, err)
 		}
+		p.Refuse = strict[name]
 		out = append(out, p)
 	}
 	return out, nil
 }
 
-// lenient says whether a requirement is met by every request.
+// refusing finds the providers of whom a wrong token is refused.
+func refusing(r *jwtv3.JwtRequirement, out map[string]bool) {
+	for _, one := range r.GetRequiresAll().GetRequirements() {
+		refusing(one, out)
+	}
+	list := r.GetRequiresAny().GetRequirements()
+	if len(list) == 0 || list[len(list)-1].GetAllowMissing() == nil {
+		return
+	}
+	for _, one := range list[:len(list)-1] {
+		out[one.GetProviderName()] = true
+	}
+}
+
+// lenient says whether a requirement is met by every request, or by every one without a token.
 func lenient(r *jwtv3.JwtRequirement, known map[string]*jwtv3.JwtProvider) bool {
 	switch t := r.GetRequiresType().(type) {
 	case *jwtv3.JwtRequirement_RequiresAll:
@@ -67,7 +87,7 @@ func lenient(r *jwtv3.JwtRequirement, known map[string]*jwtv3.JwtProvider) bool 
 	case *jwtv3.JwtRequirement_RequiresAny:
 		list := t.RequiresAny.GetRequirements()
 		last := len(list) - 1
-		return last > 0 && list[last].GetAllowMissingOrFailed() != nil && !slices.ContainsFunc(list[:last], func(one *jwtv3.JwtRequirement) bool {
+		return last > 0 && (list[last].GetAllowMissingOrFailed() != nil || list[last].GetAllowMissing() != nil) && !slices.ContainsFunc(list[:last], func(one *jwtv3.JwtRequirement) bool {
 			return known[one.GetProviderName()] == nil
 		})
 	}
@@ -82,6 +102,16 @@ func tokenProvider(m *jwtv3.JwtProvider) (*config.TokenProvider, error) {
 		Key: m.GetPayloadInMetadata(), Issuer: m.GetIssuer(), Audiences: m.GetAudiences(), Params: m.GetFromParams(), Cookies: m.GetFromCookies(),
 		Forward: m.GetForward(), PayloadHeader: m.GetForwardPayloadHeader(), Pad: m.GetPadForwardPayloadHeader(),
 		Skew: time.Duration(m.GetClockSkewSeconds()) * time.Second, Ends: m.GetRequireExpiration(),
+	}
+	if err := only(m.GetNormalizePayloadInMetadata(), "space_delimited_claims"); err != nil {
+		return nil, fmt.Errorf("normalize_payload_in_metadata: %w", err)
+	}
+	p.Lists = m.GetNormalizePayloadInMetadata().GetSpaceDelimitedClaims()
+	for i, c := range m.GetClaimToHeaders() {
+		if err := only(c, "header_name claim_name"); err != nil {
+			return nil, fmt.Errorf("claim_to_headers[%d]: %w", i, err)
+		}
+		p.ClaimHeaders = append(p.ClaimHeaders, config.ClaimHeader{Path: strings.Split(c.GetClaimName(), "."), Header: c.GetHeaderName()})
 	}
 	if m.GetClockSkewSeconds() == 0 {
 		p.Skew = time.Minute

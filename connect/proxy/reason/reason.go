@@ -36,6 +36,7 @@ const (
 	RateLimited            Code = "rate_limited"
 	FaultInjected          Code = "fault_injected"
 	Overloaded             Code = "overloaded"
+	TokenInvalid           Code = "token_invalid"
 )
 
 // Explanation is what a code means, and what to do.
@@ -110,6 +111,10 @@ var Explanations = map[Code]Explanation{
 	Overloaded: {
 		"the instance has as many requests under way as it can answer in about its usual time; the bound moves with how long they take",
 		"more instances, or a faster service; the bound: weft config read -kind service-defaults -name SERVICE, AdaptiveConcurrency",
+	},
+	TokenInvalid: {
+		"the request carries a token (JWT) that is wrong: its signature, issuer, audience or time",
+		"see what the service's provider asks for: weft config read -kind jwt-provider -name PROVIDER; RefuseInvalid there has wrong tokens refused",
 	},
 	FaultInjected: {
 		"the request was broken on purpose, by a fault of a route",

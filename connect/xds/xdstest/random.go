@@ -19,7 +19,7 @@ func someHeaders() []string { return []string{"x-one", "X-Two"} }
 // RandomRequest is a request that the rules of RandomRouter and RandomIntentions have something to say of.
 func RandomRequest(r *rand.Rand) chain.Request {
 	req := chain.Request{
-		Method: Pick(r, "GET", "PUT", "DELETE"), Path: Pick(r, "/a", "/b", "/b/c", "/a/c?x=/b", "/", "/a/b?q=1&r=2", "/A", "/x.V1/Get", "/x.V1/Put?q=2"), Authority: Pick(r, "api", "api:80", "api:8080", "shop.example", "[::1]:8080"),
+		Method: Pick(r, "GET", "PUT", "DELETE"), Path: Pick(r, "/a", "/b", "/b/c", "/a/c?x=/b", "/", "/a/b?q=1&r=2", "/A", "/x.V1/Get", "/x.V1/Put?q=2"), Authority: Pick(r, "api", "api:80", "api:8080", "shop.example", "Shop.Example.", "[::1]:8080", "[::1]"),
 		Scheme: "http", Header: http.Header{},
 	}
 	for _, name := range someHeaders() {
@@ -130,10 +130,18 @@ func somePermission(r *rand.Rand) catalog.IntentionPermission {
 			})
 		}
 	}
-	if h.PathExact+h.PathPrefix+h.PathRegex == "" && len(h.Methods)+len(h.Header) == 0 {
+	if r.IntN(4) == 0 {
+		h.Hosts = Pick(r, []string{"api"}, []string{"*.example", "[::1]"}, []string{"API", "example"}, []string{"*.p.example"})
+	}
+	if h.PathExact+h.PathPrefix+h.PathRegex == "" && len(h.Methods)+len(h.Header)+len(h.Hosts) == 0 {
 		h.PathPrefix = "/"
 	}
-	return catalog.IntentionPermission{Action: Pick(r, "allow", "deny"), HTTP: h}
+	p := catalog.IntentionPermission{Action: Pick(r, "allow", "deny"), HTTP: h}
+	if r.IntN(4) == 0 {
+		p.Not = Pick(r, &catalog.IntentionHTTPPermission{PathPrefix: "/b"}, &catalog.IntentionHTTPPermission{Methods: []string{"PUT"}},
+			&catalog.IntentionHTTPPermission{Header: []catalog.IntentionHTTPHeader{{Name: "x-one", Exact: "a"}}})
+	}
+	return p
 }
 
 // RandomIntentions are rules about who may call web.
