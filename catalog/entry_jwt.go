@@ -24,8 +24,8 @@ type JWTProvider struct {
 	ClaimHeaders []JWTClaimHeader `json:",omitempty"`
 	// SpaceDelimitedClaims is weft's: claims of which the text is a list, its parts divided by spaces, as often scope.
 	SpaceDelimitedClaims []string `json:",omitempty"`
-	// RefuseInvalid is weft's: a request with a token of this issuer that is wrong is answered with 401, whatever the intentions say;
-	// one without a token goes on to them. Otherwise a wrong token claims nothing, as none does.
+	// RefuseInvalid is weft's: a request with tokens, of which none is right for a provider that says so, is answered with 401, whatever
+	// the intentions say; one without a token goes on to them. Of several such providers the first that takes a token counts. Otherwise a wrong token claims nothing, as none does.
 	RefuseInvalid bool `json:",omitempty"`
 }
 

@@ -214,8 +214,16 @@ func protectClaims(t *testing.T, w *World) {
 			t.Errorf("%s: %d %q %v, want 401", name, g.Status, g.Header.Get("X-Weft-Reason"), err)
 		}
 	}
+	// A second issuer: a token is right for one of the two.
+	l.entry("jwt-provider", "second", object{"Issuer": "https://other.example", "JSONWebKeySet": object{"Local": object{"JWKS": theirs.keys(t)}}, "RefuseInvalid": true})
+	l.rules(object{"Sources": []object{{"Name": l.name("web"), "Permissions": []object{
+		{"Action": "allow", "HTTP": object{"PathPrefix": "/"}, "JWT": object{"Providers": []object{{"Name": l.name("claims")}, {"Name": l.name("second")}}}},
+	}}}})
 	claims["iss"] = "https://other.example"
-	l.is(statusIs(200), "GET", "/", "Authorization: Bearer "+theirs.token(t, claims)) // it isn't this provider's
+	l.everywhere("/", statusIs(200), "Authorization: Bearer "+theirs.token(t, claims))
+	l.is(statusIs(200), "GET", "/", "Authorization: Bearer "+good)
+	l.is(statusIs(401), "GET", "/", "Authorization: Bearer "+ours.token(t, claims))
+	l.is(statusIs(403), "GET", "/")
 }
 
 // protectFetched: keys come from a server of the issuer's, anew now and then; those in the entry count beside them.

@@ -30,7 +30,7 @@ func (r *renderer) jwt() (*jwtv3.JwtAuthentication, error) {
 		return nil, nil
 	}
 	out := &jwtv3.JwtAuthentication{Providers: map[string]*jwtv3.JwtProvider{}}
-	all := &jwtv3.JwtRequirementAndList{}
+	all, strict := &jwtv3.JwtRequirementAndList{}, &jwtv3.JwtRequirementOrList{}
 	for _, p := range r.g.Providers {
 		either := &jwtv3.JwtRequirementOrList{}
 		add := func(name string, provider *jwtv3.JwtProvider, err error) error {
@@ -58,12 +58,20 @@ func (r *renderer) jwt() (*jwtv3.JwtAuthentication, error) {
 				return nil, err
 			}
 		}
-		without := &jwtv3.JwtRequirement{RequiresType: &jwtv3.JwtRequirement_AllowMissingOrFailed{AllowMissingOrFailed: &emptypb.Empty{}}}
 		if p.RefuseInvalid && !r.g.Audit {
-			without.RequiresType = &jwtv3.JwtRequirement_AllowMissing{AllowMissing: &emptypb.Empty{}}
+			strict.Requirements = append(strict.Requirements, either.Requirements...)
+			continue
 		}
-		either.Requirements = append(either.Requirements, without)
+		either.Requirements = append(either.Requirements, &jwtv3.JwtRequirement{
+			RequiresType: &jwtv3.JwtRequirement_AllowMissingOrFailed{AllowMissingOrFailed: &emptypb.Empty{}},
+		})
 		all.Requirements = append(all.Requirements, &jwtv3.JwtRequirement{RequiresType: &jwtv3.JwtRequirement_RequiresAny{RequiresAny: either}})
+	}
+	if len(strict.Requirements) > 0 { // of several issuers a token is one's: it has to be right for any of them
+		strict.Requirements = append(strict.Requirements, &jwtv3.JwtRequirement{
+			RequiresType: &jwtv3.JwtRequirement_AllowMissing{AllowMissing: &emptypb.Empty{}},
+		})
+		all.Requirements = slices.Insert(all.Requirements, 0, &jwtv3.JwtRequirement{RequiresType: &jwtv3.JwtRequirement_RequiresAny{RequiresAny: strict}})
 	}
 	need := all.Requirements[0]
 	if len(all.Requirements) > 1 {

@@ -25,8 +25,8 @@ import (
 // claims are what the verified tokens of a request say, by their provider's key.
 type claims map[string]map[string]any
 
-// verify looks for each provider's token and keeps what is said by those that are right. Wrong says that one is there that is to be
-// refused: of providers that share a payload's key, and are one issuer with keys of two origins, no token was right.
+// verify looks for each provider's token and keeps what is said by those that are right. Wrong says that the request is to be refused: of the
+// providers that have wrong tokens refused some were shown one, and none a right one. The first of these with a right one counts, as in Envoy.
 func verify(all []*config.TokenProvider, req *stream.RequestHead, now time.Time) (out claims, wrong bool) {
 	for _, p := range all { // nobody says by a header what only a token can
 		if p.PayloadHeader != "" {
@@ -36,36 +36,23 @@ func verify(all []*config.TokenProvider, req *stream.RequestHead, now time.Time)
 			req.Fields.Del(c.Header)
 		}
 	}
-	var refused map[string]bool
+	right := false
 	for _, p := range all {
-		said, bad := found(p, req, now)
-		if said == nil {
-			if bad && p.Refuse {
-				if refused == nil {
-					refused = map[string]bool{}
-				}
-				refused[p.Key] = true
-			}
+		if p.Refuse && right {
 			continue
 		}
+		said, bad := found(p, req, now)
+		if said == nil {
+			wrong = wrong || bad && p.Refuse
+			continue
+		}
+		right = right || p.Refuse
 		if out == nil {
 			out = claims{}
 		}
 		out[p.Key] = said
 	}
-	for key := range refused {
-		if _, ok := out[key]; !ok {
-			return out, true
-		}
-	}
-	return out, false
-}
-
-// foreign says whether a token is another issuer's, and so no wrong one of this.
-func foreign(p *config.TokenProvider, token string) bool {
-	parts := strings.SplitN(token, ".", 4)
-	var said struct{ Iss string }
-	return p.Issuer != "" && len(parts) == 3 && unpack(parts[1], &said) && said.Iss != p.Issuer
+	return out, wrong && !right
 }
 
 // found tries each place where a token may stand. Bad says that one stands there which isn't right.
@@ -83,7 +70,7 @@ func found(p *config.TokenProvider, req *stream.RequestHead, now time.Time) (_ m
 				}
 				return said, false
 			}
-			bad = bad || !foreign(p, token)
+			bad = true
 		}
 	}
 	_, query := splitPath(req.Path)
@@ -92,7 +79,7 @@ func found(p *config.TokenProvider, req *stream.RequestHead, now time.Time) (_ m
 			if said := claimsOf(p, v, req, now); said != nil {
 				return said, false
 			}
-			bad = bad || !foreign(p, v)
+			bad = true
 		}
 	}
 	for _, name := range p.Cookies {
@@ -101,7 +88,7 @@ func found(p *config.TokenProvider, req *stream.RequestHead, now time.Time) (_ m
 				if said := claimsOf(p, v, req, now); said != nil {
 					return said, false
 				}
-				bad = bad || !foreign(p, v)
+				bad = true
 			}
 		}
 	}

@@ -131,7 +131,7 @@ func somePermission(r *rand.Rand) catalog.IntentionPermission {
 		}
 	}
 	if r.IntN(4) == 0 {
-		h.Hosts = Pick(r, []string{"api"}, []string{"*.example", "[::1]"}, []string{"API", "example"}, []string{"*.p.example"})
+		h.Hosts = Pick(r, []string{"api"}, []string{"*.example", "other"}, []string{"API", "example"}, []string{"*.p.example"})
 	}
 	if h.PathExact+h.PathPrefix+h.PathRegex == "" && len(h.Methods)+len(h.Header)+len(h.Hosts) == 0 {
 		h.PathPrefix = "/"
