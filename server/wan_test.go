@@ -218,3 +218,44 @@ func TestC106_TokensOfOneDatacenter(t *testing.T) {
 	one.as(secret, "PUT", "/v1/kv/a", "b", 403, "ACL not found")
 	two.as(secret, "PUT", "/v1/kv/a?dc=dc1", "b", 403, "ACL not found")
 }
+
+// A query whose service nobody has here is answered by another datacenter, in the order that it says, under the caller's own rights.
+func TestQueryFailsOver(t *testing.T) {
+	w := &world{t: t, net: memnet.New()}
+	one, two := w.server("dc1", "10.0.0.1"), w.server("dc2", "10.0.0.2")
+	w.meet(one, two)
+	for _, body := range []string{
+		`{"Node":"n1","Address":"10.2.0.1","Service":{"ID":"web1","Service":"web","Port":80,"Tags":["a"]}}`,
+		`{"Node":"n2","Address":"10.2.0.2","Service":{"ID":"web2","Service":"web","Port":80,"Tags":["b"]},"Checks":[{"Name":"up","Status":"critical","ServiceID":"web2"}]}`,
+		`{"Node":"n3","Address":"10.2.0.3","Service":{"ID":"web3","Service":"web","Port":80,"Tags":["b"]}}`,
+	} {
+		two.do("PUT", "/v1/catalog/register", body, 200, "true")
+	}
+	for name, failover := range map[string]string{
+		"none": `{}`, "nearest": `{"NearestN":2}`, "named": `{"Datacenters":["dc1","nowhere","dc2"]}`, "target": `{"Targets":[{"Peer":"p"},{"Datacenter":"dc2"}]}`,
+	} {
+		one.query(`{"Name":"` + name + `","Service":{"Service":"web","Tags":["b"],"Failover":` + failover + `}}`)
+	}
+	one.do("GET", "/v1/query/none/execute", "", 200, `"Nodes":[],"DNS":{"TTL":""},"Datacenter":"dc1","Failovers":0}`)
+	for _, name := range []string{"nearest", "named", "target"} {
+		var got struct {
+			Nodes []struct {
+				Node    struct{ Node, Datacenter string }
+				Service struct{ ID string }
+			}
+			Datacenter string
+			Failovers  int
+		}
+		if err := json.NewDecoder(one.request("GET", "/v1/query/"+name+"/execute", nil).Body).Decode(&got); err != nil {
+			t.Fatal(err)
+		}
+		if len(got.Nodes) != 1 || got.Nodes[0].Service.ID != "web3" || got.Nodes[0].Node.Datacenter != "dc2" || got.Datacenter != "dc2" || got.Failovers != 1 {
+			t.Errorf("%s: %+v, want web3 of dc2 after one failover", name, got)
+		}
+	}
+	// Who is here goes first; and a datacenter with nobody either was asked in vain.
+	one.do("PUT", "/v1/catalog/register", `{"Node":"n9","Address":"10.1.0.9","Service":{"ID":"web9","Service":"web","Port":80,"Tags":["b"]}}`, 200, "true")
+	one.do("GET", "/v1/query/named/execute", "", 200, `"Datacenter":"dc1","Failovers":0}`)
+	one.query(`{"Name":"vain","Service":{"Service":"none","Failover":{"NearestN":1}}}`)
+	one.do("GET", "/v1/query/vain/execute", "", 200, `"Nodes":[],"DNS":{"TTL":""},"Datacenter":"dc1","Failovers":1}`)
+}

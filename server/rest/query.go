@@ -238,7 +238,7 @@ func (h *handlers) explainQuery(w http.ResponseWriter, r *api.Request) error {
 // executed is the answer of a query.
 type executed struct {
 	Service    string
-	Nodes      []healthView
+	Nodes      []any // each a healthView, or what another datacenter's servers say
 	DNS        struct{ TTL string }
 	Datacenter string
 	Failovers  int
@@ -254,17 +254,20 @@ func (h *handlers) executeQuery(w http.ResponseWriter, r *api.Request) error {
 		if err != nil {
 			return executed{}, err
 		}
-		out := executed{Service: q.Service.Service, Datacenter: t.Datacenter(), Nodes: []healthView{}}
+		out := executed{Service: q.Service.Service, Datacenter: t.Datacenter(), Nodes: []any{}}
 		out.DNS.TTL = q.DNS.TTL
 		list, err := h.instancesFor(t, r, q)
 		if err != nil {
 			return out, err
 		}
-		if limited && limit > 0 && uint64(len(list)) > limit {
-			list = list[:limit]
-		}
 		for _, i := range list {
 			out.Nodes = append(out.Nodes, viewInstance(i))
+		}
+		if len(out.Nodes) == 0 {
+			h.failover(r, q, &out)
+		}
+		if limited && limit > 0 && uint64(len(out.Nodes)) > limit {
+			out.Nodes = out.Nodes[:limit]
 		}
 		return out, nil
 	})
@@ -287,12 +290,11 @@ func (h *handlers) instancesFor(t *catalog.Txn, r *api.Request, q *catalog.Prepa
 	}
 	var list []*catalog.Instance
 	for _, i := range seen(r, all) {
-		if r.Subject.Allow(serviceRead, i.Service.Service) == nil && healthy(i, s) && tagsMatch(i.Service.Tags, s.Tags) &&
-			matches(i.Node.Meta, s.NodeMeta) && matches(i.Service.Meta, s.ServiceMeta) {
+		if r.Subject.Allow(serviceRead, i.Service.Service) == nil && wanted(i, s) {
 			list = append(list, i)
 		}
 	}
-	h.shuffle(list)
+	shuffle(h.c.Rand, list)
 	near := r.Options.Near
 	if near == "" {
 		near = s.Near
@@ -301,6 +303,11 @@ func (h *handlers) instancesFor(t *catalog.Txn, r *api.Request, q *catalog.Prepa
 		near = h.askingNode(r)
 	}
 	return list, nearFirst(t, r, near, list, nodeOf)
+}
+
+// wanted says whether a query is about an instance of its service.
+func wanted(i *catalog.Instance, s *catalog.QueryService) bool {
+	return healthy(i, s) && tagsMatch(i.Service.Tags, s.Tags) && matches(i.Node.Meta, s.NodeMeta) && matches(i.Service.Meta, s.ServiceMeta)
 }
 
 func nodeOf(i *catalog.Instance) string { return i.Node.Node }
@@ -330,10 +337,10 @@ func tagsMatch(tags, want []string) bool {
 }
 
 // shuffle spreads the load over those that are alike.
-func (h *handlers) shuffle(list []*catalog.Instance) {
+func shuffle[T any](random io.Reader, list []T) {
 	var b [8]byte
 	for i := len(list) - 1; i > 0; i-- {
-		if _, err := io.ReadFull(h.c.Rand, b[:]); err != nil {
+		if _, err := io.ReadFull(random, b[:]); err != nil {
 			return // the order is a courtesy
 		}
 		j := binary.LittleEndian.Uint64(b[:]) % uint64(i+1)
