@@ -79,6 +79,7 @@ func (e *entrance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		e.s.wan.serve(w, r, dc)
 		return
 	}
+	r = e.s.own(r)
 	if !api.AtLeader(r) {
 		e.s.mux.ServeHTTP(w, r)
 		return

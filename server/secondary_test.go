@@ -5,6 +5,7 @@ package server
 import (
 	"crypto/rand"
 	"encoding/pem"
+	"fmt"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -196,5 +197,27 @@ func TestEntriesOfThePrimary(t *testing.T) {
 	two.do("PUT", "/v1/config", `{"Kind":"service-defaults","Name":"x","Protocol":"http"}`, 500, "")
 	if got := names(two.store.Read()); got != "proxy-defaults/global@dc2 service-intentions/api@dc2" {
 		t.Errorf("after the cut: %s", got)
+	}
+}
+
+// What is the primary's to write is written there once, also where the primary itself is asked to write it in a secondary: it would come back.
+func TestPrimaryWritesForSecondaries(t *testing.T) {
+	w := &world{t: t, net: memnet.New(), primary: "dc1"}
+	one, two := w.server("dc1", "10.0.0.1"), w.server("dc2", "10.0.0.2")
+	w.meet(one, two)
+	for i, at := range []*running{one, two} {
+		for j, dc := range []string{"dc1", "dc2"} {
+			name := fmt.Sprintf("s%d%d", i, j)
+			at.do("PUT", "/v1/config?dc="+dc, `{"Kind":"service-defaults","Name":"`+name+`","Protocol":"http"}`, 200, "true")
+			at.do("PUT", "/v1/connect/intentions/exact?source=web&destination="+name+"&dc="+dc, `{"Action":"allow"}`, 200, "true")
+			one.do("GET", "/v1/config/service-defaults/"+name, "", 200, `"Protocol":"http"`)
+			one.do("GET", "/v1/connect/intentions/exact?source=web&destination="+name, "", 200, `"Action":"allow"`)
+			two.eventually("as in the primary", func(txn *catalog.Txn) bool {
+				e, err := txn.Entry(catalog.KindServiceDefaults, catalog.Scope{}.Default("dc2").Name(name))
+				return err == nil && e != nil
+			})
+			at.do("DELETE", "/v1/config/service-defaults/"+name+"?dc="+dc, "", 200, "")
+			one.do("GET", "/v1/config/service-defaults/"+name, "", 404, "")
+		}
 	}
 }

@@ -66,13 +66,27 @@ func (s *Server) elsewhere(r *http.Request) string {
 		dc = q.Get("datacenter")
 	}
 	dc = strings.ToLower(dc)
-	if s.secondary() && api.AtPrimary(r) {
+	if s.c.Primary != "" && api.AtPrimary(r) { // whichever datacenter it names: from a secondary it would come back
 		dc = s.c.Primary
 	}
 	if dc == s.c.Datacenter {
 		return ""
 	}
 	return dc
+}
+
+// own is a request that this datacenter answers as the primary, without the name of the other one that it was for: nothing is of that one.
+func (s *Server) own(r *http.Request) *http.Request {
+	q := r.URL.Query()
+	if s.c.Primary != s.c.Datacenter || !q.Has("dc") && !q.Has("datacenter") || !api.AtPrimary(r) {
+		return r
+	}
+	q.Del("dc")
+	q.Del("datacenter")
+	here, at := r.WithContext(r.Context()), *r.URL
+	at.RawQuery = q.Encode()
+	here.URL = &at
+	return here
 }
 
 func (w *wan) serve(rw http.ResponseWriter, r *http.Request, dc string) {
