@@ -81,6 +81,8 @@ type Config struct {
 	NodeCertificate func() (cert *x509.Certificate, files bool)
 	// ReadAgain reads the configuration anew and gives it to Reload; nil: there is none to read.
 	ReadAgain func() error
+	// Seal says by what secrets on this node's disk are sealed; nil: nobody does.
+	Seal func() map[string]string
 	// StartHostProxy starts a host proxy that serves a control socket and outlives the agent; used with proxy.shared.
 	StartHostProxy func(ctx context.Context, socket string) error
 	// Now is the clock, Rand where keys and secrets come from, Jitter what is spread over time, by numbers from 0 to 1; nil: the
@@ -273,7 +275,7 @@ func (a *Agent) newMesh() error {
 		DefaultWait: s.DefaultQueryTime, MaxWait: s.MaxQueryTime,
 		Audit: c.Audit,
 		Handlers: rest.Handlers(rest.Config{
-			Given: a.given,
+			Given: a.given, Seal: c.Seal,
 			State: a.state, Checks: a.checks, Leaves: a.leaves, Store: store, Proxies: a.proxies, Metrics: c.Metrics,
 			LAN: c.LAN, WAN: c.WAN, Events: a.events, Leave: c.Leave, Reload: a.readAgain, Logs: c.Logs, Debug: s.EnableDebug, SetToken: a.setToken, Node: c.NodeName,
 			Version: c.Version, Server: s.Server || s.Dev, GRPCPort: s.Ports.GRPC, DefaultAll: allow, Now: c.Now,

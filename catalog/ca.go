@@ -25,7 +25,7 @@ type CAState struct {
 	// CRLs say the same of serial numbers as PEM revocation lists, one of each issuer of leaves that live; none where an issuer's key isn't
 	// the servers'.
 	CRLs []string `json:",omitempty"`
-	// PrivateState is the authority's whole state, keys included, in the form of the CA's owner. It is nil in a replica.
+	// PrivateState is the authority's whole state, keys included, in the form of the CA's owner, who seals it. It is nil in a replica.
 	PrivateState []byte `json:",omitempty"`
 	Indexes
 }
@@ -82,6 +82,18 @@ func (c *CAState) TrustDomain() string {
 		return ""
 	}
 	return c.ClusterID + ".consul"
+}
+
+// Sealed are the secrets of the catalog that may be sealed: the authority's state, and the key of the nodes' authority.
+func Sealed(t *Txn) [][]byte {
+	var out [][]byte
+	if state, err := t.CA(); err == nil && state != nil && len(state.PrivateState) > 0 {
+		out = append(out, state.PrivateState)
+	}
+	if o, err := t.ACL(PlaneCAs, PlaneCAID); err == nil && o.PlaneCA != nil {
+		out = append(out, []byte(o.PlaneCA.Key))
+	}
+	return out
 }
 
 // public is the state without its secrets.

@@ -27,15 +27,22 @@ type SnapshotTable struct {
 	Size  int64
 }
 
-// CheckSnapshot loads a snapshot aside and throws it away: nil if Restore would take it.
+// CheckSnapshot loads a snapshot aside: nil if Restore would take it.
 func CheckSnapshot(r io.Reader, datacenter string) error {
-	if _, _, err := readSnapshot(r, datacenter, SchemaVersion); err != nil {
+	_, err := ReadSnapshot(r, datacenter)
+	return err
+}
+
+// ReadSnapshot loads a snapshot aside, to be looked into. What Restore wouldn't take is an error.
+func ReadSnapshot(r io.Reader, datacenter string) (*Txn, error) {
+	db, head, err := readSnapshot(r, datacenter, SchemaVersion)
+	if err != nil {
 		if errors.Is(err, ErrSchema) {
-			return err
+			return nil, err
 		}
-		return &CorruptError{Err: fmt.Errorf("snapshot: %w", err)}
+		return nil, &CorruptError{Err: fmt.Errorf("snapshot: %w", err)}
 	}
-	return nil
+	return &Txn{db: db.Txn(false), meta: head.meta()}, nil
 }
 
 // InspectSnapshot counts what a snapshot holds, and checks that it is whole.

@@ -30,7 +30,7 @@ type JoinToken struct {
 // JoinUse is a node that a token let in, and the SHA-256 of its public key in hex.
 type JoinUse struct{ Node, Key string }
 
-// PlaneCA is the authority of the nodes' own certificates, as PEM. There is one, PlaneCAID.
+// PlaneCA is the authority of the nodes' own certificates, as PEM; the key is sealed by the servers. There is one, PlaneCAID.
 type PlaneCA struct {
 	Cert, Key string
 	Indexes

@@ -116,7 +116,7 @@ func (n *node) newServer() (*server.Server, error) {
 	if c.Join, err = n.joinConfig(); err != nil {
 		return nil, err
 	}
-	c.Audit, c.Requests = n.audit, &n.requests
+	c.Audit, c.Requests, c.SealedBy = n.audit, &n.requests, n.outer
 	c.Tuning = server.Tuning{
 		Multiplier: s.Performance.RaftMultiplier, SnapshotThreshold: uint64(s.RaftSnapshotThreshold), SnapshotInterval: s.RaftSnapshotInterval,
 		TrailingLogs: uint64(s.RaftTrailingLogs), NoPreVote: s.RaftPrevoteDisabled,

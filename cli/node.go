@@ -37,6 +37,7 @@ import (
 	"github.com/weftmesh/weft/internal/plane"
 	"github.com/weftmesh/weft/internal/rate"
 	"github.com/weftmesh/weft/internal/run"
+	"github.com/weftmesh/weft/internal/seal"
 	"github.com/weftmesh/weft/server"
 )
 
@@ -51,6 +52,7 @@ type node struct {
 	metrics *prometheus.Registry
 	network *memnet.Network // between agent and server
 
+	outer    *seal.Outer     // the key from outside that seals what is on this node's disk; nil: there is none
 	identity *plane.Identity // what this node got when it joined; nil in a cluster that isn't locked
 	others   int             // how many more servers the founder's first token is for
 	stdout   io.Writer
@@ -115,6 +117,9 @@ func runAgent(ctx context.Context, env Env, s config.Config, warnings []string, 
 	n.log = log
 	n.setRates(&s)
 	if err := n.identify(); err != nil {
+		return err
+	}
+	if n.outer, err = seal.Outside(s.Seal.KeyFile, env.Getenv("CREDENTIALS_DIRECTORY")); err != nil {
 		return err
 	}
 	if err := n.enter(ctx); err != nil { // a signal ends the wait for servers
@@ -204,7 +209,7 @@ func (n *node) make(ctx context.Context) error {
 		Settings: n.s, NodeName: n.s.NodeName, NodeID: n.s.NodeID, Address: n.address, Version: Version, Servers: n.forward, Conn: n.conn, Tokens: n.tokens,
 		ReadAgain: n.readAgain, Audit: n.audit,
 		Door: n.door, LAN: n.gossip.lan, WAN: n.gossip.wan, Leave: n.leave, Logs: &n.tap, Metrics: n.metrics, Log: n.log,
-		StartHostProxy: startHostProxy(n.s), NodeCertificate: n.plane.Certificate,
+		Seal: n.sealStats, StartHostProxy: startHostProxy(n.s), NodeCertificate: n.plane.Certificate,
 	})
 	return err
 }
@@ -253,9 +258,21 @@ func (n *node) newTokens() (*tokens.Tokens, error) {
 		c.Default = acl.Write
 	}
 	if a.EnableTokenPersistence && n.s.DataDir != "" {
-		c.Store = tokens.File{Path: filepath.Join(n.s.DataDir, "acl-tokens.json")}
+		c.Store = tokens.File{Path: filepath.Join(n.s.DataDir, "acl-tokens.json"), Seal: n.outer}
 	}
 	return tokens.New(c)
+}
+
+// sealStats says by what secrets on this node's disk are sealed.
+func (n *node) sealStats() map[string]string {
+	out := map[string]string{"this_node": "nothing: no key from outside is given"}
+	if n.outer != nil {
+		out["this_node"] = n.outer.Source + " (" + n.outer.Key.ID() + ")"
+	}
+	if n.server != nil {
+		out["log_and_snapshots"], out["key_sealed_by"] = n.server.Seal()
+	}
+	return out
 }
 
 // close closes what was made, where it isn't run, and what nobody else closes.

@@ -43,6 +43,7 @@ func operatorCommand(env Env) *ucli.Command {
 				Action: func(c *ucli.Context) error { return recoverRaft(c, env) },
 			},
 		),
+		sealCommands(env),
 		group("autopilot", "how servers are taken in and given up",
 			&ucli.Command{Name: "get-config", Usage: "print the configuration", Flags: clientFlags(), Action: func(c *ucli.Context) error { return autopilotConfig(c, env) }},
 			&ucli.Command{Name: "set-config", Usage: "change what the flags name", Flags: clientFlags(autopilotFlags()...), Action: func(c *ucli.Context) error { return setAutopilot(c, env) }},

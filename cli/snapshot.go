@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,7 +30,9 @@ func snapshotCommand(env Env) *ucli.Command {
 			Flags:  clientFlags(&ucli.StringFlag{Name: "append-filename", Usage: "put version, dc or node into the file's name (comma-separated)"}),
 			Action: func(c *ucli.Context) error { return snapshotSave(c, env) },
 		},
-		&ucli.Command{Name: "restore", Usage: "make a file's snapshot the state of the cluster", ArgsUsage: "FILE", Flags: clientFlags(), Action: func(c *ucli.Context) error { return snapshotRestore(c, env) }},
+		&ucli.Command{Name: "restore", Usage: "make a file's snapshot the state of the cluster", ArgsUsage: "FILE", Flags: clientFlags(
+			&ucli.BoolFlag{Name: "discard-sealed", Usage: "without the certificate authority's keys, where the key that they are sealed by is lost: the mesh gets a new root"},
+		), Action: func(c *ucli.Context) error { return snapshotRestore(c, env) }},
 		&ucli.Command{Name: "inspect", Usage: "say what a file's snapshot holds, and check that it is whole", ArgsUsage: "FILE", Flags: []ucli.Flag{formatFlag()}, Action: func(c *ucli.Context) error { return snapshotInspect(c, env) }},
 	)
 }
@@ -122,7 +125,11 @@ func snapshotRestore(c *ucli.Context, env Env) error {
 		return err
 	}
 	var answer bytes.Buffer
-	if _, err := cl.Do(c.Context, http.MethodPut, "/v1/snapshot", nil, io.Reader(file), io.Writer(&answer)); err != nil {
+	query := url.Values{}
+	if c.Bool("discard-sealed") {
+		query.Set("discard-sealed", "")
+	}
+	if _, err := cl.Do(c.Context, http.MethodPut, "/v1/snapshot", query, io.Reader(file), io.Writer(&answer)); err != nil {
 		return fmt.Errorf("Error restoring snapshot: %w", err) //nolint:staticcheck // Consul's text
 	}
 	fmt.Fprintln(env.Stdout, "Restored snapshot")

@@ -17,6 +17,7 @@ import (
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/identity"
 	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/internal/seal"
 	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
 )
 
@@ -67,7 +68,11 @@ func (a *authority) open(ctx context.Context) error {
 	index := uint64(0)
 	if len(stored.PrivateState) > 0 {
 		index = stored.ModifyIndex
-		if err := json.Unmarshal(stored.PrivateState, &state); err != nil {
+		private, err := a.s.unseal(ctx, sealedCA, stored.PrivateState)
+		if err != nil {
+			return err
+		}
+		if err := json.Unmarshal(private, &state); err != nil {
 			return fmt.Errorf("the CA's stored state: %w", err)
 		}
 	}
@@ -90,6 +95,11 @@ func (a *authority) open(ctx context.Context) error {
 	a.provider, a.state, a.index = provider, state, index
 	a.limiter = ca.Limiter{PerSecond: state.Config.CSRMaxPerSecond}
 	a.mu.Unlock()
+	if _, sealed := seal.Is(stored.PrivateState); index > 0 && !sealed { // by an older weft
+		if err := a.store(ctx, state, provider); err != nil {
+			return err
+		}
+	}
 	if a.follows() {
 		return nil
 	}
@@ -134,6 +144,9 @@ func (a *authority) advance(ctx context.Context) (time.Time, error) {
 func (a *authority) store(ctx context.Context, next ca.State, provider ca.Provider) error {
 	private, err := json.Marshal(next)
 	if err != nil {
+		return err
+	}
+	if private, err = a.s.seal(ctx, sealedCA, private); err != nil {
 		return err
 	}
 	record := catalog.CAState{

@@ -21,6 +21,7 @@ import (
 	wal "github.com/hashicorp/raft-wal"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/seal"
 )
 
 func newTestServer(t *testing.T, dir string) *Server {
@@ -138,6 +139,9 @@ func copyOf(t *testing.T, dir string) string {
 	to := t.TempDir()
 	if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
 		t.Fatal(err)
+	}
+	if keys := seal.RingFile(to); os.Chmod(keys, 0o600) != nil { // CopyFS gives everybody what the umask lets
+		t.Logf("there is no %s", keys)
 	}
 	return to
 }

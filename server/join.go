@@ -37,7 +37,7 @@ func (s *Server) joins() *rest.Join {
 	return &rest.Join{
 		Datacenter: s.c.Datacenter, Domain: j.Domain, Servers: j.Servers, RetryJoin: j.RetryJoin, GossipKeys: j.GossipKeys,
 		ACL:     plane.ACL{Enabled: s.c.ACL.Enabled, DefaultPolicy: s.c.ACL.defaultPolicy(), DownPolicy: s.c.ACL.DownPolicy},
-		Another: s.liveNode,
+		Another: s.liveNode, Authority: s.planeAuthority,
 	}
 }
 
@@ -67,6 +67,9 @@ func (s *Server) ensureJoin(ctx context.Context) error {
 	}
 	cert, key, err := j.Authority.PEM()
 	if err != nil {
+		return err
+	}
+	if key, err = s.sealText(ctx, sealedPlane, key); err != nil {
 		return err
 	}
 	objects := []catalog.ACLObject{{PlaneCA: &catalog.PlaneCA{Cert: cert, Key: key}}}
@@ -119,7 +122,7 @@ func (s *Server) renewNode(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	authority, err := rest.PlaneAuthority(s.store.Read())
+	authority, err := s.planeAuthority(r.Context())
 	if err != nil || authority == nil || s.c.Join == nil {
 		http.Error(w, "this server doesn't have the CA of the nodes yet", http.StatusServiceUnavailable)
 		return
@@ -136,7 +139,7 @@ func (s *Server) renewNode(w http.ResponseWriter, r *http.Request) {
 
 // NewJoinToken makes a join token. It is for this server's own process, which needs no permission.
 func (s *Server) NewJoinToken(ctx context.Context, spec rest.JoinSpec) (string, error) {
-	authority, err := rest.PlaneAuthority(s.store.Read())
+	authority, err := s.planeAuthority(ctx)
 	if err != nil || authority == nil || s.c.Join == nil {
 		return "", errors.Join(err, errors.New("this server has no CA of the nodes"))
 	}

@@ -131,7 +131,14 @@ func TestProviderAway(t *testing.T) {
 	}
 	r.do("GET", "/v1/connect/ca/configuration", "", 200, `"RootPKIPath":"pki"`)
 	var all bytes.Buffer
-	if _, err := r.store.Snapshot().WriteTo(&all); err != nil || !bytes.Contains(all.Bytes(), []byte("canary-token")) {
-		t.Error("the control: the token is in the servers' state")
+	if _, err := r.store.Snapshot().WriteTo(&all); err != nil || bytes.Contains(all.Bytes(), []byte("canary-token")) {
+		t.Error("the token is in clear in the servers' state", err)
+	}
+	state, err := r.store.Read().CA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if private, err := r.unseal(t.Context(), sealedCA, state.PrivateState); err != nil || !bytes.Contains(private, []byte("canary-token")) {
+		t.Error("the control: the token is in the servers' state", err)
 	}
 }

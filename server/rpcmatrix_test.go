@@ -207,10 +207,11 @@ func TestC105_ServersAlone(t *testing.T) {
 	c := weftv1.NewServersClient(conn)
 	ctx := api.WithToken(t.Context(), rootSecret)
 	calls := map[string]func() error{
-		"Status":  func() error { _, err := c.Status(ctx, &weftv1.ServerStatusRequest{}); return err },
-		"Promise": func() error { _, err := c.Promise(ctx, &weftv1.PromiseRequest{Candidate: "x"}); return err },
-		"Digests": func() error { _, err := c.Digests(ctx, &weftv1.DigestsRequest{}); return err },
-		"Streams": func() error { _, err := c.Streams(ctx, &weftv1.StreamsRequest{}); return err },
+		"Status":   func() error { _, err := c.Status(ctx, &weftv1.ServerStatusRequest{}); return err },
+		"Promise":  func() error { _, err := c.Promise(ctx, &weftv1.PromiseRequest{Candidate: "x"}); return err },
+		"Digests":  func() error { _, err := c.Digests(ctx, &weftv1.DigestsRequest{}); return err },
+		"Streams":  func() error { _, err := c.Streams(ctx, &weftv1.StreamsRequest{}); return err },
+		"SealKeys": func() error { _, err := c.SealKeys(ctx, &weftv1.SealKeysRequest{}); return err },
 	}
 	for _, m := range weftv1.Servers_ServiceDesc.Methods {
 		call := calls[m.MethodName]

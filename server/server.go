@@ -28,6 +28,7 @@ import (
 	"github.com/weftmesh/weft/internal/failpoint"
 	"github.com/weftmesh/weft/internal/gossip"
 	"github.com/weftmesh/weft/internal/run"
+	"github.com/weftmesh/weft/internal/seal"
 	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
 	"github.com/weftmesh/weft/server/feed"
 	"github.com/weftmesh/weft/server/rest"
@@ -110,6 +111,8 @@ type Config struct {
 	// Resolver finds what a token grants; nil: the server's own, as ACL says.
 	Resolver api.Resolver
 	ACL      ACLConfig
+	// SealedBy is a key from outside that seals the file with the keys by which the log's secrets are sealed; nil: that is in clear.
+	SealedBy *seal.Outer
 	Audit    *api.Audit   // is told of writes and refusals; nil: nobody is
 	Join     *JoinConfig  // nil: nobody joins by token
 	Pretty   bool         // answers are indented
@@ -144,6 +147,10 @@ type Server struct {
 	inTheWay    atomic.Pointer[string] // why the schema version can't be raised
 	pilot       *pilot
 	anew        chan chan struct{} // asks for the leader's work to begin anew
+
+	ring    *seal.Ring      // the keys that the log's secrets are sealed by
+	sharing sync.Mutex      // guards shared
+	shared  map[string]bool // key and server, by IDs: who is known to have which
 
 	acl     *rest.ACL  // nil: ACLs are off
 	entryMu sync.Mutex // config entries are checked against each other and written one at a time
@@ -193,7 +200,7 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// New makes a server. It opens no file and starts nothing.
+// New makes a server. It reads the keys under DataDir that secrets are sealed by, and starts nothing.
 func New(c Config) (*Server, error) {
 	c, err := c.withDefaults()
 	if err != nil {
@@ -204,6 +211,9 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{c: c, store: store, fatal: make(chan error, 1), ready: make(chan struct{})}
+	if s.ring, err = openRing(&c); err != nil {
+		return nil, err
+	}
 	if err := s.setUpACL(); err != nil {
 		return nil, err
 	}
@@ -298,6 +308,7 @@ func (s *Server) Run(ctx context.Context) error {
 		g.GoOrdered("questions", s.answer)
 		g.Go("bootstrap", s.bootstrap)
 		g.Go("digests", s.compareDigests)
+		g.Go("seal keys", s.keepSealKeys)
 	}
 	g.Go("faults", func(ctx context.Context) error {
 		select {

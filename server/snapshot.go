@@ -41,8 +41,9 @@ func (s *Server) OpenSnapshot() (index uint64, write func(io.Writer) error, err 
 }
 
 // RestoreSnapshot makes an archive's state that of the cluster. An archive that is damaged, or of a newer version, is refused
-// before anything is touched. Consul's archives are taken too: the report says what of it was. Only the leader can.
-func (s *Server) RestoreSnapshot(ctx context.Context, r io.Reader) (*consul.Report, error) {
+// before anything is touched, and so is one with keys that are sealed by a key which no server has, unless these are to be thrown away.
+// Consul's archives are taken too: the report says what of it was. Only the leader can.
+func (s *Server) RestoreSnapshot(ctx context.Context, r io.Reader, discardSealed bool) (*consul.Report, error) {
 	node := s.raft.Load()
 	if node == nil || !s.leads() {
 		return nil, api.ErrNoLeader
@@ -67,8 +68,19 @@ func (s *Server) RestoreSnapshot(ctx context.Context, r io.Reader) (*consul.Repo
 		a.Close()
 		a = own
 	}
-	if err := catalog.CheckSnapshot(a.State, s.c.Datacenter); err != nil {
+	loaded, err := catalog.ReadSnapshot(a.State, s.c.Datacenter)
+	if err != nil {
 		return nil, fmt.Errorf("%w: nothing was restored: %w", catalog.ErrInvalid, err)
+	}
+	missing := s.missingKey(ctx, loaded)
+	if missing != "" && !discardSealed {
+		return nil, fmt.Errorf("%w: nothing was restored: the certificate authority's keys in the snapshot are sealed by the key %s, which isn't in this cluster: "+
+			"give it to the leader by `weft operator seal import`, from where `weft operator seal export` prints it; or restore without these keys by -discard-sealed, "+
+			"for a new root: then no certificate from before is taken", catalog.ErrInvalid, missing)
+	}
+	before, err := s.store.Read().ACL(catalog.PlaneCAs, catalog.PlaneCAID)
+	if err != nil {
+		return nil, err
 	}
 	if _, err := a.State.Seek(0, io.SeekStart); err != nil {
 		return nil, err
@@ -77,6 +89,11 @@ func (s *Server) RestoreSnapshot(ctx context.Context, r io.Reader) (*consul.Repo
 	s.c.Log.Warn("restoring a snapshot", "index", a.Meta.Index, "size", a.Meta.Size)
 	if err := node.Restore(a.Meta, a.State, restoreTimeout); err != nil {
 		return nil, fmt.Errorf("restore: %w", err)
+	}
+	if missing != "" {
+		if err := s.discardSealed(ctx, before.PlaneCA); err != nil {
+			return nil, err
+		}
 	}
 	// One command more, so that no server passes for having caught up that still has what was before.
 	if _, err := s.Propose(ctx, catalog.RaiseSchema{Version: s.store.Read().Schema()}); err != nil {

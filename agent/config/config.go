@@ -86,6 +86,7 @@ type Config struct {
 	Connect                 Connect
 	ACL                     ACL
 	Audit                   Audit
+	Seal                    Seal
 	ConfigEntries           ConfigEntries
 	Services                []local.ServiceDefinition `decode:"service"`
 	Checks                  []local.CheckDefinition   `decode:"check"`

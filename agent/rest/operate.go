@@ -88,7 +88,7 @@ func (h *handlers) stats() map[string]map[string]string {
 	}
 	leaves, troubled := h.c.Leaves.All(), h.c.Leaves.Troubled()
 	position := h.c.Store.Position()
-	return map[string]map[string]string{
+	out := map[string]map[string]string{
 		"agent": {
 			"services": n(len(wanted.Services)), "checks": n(len(wanted.Checks)), "check_ttls": n(kinds["ttl"]),
 			"check_monitors": n(len(wanted.Checks) - kinds["ttl"] - kinds["alias"] - kinds["maintenance"]), "leaves": n(len(leaves)),
@@ -106,6 +106,10 @@ func (h *handlers) stats() map[string]map[string]string {
 			"left": n(members["left"]),
 		},
 	}
+	if h.c.Seal != nil {
+		out["seal"] = h.c.Seal()
+	}
+	return out
 }
 
 // profile serves what the runtime knows of itself, to who set enable_debug.

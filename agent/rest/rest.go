@@ -49,13 +49,14 @@ type Config struct {
 	// Leave has this node leave and the agent end; it returns when the others were told.
 	Leave      func(context.Context) error
 	Reload     func() error
-	Logs       *logs.Tap        // what is logged, for those who watch
-	Debug      bool             // profiles are served
-	Primary    string           // the primary datacenter, "" for the node's own
-	Settings   map[string]any   // shown as DebugConfig; without secrets
-	DefaultAll bool             // the default for calls that no intention decides
-	Now        func() time.Time // nil: the system's clock
-	Given      func() []Given   // certificates of this agent that aren't the mesh's; nil: none
+	Logs       *logs.Tap                // what is logged, for those who watch
+	Debug      bool                     // profiles are served
+	Primary    string                   // the primary datacenter, "" for the node's own
+	Settings   map[string]any           // shown as DebugConfig; without secrets
+	DefaultAll bool                     // the default for calls that no intention decides
+	Now        func() time.Time         // nil: the system's clock
+	Seal       func() map[string]string // by what secrets on this node's disk are sealed; nil: nobody says
+	Given      func() []Given           // certificates of this agent that aren't the mesh's; nil: none
 }
 
 // Proxies is what is known of this host's proxies.

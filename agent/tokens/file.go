@@ -3,16 +3,30 @@
 package tokens
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 
 	"github.com/weftmesh/weft/internal/durable"
+	"github.com/weftmesh/weft/internal/seal"
 )
 
-// File keeps tokens in a file of mode 0600 (acl.enable_token_persistence).
-type File struct{ Path string }
+// File keeps tokens in a file of mode 0600 (acl.enable_token_persistence), sealed where there is a key from outside.
+type File struct {
+	Path string
+	Seal *seal.Outer // nil: in clear
+}
+
+const sealedFor = "weft: the agent's tokens"
+
+func (f File) find(id string) (seal.Key, bool) {
+	if f.Seal == nil || f.Seal.Key.ID() != id {
+		return seal.Key{}, false
+	}
+	return f.Seal.Key, true
+}
 
 // Load reads the file; one that isn't there holds nothing.
 func (f File) Load() (map[Kind]string, error) {
@@ -22,6 +36,10 @@ func (f File) Load() (map[Kind]string, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	data, err = seal.Open(f.find, sealedFor, data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w; give it by seal { key_file }, or remove the file and set the tokens anew", f.Path, err)
 	}
 	var m map[Kind]string
 	if err := json.Unmarshal(data, &m); err != nil {
@@ -33,6 +51,9 @@ func (f File) Load() (map[Kind]string, error) {
 // Save writes it, whole or not at all.
 func (f File) Save(m map[Kind]string) error {
 	data, err := json.Marshal(m)
+	if err == nil && f.Seal != nil {
+		data, err = f.Seal.Key.Seal(sealedFor, data, rand.Reader)
+	}
 	if err != nil {
 		return err
 	}

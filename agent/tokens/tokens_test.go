@@ -3,9 +3,11 @@
 package tokens
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/weftmesh/weft/internal/acl"
 	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/internal/seal"
 )
 
 // servers know one token, "good", while up.
@@ -121,8 +124,33 @@ func TestDownPolicies(t *testing.T) {
 	}
 }
 
+// A file that is sealed shows no token, opens by its key alone, and one in clear is read and sealed by the next change.
+func TestSealedFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tokens.json")
+	key, err := seal.NewKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bare, sealed := File{Path: path}, File{Path: path, Seal: &seal.Outer{Key: key, Source: "a file"}}
+	for _, f := range []File{bare, sealed} {
+		if err := f.Save(map[Kind]string{Default: "canary"}); err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(path)
+		if inClear := strings.Contains(string(data), "canary"); err != nil || inClear != (f.Seal == nil) {
+			t.Errorf("in clear: %v, %v", inClear, err)
+		}
+		if m, err := sealed.Load(); err != nil || m[Default] != "canary" {
+			t.Errorf("%v, %v", m, err)
+		}
+	}
+	if _, err := bare.Load(); !errors.Is(err, seal.ErrNoKey) {
+		t.Errorf("without the key: %v", err)
+	}
+}
+
 func TestOwnTokens(t *testing.T) {
-	file := File{filepath.Join(t.TempDir(), "a", "tokens.json")}
+	file := File{Path: filepath.Join(t.TempDir(), "a", "tokens.json")}
 	s := &servers{}
 	tokens := make1(t, s, func(c *Config) { c.Own, c.Store = map[Kind]string{Default: "good", Recovery: "rescue"}, file })
 	if tokens.Own(Agent) != "good" || tokens.Own(Replication) != "" || tokens.Or("x") != "x" || tokens.Or("") != "good" {

@@ -67,6 +67,7 @@ var (
 		"GET /v1/catalog/node-services/{name}":     {central},
 		"GET /v1/query/{id}/execute":               {{"limit", "integer", "at most so many instances"}, {"connect", "boolean", "instances that can be dialled over mutual TLS"}},
 		"GET /v1/agent/connect/certificates":       {{"health", "boolean", "judge them: 429 for a warning, 503 for a critical one"}},
+		"PUT /v1/snapshot":                         {{"discard-sealed", "boolean", "without keys that are sealed by a key that isn't here: a new root is made"}},
 		"GET /v1/connect/ca/roots":                 {{"pem", "boolean", "certificates in PEM"}},
 		"GET /v1/connect/intentions/exact":         {{"source", "string", "who calls"}, {"destination", "string", "who is called"}},
 		"PUT /v1/connect/intentions/exact":         {{"source", "string", "who calls"}, {"destination", "string", "who is called"}},

@@ -257,6 +257,7 @@ var RPCs = []RPC{
 	{"/weft.v1.Servers/Promise", none, Nothing},
 	{"/weft.v1.Servers/Digests", none, Nothing},
 	{"/weft.v1.Servers/Streams", none, Nothing},
+	{"/weft.v1.Servers/SealKeys", none, Nothing},
 	{"topic nodes", nodeRead, Listed},
 	{"topic node", nodeRead, ByHandler},
 	{"topic services", serviceRead, Listed},

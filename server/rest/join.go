@@ -29,6 +29,8 @@ type Join struct {
 	// GossipKeys are in base64, the one that encrypts first.
 	GossipKeys func() []string
 	ACL        plane.ACL
+	// Authority is the CA of the nodes' certificates; nil where the cluster has none.
+	Authority func(context.Context) (*plane.Authority, error)
 	// Another says whether a node of this name is there, or was, and isn't this one's to take.
 	Another func(node string) bool
 }
@@ -49,22 +51,29 @@ func (h *handlers) joinHandlers() map[string]api.Handler {
 	}
 }
 
-// PlaneAuthority is the CA of the nodes' certificates; nil where the cluster has none.
-func PlaneAuthority(t *catalog.Txn) (*plane.Authority, error) {
+// PlaneAuthority is the CA of the nodes' certificates, whose key is unsealed; nil where the cluster has none.
+func PlaneAuthority(t *catalog.Txn, unseal func(key string) (string, error)) (*plane.Authority, error) {
 	o, err := t.ACL(catalog.PlaneCAs, catalog.PlaneCAID)
 	if err != nil || o.PlaneCA == nil {
 		return nil, err
 	}
-	return plane.ParseAuthority(o.PlaneCA.Cert, o.PlaneCA.Key)
+	key, err := unseal(o.PlaneCA.Key)
+	if err != nil {
+		return nil, err
+	}
+	return plane.ParseAuthority(o.PlaneCA.Cert, key)
 }
 
 var errNoAuthority = &api.StatusError{
 	Code: http.StatusConflict, Text: "this cluster has no CA for its nodes: its first server has to be started with -locked", Err: catalog.ErrNotFound,
 }
 
-func (h *handlers) planeAuthority() (*plane.Authority, error) {
-	a, err := PlaneAuthority(h.c.Store.Read())
-	if err == nil && (a == nil || h.c.Join == nil) {
+func (h *handlers) planeAuthority(ctx context.Context) (*plane.Authority, error) {
+	if h.c.Join == nil {
+		return nil, errNoAuthority
+	}
+	a, err := h.c.Join.Authority(ctx)
+	if err == nil && a == nil {
 		return nil, errNoAuthority
 	}
 	return a, err
@@ -106,7 +115,7 @@ func (h *handlers) createJoinToken(w http.ResponseWriter, r *api.Request) error 
 	if err := api.ReadJSON(r, &spec); err != nil {
 		return err
 	}
-	authority, err := h.planeAuthority()
+	authority, err := h.planeAuthority(r.Context())
 	if err != nil {
 		return err
 	}
@@ -200,7 +209,7 @@ func (h *handlers) join(w http.ResponseWriter, r *api.Request) error {
 	if err := api.ReadJSON(r, &b); err != nil {
 		return err
 	}
-	authority, err := h.planeAuthority()
+	authority, err := h.planeAuthority(r.Context())
 	if err != nil {
 		return err
 	}

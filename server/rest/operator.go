@@ -28,7 +28,7 @@ type Operator interface {
 	ClusterHealth() *api.ClusterHealth
 	// OpenSnapshot takes a snapshot; write writes its archive.
 	OpenSnapshot() (index uint64, write func(io.Writer) error, err error)
-	RestoreSnapshot(ctx context.Context, r io.Reader) (*consul.Report, error)
+	RestoreSnapshot(ctx context.Context, r io.Reader, discardSealed bool) (*consul.Report, error)
 }
 
 // operator are the handlers of operators' routes.
@@ -245,7 +245,7 @@ func (h *handlers) saveSnapshot(w http.ResponseWriter, r *api.Request) error {
 
 // restoreSnapshot restores; of Consul's archives it tells what was taken.
 func (h *handlers) restoreSnapshot(w http.ResponseWriter, r *api.Request) error {
-	report, err := h.c.Operator.RestoreSnapshot(r.Context(), r.Body)
+	report, err := h.c.Operator.RestoreSnapshot(r.Context(), r.Body, r.URL.Query().Has("discard-sealed"))
 	if err != nil || report == nil {
 		return err
 	}
