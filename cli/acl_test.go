@@ -16,9 +16,15 @@ const (
 	aPolicy = `{"ID":"99999999-2222-3333-4444-555555555555","Name":"one","Description":"","Rules":"operator = \"read\"\n","Later":1}`
 )
 
+const (
+	roleID = "77777777-2222-3333-4444-555555555555"
+	aRole  = `{"ID":"77777777-2222-3333-4444-555555555555","Name":"r","TemplatedPolicies":[{"TemplateName":"builtin/dns"}]}`
+)
+
 func TestACLCommands(t *testing.T) {
 	const tokenPath = "/v1/acl/token/11111111-2222-3333-4444-555555555555"
 	rules := write(t, "rules.hcl", `operator = "read"`)
+	templates := write(t, "templates.hcl", "TemplatedPolicy \"builtin/service\" {\n Name = \"api\"\n}\nTemplatedPolicy \"builtin/service\" {\n Name = \"web\"\n}\nTemplatedPolicy \"builtin/dns\" {}\n")
 	for _, c := range []struct {
 		name    string
 		answers map[string]string
@@ -43,6 +49,18 @@ func TestACLCommands(t *testing.T) {
 		{"token read expanded", map[string]string{"GET " + tokenPath: aToken}, "", "token read -accessor-id 11111111-2222-3333-4444-555555555555 -expanded", 0, "SecretID", "?expanded=true"},
 		{"own token", map[string]string{"GET /v1/acl/token/self": aToken}, "", "token read -self", 0, "SecretID", "GET /v1/acl/token/self"},
 		{"role create", map[string]string{"PUT /v1/acl/role": `{"ID":"r","Name":"r","TemplatedPolicies":[{"TemplateName":"builtin/service","TemplateVariables":{"Name":"web"}}]}`}, "", "role create -name r -templated-policy builtin/service -var name:web", 0, "builtin/service (name: web)", `"TemplateVariables":{"Name":"web"}`},
+		{"role create from a file", map[string]string{"PUT /v1/acl/role": `{"ID":"r"}`}, "", "role create -name r -templated-policy-file " + templates, 0, "ID:", `"TemplatedPolicies":[{"TemplateName":"builtin/service","TemplateVariables":{"Name":"api"}},{"TemplateName":"builtin/service","TemplateVariables":{"Name":"web"}},{"TemplateName":"builtin/dns"}]`},
+		{"role create from a JSON file", map[string]string{"PUT /v1/acl/role": `{"ID":"r"}`}, "", "role create -name r -templated-policy-file " + write(t, "t.json", `{"TemplatedPolicies":{"builtin/node":[{"Name":"n1"},{"Name":"n2"}]}}`), 0, "ID:", `{"Name":"n1"}},{"TemplateName":"builtin/node","TemplateVariables":{"Name":"n2"}}]`},
+		{"role create from no such file", nil, "", "role create -name r -templated-policy-file " + rules, 1, "", ""},
+		{"role create with a variable alone", nil, "", "role create -name r -var name:web", 1, "", ""},
+		{"role update appends", map[string]string{"GET /v1/acl/role/" + roleID: aRole, "PUT /v1/acl/role/" + roleID: aRole}, "", "role update -id " + roleID + " -append-templated-policy builtin/service -var name:api", 0, "ID:", `"TemplatedPolicies":[{"TemplateName":"builtin/dns"},{"TemplateName":"builtin/service"`},
+		{"role update replaces", map[string]string{"GET /v1/acl/role/" + roleID: aRole, "PUT /v1/acl/role/" + roleID: aRole}, "", "role update -id " + roleID + " -replace-templated-policy-file " + templates, 0, "ID:", `"TemplatedPolicies":[{"TemplateName":"builtin/service","TemplateVariables":{"Name":"api"}}`},
+		{"token update appends", map[string]string{"GET " + tokenPath: aToken, "PUT " + tokenPath: aToken}, "", "token update -id 11111111-2222-3333-4444-555555555555 -append-node-identity n:dc1 -append-service-identity web:dc1,dc2 -append-templated-policy builtin/dns", 0, "AccessorID", `"NodeIdentities":[{"Datacenter":"dc1","NodeName":"n"}],"Policies":[{"ID":"p1","Name":"one"}],"SecretID":"s3cret","ServiceIdentities":[{"Datacenters":["dc1","dc2"],"ServiceName":"web"}],"TemplatedPolicies":[{"TemplateName":"builtin/dns"}]`},
+		{"token update replaces policies and keeps no roles", map[string]string{"GET " + tokenPath: aToken, "PUT " + tokenPath: aToken}, "", "token update -id 11111111-2222-3333-4444-555555555555 -policy-name two -merge-roles", 0, "AccessorID", `"Policies":[{"Name":"two"}]`},
+		{"binding rules of a method", map[string]string{"GET /v1/acl/binding-rules": `[]`}, "", "binding-rule list -method ci", 0, "", "?authmethod=ci"},
+		{"preview of a file", map[string]string{"POST /v1/acl/templated-policy/preview/builtin/node": `{"Name":"x"}`}, "", "templated-policy preview -file " + write(t, "one.hcl", `templated_policy "builtin/node" { name = "n1" }`), 0, "Name:", `{"name":"n1"}`},
+		{"preview of several", nil, "", "templated-policy preview -file " + templates, 1, "", ""},
+		{"preview of nothing", nil, "", "templated-policy preview", 1, "", ""},
 		{"auth method", map[string]string{"PUT /v1/acl/auth-method": `{"Name":"ci","Type":"jwt","Config":{"BoundIssuer":"x"}}`}, `{"BoundIssuer":"x"}`, "auth-method create -name ci -type jwt -config -", 0, "BoundIssuer: \"x\"", `"Config":{"BoundIssuer":"x"}`},
 		{"binding rule", map[string]string{"PUT /v1/acl/binding-rule": `{"ID":"b","BindType":"service","BindName":"${value.job}"}`}, "", "binding-rule create -method ci -bind-name ${value.job}", 0, "BindName:         ${value.job}", `"BindType":"service"`},
 		{"agent's token", map[string]string{"PUT /v1/agent/token/agent_recovery": ""}, "", "set-agent-token recovery x", 0, "set successfully", `{"Token":"x"}`},
@@ -73,6 +91,12 @@ func TestLogin(t *testing.T) {
 	}
 	if info, err := os.Stat(sink); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v %v", info.Mode(), err)
+	}
+	if r := weft(t, f, "", nil, "login", "-type", "kubernetes", "-method", "ci", "-bearer-token-file", bearer, "-token-sink-file", sink); r.code != 0 {
+		t.Error(r)
+	}
+	if r := weft(t, f, "", nil, "login", "-type", "aws", "-method", "ci", "-bearer-token-file", bearer, "-token-sink-file", sink); r.code != 1 || !strings.Contains(r.errout, "jwt or kubernetes") {
+		t.Error(r)
 	}
 	if r := weft(t, f, "", map[string]string{"WEFT_HTTP_TOKEN": "x"}, "logout"); r.code != 0 {
 		t.Error(r)

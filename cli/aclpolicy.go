@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	ucli "github.com/urfave/cli/v2"
@@ -40,12 +41,19 @@ func nameFlags() []ucli.Flag {
 	}
 }
 
+// crudFlags are the flags of such commands: of create and update, and what update and list have beside them. filter are parameters of the list
+// by flag.
+type crudFlags struct {
+	both, update, list []ucli.Flag
+	filter             map[string]string
+}
+
 // crud are the commands that are alike for policies, roles and binding rules.
-func crud(env Env, kind string, pretty func(*ucli.Context, io.Writer, doc), flags []ucli.Flag, take func(*ucli.Context, doc, bool) error) []*ucli.Command {
+func crud(env Env, kind string, pretty func(*ucli.Context, io.Writer, doc), flags crudFlags, take func(*ucli.Context, doc, bool) error) []*ucli.Command {
 	path := "/v1/acl/" + kind
 	return []*ucli.Command{
 		{
-			Name: "create", Usage: "make one", Flags: clientFlags(append(flags, formatFlag(), metaFlag())...),
+			Name: "create", Usage: "make one", Flags: clientFlags(append(slices.Clip(flags.both), formatFlag(), metaFlag())...),
 			Action: func(c *ucli.Context) error {
 				o, made := doc{}, doc{}
 				if err := take(c, o, false); err != nil {
@@ -58,7 +66,7 @@ func crud(env Env, kind string, pretty func(*ucli.Context, io.Writer, doc), flag
 			},
 		},
 		{
-			Name: "update", Usage: "change one", Flags: clientFlags(append(flags, formatFlag(), metaFlag(), &ucli.StringFlag{Name: "id", Usage: "by ID, or the beginning of one"},
+			Name: "update", Usage: "change one", Flags: clientFlags(append(append(slices.Clip(flags.both), flags.update...), formatFlag(), metaFlag(), &ucli.StringFlag{Name: "id", Usage: "by ID, or the beginning of one"},
 				&ucli.BoolFlag{Name: "no-merge", Usage: "replace all of it"})...),
 			Action: func(c *ucli.Context) error {
 				cl, err := client(c, env)
@@ -98,9 +106,15 @@ func crud(env Env, kind string, pretty func(*ucli.Context, io.Writer, doc), flag
 			},
 		},
 		{
-			Name: "list", Usage: "list all", Flags: clientFlags(formatFlag(), metaFlag()),
+			Name: "list", Usage: "list all", Flags: clientFlags(append(slices.Clip(flags.list), formatFlag(), metaFlag())...),
 			Action: func(c *ucli.Context) error {
-				return list(c, env, lists[kind][0], nil, func(w io.Writer, o doc) { pretty(c, w, o) })
+				query := url.Values{}
+				for flag, parameter := range flags.filter {
+					if c.IsSet(flag) {
+						query.Set(parameter, c.String(flag))
+					}
+				}
+				return list(c, env, lists[kind][0], query, func(w io.Writer, o doc) { pretty(c, w, o) })
 			},
 		},
 		{Name: "delete", Usage: "remove one", Flags: clientFlags(nameFlags()...), Action: func(c *ucli.Context) error { return remove(c, env, kind, "ID") }},
@@ -121,7 +135,7 @@ func aclPolicyCommand(env Env) *ucli.Command {
 		&ucli.StringFlag{Name: "rules", Usage: "its rules, @FILE, or - for standard input"},
 		&ucli.StringSliceFlag{Name: "valid-datacenter", Usage: "datacenter in which it holds, by default all (repeatable)"},
 	}
-	return group("policy", "rules with a name", crud(env, "policy", prettyPolicy, flags, func(c *ucli.Context, o doc, update bool) error {
+	return group("policy", "rules with a name", crud(env, "policy", prettyPolicy, crudFlags{both: flags}, func(c *ucli.Context, o doc, update bool) error {
 		if !update && c.String("name") == "" {
 			return usage("Missing require '-name' flag")
 		}
@@ -144,7 +158,8 @@ func aclRoleCommand(env Env) *ucli.Command {
 	flags := append([]ucli.Flag{
 		&ucli.StringFlag{Name: "name", Usage: "its name"}, &ucli.StringFlag{Name: "description", Usage: "what it is for"},
 	}, grantFlags()...)
-	return group("role", "policies and identities with a name", crud(env, "role", prettyRole, flags, func(c *ucli.Context, o doc, update bool) error {
+	update := append(templateFlags("append-", "beside the role's"), templateFlags("replace-", "instead of the role's")...)
+	return group("role", "policies and identities with a name", crud(env, "role", prettyRole, crudFlags{both: flags, update: update}, func(c *ucli.Context, o doc, update bool) error {
 		if !update && c.String("name") == "" {
 			return usage("Missing require '-name' flag")
 		}
@@ -153,7 +168,7 @@ func aclRoleCommand(env Env) *ucli.Command {
 			return err
 		}
 		setText(c, o, map[string]string{"name": "Name", "description": "Description"})
-		return takeGrants(c, cl, o, update)
+		return takeGrants(c, cl, o, func(string) bool { return update })
 	})...)
 }
 
@@ -170,7 +185,9 @@ func aclRuleCommand(env Env) *ucli.Command {
 		}
 		prettyMeta(c, w, r)
 	}
-	return group("binding-rule", "what who logs in gets", crud(env, "binding-rule", pretty, flags, func(c *ucli.Context, o doc, update bool) error {
+	return group("binding-rule", "what who logs in gets", crud(env, "binding-rule", pretty, crudFlags{
+		both: flags, list: []ucli.Flag{&ucli.StringFlag{Name: "method", Usage: "only those of an auth method"}}, filter: map[string]string{"method": "authmethod"},
+	}, func(c *ucli.Context, o doc, update bool) error {
 		setText(c, o, map[string]string{"method": "AuthMethod", "description": "Description", "selector": "Selector", "bind-name": "BindName"})
 		if !update || c.IsSet("bind-type") {
 			o["BindType"] = c.String("bind-type")
@@ -335,17 +352,36 @@ func aclTemplateCommand(env Env) *ucli.Command {
 			return show(c, env, t, func(w io.Writer) { pretty(w, t) })
 		}},
 		&ucli.Command{
-			Name: "preview", Usage: "show the rules that it makes", Flags: clientFlags(name, formatFlag(), &ucli.StringSliceFlag{Name: "var", Usage: "name:value"}),
-			Action: func(c *ucli.Context) error {
-				vars, err := variables(c.StringSlice("var"))
-				if err != nil {
-					return err
-				}
-				var p doc
-				if err := ask(c, env, http.MethodPost, "/v1/acl/templated-policy/preview/"+c.String("name"), nil, vars, &p); err != nil {
-					return err
-				}
-				return show(c, env, p, func(w io.Writer) { prettyPolicy(c, w, p) })
-			},
+			Name: "preview", Usage: "show the rules that it makes", Action: func(c *ucli.Context) error { return previewTemplate(c, env) },
+			Flags: clientFlags(&ucli.StringFlag{Name: "name", Usage: "by name, as builtin/service"}, formatFlag(), &ucli.StringSliceFlag{Name: "var", Usage: "name:value"},
+				&ucli.StringFlag{Name: "file", Usage: "file of one templated policy with its variables, instead of -name and -var"}),
 		})
+}
+
+func previewTemplate(c *ucli.Context, env Env) error {
+	name, path := c.String("name"), c.String("file")
+	if (name == "") == (path == "") {
+		return usage("Cannot preview a templated policy without specifying exactly one of -name and -file")
+	}
+	vars, err := variables(c.StringSlice("var"))
+	if err != nil {
+		return err
+	}
+	if path != "" {
+		all, err := templatesIn(path)
+		if err != nil {
+			return err
+		}
+		if len(all) != 1 || vars != nil {
+			return usage("%s has %d templated policies: want one, with its variables, and no -var", path, len(all))
+		}
+		p, _ := all[0].(doc)
+		vars, _ = p["TemplateVariables"].(doc)
+		name = text(p["TemplateName"])
+	}
+	var p doc
+	if err := ask(c, env, http.MethodPost, "/v1/acl/templated-policy/preview/"+name, nil, vars, &p); err != nil {
+		return err
+	}
+	return show(c, env, p, func(w io.Writer) { prettyPolicy(c, w, p) })
 }

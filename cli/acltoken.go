@@ -41,13 +41,15 @@ func aclTokenCommand(env Env) *ucli.Command {
 	grants := append(grantFlags(),
 		&ucli.StringSliceFlag{Name: "role-id", Usage: "role by ID (repeatable)"}, &ucli.StringSliceFlag{Name: "role-name", Usage: "role by name (repeatable)"},
 		&ucli.StringFlag{Name: "description", Usage: "what the token is for"}, formatFlag(), metaFlag())
-	update := append([]ucli.Flag{
+	update := append(templateFlags("append-", "beside the token's"), templateFlags("replace-", "instead of the token's")...)
+	update = append(update,
 		&ucli.BoolFlag{Name: "append-policies", Usage: "keep the policies that the token has"},
 		&ucli.BoolFlag{Name: "merge-policies", Usage: "the same, by its old name"}, &ucli.BoolFlag{Name: "merge-roles", Usage: "keep the roles that the token has"},
 		&ucli.BoolFlag{Name: "merge-service-identities", Usage: "keep the service identities"}, &ucli.BoolFlag{Name: "merge-node-identities", Usage: "keep the node identities"},
 		&ucli.StringSliceFlag{Name: "append-policy-id", Usage: "one more policy by ID"}, &ucli.StringSliceFlag{Name: "append-policy-name", Usage: "one more policy by name"},
 		&ucli.StringSliceFlag{Name: "append-role-id", Usage: "one more role by ID"}, &ucli.StringSliceFlag{Name: "append-role-name", Usage: "one more role by name"},
-	}, grants...)
+		&ucli.StringSliceFlag{Name: "append-service-identity", Usage: "one more service, or service:dc1,dc2"}, &ucli.StringSliceFlag{Name: "append-node-identity", Usage: "one more node:dc"})
+	update = append(update, grants...)
 	return group("token", "tokens",
 		&ucli.Command{
 			Name: "create", Usage: "make a token", Flags: clientFlags(append([]ucli.Flag{
@@ -87,35 +89,17 @@ func prettyMeta(c *ucli.Context, w io.Writer, o doc) {
 	}
 }
 
-// takeTokenGrants is takeGrants for tokens, which have roles too.
-func takeTokenGrants(c *ucli.Context, env Env, t doc, merge bool) error {
+func tokenCreate(c *ucli.Context, env Env) error {
+	t := doc{"Description": c.String("description"), "Local": c.Bool("local")}
 	cl, err := client(c, env)
 	if err != nil {
 		return err
 	}
-	if err := takeGrants(c, cl, t, merge); err != nil {
-		return err
-	}
-	roles, err := links(c, cl, "role")
-	if err != nil {
-		return err
-	}
-	if len(roles) > 0 {
-		if old, ok := t["Roles"].([]any); ok && merge {
-			roles = append(old, roles...)
-		}
-		t["Roles"] = roles
-	}
-	return nil
-}
-
-func tokenCreate(c *ucli.Context, env Env) error {
-	t := doc{"Description": c.String("description"), "Local": c.Bool("local")}
-	if err := takeTokenGrants(c, env, t, false); err != nil {
+	if err := takeGrants(c, cl, t, func(string) bool { return false }); err != nil {
 		return err
 	}
 	if t["Policies"] == nil && t["Roles"] == nil && t["ServiceIdentities"] == nil && t["NodeIdentities"] == nil && t["TemplatedPolicies"] == nil {
-		return usage("Cannot create a token without specifying -policy-name, -policy-id, -role-name, -role-id, -service-identity, -node-identity, or -templated-policy at least once")
+		return usage("Cannot create a token without specifying -policy-name, -policy-id, -role-name, -role-id, -service-identity, -node-identity, -templated-policy, or -templated-policy-file at least once")
 	}
 	for flag, name := range map[string]string{"accessor": "AccessorID", "secret": "SecretID"} {
 		if v := c.String(flag); v != "" {
@@ -141,17 +125,12 @@ func tokenUpdate(c *ucli.Context, env Env) error {
 	if err != nil {
 		return err
 	}
-	merge := c.Bool("append-policies") || c.Bool("merge-policies") || c.Bool("merge-roles") || c.Bool("merge-service-identities") || c.Bool("merge-node-identities")
-	if err := takeTokenGrants(c, env, t, merge); err != nil {
-		return err
+	kept := map[string]bool{
+		"Policies": c.Bool("append-policies") || c.Bool("merge-policies"), "Roles": c.Bool("merge-roles"),
+		"ServiceIdentities": c.Bool("merge-service-identities"), "NodeIdentities": c.Bool("merge-node-identities"),
 	}
-	for _, more := range []struct{ flag, list, by string }{
-		{"append-policy-id", "Policies", "ID"}, {"append-policy-name", "Policies", "Name"}, {"append-role-id", "Roles", "ID"}, {"append-role-name", "Roles", "Name"},
-	} {
-		for _, v := range c.StringSlice(more.flag) {
-			old, _ := t[more.list].([]any)
-			t[more.list] = append(old, doc{more.by: v})
-		}
+	if err := takeGrants(c, cl, t, func(list string) bool { return kept[list] }); err != nil {
+		return err
 	}
 	if c.IsSet("description") {
 		t["Description"] = c.String("description")
@@ -205,6 +184,7 @@ func loginCommand(env Env) *ucli.Command {
 		Name: "login", Usage: "get a token for a bearer token of an auth method", Action: func(c *ucli.Context) error { return login(c, env) },
 		Flags: clientFlags(
 			&ucli.StringFlag{Name: "method", Usage: "the auth method's name", Required: true},
+			&ucli.StringFlag{Name: "type", Usage: "the auth method's type, jwt or kubernetes: others are refused before anything is read"},
 			&ucli.StringFlag{Name: "bearer-token-file", Usage: "file that holds the bearer token", Required: true},
 			&ucli.StringFlag{Name: "token-sink-file", Usage: "file to write the new token's secret to", Required: true},
 			&ucli.StringSliceFlag{Name: "meta", Usage: "key=value, for the new token's description (repeatable)"}),
@@ -212,6 +192,11 @@ func loginCommand(env Env) *ucli.Command {
 }
 
 func login(c *ucli.Context, env Env) error {
+	switch kind := c.String("type"); kind {
+	case "", "jwt", "kubernetes":
+	default:
+		return usage("-type %q: weft's auth methods are of type jwt or kubernetes", kind)
+	}
 	data, err := os.ReadFile(c.String("bearer-token-file"))
 	if err != nil {
 		return err

@@ -171,6 +171,17 @@ func TestCommands(t *testing.T) {
 			out:   "Registered service: web",
 			asked: []string{`{"Name":"web","Tags":["a","b"],"Meta":{"k":"v=w"},"Port":80}`},
 		},
+		{
+			name: "commas split no value", answers: map[string]string{"PUT /v1/agent/service/register": ""},
+			args:  []string{"services", "register", "-name", "web", "-tag", "a,b", "-meta", "k=x,y"},
+			asked: []string{`{"Name":"web","Tags":["a,b"],"Meta":{"k":"x,y"}}`},
+		},
+		{name: "commas in -hcl", args: []string{"agent", "-dev", "-hcl", `recursors = ["192.0.2.1", "odd"]`}, code: 1, err: `"odd"`},
+		{
+			name: "a token that others establish with", answers: map[string]string{"POST /v1/peering/token": `{"PeeringToken":"t"}`},
+			args:  []string{"peering", "generate-token", "-name", "east", "-server-external-addresses", "a:1, b:2", "-server-external-addresses", "c:3"},
+			asked: []string{`"ServerExternalAddresses":["a:1","b:2","c:3"]`},
+		},
 		{name: "register nothing", args: []string{"services", "register"}, code: 1, err: "name the file to read"},
 		{name: "register a bad meta", args: []string{"services", "register", "-name", "web", "-meta", "k"}, code: 1, err: "want key=value"},
 		{name: "register a missing file", args: []string{"services", "register", "/none.hcl"}, code: 1, err: "/none.hcl: no such file"},

@@ -103,8 +103,9 @@ func newApp(env Env, called string) *ucli.App {
 		Name: called, HelpName: called, Usage: "a service mesh in one binary",
 		Reader: env.Stdin, Writer: env.Stdout, ErrWriter: env.Stderr,
 		HideVersion: true, EnableBashCompletion: true, Suggest: true,
-		Flags:          []ucli.Flag{&ucli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version"}},
-		ExitErrHandler: func(*ucli.Context, error) {}, // Run decides
+		DisableSliceFlagSeparator: true, // a flag that may be given often is split at no comma: its value may have some
+		Flags:                     []ucli.Flag{&ucli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version"}},
+		ExitErrHandler:            func(*ucli.Context, error) {}, // Run decides
 		Commands: []*ucli.Command{
 			demoCommand(env), agentCommand(env), servicesCommand(env), catalogCommand(env), intentionCommand(env), configCommand(env),
 			connectCommand(env), tlsCommand(env), verifyCommand(env), explainCommand(env), validateCommand(env), versionCommand(env),

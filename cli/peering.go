@@ -94,7 +94,7 @@ func peeringToken(c *ucli.Context, env Env) error {
 		return err
 	}
 	var answer struct{ PeeringToken string }
-	body := map[string]any{"PeerName": c.String("name"), "Meta": meta, "ServerExternalAddresses": c.StringSlice("server-external-addresses")}
+	body := map[string]any{"PeerName": c.String("name"), "Meta": meta, "ServerExternalAddresses": commaSeparated(c.StringSlice("server-external-addresses"))}
 	if _, err := cl.Do(c.Context, http.MethodPost, "/v1/peering/token", nil, body, &answer); err != nil {
 		return fmt.Errorf("Error generating peering token for %s: %w", c.String("name"), err) //nolint:staticcheck // Consul's text
 	}
@@ -198,4 +198,17 @@ func peeringRead(c *ucli.Context, env Env, exported bool) error {
 		fmt.Fprintf(env.Stdout, "%-23s %s\n", l[0]+":", l[1])
 	}
 	return nil
+}
+
+// commaSeparated are the parts of values that may each be several, with commas between them.
+func commaSeparated(values []string) []string {
+	out := []string{}
+	for _, v := range values {
+		for part := range strings.SplitSeq(v, ",") {
+			if part = strings.TrimSpace(part); part != "" {
+				out = append(out, part)
+			}
+		}
+	}
+	return out
 }
