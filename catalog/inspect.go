@@ -4,6 +4,7 @@ package catalog
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"errors"
@@ -45,14 +46,46 @@ func ReadSnapshot(r io.Reader, datacenter string) (*Txn, error) {
 	return &Txn{db: db.Txn(false), meta: head.meta()}, nil
 }
 
+// SnapshotRow is a row of a snapshot as it is stored.
+type SnapshotRow struct {
+	Table string
+	Row   any
+	Size  int64 // in the snapshot, in bytes
+}
+
 // InspectSnapshot counts what a snapshot holds, and checks that it is whole.
 func InspectSnapshot(r io.Reader) (*SnapshotInfo, error) {
+	tables := map[string]*SnapshotTable{}
+	out, err := EachSnapshotRow(r, func(row SnapshotRow) error {
+		if tables[row.Table] == nil {
+			tables[row.Table] = &SnapshotTable{Name: row.Table}
+		}
+		tables[row.Table].Count++
+		tables[row.Table].Size += row.Size
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range tables {
+		out.Tables = append(out.Tables, *t)
+	}
+	slices.SortFunc(out.Tables, func(a, b SnapshotTable) int { return cmp.Or(-cmp.Compare(a.Size, b.Size), cmp.Compare(a.Name, b.Name)) })
+	return out, nil
+}
+
+// IsSnapshot says whether a state that begins so is weft's.
+func IsSnapshot(head []byte) bool { return bytes.HasPrefix(head, []byte(snapshotMagic)) }
+
+// EachSnapshotRow visits a snapshot's rows in their order. That the snapshot is whole is known only when it returns no error. The info is
+// without tables.
+func EachSnapshotRow(r io.Reader, visit func(SnapshotRow) error) (*SnapshotInfo, error) {
 	in := &snapshotReader{r: bufio.NewReaderSize(r, 64<<10), sum: sha256.New()}
 	magic := make([]byte, len(snapshotMagic))
 	if err := in.full(magic); err != nil {
 		return nil, err
 	}
-	if string(magic) != snapshotMagic {
+	if !IsSnapshot(magic) {
 		return nil, errors.New("it is not a snapshot of a weft catalog")
 	}
 	var head snapshotHeader
@@ -63,43 +96,34 @@ func InspectSnapshot(r io.Reader) (*SnapshotInfo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("header: %w", err)
 	}
-	out := &SnapshotInfo{Index: head.Index, Schema: head.Schema}
-	tables := map[string]*SnapshotTable{}
 	for {
 		data, err := in.next()
 		if err != nil {
 			return nil, err
 		}
 		if data == nil {
-			break
+			return &SnapshotInfo{Index: head.Index, Schema: head.Schema}, in.end()
 		}
 		var row snapshotRow
 		if err := decode(data, &row); err != nil {
 			return nil, err
 		}
-		name := row.table()
-		if tables[name] == nil {
-			tables[name] = &SnapshotTable{Name: name}
+		name, v := row.field()
+		if err := visit(SnapshotRow{name, v, int64(len(data))}); err != nil {
+			return nil, err
 		}
-		tables[name].Count++
-		tables[name].Size += int64(len(data))
 	}
-	for _, t := range tables {
-		out.Tables = append(out.Tables, *t)
-	}
-	slices.SortFunc(out.Tables, func(a, b SnapshotTable) int { return cmp.Or(-cmp.Compare(a.Size, b.Size), cmp.Compare(a.Name, b.Name)) })
-	return out, in.end()
 }
 
-// table is the name of the row's one field.
-func (r *snapshotRow) table() string {
+// field is the row's one field, with its name.
+func (r *snapshotRow) field() (string, any) {
 	v := reflect.ValueOf(r).Elem()
 	for i := range v.NumField() {
 		if !v.Field(i).IsNil() {
-			return v.Type().Field(i).Name
+			return v.Type().Field(i).Name, v.Field(i).Interface()
 		}
 	}
-	return ""
+	return "", nil
 }
 
 // CountKeys counts the keys of the key-value store.

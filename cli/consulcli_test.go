@@ -47,7 +47,9 @@ var consulCommands = map[string]string{
 	"operator raft list-peers": askedDC, "operator raft remove-peer": askedDC + " id address", "operator raft transfer-leader": askedDC + " id",
 	"operator autopilot get-config": askedDC, "operator autopilot state": askedDC + " format",
 	"operator autopilot set-config": askedDC + " cleanup-dead-servers last-contact-threshold max-trailing-logs min-quorum server-stabilization-time",
-	"snapshot save":                 askedDC + " append-filename", "snapshot restore": askedDC, "snapshot inspect": "format kvdetails kvdepth kvfilter",
+	"operator usage instances":      askedDC + " billable connect all-datacenters",
+	"troubleshoot proxy":            asked + " envoy-admin-endpoint upstream-envoy-id upstream-ip", "troubleshoot upstreams": asked + " envoy-admin-endpoint", "troubleshoot ports": "host ports",
+	"snapshot save": askedDC + " append-filename", "snapshot restore": askedDC, "snapshot inspect": "format kvdetails kvdepth kvfilter", "snapshot decode": "",
 	"tls ca create":     "days domain name-constraint additional-name-constraint common-name cluster-id",
 	"tls cert create":   "server client cli ca key dc domain node days additional-dnsname additional-ipaddress",
 	"acl bootstrap":     asked + " format",
@@ -82,9 +84,6 @@ var consulCommands = map[string]string{
 
 // lacking are what of it weft hasn't: a command, or a command and a flag.
 var lacking = map[string]string{
-	"snapshot inspect -kvdetails":              uncounted,
-	"snapshot inspect -kvdepth":                uncounted,
-	"snapshot inspect -kvfilter":               uncounted,
 	"connect envoy -grpc-ca-file":              ownADS,
 	"connect envoy -grpc-ca-path":              ownADS,
 	"connect envoy -node-name":                 ownADS,
@@ -113,7 +112,6 @@ var lacking = map[string]string{
 
 // Why several are lacking.
 const (
-	uncounted  = "keys aren't counted by their beginnings"
 	ownADS     = "a proxy of weft's speaks to the agent of its host"
 	ungated    = "there are no gateways yet"
 	registered = "a proxy of weft's is registered: its service, listener and upstreams come from its registration"

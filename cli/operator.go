@@ -49,6 +49,7 @@ func operatorCommand(env Env) *ucli.Command {
 			&ucli.Command{Name: "set-config", Usage: "change what the flags name", Flags: clientFlags(autopilotFlags()...), Action: func(c *ucli.Context) error { return setAutopilot(c, env) }},
 			&ucli.Command{Name: "state", Usage: "print how the servers are", Flags: clientFlags(formatFlag()), Action: func(c *ucli.Context) error { return autopilotState(c, env) }},
 		),
+		group("usage", "how much there is", usageCommand(env)),
 	)
 }
 

@@ -12,14 +12,11 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
 	ucli "github.com/urfave/cli/v2"
 
-	"github.com/weftmesh/weft/catalog"
-	"github.com/weftmesh/weft/server/archive"
 	"github.com/weftmesh/weft/server/consul"
 )
 
@@ -33,7 +30,19 @@ func snapshotCommand(env Env) *ucli.Command {
 		&ucli.Command{Name: "restore", Usage: "make a file's snapshot the state of the cluster", ArgsUsage: "FILE", Flags: clientFlags(
 			&ucli.BoolFlag{Name: "discard-sealed", Usage: "without the certificate authority's keys, where the key that they are sealed by is lost: the mesh gets a new root"},
 		), Action: func(c *ucli.Context) error { return snapshotRestore(c, env) }},
-		&ucli.Command{Name: "inspect", Usage: "say what a file's snapshot holds, and check that it is whole", ArgsUsage: "FILE", Flags: []ucli.Flag{formatFlag()}, Action: func(c *ucli.Context) error { return snapshotInspect(c, env) }},
+		&ucli.Command{
+			Name: "inspect", Usage: "say what a file's snapshot holds, and check that it is whole", ArgsUsage: "FILE",
+			Flags: []ucli.Flag{
+				formatFlag(), &ucli.BoolFlag{Name: "kvdetails", Usage: "count keys by their beginnings too"},
+				&ucli.IntFlag{Name: "kvdepth", Value: 2, Usage: "how many parts of a key, with / between them, are a beginning; 0: all"},
+				&ucli.StringFlag{Name: "kvfilter", Usage: "count only keys that begin so"},
+			},
+			Action: func(c *ucli.Context) error { return snapshotInspect(c, env) },
+		},
+		&ucli.Command{
+			Name: "decode", Usage: "print what a file's snapshot holds, a row a line as JSON, secrets included", ArgsUsage: "FILE|-",
+			Action: func(c *ucli.Context) error { return snapshotDecode(c, env) },
+		},
 	)
 }
 
@@ -99,7 +108,7 @@ func snapshotSave(c *ucli.Context, env Env) error {
 	}
 	header, err := cl.Do(c.Context, http.MethodGet, "/v1/snapshot", nil, nil, io.Writer(file))
 	if err == nil {
-		_, err = inspectArchive(file)
+		_, err = inspectArchive(file, nil)
 	}
 	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
 		return errors.Join(fmt.Errorf("Error saving snapshot: %w", err), os.Remove(unverified)) //nolint:staticcheck // Consul's text
@@ -160,93 +169,4 @@ func printReport(w io.Writer, r *consul.Report) error {
 		fmt.Fprintf(w, "%s: %s\n", l.What, l.Why)
 	}
 	return nil
-}
-
-// snapshotInfo is what inspect says.
-type snapshotInfo struct {
-	Meta struct {
-		ID          string
-		Size        int64
-		Index, Term uint64
-		Version     int
-	}
-	Stats     []catalog.SnapshotTable
-	TotalSize int64
-	// Consul is what weft would take of it, where it is Consul's.
-	Consul *consul.Report `json:",omitempty"`
-}
-
-// inspectArchive reads a file from its beginning and checks all of it.
-func inspectArchive(file io.ReadSeeker) (*snapshotInfo, error) {
-	if _, err := file.Seek(0, io.SeekStart); err != nil {
-		return nil, err
-	}
-	a, err := archive.Read(file, "")
-	if err != nil {
-		return nil, err
-	}
-	defer a.Close()
-	head := make([]byte, 64)
-	n, err := a.State.ReadAt(head, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	out := &snapshotInfo{}
-	info := &catalog.SnapshotInfo{}
-	if consul.Is(head[:n]) {
-		_, out.Consul, err = consul.Convert(a.State, consul.Config{Schema: catalog.SchemaVersion})
-	} else if info, err = catalog.InspectSnapshot(a.State); err == nil {
-		out.Stats = info.Tables
-	}
-	if err != nil {
-		return nil, err
-	}
-	out.Meta.ID, out.Meta.Size, out.Meta.Index, out.Meta.Term, out.Meta.Version = a.Meta.ID, a.Meta.Size, a.Meta.Index, a.Meta.Term, int(a.Meta.Version)
-	for _, t := range info.Tables {
-		out.TotalSize += t.Size
-	}
-	return out, nil
-}
-
-func snapshotInspect(c *ucli.Context, env Env) error {
-	asJSON, err := asJSON(c)
-	if err != nil {
-		return err
-	}
-	if c.NArg() != 1 {
-		return usage("This command takes one argument: the file to look into")
-	}
-	file, err := os.Open(c.Args().First())
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	info, err := inspectArchive(file)
-	if err != nil {
-		return fmt.Errorf("Error reading snapshot: %w", err) //nolint:staticcheck // Consul's text
-	}
-	if asJSON {
-		return printJSON(env.Stdout, info)
-	}
-	m := info.Meta
-	fmt.Fprintf(env.Stdout, " ID           %s\n Size         %d\n Index        %d\n Term         %d\n Version      %d\n\n", m.ID, m.Size, m.Index, m.Term, m.Version)
-	if info.Consul != nil {
-		return printReport(env.Stdout, info.Consul)
-	}
-	var rows [][]string
-	for _, t := range info.Stats {
-		rows = append(rows, []string{t.Name, strconv.Itoa(t.Count), size(t.Size)})
-	}
-	rows = append(rows, []string{"Total", "", size(info.TotalSize)})
-	return table(env.Stdout, []string{"Type", "Count", "Size"}, slices.Clip(rows))
-}
-
-func size(n int64) string {
-	switch {
-	case n >= 1<<20:
-		return fmt.Sprintf("%.1fMB", float64(n)/(1<<20))
-	case n >= 1<<10:
-		return fmt.Sprintf("%.1fKB", float64(n)/(1<<10))
-	}
-	return fmt.Sprintf("%dB", n)
 }

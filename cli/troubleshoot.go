@@ -3,10 +3,7 @@
 package cli
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -25,13 +22,16 @@ func troubleshootCommand(env Env) *ucli.Command {
 			Name: "proxy", Usage: "ask whether this host's proxies have what they should, and whether their certificates last",
 			Flags: clientFlags(
 				&ucli.StringFlag{Name: "proxy-id", Usage: "one proxy, by default all of this host"},
-				&ucli.StringFlag{Name: "envoy-admin-endpoint", Usage: "a proxy's admin page to ask too, as 127.0.0.1:19000"},
+				&ucli.StringFlag{Name: "envoy-admin-endpoint", Usage: "a proxy's admin page to ask too, as 127.0.0.1:19000, which is asked where an upstream is named"},
+				&ucli.StringFlag{Name: "upstream-envoy-id", Usage: "an upstream that the proxy should reach, as its clusters are called: a service, or a whole name"},
+				&ucli.StringFlag{Name: "upstream-ip", Usage: "the same by an address that callers dial: virtual, or an instance's"},
 			),
 			Action: func(c *ucli.Context) error { return troubleshootProxy(c, env) },
 		},
 		&ucli.Command{
 			Name: "upstreams", Usage: "list the upstreams of this host's proxies and how many healthy instances each has",
-			Flags:  clientFlags(&ucli.StringFlag{Name: "proxy-id", Usage: "one proxy, by default all of this host"}),
+			Flags: clientFlags(&ucli.StringFlag{Name: "proxy-id", Usage: "one proxy, by default all of this host"},
+				&ucli.StringFlag{Name: "envoy-admin-endpoint", Usage: "ask this admin page, as 127.0.0.1:19000, which upstreams its proxy has and how it finds their instances"}),
 			Action: func(c *ucli.Context) error { return troubleshootUpstreams(c, env) },
 		},
 		&ucli.Command{
@@ -106,33 +106,37 @@ func troubleshootProxy(c *ucli.Context, env Env) error {
 	if !found {
 		v.say(false, "no such proxy is registered on this host")
 	}
-	if admin := c.String("envoy-admin-endpoint"); admin != "" {
-		text, err := adminReady(c.Context, admin)
-		v.say(err == nil, "admin page %s: %s", admin, text)
+	admin := c.String("envoy-admin-endpoint")
+	id, ip := c.String("upstream-envoy-id"), c.String("upstream-ip")
+	if id != "" || ip != "" {
+		admin = orDefault(admin, "127.0.0.1:19000")
+	}
+	if admin == "" {
+		return v.end()
+	}
+	text, err := adminReady(c.Context, admin)
+	v.say(err == nil, "admin page %s: %s", admin, text)
+	if err != nil || id == "" && ip == "" {
+		return v.end()
+	}
+	if id == "" {
+		if id, err = serviceAt(c.Context, cl, ip); err != nil {
+			return err
+		}
+	}
+	if err := v.upstream(c.Context, admin, id); err != nil {
+		return err
 	}
 	return v.end()
 }
 
-func adminReady(ctx context.Context, admin string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+"/ready", nil)
-	if err != nil {
-		return err.Error(), err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err.Error(), err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 1000))
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = errors.New(resp.Status)
-	}
-	return strings.TrimSpace(string(body)), err
-}
-
 func troubleshootUpstreams(c *ucli.Context, env Env) error {
+	if admin := c.String("envoy-admin-endpoint"); admin != "" {
+		if c.String("proxy-id") != "" {
+			return usage("-envoy-admin-endpoint asks the proxy that it is of: leave -proxy-id out")
+		}
+		return adminUpstreams(c.Context, env, admin)
+	}
 	cl, err := client(c, env)
 	if err != nil {
 		return err
