@@ -76,7 +76,8 @@ var consulCommands = map[string]string{
 	"acl set-agent-token": asked, "login": asked + " type method bearer-token-file token-sink-file meta", "logout": asked,
 	"connect envoy": asked + " proxy-id sidecar-for bootstrap envoy-binary ignore-envoy-compatibility admin-bind admin-access-log-path grpc-addr grpc-ca-file grpc-ca-path " +
 		"gateway register service address wan-address bind-address expose-servers deregister-after-critical no-central-config omit-deprecated-tags envoy-version " +
-		"prometheus-backend-port prometheus-scrape-path node-name",
+		"prometheus-backend-port prometheus-scrape-path prometheus-ca-file prometheus-ca-path prometheus-cert-file prometheus-key-file node-name mesh-gateway " +
+		"envoy-ready-bind-address envoy-ready-bind-port enable-config-gen-logging",
 	"connect proxy":            asked + " sidecar-for proxy-id service service-addr listen upstream register register-id log-level pprof-addr",
 	"connect redirect-traffic": asked + " proxy-id proxy-uid proxy-inbound-port proxy-outbound-port exclude-inbound-port exclude-outbound-port exclude-outbound-cidr exclude-uid consul-dns-ip consul-dns-port netns",
 	"connect ca get-config":    askedDC, "connect ca set-config": askedDC + " config-file force-without-cross-signing",
@@ -84,36 +85,18 @@ var consulCommands = map[string]string{
 
 // lacking are what of it weft hasn't: a command, or a command and a flag.
 var lacking = map[string]string{
-	"connect envoy -grpc-ca-file":              ownADS,
-	"connect envoy -grpc-ca-path":              ownADS,
-	"connect envoy -node-name":                 ownADS,
-	"connect envoy -gateway":                   ungated,
-	"connect envoy -register":                  ungated,
-	"connect envoy -service":                   ungated,
-	"connect envoy -address":                   ungated,
-	"connect envoy -wan-address":               ungated,
-	"connect envoy -bind-address":              ungated,
-	"connect envoy -expose-servers":            ungated,
-	"connect envoy -deregister-after-critical": ungated,
-	"connect envoy -no-central-config":         "weft's bootstrap has nothing of central configuration in it",
-	"connect envoy -omit-deprecated-tags":      "weft's bootstrap has no deprecated tags",
-	"connect envoy -envoy-version":             "it had no effect in Consul either",
-	"connect envoy -prometheus-backend-port":   "the admin page has the metrics: -admin-bind",
-	"connect envoy -prometheus-scrape-path":    "the admin page has the metrics: -admin-bind",
-	"connect redirect-traffic":                 "there is no transparent proxying yet",
-	"connect proxy -service":                   registered,
-	"connect proxy -service-addr":              registered,
-	"connect proxy -listen":                    registered,
-	"connect proxy -upstream":                  registered,
-	"connect proxy -register":                  registered,
-	"connect proxy -register-id":               registered,
-	"connect proxy -pprof-addr":                "weft's proxy serves no profiles",
+	"connect redirect-traffic":    "there is no transparent proxying yet",
+	"connect proxy -service":      registered,
+	"connect proxy -service-addr": registered,
+	"connect proxy -listen":       registered,
+	"connect proxy -upstream":     registered,
+	"connect proxy -register":     registered,
+	"connect proxy -register-id":  registered,
+	"connect proxy -pprof-addr":   "weft's proxy serves no profiles",
 }
 
 // Why several are lacking.
 const (
-	ownADS     = "a proxy of weft's speaks to the agent of its host"
-	ungated    = "there are no gateways yet"
 	registered = "a proxy of weft's is registered: its service, listener and upstreams come from its registration"
 )
 

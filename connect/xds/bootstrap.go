@@ -23,8 +23,14 @@ type BootstrapConfig struct {
 	AdminAddress  string // host:port
 	// AdminAccessLogPath is where accesses to the admin page are logged.
 	AdminAccessLogPath string
-	// PrometheusBindAddress is host:port of a listener with Envoy's metrics, "" for none.
-	PrometheusBindAddress string
+	// ADSCA are the certificates, in PEM, of which that of ADSAddress must come; "" is plain text. ADSName is the name that it must
+	// be for, "" any.
+	ADSCA, ADSName string
+	// Prometheus is a listener with metrics, ReadyAddress host:port of one that answers GET /ready; "" for none.
+	Prometheus   PrometheusListener
+	ReadyAddress string
+	// OmitDeprecatedTags leaves out the statistics' tags by their names before Consul 1.9.
+	OmitDeprecatedTags bool
 }
 
 type object = map[string]any
@@ -43,21 +49,20 @@ func Bootstrap(c BootstrapConfig) ([]byte, error) {
 	if c.Token != "" {
 		metadata = append(metadata, object{"key": "x-consul-token", "value": c.Token})
 	}
-	endpoint := func(a object) []object {
-		return []object{{"lb_endpoints": []object{{"endpoint": object{"address": a}}}}}
-	}
-	static := object{"clusters": []object{{
+	local := object{
 		"name": "local_agent", "type": "STATIC", "connect_timeout": "1s", "ignore_health_on_host_removal": false,
 		"typed_extension_protocol_options": object{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": object{
 			"@type":                "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
 			"explicit_http_config": object{"http2_protocol_options": object{"connection_keepalive": object{"interval": "30s", "timeout": "10s"}}},
 		}},
-		"load_assignment": object{"cluster_name": "local_agent", "endpoints": endpoint(ads)},
-	}}}
-	if c.PrometheusBindAddress != "" {
-		if err := prometheus(static, c.PrometheusBindAddress, admin, endpoint); err != nil {
-			return nil, err
-		}
+		"load_assignment": object{"cluster_name": "local_agent", "endpoints": endpoints(ads)},
+	}
+	if c.ADSCA != "" {
+		local["transport_socket"] = adsTLS(c.ADSCA, c.ADSName)
+	}
+	static, err := staticResources(c, local, admin)
+	if err != nil {
+		return nil, err
 	}
 	source := object{"ads": object{}, "resource_api_version": "V3"}
 	return json.MarshalIndent(object{
@@ -70,15 +75,15 @@ func Bootstrap(c BootstrapConfig) ([]byte, error) {
 			"lds_config": source, "cds_config": source,
 			"ads_config": object{
 				"api_type": "DELTA_GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,
-				"grpc_services": object{"initial_metadata": metadata, "envoy_grpc": object{
+				"grpc_services": []object{{"initial_metadata": metadata, "envoy_grpc": object{
 					"cluster_name": "local_agent",
 					// An agent on this host is asked often: a proxy that hears of new roots late can't be called by those that heard in
 					// time. By default Envoy waits up to 30 s.
 					"retry_policy": object{"retry_back_off": object{"base_interval": "0.050s", "max_interval": "0.500s"}},
-				}},
+				}}},
 			},
 		},
-		"stats_config": object{"stats_tags": statsTags(c.Service), "use_all_default_tags": true},
+		"stats_config": object{"stats_tags": statsTags(c.Service, c.OmitDeprecatedTags), "use_all_default_tags": true},
 		"layered_runtime": object{"layers": []object{{"name": "base", "static_layer": object{
 			"re2.max_program_size.error_level": 1048576,
 		}}}},
@@ -112,46 +117,20 @@ func address(a string) (object, error) {
 
 // statsTags take the parts of a cluster's name, [subset.]service.namespace.datacenter.internal.trust-domain, out of the
 // statistics' names into tags.
-func statsTags(service string) []object {
-	return []object{
+func statsTags(service string, omitDeprecated bool) []object {
+	const (
+		destination = `^cluster\.(?:[^.]+\.)?(([^.]+)\.)[^.]+\.[^.]+\.internal\.[^.]+\.consul\.`
+		datacenter  = `^cluster\.(?:[^.]+\.)?[^.]+\.[^.]+\.(([^.]+)\.)internal\.[^.]+\.consul\.`
+	)
+	tags := []object{
 		{"tag_name": "local_cluster", "fixed_value": service},
 		{"tag_name": "consul.source.service", "fixed_value": service},
-		{"tag_name": "consul.destination.service", "regex": `^cluster\.(?:[^.]+\.)?(([^.]+)\.)[^.]+\.[^.]+\.internal\.[^.]+\.consul\.`},
-		{"tag_name": "consul.destination.datacenter", "regex": `^cluster\.(?:[^.]+\.)?[^.]+\.[^.]+\.(([^.]+)\.)internal\.[^.]+\.consul\.`},
+		{"tag_name": "consul.destination.service", "regex": destination},
+		{"tag_name": "consul.destination.datacenter", "regex": datacenter},
 		{"tag_name": "consul.upstream.service", "regex": `^(?:tcp|http)\.upstream\.(([^.]+)\.)`},
 	}
-}
-
-// prometheus adds a listener that shows Envoy's own metrics and nothing else of its admin page.
-func prometheus(static object, bind string, admin object, endpoint func(object) []object) error {
-	addr, err := address(bind)
-	if err != nil {
-		return fmt.Errorf("envoy_prometheus_bind_addr: %w", err)
+	if !omitDeprecated {
+		tags = append(tags, object{"tag_name": "consul.service", "regex": destination}, object{"tag_name": "consul.datacenter", "regex": datacenter})
 	}
-	clusters, _ := static["clusters"].([]object)
-	static["clusters"] = append(clusters, object{
-		"name": "own_admin", "type": "STATIC", "connect_timeout": "1s",
-		"load_assignment": object{"cluster_name": "own_admin", "endpoints": endpoint(admin)},
-	})
-	static["listeners"] = []object{{
-		"name": "own_metrics", "address": addr,
-		"filter_chains": []object{{"filters": []object{{
-			"name": "envoy.filters.network.http_connection_manager",
-			"typed_config": object{
-				"@type":       "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-				"stat_prefix": "own_metrics", "codec_type": "HTTP1",
-				"route_config": object{"name": "own_metrics", "virtual_hosts": []object{{
-					"name": "own_metrics", "domains": []string{"*"},
-					"routes": []object{
-						{"match": object{"path": "/metrics"}, "route": object{"cluster": "own_admin", "prefix_rewrite": "/stats/prometheus"}},
-						{"match": object{"prefix": "/"}, "direct_response": object{"status": 404}},
-					},
-				}}},
-				"http_filters": []object{{"name": "envoy.filters.http.router", "typed_config": object{
-					"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
-				}}},
-			},
-		}}}},
-	}}
-	return nil
+	return tags
 }

@@ -292,7 +292,7 @@ func TestBootstrap(t *testing.T) {
 		DynamicResources struct {
 			ADSConfig struct {
 				APIType      string `json:"api_type"`
-				GRPCServices struct {
+				GRPCServices []struct {
 					InitialMetadata []struct{ Key, Value string } `json:"initial_metadata"`
 				} `json:"grpc_services"`
 			} `json:"ads_config"`
@@ -301,7 +301,7 @@ func TestBootstrap(t *testing.T) {
 	if err := json.Unmarshal(data, &b); err != nil {
 		t.Fatal(err)
 	}
-	md := b.DynamicResources.ADSConfig.GRPCServices.InitialMetadata
+	md := b.DynamicResources.ADSConfig.GRPCServices[0].InitialMetadata
 	if b.Node.ID != "web-1" || b.Node.Cluster != "web" || b.DynamicResources.ADSConfig.APIType != "DELTA_GRPC" || len(md) != 1 || md[0].Key != "x-weft-proxy-secret" {
 		t.Errorf("%+v", b)
 	}
