@@ -26,6 +26,13 @@ func connectCommand(env Env) *ucli.Command {
 	}
 	builtin := append([]ucli.Flag{
 		&ucli.StringFlag{Name: "admin-bind", Usage: "where the proxy's admin page listens, by default nowhere"},
+		&ucli.StringFlag{Name: "pprof-addr", Usage: "where profiles of the process (/debug/pprof/) are served, by default nowhere"},
+		&ucli.StringFlag{Name: "service", Usage: "service to be the proxy of without a registration made before: the proxy makes one that lasts as long as it runs"},
+		&ucli.StringFlag{Name: "service-addr", Usage: "where that service listens, as 127.0.0.1:8080 (with -listen)"},
+		&ucli.StringFlag{Name: "listen", Usage: "where others reach the proxy, as :21000; without it, it has upstreams alone (with -service)"},
+		&ucli.StringSliceFlag{Name: "upstream", Usage: "NAME:[ADDRESS:]PORT: a service to call, and where it is found here (with -service; repeatable)"},
+		&ucli.BoolFlag{Name: "register", Usage: "let others find the proxy as one of the service's (with -service and -listen)"},
+		&ucli.StringFlag{Name: "register-id", Usage: "end of the registration's ID, to tell it from that of another proxy of the service (with -service)"},
 		&ucli.StringFlag{Name: "log-level", Value: "info", Usage: "trace, debug, info, warn or error"},
 		&ucli.BoolFlag{Name: "log-json", Usage: "logs as JSON"},
 		&ucli.BoolFlag{Name: "shared", Usage: "be the host proxy: sidecar of all services that the agent names on -socket"},
@@ -62,6 +69,11 @@ func access(c *ucli.Context, env Env) (rest.Access, error) {
 	case id == "":
 		return a, usage("No proxy ID specified. One of -proxy-id or -sidecar-for is required")
 	}
+	return accessOf(c, env, cl, id)
+}
+
+// accessOf asks the agent how a registered proxy reaches xDS.
+func accessOf(c *ucli.Context, env Env, cl *apiclient.Client, id string) (a rest.Access, err error) {
 	_, err = cl.Do(c.Context, http.MethodGet, "/v1/agent/connect/proxy/"+url.PathEscape(id), nil, nil, &a)
 	if apiclient.IsStatus(err, http.StatusNotFound) {
 		return a, fmt.Errorf("no proxy %q is registered on this agent: register it with `weft services register` first", id)
@@ -104,18 +116,45 @@ func connectProxy(c *ucli.Context, env Env) error {
 	if err != nil {
 		return err
 	}
+	r := proxyRun{token: c.String("token"), admin: c.String("admin-bind"), pprof: c.String("pprof-addr"), retirement: c.Duration("upgrade-drain")}
 	if c.Bool("shared") {
 		if c.String("socket") == "" {
 			return usage("-shared needs -socket, where the agent says which services there are")
 		}
-		return runHostProxy(c.Context, env, c.String("socket"), c.String("admin-bind"), c.Duration("upgrade-drain"), log)
+		if name := firstSet(c, "service", "service-addr", "listen", "upstream", "register", "register-id"); name != "" {
+			return usage("-%s is for the proxy of one service: -shared takes its services from the agent", name)
+		}
+		return runHostProxy(c.Context, env, c.String("socket"), r, log)
 	}
 	if c.String("socket") != "" {
 		return usage("-socket is only for -shared")
 	}
-	a, err := access(c, env)
-	if err != nil {
+	if r.own, err = newOwnProxy(c, env, log); err != nil {
 		return err
 	}
-	return errors.Join(runProxy(c.Context, env, a, c.String("token"), c.String("admin-bind"), c.Duration("upgrade-drain"), log))
+	if r.own == nil {
+		a, err := access(c, env)
+		if err != nil {
+			return err
+		}
+		return runProxy(c.Context, env, a, r, log)
+	}
+	if err := r.own.register(c.Context); err != nil {
+		return err
+	}
+	a, err := accessOf(c, env, r.own.cl, r.own.def.ID)
+	if err != nil {
+		return errors.Join(err, r.own.deregister())
+	}
+	return runProxy(c.Context, env, a, r, log)
+}
+
+// firstSet is the first of the flags that is given, or "".
+func firstSet(c *ucli.Context, names ...string) string {
+	for _, name := range names {
+		if c.IsSet(name) {
+			return name
+		}
+	}
+	return ""
 }

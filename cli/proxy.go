@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/http/pprof"
 	"sync"
 	"time"
 
@@ -22,8 +23,16 @@ import (
 	"github.com/weftmesh/weft/internal/run"
 )
 
+// proxyRun is how a proxy process runs.
+type proxyRun struct {
+	token        string
+	admin, pprof string // addresses of the admin page and of profiles, "" for none
+	retirement   time.Duration
+	own          *ownProxy // the registration that the process makes itself, nil where there is one
+}
+
 // runProxy runs weft's own proxy for one service until ctx ends.
-func runProxy(ctx context.Context, env Env, a rest.Access, token, admin string, retirement time.Duration, log *slog.Logger) error {
+func runProxy(ctx context.Context, env Env, a rest.Access, r proxyRun, log *slog.Logger) error {
 	metrics := prometheus.NewRegistry()
 	door, err := listen.New(listen.Config{Log: log, Metrics: metrics})
 	if err != nil {
@@ -34,8 +43,8 @@ func runProxy(ctx context.Context, env Env, a rest.Access, token, admin string, 
 		return err
 	}
 	p, err := proxy.New(proxy.Config{
-		ID: a.ProxyID, Service: a.Service, Version: Version, Address: a.ADSAddress, Secret: a.Secret, Token: token, Door: door,
-		Retire: u.retire, Retirement: retirement, Metrics: metrics, Process: true, Stdout: env.Stdout, Stderr: env.Stderr, Log: log.With("proxy", a.ProxyID),
+		ID: a.ProxyID, Service: a.Service, Version: Version, Address: a.ADSAddress, Secret: a.Secret, Token: r.token, Door: door,
+		Retire: u.retire, Retirement: r.retirement, Metrics: metrics, Process: true, Stdout: env.Stdout, Stderr: env.Stderr, Log: log.With("proxy", a.ProxyID),
 	})
 	if err != nil {
 		return err
@@ -43,7 +52,9 @@ func runProxy(ctx context.Context, env Env, a rest.Access, token, admin string, 
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	g := run.New(ctx)
-	if err := serveAdmin(g, u, door, admin, func() prometheus.Gatherer { return metrics }, func() []*proxy.Proxy { return []*proxy.Proxy{p} }); err != nil {
+	if err := errors.Join(
+		serveAdmin(g, u, door, r.admin, func() prometheus.Gatherer { return metrics }, func() []*proxy.Proxy { return []*proxy.Proxy{p} }),
+		serveProfiles(g, u, door, r.pprof)); err != nil {
 		return errors.Join(err, g.Stop())
 	}
 	if err := governProcessors(g, env); err != nil {
@@ -55,6 +66,9 @@ func runProxy(ctx context.Context, env Env, a rest.Access, token, admin string, 
 		defer stop() // of a proxy that has retired nothing else stays
 		return p.Run(ctx)
 	})
+	if r.own != nil {
+		g.GoOrdered("registration", func(ctx context.Context) error { return r.own.keep(ctx, u.retire) }) // ends first: nobody is sent here any more
+	}
 	return g.Wait()
 }
 
@@ -118,7 +132,7 @@ func (r runner) Run(ctx context.Context) error { return r.of.run(ctx, r.one) }
 func (r runner) Ready() bool                   { return r.one.Ready() }
 
 // runHostProxy is the sidecar of all services that an agent names on the control socket, until ctx ends.
-func runHostProxy(ctx context.Context, env Env, socket, admin string, retirement time.Duration, log *slog.Logger) error {
+func runHostProxy(ctx context.Context, env Env, socket string, r proxyRun, log *slog.Logger) error {
 	m := &members{process: prometheus.NewRegistry(), all: map[*member]struct{}{}}
 	door, err := listen.New(listen.Config{Log: log, Metrics: m.process})
 	if err != nil {
@@ -136,7 +150,7 @@ func runHostProxy(ctx context.Context, env Env, socket, admin string, retirement
 		own := prometheus.NewRegistry()
 		p, err := proxy.New(proxy.Config{
 			ID: c.ProxyID, Service: c.Service, Version: Version, Address: c.ADSAddress, Secret: c.Secret, Token: c.Token, Door: door,
-			Retire: u.retire, Retirement: retirement, Metrics: own, Linger: memberLinger, Stdout: env.Stdout, Stderr: env.Stderr, Log: log.With("proxy", c.ProxyID),
+			Retire: u.retire, Retirement: r.retirement, Metrics: own, Linger: memberLinger, Stdout: env.Stdout, Stderr: env.Stderr, Log: log.With("proxy", c.ProxyID),
 		})
 		return runner{m, &member{p, own}}, err
 	}})
@@ -146,7 +160,7 @@ func runHostProxy(ctx context.Context, env Env, socket, admin string, retirement
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	g := run.New(ctx)
-	if err := serveAdmin(g, u, door, admin, m.gatherer, m.proxies); err != nil {
+	if err := errors.Join(serveAdmin(g, u, door, r.admin, m.gatherer, m.proxies), serveProfiles(g, u, door, r.pprof)); err != nil {
 		return errors.Join(err, g.Stop())
 	}
 	if err := governProcessors(g, env); err != nil {
@@ -165,11 +179,6 @@ func runHostProxy(ctx context.Context, env Env, socket, admin string, retirement
 func serveAdmin(g *run.Group, u *upgrade, door *listen.Door, address string, metrics func() prometheus.Gatherer, proxies func() []*proxy.Proxy) error {
 	if address == "" {
 		return nil
-	}
-	spec := listen.Spec{Name: "admin", Network: "tcp", Address: address}
-	l, err := door.Stream(g.Context(), spec)
-	if err != nil {
-		return err
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
@@ -204,11 +213,35 @@ func serveAdmin(g *run.Group, u *upgrade, door *listen.Door, address string, met
 		}
 		answer(w, all)
 	})
-	server := door.HTTPServer(spec, mux)
-	g.GoOrdered("admin", func(ctx context.Context) error {
+	return serveUntilReplaced(g, u, door, "admin", address, mux)
+}
+
+// serveProfiles serves net/http/pprof's pages, if they have an address, until the process is replaced.
+func serveProfiles(g *run.Group, u *upgrade, door *listen.Door, address string) error {
+	if address == "" {
+		return nil
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return serveUntilReplaced(g, u, door, "pprof", address, mux)
+}
+
+// serveUntilReplaced listens at an address and serves it as a child of the group.
+func serveUntilReplaced(g *run.Group, u *upgrade, door *listen.Door, name, address string, handler http.Handler) error {
+	spec := listen.Spec{Name: name, Network: "tcp", Address: address}
+	l, err := door.Stream(g.Context(), spec)
+	if err != nil {
+		return err
+	}
+	server := door.HTTPServer(spec, handler)
+	g.GoOrdered(name, func(ctx context.Context) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		g.Go("admin's end", func(context.Context) error {
+		g.Go(name+"'s end", func(context.Context) error {
 			select {
 			case <-ctx.Done():
 			case <-u.retire:

@@ -358,7 +358,7 @@ func (a *authority) Revoke(ctx context.Context, r catalog.Revoked) (done catalog
 	return done, warnings, a.store(ctx, next, provider)
 }
 
-// registeredOn refuses a leaf for a service that the asking node doesn't run.
+// registeredOn refuses a leaf for a service of which the asking node runs neither an instance nor a proxy.
 func (a *authority) registeredOn(node string, service identity.Service) error {
 	scope := catalog.Scope{Datacenter: service.Datacenter, Partition: service.Partition, Namespace: service.Namespace}.Default(a.s.c.Datacenter)
 	services, err := a.s.store.Read().NodeServices(scope.Name(node))
@@ -367,6 +367,9 @@ func (a *authority) registeredOn(node string, service identity.Service) error {
 	}
 	for _, s := range services {
 		if s.Service == service.Service && s.Namespace == scope.Namespace {
+			return nil
+		}
+		if of, ok := s.Destination(); ok && of.Name == service.Service && of.Namespace == scope.Namespace {
 			return nil
 		}
 	}

@@ -94,7 +94,9 @@ func TestSync(t *testing.T) {
 func TestC81_SignOnlyForTheNodesOwn(t *testing.T) {
 	r := start(t, "")
 	conn := r.dial()
-	r.sync(conn, host(catalog.SyncItem{Service: service("web1", "web")}))
+	front := service("db-proxy", "db-proxy") // of a service that isn't registered itself
+	front.Kind, front.Port, front.Proxy = catalog.KindConnectProxy, 21000, &catalog.Proxy{DestinationServiceName: "db"}
+	r.sync(conn, host(catalog.SyncItem{Service: service("web1", "web")}, catalog.SyncItem{Service: front}))
 	state, err := r.store.Read().CA()
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +109,7 @@ func TestC81_SignOnlyForTheNodesOwn(t *testing.T) {
 		node, service string
 		want          codes.Code
 	}{
-		{"h1", "web", codes.OK}, {"h1", "api", codes.PermissionDenied}, {"h2", "web", codes.PermissionDenied},
+		{"h1", "web", codes.OK}, {"h1", "db", codes.OK}, {"h2", "db", codes.PermissionDenied}, {"h1", "api", codes.PermissionDenied}, {"h2", "web", codes.PermissionDenied},
 	} {
 		id := identity.Service{TrustDomain: identity.TrustDomain(state.TrustDomain()), Namespace: "default", Datacenter: "dc1", Service: c.service}
 		csr, err := ca.CSR(id, key, rand.Reader)
