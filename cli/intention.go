@@ -245,7 +245,7 @@ func intentionGet(env Env) *ucli.Command {
 func intentionCheck(env Env) *ucli.Command {
 	return &ucli.Command{
 		Name: "check", Usage: "ask whether a source may call a destination: exit code 0 allowed, 1 denied, 2 error", ArgsUsage: "SRC DST",
-		Flags: clientFlags(),
+		Flags: clientFlags(), OnUsageError: usedWrongly,
 		Action: func(c *ucli.Context) error {
 			q, err := pair(c)
 			if err != nil {
@@ -302,6 +302,7 @@ func intentionMatch(env Env) *ucli.Command {
 			&ucli.BoolFlag{Name: "source", Usage: "of the service as a source"},
 			&ucli.BoolFlag{Name: "destination", Usage: "of the service as a destination (the default)"},
 		),
+		OnUsageError: usedWrongly,
 		Action: func(c *ucli.Context) error {
 			if c.NArg() != 1 || (c.Bool("source") && c.Bool("destination")) {
 				return &exitError{code: 2, text: "want one name, and not both -source and -destination"}
@@ -322,4 +323,9 @@ func intentionMatch(env Env) *ucli.Command {
 			return table(env.Stdout, intentionHeader, intentionRows(found[name]))
 		},
 	}
+}
+
+// usedWrongly ends a command of which 1 says something else, as Consul's does.
+func usedWrongly(_ *ucli.Context, err error, _ bool) error {
+	return &exitError{code: 2, text: "Error: " + err.Error()}
 }
