@@ -270,7 +270,7 @@ func randomCommand(r *rand.Rand) Body {
 
 func randomTopics() []Topic {
 	sc := Scope{}.Default("dc1")
-	list := []Topic{NodesTopic(sc), ServicesTopic(sc), CATopic(), EntriesTopic("", sc), EntriesTopic(KindServiceDefaults, sc)}
+	list := []Topic{NodesTopic(sc), ServicesTopic(sc), VirtualsTopic(sc), CATopic(), EntriesTopic("", sc), EntriesTopic(KindServiceDefaults, sc)}
 	for _, n := range []string{"n1", "n2", "n3"} {
 		list = append(list, NodeTopic(name(n)))
 	}
@@ -329,6 +329,8 @@ func answer(t *Txn, topic Topic) (any, uint64, error) {
 		out, err = rec.Coordinates(topic.Key.Scope, "")
 	case TopicVirtual:
 		out, err = rec.VirtualIP(topic.Key)
+	case TopicVirtuals:
+		out, err = rec.VirtualIPs(topic.Key.Scope)
 	case TopicSessions:
 		out, err = rec.Sessions(topic.Key.Scope)
 	case TopicNodeSessions:

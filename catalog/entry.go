@@ -164,7 +164,14 @@ type Mesh struct {
 	EntryHead
 	TLS *MeshTLS `json:",omitempty"`
 	// AllowEnablingPermissiveMutualTLS has to be true before an entry may have instances take plain text.
-	AllowEnablingPermissiveMutualTLS bool `json:",omitempty"`
+	AllowEnablingPermissiveMutualTLS bool                  `json:",omitempty"`
+	TransparentProxy                 *MeshTransparentProxy `json:",omitempty"`
+}
+
+// MeshTransparentProxy is what holds for all transparent proxies.
+type MeshTransparentProxy struct {
+	// MeshDestinationsOnly refuses what isn't for a service of the mesh.
+	MeshDestinationsOnly bool
 }
 
 // EntryKind is KindMesh.

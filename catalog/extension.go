@@ -10,8 +10,31 @@ import (
 
 // TransparentProxy is how a proxy takes connections that weren't made to it.
 type TransparentProxy struct {
-	OutboundListenerPort int  `json:",omitempty"`
-	DialedDirectly       bool `json:",omitempty"`
+	OutboundListenerPort int `json:",omitempty"`
+	// DialedDirectly says that callers' transparent proxies know the addresses of its instances for it too.
+	DialedDirectly bool `json:",omitempty"`
+}
+
+// ModeTransparent is the mode of a proxy that gets all that its service sends, wherever it goes.
+const ModeTransparent = "transparent"
+
+// DefaultOutboundPort is where a transparent proxy takes what its service sends, if nothing else is said.
+const DefaultOutboundPort = 15001
+
+// Transparency says how a proxy is transparent, its port filled in; nil says that it isn't. The registration's word counts before that
+// of its service's defaults, and that before proxy-defaults'; both may be nil.
+func Transparency(p *Proxy, d *ServiceDefaults, global *ProxyDefaults) *TransparentProxy {
+	if d == nil {
+		d = &ServiceDefaults{}
+	}
+	if global == nil {
+		global = &ProxyDefaults{}
+	}
+	if cmp.Or(p.Mode, d.Mode, global.Mode) != ModeTransparent {
+		return nil
+	}
+	t := TransparentProxy{OutboundListenerPort: DefaultOutboundPort}
+	return p.TransparentProxy.Over(d.TransparentProxy).Over(global.TransparentProxy).Over(&t)
 }
 
 // EnvoyExtension is one of Consul's extensions of Envoy.
@@ -93,12 +116,6 @@ func (p *Proxy) Validate() error {
 
 // Ineffective names what is kept of a proxy and has no effect yet, as in a configuration file.
 func (p *Proxy) Ineffective() (keys []string) {
-	if p.TransparentProxy != nil {
-		keys = append(keys, "transparent_proxy")
-	}
-	if p.Mode == "transparent" {
-		keys = append(keys, `mode "transparent"`)
-	}
 	if len(p.EnvoyExtensions) > 0 {
 		keys = append(keys, "envoy_extensions")
 	}
@@ -107,20 +124,16 @@ func (p *Proxy) Ineffective() (keys []string) {
 
 // IneffectiveFields names the fields of an entry that are kept and have no effect yet.
 func IneffectiveFields(e Entry) (fields []string) {
-	var tproxy *TransparentProxy
 	var extensions []EnvoyExtension
 	var expose Expose
 	switch e := e.(type) {
 	case *ServiceDefaults:
-		tproxy, extensions, expose = e.TransparentProxy, e.EnvoyExtensions, e.Expose
+		extensions, expose = e.EnvoyExtensions, e.Expose
 	case *ProxyDefaults:
-		tproxy, extensions, expose = e.TransparentProxy, e.EnvoyExtensions, e.Expose
+		extensions, expose = e.EnvoyExtensions, e.Expose
 	}
 	if expose.Checks {
 		fields = append(fields, "Expose.Checks (say it in the proxy's registration)")
-	}
-	if tproxy != nil {
-		fields = append(fields, "TransparentProxy")
 	}
 	if len(extensions) > 0 {
 		fields = append(fields, "EnvoyExtensions")

@@ -28,6 +28,7 @@ type ItemRecord struct {
 	Name     *NameRecord     `json:",omitempty"`
 	Entry    *EntryBox       `json:",omitempty"`
 	CA       *CAState        `json:",omitempty"` // without PrivateState
+	Virtual  *VirtualIP      `json:",omitempty"`
 }
 
 // InstanceRecord is an Instance in a feed.
@@ -51,6 +52,7 @@ type record struct {
 	name     *nameRow
 	entry    Entry
 	ca       *CAState
+	virtual  *VirtualIP
 
 	once sync.Once
 	data []byte
@@ -68,6 +70,8 @@ func (r *record) form() ItemRecord {
 		return ItemRecord{Name: &NameRecord{r.name.key, r.name.list}}
 	case r.entry != nil:
 		return ItemRecord{Entry: &EntryBox{r.entry}}
+	case r.virtual != nil:
+		return ItemRecord{Virtual: r.virtual}
 	}
 	return ItemRecord{CA: r.ca}
 }
@@ -310,6 +314,10 @@ func (t *Txn) Items(topic Topic) ([]Item, error) {
 				each(t.db, tableEntries, "id_prefix", kind+"\x00"+scope+topic.Key.Namespace+"\x00", entry)
 			}
 		}
+	case TopicVirtuals:
+		each(t.db, tableVirtual, "service_prefix", scope+topic.Key.Namespace+"\x00", func(v *VirtualIP) {
+			add("v"+virtualString(v.Number), v.ModifyIndex, &record{virtual: v})
+		})
 	case TopicCA:
 		if ca := first[*CAState](t.db, tableCA, "ca"); ca != nil {
 			add("a", ca.ModifyIndex, &record{ca: ca.public()})

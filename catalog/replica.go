@@ -107,6 +107,8 @@ func readItem(it *Item) (any, error) {
 		return &nameRow{key: rec.Name.Key, list: rec.Name.Tags}, nil
 	case id == 'e' && rec.Entry != nil && rec.Entry.Entry != nil:
 		return newEntryRow(rec.Entry.Entry, rest), nil
+	case id == 'v' && rec.Virtual != nil && virtualString(rec.Virtual.Number) == rest:
+		return rec.Virtual, nil
 	case id == 'a' && rec.CA != nil:
 		return rec.CA.public(), nil
 	}
@@ -220,6 +222,8 @@ func lookup(txn *memdb.Txn, id string) (table string, have any) {
 		table = tableNames
 	case 'e':
 		table = tableEntries
+	case 'v':
+		table = tableVirtual
 	case 'a':
 		return tableCA, first[any](txn, tableCA, "ca")
 	default:
@@ -241,6 +245,8 @@ func rowTopics(row any) []Topic {
 		return []Topic{ServicesTopic(row.key.Scope)}
 	case *entryRow:
 		return entryTopics(row.entry)
+	case *VirtualIP:
+		return []Topic{VirtualsTopic(row.Service.Scope)}
 	case *CAState:
 		return []Topic{CATopic()}
 	}
@@ -283,6 +289,8 @@ func (r *replicaWrite) eachIn(t Topic, f func(id, table string, row any)) {
 				scan("e", tableEntries, "id_prefix", kind+"\x00"+scope+t.Key.Namespace+"\x00", entryID)
 			}
 		}
+	case TopicVirtuals:
+		scan("v", tableVirtual, "service_prefix", scope+t.Key.Namespace+"\x00", func(row any) string { return virtualString(row.(*VirtualIP).Number) })
 	case TopicCA:
 		scan("a", tableCA, "id", "ca", func(any) string { return "" })
 	}

@@ -170,6 +170,8 @@ func (t Topic) canonical(dc string) (Topic, error) {
 		return t, nil
 	case TopicVirtual:
 		return virtualTopic(k), nil
+	case TopicVirtuals:
+		return VirtualsTopic(k.Scope), nil
 	case TopicCoordinates:
 		return coordinatesTopic(k.Scope), nil
 	case TopicAllSessions, TopicQuery, TopicQueries, TopicPeerings, TopicACL, TopicACLChanged, TopicImports, TopicAbroad:

@@ -21,6 +21,12 @@ const TopicVirtual TopicKind = "virtual"
 
 func virtualTopic(service Key) Topic { return Topic{Kind: TopicVirtual, Key: service.Fold()} }
 
+// TopicVirtuals is the addresses of all services of a namespace that have one, which are those of the mesh.
+const TopicVirtuals TopicKind = "virtuals"
+
+// VirtualsTopic is the virtual addresses of the scope's services.
+func VirtualsTopic(s Scope) Topic { return Topic{Kind: TopicVirtuals, Key: Key{Scope: s}} }
+
 // MaxManualIPs is how many addresses can be assigned to a service by hand.
 const MaxManualIPs = 8
 
@@ -117,6 +123,7 @@ func (u *unit) freeVirtual(service Key) {
 		return
 	}
 	u.w.touch(virtualTopic(service))
+	u.w.emit(VirtualsTopic(v.Service.Scope), "v"+virtualString(v.Number), nil)
 	u.putVirtual(&VirtualIP{Number: v.Number, Indexes: v.Indexes})
 }
 
@@ -139,6 +146,7 @@ func (u *unit) putVirtual(v *VirtualIP) {
 	insert(u.w.txn, tableVirtual, v)
 	if v.Service.Name != "" {
 		u.w.touch(virtualTopic(v.Service))
+		u.w.emit(VirtualsTopic(v.Service.Scope), "v"+virtualString(v.Number), &record{virtual: v})
 	}
 }
 
@@ -214,4 +222,15 @@ func (t *Txn) VirtualIP(service Key) (*VirtualIP, error) {
 		return nil, err
 	}
 	return found[*VirtualIP](t.db, tableVirtual, "service", nameString(service)), nil
+}
+
+// VirtualIPs lists the virtual addresses of the scope's services, by service. Whoever has one is in the mesh.
+func (t *Txn) VirtualIPs(s Scope) ([]*VirtualIP, error) {
+	s = s.Default(t.dc)
+	if err := t.use(VirtualsTopic(s)); err != nil {
+		return nil, err
+	}
+	var out []*VirtualIP
+	each(t.db, tableVirtual, "service_prefix", scopeString(s)+s.Namespace+"\x00", func(v *VirtualIP) { out = append(out, v) })
+	return out, nil
 }

@@ -283,9 +283,9 @@ func TestNamesakeUpstreamElsewhere(t *testing.T) {
 func TestWarnings(t *testing.T) {
 	s := newState(t, "")
 	w, err := s.Register(ServiceDefinition{Name: "web", Port: 80, Connect: &ConnectDefinition{SidecarService: &ServiceDefinition{
-		Proxy: &catalog.Proxy{Mode: "transparent", TransparentProxy: &catalog.TransparentProxy{DialedDirectly: true}},
+		Proxy: &catalog.Proxy{Mode: "transparent", TransparentProxy: &catalog.TransparentProxy{DialedDirectly: true}, EnvoyExtensions: []catalog.EnvoyExtension{{Name: "builtin/lua"}}},
 	}}}, "", false)
-	if err != nil || len(w) != 2 {
+	if err != nil || len(w) != 1 {
 		t.Errorf("%v, %v", w, err)
 	}
 	for want, proxy := range map[string]*catalog.Proxy{

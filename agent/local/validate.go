@@ -117,7 +117,7 @@ func validProxy(d *ServiceDefinition) error {
 			return invalidf("%s: DestinationType %q: want \"service\"", at, u.DestinationType)
 		case u.Key(scope).Fold() == scope.Name(d.Proxy.DestinationServiceName).Fold() && u.Datacenter == "":
 			return invalidf("%s: service %q can't be an upstream of itself", at, u.DestinationName)
-		case u.LocalBindPort == 0 && u.LocalBindSocketPath == "":
+		case u.LocalBindPort == 0 && u.LocalBindSocketPath == "" && (d.Proxy.Mode != catalog.ModeTransparent || u.Config[catalog.UpstreamNamesKey] != nil):
 			return invalidf("%s: LocalBindPort or LocalBindSocketPath is missing", at)
 		case u.LocalBindPort != 0 && u.LocalBindSocketPath != "":
 			return invalidf("%s: LocalBindPort and LocalBindSocketPath exclude each other", at)
@@ -144,7 +144,7 @@ func validProxy(d *ServiceDefinition) error {
 			names[bind+" "+name] = u.DestinationName
 		}
 		// One place is for one upstream, or for one and others that are told apart by server name.
-		if sni != nil {
+		if sni != nil || u.LocalBindPort == 0 && u.LocalBindSocketPath == "" {
 			continue
 		}
 		if other, taken := binds[bind]; taken {

@@ -244,7 +244,7 @@ func itemSize(i catalog.Item) int { return len(i.Record) + len(i.ID) + 100 }
 
 // decides says whether a topic's change may alter which topics are needed.
 func decides(t catalog.Topic) bool {
-	return t.Kind == catalog.TopicEntry || t.Kind == catalog.TopicEntries
+	return t.Kind == catalog.TopicEntry || t.Kind == catalog.TopicEntries || t.Kind == catalog.TopicVirtuals
 }
 
 // compute works out the topics that the interests need, and which of them are lacking. It says whether something is watched
