@@ -59,7 +59,7 @@ func (s *Servers) Replace(c server.Config) error {
 		}
 	}
 	c.Datacenter, c.NodeName = "dc1", "s1"
-	c.Closure = func(t *catalog.Txn, p *catalog.Service) error { _, err := xds.Gather(t, p); return err }
+	c.Closure = func(t *catalog.Txn, p *catalog.Service) error { _, err := xds.Gather(t, p, c.DefaultAllow); return err }
 	var err error
 	if s.Server, err = server.New(c); err != nil {
 		return err

@@ -26,6 +26,11 @@ type Gathered struct {
 	Mesh       *catalog.Mesh
 	Rules      intention.Rules
 	Upstreams  []*Upstream
+	// Transparent is how the proxy gets all that its service sends; nil: it doesn't. Virtual are then the addresses of services, and
+	// Beyond is how many services of those that it may reach it isn't told of, since there are too many.
+	Transparent *catalog.TransparentProxy
+	Virtual     map[catalog.Key][]string
+	Beyond      int
 	// Providers are those of the tokens that the rules speak of.
 	Providers []*catalog.JWTProvider
 	// Audit says that the rules are looked at and have no effect.
@@ -41,6 +46,7 @@ type Gathered struct {
 type Upstream struct {
 	Definition catalog.Upstream
 	Key        catalog.Key
+	place      partKey
 	Chain      *chain.Chain
 	Undeclared bool // nobody has said what it speaks: the chain's protocol is tcp
 	// Err is why the chain can't be compiled: this upstream isn't rendered, the others are.
@@ -54,13 +60,14 @@ type Upstream struct {
 }
 
 // Gather reads what rendering a proxy needs. An error that wraps catalog.ErrNotCovered means that a replica hasn't got all of
-// it yet; it reads on all the same, so that a recording transaction learns of everything.
-func Gather(t *catalog.Txn, proxy *catalog.Service) (*Gathered, error) {
+// it yet; it reads on all the same, so that a recording transaction learns of everything. DefaultAllow is the answer where no intention
+// speaks: with it a transparent proxy reaches more.
+func Gather(t *catalog.Txn, proxy *catalog.Service, defaultAllow bool) (*Gathered, error) {
 	g, err := gatherOwn(t, proxy)
 	if g == nil {
 		return nil, err
 	}
-	return g, errors.Join(err, g.upstreams(t, proxy, nil))
+	return g, errors.Join(err, g.upstreams(t, proxy, defaultAllow, nil))
 }
 
 // gatherOwn reads all but the upstreams. It is nil only for what is no sidecar.
@@ -93,6 +100,7 @@ func gatherOwn(t *catalog.Txn, proxy *catalog.Service) (*Gathered, error) {
 	}
 	g.Global, err = catalog.EntryAs[*catalog.ProxyDefaults](t, catalog.KindProxyDefaults, g.Service.Scope.Name(catalog.ProxyDefaultsName))
 	errs = errors.Join(errs, err)
+	g.Transparent = catalog.Transparency(proxy.Proxy, g.Defaults, g.Global)
 	g.Mesh, err = catalog.EntryAs[*catalog.Mesh](t, catalog.KindMesh, g.Service.Scope.Name(catalog.MeshName))
 	errs = errors.Join(errs, err)
 	g.Rules, err = intention.Match(t, g.Service)
@@ -100,11 +108,11 @@ func gatherOwn(t *catalog.Txn, proxy *catalog.Service) (*Gathered, error) {
 }
 
 // upstreams gathers what each of the proxy's upstreams needs, but for those of which memo has all.
-func (g *Gathered) upstreams(t *catalog.Txn, proxy *catalog.Service, memo *Memo) error {
-	var errs error
+func (g *Gathered) upstreams(t *catalog.Txn, proxy *catalog.Service, defaultAllow bool, memo *Memo) error {
 	g.kept, g.moved = map[int]*part{}, map[int]*part{}
-	for i, def := range proxy.Proxy.Upstreams {
-		p, moved := memo.part(t, i)
+	defs, errs := g.definitions(t, proxy, defaultAllow)
+	for i, d := range defs {
+		p, moved := memo.part(t, d.place)
 		if p != nil && !moved {
 			g.kept[i] = p
 			g.Upstreams = append(g.Upstreams, p.upstream)
@@ -116,13 +124,15 @@ func (g *Gathered) upstreams(t *catalog.Txn, proxy *catalog.Service, memo *Memo)
 			g.moved[i] = p
 			*u = *p.upstream
 		} else {
-			u.topics = t.Reading(func(t *catalog.Txn) { err = u.gather(t, proxy, def, g.Defaults) })
+			u.topics = t.Reading(func(t *catalog.Txn) { err = u.gather(t, proxy, d.Upstream, g.Defaults) })
+			u.place = d.place
 		}
 		errs = errors.Join(errs, err)
 		u.places = t.Reading(func(t *catalog.Txn) { err = u.locate(t) })
 		errs = errors.Join(errs, err)
 		g.Upstreams = append(g.Upstreams, u)
 	}
+	memo.only(defs)
 	return errs
 }
 

@@ -306,8 +306,7 @@ func (r *renderer) upstream(u *Upstream) error {
 	if err != nil {
 		return err
 	}
-	log, err := r.accessLogs()
-	if err != nil {
+	if err := r.upstreamChains(u, clusters); err != nil || !bound(u.Definition) {
 		return err
 	}
 	addr, where, err := place(u)
@@ -315,31 +314,37 @@ func (r *renderer) upstream(u *Upstream) error {
 		return err
 	}
 	name := u.Key.Name + ":" + where
-	var filters []*listenerv3.Filter
+	filters, err := r.upstreamFilters(u, name, clusters)
+	if err != nil {
+		return err
+	}
+	return r.listener(name, addr, corev3.TrafficDirection_OUTBOUND, &listenerv3.FilterChain{Filters: filters}, "")
+}
+
+// upstreamFilters handle a connection to an upstream. What is HTTP goes by routes of this name.
+func (r *renderer) upstreamFilters(u *Upstream, name string, clusters map[string]string) ([]*listenerv3.Filter, error) {
+	log, err := r.accessLogs()
+	if err != nil {
+		return nil, err
+	}
 	var f *listenerv3.Filter
 	if catalog.HTTPLike(u.Chain.Protocol) {
 		if err := r.upstreamRoutes(u, name, clusters); err != nil {
-			return err
+			return nil, err
 		}
 		f, err = r.manager("upstream."+u.Key.Name, name, u.Chain.Protocol, false, log, u.Chain.Fallback)
 	} else {
 		f, err = tcpUpstream(u, clusters, log)
 	}
+	if err != nil || !u.Undeclared || !r.in.Abilities.Weft {
+		return []*listenerv3.Filter{f}, err
+	}
+	action, err := sameAs(f)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if u.Undeclared && r.in.Abilities.Weft {
-		action, err := sameAs(f)
-		if err != nil {
-			return err
-		}
-		detect, err := r.detect("upstream."+u.Key.Name, false, log, action)
-		if err != nil {
-			return err
-		}
-		filters = append(filters, detect)
-	}
-	return r.listener(name, addr, corev3.TrafficDirection_OUTBOUND, &listenerv3.FilterChain{Filters: append(filters, f)}, "")
+	detect, err := r.detect("upstream."+u.Key.Name, false, log, action)
+	return []*listenerv3.Filter{detect, f}, err
 }
 
 // upstreamClusters renders where an upstream's chain can end: the clusters by resolver node.
@@ -381,6 +386,9 @@ func place(u *Upstream) (*corev3.Address, string, error) {
 }
 
 func bindHost(d catalog.Upstream) string { return cmp.Or(d.LocalBindAddress, "127.0.0.1") }
+
+// bound says whether an upstream has a place of its own; one of a transparent proxy needs none.
+func bound(d catalog.Upstream) bool { return d.LocalBindPort != 0 || d.LocalBindSocketPath != "" }
 
 func bind(d catalog.Upstream) string {
 	return cmp.Or(d.LocalBindSocketPath, net.JoinHostPort(bindHost(d), strconv.Itoa(d.LocalBindPort)))

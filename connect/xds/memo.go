@@ -3,6 +3,7 @@
 package xds
 
 import (
+	"maps"
 	"reflect"
 	"time"
 
@@ -19,7 +20,7 @@ import (
 type Memo struct {
 	own   *ownPart
 	with  circumstances
-	parts map[int]*part
+	parts map[partKey]*part
 	count int
 }
 
@@ -56,11 +57,18 @@ type ownPart struct {
 	out    *Output // nil: it isn't rendered yet
 }
 
+// partKey names an upstream: the registration's by its place there, one that a transparent proxy has besides by its service.
+type partKey struct {
+	index   int
+	service catalog.Key
+}
+
 // part is what one upstream comes to.
 type part struct {
 	upstream *Upstream
 	as       catalog.Moment // what it was made of; the zero Moment: it counts no more
 	out      *Output
+	chains   outboundChains // of a transparent proxy
 }
 
 // Rendered is how many upstreams the last rendering made anew.
@@ -131,7 +139,7 @@ func (m *Memo) begin(in *Input, g *Gathered) *Memo {
 		with.proxy = m.with.proxy
 	}
 	if m.parts == nil || with != m.with {
-		m.parts = map[int]*part{}
+		m.parts = map[partKey]*part{}
 	}
 	m.with, m.count = with, 0
 	for _, p := range m.parts {
@@ -143,7 +151,7 @@ func (m *Memo) begin(in *Input, g *Gathered) *Memo {
 }
 
 // part gives what is kept of an upstream, if nothing has changed of what was read for it; moved says that its instances did.
-func (m *Memo) part(t *catalog.Txn, i int) (p *part, moved bool) {
+func (m *Memo) part(t *catalog.Txn, i partKey) (p *part, moved bool) {
 	if m == nil || m.parts[i] == nil || m.parts[i].as == (catalog.Moment{}) {
 		return nil, false
 	}
@@ -158,7 +166,19 @@ func (m *Memo) part(t *catalog.Txn, i int) (p *part, moved bool) {
 	return p, false
 }
 
-func (m *Memo) keep(i int, p *part) {
+// only forgets what isn't an upstream any more.
+func (m *Memo) only(all []definition) {
+	if m == nil || len(m.parts) <= len(all) {
+		return
+	}
+	stays := make(map[partKey]bool, len(all))
+	for _, d := range all {
+		stays[d.place] = true
+	}
+	maps.DeleteFunc(m.parts, func(k partKey, _ *part) bool { return !stays[k] })
+}
+
+func (m *Memo) keep(i partKey, p *part) {
 	if m == nil || m.parts == nil {
 		return
 	}
@@ -179,9 +199,13 @@ func (r *renderer) upstreamOnce(i int, u *Upstream) error {
 		if err != nil {
 			return err
 		}
-		r.in.Memo.keep(i, p)
+		r.in.Memo.keep(u.place, p)
 	}
 	r.merge(p.out)
+	if r.chains == nil {
+		r.chains = map[*Upstream]outboundChains{}
+	}
+	r.chains[u] = p.chains
 	return nil
 }
 
@@ -189,12 +213,15 @@ func (r *renderer) upstreamOnce(i int, u *Upstream) error {
 func (r *renderer) part(u *Upstream) (*part, error) {
 	sub := &renderer{in: r.in, g: r.g, td: r.td, out: &Output{Resources: map[string][]Resource{}}}
 	err := sub.upstream(u)
-	return &part{u, r.in.Txn.Moment(), sub.out}, err
+	return &part{u, r.in.Txn.Moment(), sub.out, sub.chains[u]}, err
 }
 
 // relocate renders the endpoints of an upstream of which all else is as it was.
 func (r *renderer) relocate(old *part, u *Upstream) (*part, error) {
 	sub := &renderer{in: r.in, g: r.g, td: r.td, out: &Output{Resources: map[string][]Resource{}}}
+	if (len(r.direct(u)) > 0) != (old.chains.direct != nil) {
+		return r.part(u)
+	}
 	used := r.reached(u.Chain)
 	for _, id := range sortedNodes(u.Chain) {
 		node := u.Chain.Nodes[id]
@@ -215,7 +242,7 @@ func (r *renderer) relocate(old *part, u *Upstream) (*part, error) {
 		}
 	}
 	sub.out.Warnings, sub.out.Deadline = old.out.Warnings, old.out.Deadline
-	return &part{u, r.in.Txn.Moment(), sub.out}, nil
+	return &part{u, r.in.Txn.Moment(), sub.out, old.chains}, nil
 }
 
 // merge takes what a part comes to; a resource of the same name that is there already stays.

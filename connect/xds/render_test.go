@@ -254,7 +254,7 @@ func TestNotReady(t *testing.T) {
 	}
 	// What gathering recorded on a server is what a replica needs.
 	txn := w.Store.Read().Record()
-	if _, err := xds.Gather(txn, proxy); err != nil {
+	if _, err := xds.Gather(txn, proxy, false); err != nil {
 		t.Fatal(err)
 	}
 	topics := txn.Topics()

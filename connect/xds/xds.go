@@ -126,7 +126,7 @@ func Render(in Input) (*Output, error) {
 		own.err = err
 	}
 	g := *own.g
-	if err := errors.Join(own.err, g.upstreams(in.Txn, in.Proxy, in.Memo.begin(&in, &g))); err != nil {
+	if err := errors.Join(own.err, g.upstreams(in.Txn, in.Proxy, in.DefaultAllow, in.Memo.begin(&in, &g))); err != nil {
 		return nil, err
 	}
 	if in.DenyAll {
@@ -139,7 +139,7 @@ func Render(in Input) (*Output, error) {
 		return nil, fmt.Errorf("%w: the certificate of %s isn't there yet", ErrNotReady, g.Service)
 	}
 	r := &renderer{in: in, g: &g, out: &Output{Resources: map[string][]Resource{}}, td: identity.TrustDomain(g.CA.TrustDomain())}
-	for _, step := range []func() error{func() error { return r.ownOnce(own) }, r.outbound} {
+	for _, step := range []func() error{func() error { return r.ownOnce(own) }, r.outbound, r.transparent} {
 		if err := step(); err != nil {
 			return nil, fmt.Errorf("proxy %s: %w", in.Proxy.ID, err)
 		}
@@ -156,6 +156,8 @@ type renderer struct {
 	td  identity.TrustDomain
 	out *Output
 	has map[resourceName]bool // of what was added
+	// chains are what a transparent proxy's listener has for each upstream.
+	chains map[*Upstream]outboundChains
 }
 
 type resourceName struct{ url, name string }
