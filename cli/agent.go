@@ -96,8 +96,11 @@ func (n *node) newServer() (*server.Server, error) {
 	c := server.Config{
 		LAN: n.gossip.lan, WAN: n.gossip.wan, DataDir: s.DataDir, Datacenter: s.Datacenter, NodeName: s.NodeName, NodeID: s.NodeID,
 		Address: n.serverAddress(), Version: Version, FromServer: n.fromServer, Meta: s.NodeMeta,
-		CA:           authority,
-		Closure:      func(t *catalog.Txn, p *catalog.Service) error { _, err := xds.Gather(t, p, s.IntentionsAllow()); return err },
+		CA: authority,
+		Closure: func(t *catalog.Txn, p *catalog.Service) error {
+			_, err := xds.Gather(t, p, s.IntentionsAllow())
+			return err
+		},
 		Render:       renderForVerify,
 		DefaultAllow: s.IntentionsAllow(), Entries: entries, Rand: rand.Reader, Pretty: s.Dev,
 		ACL: server.ACLConfig{

@@ -39,10 +39,10 @@ func connectCommand(env Env) *ucli.Command {
 		&ucli.StringFlag{Name: "socket", Usage: "control socket of the host proxy"},
 		&ucli.DurationFlag{Name: "upgrade-drain", Value: 15 * time.Minute, Usage: "how long open connections may go on in this process when SIGUSR2 has had a newer one take over"},
 	}, which...)
-	return group("connect", "run sidecars; the authority that signs their certificates",
+	return group("connect", "run sidecars, transparent ones too; the authority that signs their certificates",
 		&ucli.Command{Name: "envoy", Usage: "run Envoy as a sidecar", ArgsUsage: "[-- ARGUMENTS FOR ENVOY]", Flags: clientFlags(append(envoyFlags(), which...)...), Action: func(c *ucli.Context) error { return connectEnvoy(c, env) }},
 		&ucli.Command{Name: "proxy", Usage: "run weft's own proxy as a sidecar", Flags: clientFlags(builtin...), Action: func(c *ucli.Context) error { return connectProxy(c, env) }},
-		connectCA(env), connectExpose(env),
+		connectRedirect(env), connectCA(env), connectExpose(env),
 	)
 }
 

@@ -59,6 +59,13 @@ func (p *Proxy) serve(ctx context.Context, served *run.Group, conn net.Conn, nam
 		p.c.Log.Debug("connection refused", "listener", name, "error", err)
 		return
 	}
+	if l.Captured != nil {
+		if l = p.captured(conn, l, peer); l == nil {
+			reset(conn)
+			return
+		}
+		name = l.Name
+	}
 	c := &connection{p: p, conn: conn, listener: name, peer: peer}
 	c.guest.Conns[0] = conn
 	c.guest.Resume = func() { served.Go("connection", func(ctx context.Context) error { c.turn(ctx, c.again); return nil }) }
@@ -179,6 +186,22 @@ func (c *connection) serveHTTP(ctx context.Context) (rests bool) {
 		c.p.c.Log.Debug("connection ended", "listener", c.listener, "error", err)
 	}
 	return false
+}
+
+// captured chooses who has a connection by where it was going; nil: nobody has.
+func (p *Proxy) captured(conn net.Conn, l *config.Listener, peer *config.Peer) *config.Listener {
+	to, err := p.c.Original(conn)
+	if err != nil || to == peer.Local { // somebody has dialled this proxy itself: to go on there would never end
+		p.c.Log.Warn("a connection to the port of captured ones wasn't captured", "listener", l.Name, "from", peer.Remote.String(), "error", err)
+	} else {
+		peer.Local, peer.Original = to, to
+		if inner := l.Captured.For(to.Addr()); inner != nil {
+			return inner
+		}
+		p.c.Log.Info("a captured connection is for nobody that the service reaches", "listener", l.Name, "to", to.String())
+	}
+	p.engine.Refused(l.Direction, peer, reason.NoDestination)
+	return nil
 }
 
 // peekWait is how long a client may take to say which server it wants, where the listener has no bound of its own.

@@ -56,7 +56,9 @@ type Config struct {
 	// go on for Retirement, kept to the newest configuration as before; 0 means 15 min. Idle ones wait for a tenth of that.
 	Retire     <-chan struct{}
 	Retirement time.Duration
-	Log        *slog.Logger
+	// Original says where a connection was going that the system redirected to this proxy; nil: as the kernel knows it.
+	Original func(net.Conn) (netip.AddrPort, error)
+	Log      *slog.Logger
 }
 
 // Proxy is one service's sidecar. Make it with New, and Run it.
@@ -88,6 +90,9 @@ func New(c Config) (*Proxy, error) {
 	}
 	if c.Retirement == 0 {
 		c.Retirement = 15 * time.Minute
+	}
+	if c.Original == nil {
+		c.Original = listen.OriginalDestination
 	}
 	p := &Proxy{c: c, lounge: lounge.New(), restAfter: restAfter, applied: make(chan struct{}, 1), conns: map[*connection]struct{}{}, learners: map[string]*learner{}}
 	metrics := exchange.NewMetrics(c.Service)
@@ -213,7 +218,7 @@ const openRetry = time.Second
 // keepListeners opens and closes sockets as the configuration says. One that can't be opened is tried again: its port may
 // be taken by a proxy that is about to stop.
 func (p *Proxy) keepListeners(ctx context.Context, served *run.Group) error {
-	open := map[string]*socket{}
+	open, inner := map[string]*socket{}, map[string]bool{}
 	defer func() {
 		for _, s := range open {
 			p.close(s, served)
@@ -238,9 +243,13 @@ func (p *Proxy) keepListeners(ctx context.Context, served *run.Group) error {
 				p.drainListener(name)
 			}
 		}
+		p.keepInner(inner, s)
 		var faults []string
 		for _, name := range slices.Sorted(maps.Keys(s.Listeners)) {
 			l := s.Listeners[name]
+			if l.Network == "" {
+				continue
+			}
 			if sock := open[name]; sock != nil {
 				sock.last.Store(l)
 				continue
@@ -256,6 +265,21 @@ func (p *Proxy) keepListeners(ctx context.Context, served *run.Group) error {
 		p.intake.Trouble(strings.Join(faults, "; "))
 		if len(faults) == 0 {
 			p.ready.Store(true)
+		}
+	}
+}
+
+// keepInner lets the connections of listeners without sockets come to their end that are gone.
+func (p *Proxy) keepInner(known map[string]bool, s *config.Snapshot) {
+	for name := range known {
+		if s.Listeners[name] == nil {
+			delete(known, name)
+			p.drainListener(name)
+		}
+	}
+	for name, l := range s.Listeners {
+		if l.Network == "" {
+			known[name] = true
 		}
 	}
 }

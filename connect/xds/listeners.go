@@ -276,6 +276,10 @@ func (r *renderer) outbound() error {
 			r.warn("upstream %s: peers can't be called yet", u.Key)
 			continue
 		}
+		if r.placeless(u) {
+			r.warn("upstream %s: it has neither a virtual address nor a place: it needs local_bind_port or local_bind_socket_path", u.Key)
+			continue
+		}
 		names, err := catalog.UpstreamNames(u.Definition.Config)
 		if err != nil {
 			r.warn("upstream %s: %v", u.Key, err)

@@ -98,15 +98,21 @@ func addressed(t *catalog.Txn, u catalog.Upstream, from catalog.Scope) (catalog.
 // their match. Either can be nil.
 type outboundChains struct{ virtual, direct *listenerv3.FilterChain }
 
+// placeless says of an upstream that nothing leads to it.
+func (r *renderer) placeless(u *Upstream) bool {
+	if bound(u.Definition) {
+		return false
+	}
+	_, ok := addressed(r.in.Txn, u.Definition, r.in.Proxy.Scope)
+	return r.g.Transparent == nil || !ok
+}
+
 // upstreamChains renders an upstream for the listener of a transparent proxy.
 func (r *renderer) upstreamChains(u *Upstream, clusters map[string]string) error {
 	if r.g.Transparent == nil {
 		return nil
 	}
 	if _, ok := addressed(r.in.Txn, u.Definition, r.in.Proxy.Scope); !ok {
-		if !bound(u.Definition) {
-			r.warn("upstream %s: it has no virtual address: it needs local_bind_port or local_bind_socket_path", u.Key)
-		}
 		return nil
 	}
 	filters, err := r.upstreamFilters(u, u.Key.Name+":"+OutboundListener, clusters)

@@ -41,7 +41,8 @@ func (d Direction) String() string {
 	return "outbound"
 }
 
-// Listener is a socket and what is done with its connections. It has one filter chain.
+// Listener is a socket and what is done with its connections; without a network it has no socket, and gets those that another one
+// captured. It has one filter chain.
 type Listener struct {
 	Name      string
 	Network   string // "tcp" or "unix"
@@ -61,6 +62,9 @@ type Listener struct {
 	// nil then, gets what none of them is for. Peek bounds the wait for the name; 0: 15 s.
 	Named []Named
 	Peek  time.Duration
+	// Captured has the listener's connections in its place: they were going elsewhere. All that is said of connections above is
+	// empty then.
+	Captured *Captured
 }
 
 // Named is a tunnel for some server names, in lower case: "api.example.com", or "*.example.com" for all below it.
@@ -388,6 +392,7 @@ type Cluster struct {
 	Service        ServiceRef // for metrics and logs
 	Local          bool       // the application beside the proxy
 	Endpoints      []*Endpoint
+	Original       bool // in place of endpoints: where a captured connection was going
 	ConnectTimeout time.Duration
 	Balance        Balance
 	ChoiceCount    int
@@ -588,6 +593,8 @@ type Peer struct {
 	SNI      string
 	Remote   netip.AddrPort
 	Local    netip.AddrPort
+	// Original is where a connection was going that was captured, and then Local too.
+	Original netip.AddrPort
 	TLS      *tls.ConnectionState
 }
 

@@ -262,6 +262,7 @@ func (e *Engine) Connect(ctx context.Context, clusterName string, peer *config.P
 
 var (
 	errNoCluster  = errors.New("the cluster isn't configured")
+	errNoOriginal = errors.New("the cluster is where captured connections were going, and this one wasn't captured")
 	errNoEndpoint = errors.New("the cluster has no endpoint that can be used")
 )
 
@@ -270,6 +271,13 @@ func (v *clusterView) connectRaw(ctx context.Context, edge *Edge, peer *config.P
 		if !v.awaitSlot(ctx, func() bool { return false }) || !enter(&v.state.connections, v.config.Limits.Connections) {
 			return nil, reason.UpstreamOverflow, errLimit
 		}
+	}
+	leave := func() {
+		v.state.connections.Add(-1)
+		v.state.wake()
+	}
+	if v.config.Original {
+		return v.connectOriginal(ctx, edge, peer, leave)
 	}
 	c := choice{}
 	code, err := reason.NoHealthyUpstream, errNoEndpoint
@@ -296,8 +304,7 @@ func (v *clusterView) connectRaw(ctx context.Context, edge *Edge, peer *config.P
 			ep.active.Add(1)
 			return &Upstream{Conn: conn, Endpoint: ep.config, edge: edge, done: func() {
 				ep.active.Add(-1)
-				v.state.connections.Add(-1)
-				v.state.wake()
+				leave()
 				edge.Closed()
 			}}, reason.None, nil
 		}
@@ -307,9 +314,28 @@ func (v *clusterView) connectRaw(ctx context.Context, edge *Edge, peer *config.P
 		}
 		c.avoid = append(c.avoid, ep)
 	}
-	v.state.connections.Add(-1)
-	v.state.wake()
+	leave()
 	return nil, code, err
+}
+
+// connectOriginal goes on to where a connection was going when it was captured.
+func (v *clusterView) connectOriginal(ctx context.Context, edge *Edge, peer *config.Peer, leave func()) (*Upstream, reason.Code, error) {
+	if peer == nil || !peer.Original.IsValid() {
+		leave()
+		return nil, reason.NoHealthyUpstream, errNoOriginal
+	}
+	at := &config.Endpoint{Network: "tcp", Address: peer.Original.String(), Healthy: true}
+	try, cancel := context.WithTimeout(ctx, v.connectTimeout())
+	defer cancel()
+	conn, code, err := v.connect(try, &endpoint{host: &host{key: hostKey{network: at.Network, address: at.Address}, cluster: v.state}, config: at}, raw)
+	if err != nil {
+		leave()
+		return nil, code, err
+	}
+	return &Upstream{Conn: conn, Endpoint: at, edge: edge, done: func() {
+		leave()
+		edge.Closed()
+	}}, reason.None, nil
 }
 
 // sourceName is how metrics and logs call a peer.
@@ -327,13 +353,16 @@ func sourceName(p *config.Peer) string {
 }
 
 // Denied counts a connection that policies refused or cut.
-func (e *Engine) Denied(d config.Direction, peer *config.Peer) {
+func (e *Engine) Denied(d config.Direction, peer *config.Peer) { e.Refused(d, peer, reason.RBACDenied) }
+
+// Refused counts a connection that was refused for a reason.
+func (e *Engine) Refused(d config.Direction, peer *config.Peer, why reason.Code) {
 	edge := e.config.Metrics.Outbound("")
 	if d == config.Inbound {
 		edge = e.config.Metrics.Inbound(sourceName(peer))
 	}
 	edge.Connection(Refused)
-	edge.ByProxy(reason.RBACDenied)
+	edge.ByProxy(why)
 }
 
 // LogTunnel writes the access log of a plain TCP connection that is over.

@@ -24,6 +24,10 @@ func balance(m *clusterv3.Cluster, c *config.Cluster) error {
 		return policies(m.GetLoadBalancingPolicy(), c)
 	}
 	switch m.GetLbPolicy() {
+	case clusterv3.Cluster_CLUSTER_PROVIDED:
+		if !c.Original {
+			return fmt.Errorf("lb_policy %s: for clusters of type ORIGINAL_DST", m.GetLbPolicy())
+		}
 	case clusterv3.Cluster_ROUND_ROBIN:
 		c.Balance, c.SlowStart = config.RoundRobin, slowStart(m.GetRoundRobinLbConfig().GetSlowStartConfig())
 	case clusterv3.Cluster_LEAST_REQUEST:

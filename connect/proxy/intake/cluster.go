@@ -101,11 +101,16 @@ func (w *world) discovery(m *clusterv3.Cluster, out *cluster) error {
 			return fmt.Errorf("load_assignment: %w", err)
 		}
 		out.config.Endpoints = endpoints
+	case clusterv3.Cluster_ORIGINAL_DST:
+		if m.GetLbPolicy() != clusterv3.Cluster_CLUSTER_PROVIDED || m.GetOriginalDstLbConfig() != nil || m.GetLoadBalancingPolicy() != nil {
+			return errors.New("type ORIGINAL_DST: this proxy knows lb_policy CLUSTER_PROVIDED alone, without original_dst_lb_config")
+		}
+		out.config.Original = true
 	default:
-		return fmt.Errorf("type %s: this proxy knows EDS and STATIC", m.GetType())
+		return fmt.Errorf("type %s: this proxy knows EDS, STATIC and ORIGINAL_DST", m.GetType())
 	}
 	if m.GetClusterType() != nil {
-		return fmt.Errorf("cluster_type %s: this proxy knows EDS and STATIC", m.GetClusterType().GetName())
+		return fmt.Errorf("cluster_type %s: this proxy knows EDS, STATIC and ORIGINAL_DST", m.GetClusterType().GetName())
 	}
 	return nil
 }

@@ -59,11 +59,14 @@ func (w *world) compileListener(m *listenerv3.Listener) (*listener, error) {
 		return nil, errors.New("use_original_dst: not known to this proxy")
 	}
 	for _, f := range m.GetListenerFilters() {
-		if f.GetTypedConfig().GetTypeUrl() != tlsInspectorURL {
+		if url := f.GetTypedConfig().GetTypeUrl(); url != tlsInspectorURL && url != originalDstURL {
 			return nil, fmt.Errorf("listener filter %s: not known to this proxy", f.GetName())
 		}
 	}
 	out := &listener{config: l}
+	if captures(m) {
+		return out, compileCaptured(l, m)
+	}
 	others, err := byName(l, m)
 	if err != nil || len(others) == 0 {
 		return out, err
@@ -88,13 +91,8 @@ func (w *world) compileListener(m *listenerv3.Listener) (*listener, error) {
 			return nil, err
 		}
 	}
-	for _, f := range chain.GetFilters() {
-		if err := compileFilter(l, f); err != nil {
-			return nil, fmt.Errorf("filter %s: %w", f.GetName(), err)
-		}
-	}
-	if (l.TCP == nil) == (l.HTTP == nil) && !l.Detect || l.Detect && l.TCP == nil {
-		return nil, errors.New("filter_chains[0]: want exactly one of tcp_proxy and http_connection_manager, or weft.proxy.v1.Detect before tcp_proxy")
+	if err := compileChain(l, chain); err != nil {
+		return nil, err
 	}
 	if l.Named != nil && (plainToo || l.TLS != nil || l.HTTP != nil || l.Authorize != nil || l.MaxConnections != 0) {
 		return nil, errors.New("filter_chains: beside chains by server_names this proxy takes tcp_proxy alone")
@@ -105,6 +103,19 @@ func (w *world) compileListener(m *listenerv3.Listener) (*listener, error) {
 		}
 	}
 	return out, nil
+}
+
+// compileChain compiles a filter chain's filters.
+func compileChain(l *config.Listener, chain *listenerv3.FilterChain) error {
+	for _, f := range chain.GetFilters() {
+		if err := compileFilter(l, f); err != nil {
+			return fmt.Errorf("filter %s: %w", f.GetName(), err)
+		}
+	}
+	if (l.TCP == nil) == (l.HTTP == nil) && !l.Detect || l.Detect && l.TCP == nil {
+		return errors.New("filter_chains[0]: want exactly one of tcp_proxy and http_connection_manager, or weft.proxy.v1.Detect before tcp_proxy")
+	}
+	return nil
 }
 
 // byName compiles the filter chains that are chosen by server name, and gives the others.

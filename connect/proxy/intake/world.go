@@ -188,8 +188,10 @@ func (w *world) needed() map[string]map[string]bool {
 		}
 	}
 	for _, l := range w.listeners {
-		if h := l.config.HTTP; h != nil && h.RouteName != "" {
-			n[routeType][h.RouteName] = true
+		for _, one := range l.inners() {
+			if h := one.HTTP; h != nil && h.RouteName != "" {
+				n[routeType][h.RouteName] = true
+			}
 		}
 		for _, s := range l.secrets {
 			n[secretType][s] = true
@@ -213,8 +215,10 @@ func (w *world) assemble() *config.Snapshot {
 		}
 	}
 	s := &config.Snapshot{Listeners: map[string]*config.Listener{}, Clusters: map[string]*config.Cluster{}, Routes: maps.Clone(w.routes)}
-	for name, l := range w.listeners {
-		s.Listeners[name] = l.config
+	for _, l := range w.listeners {
+		for _, one := range l.inners() {
+			s.Listeners[one.Name] = one
+		}
 	}
 	for name, c := range w.clusters {
 		s.Clusters[name] = w.build(name, c)

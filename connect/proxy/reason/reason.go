@@ -37,6 +37,7 @@ const (
 	FaultInjected          Code = "fault_injected"
 	Overloaded             Code = "overloaded"
 	TokenInvalid           Code = "token_invalid"
+	NoDestination          Code = "no_destination"
 )
 
 // Explanation is what a code means, and what to do.
@@ -46,6 +47,10 @@ type Explanation struct {
 
 // Explanations has an entry for each code.
 var Explanations = map[Code]Explanation{
+	NoDestination: {
+		"a transparent proxy doesn't carry the connection: where it was going is no service that the caller reaches, and mesh's MeshDestinationsOnly lets nothing else by; or it was going nowhere else, as somebody dialled the proxy's own port",
+		"see what the caller may reach: weft intention match DST, or name DST as an upstream; weft config read -kind mesh -name mesh",
+	},
 	RBACDenied: {
 		"an intention doesn't allow the caller to make this request (or connection) to the service",
 		"see which: response_code_details in the access log of the service's sidecar, or weft intention match DST; allow it: weft intention create -allow -replace SRC DST",

@@ -5,6 +5,7 @@ package xdstest
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -85,7 +86,11 @@ func collector(h *hcmv3.HttpConnectionManager, clusters map[string]bool) error {
 func (p *Proxy) references() error {
 	clusters, routes := map[string]bool{}, map[string]bool{}
 	for name, l := range p.Listeners {
-		for _, chain := range l.GetFilterChains() {
+		chains := l.GetFilterChains()
+		if d := l.GetDefaultFilterChain(); d != nil {
+			chains = append(slices.Clone(chains), d)
+		}
+		for _, chain := range chains {
 			h, t, _, err := filters(chain)
 			if err != nil {
 				return fmt.Errorf("listener %s: %w", name, err)
