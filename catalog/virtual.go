@@ -30,8 +30,8 @@ func VirtualsTopic(s Scope) Topic { return Topic{Kind: TopicVirtuals, Key: Key{S
 // MaxManualIPs is how many addresses can be assigned to a service by hand.
 const MaxManualIPs = 8
 
-// virtualIPs is the range of the addresses, the first of which is never given.
-var virtualIPs = netip.MustParsePrefix("240.0.0.0/4")
+// VirtualRange is the range of the addresses, the first of which is never given.
+var VirtualRange = netip.MustParsePrefix("240.0.0.0/4")
 
 const lastVirtualIP = 1<<28 - 2
 
@@ -45,7 +45,7 @@ type VirtualIP struct {
 
 // Address is the address in its text form.
 func (v *VirtualIP) Address() string {
-	b := virtualIPs.Addr().As4()
+	b := VirtualRange.Addr().As4()
 	return netip.AddrFrom4([4]byte{b[0] | byte(v.Number>>24), byte(v.Number >> 16), byte(v.Number >> 8), byte(v.Number)}).String()
 }
 
@@ -179,8 +179,8 @@ func (u *unit) assignVirtual(c *AssignVirtualIPs) (any, error) {
 		switch {
 		case err != nil || addr.Zone() != "" || addr.String() != a:
 			return nil, invalidf("%q is not a valid IP address", a)
-		case virtualIPs.Contains(addr):
-			return nil, invalidf("%q is in %s, which is for the virtual IPs that are given to services by themselves", a, virtualIPs)
+		case VirtualRange.Contains(addr):
+			return nil, invalidf("%q is in %s, which is for the virtual IPs that are given to services by themselves", a, VirtualRange)
 		case slices.Contains(c.Manual[:i], a):
 			return nil, invalidf("%q is there twice", a)
 		}

@@ -201,7 +201,7 @@ func (r *renderer) toCluster(cluster, stat string) (*listenerv3.Filter, error) {
 }
 
 // transparent renders the listener that gets all that the service sends: a filter chain for each service by its addresses, and what
-// isn't for one of them goes where it was going, if it may.
+// isn't for one of them goes where it was going, if it may and that is somewhere.
 func (r *renderer) transparent() error {
 	if r.g.Transparent == nil {
 		return nil
@@ -217,13 +217,14 @@ func (r *renderer) transparent() error {
 	if err := r.passthrough(OriginalDestination, &proxyv1.ClusterInfo{Service: &proxyv1.ServiceRef{Name: OriginalDestination}}, nil); err != nil {
 		return err
 	}
-	nobody, err := filter("envoy.filters.network.rbac", &netrbacv3.RBAC{StatPrefix: "loop", Rules: &rbacv3.RBAC{Action: rbacv3.RBAC_ALLOW}})
+	nobody, err := filter("envoy.filters.network.rbac", &netrbacv3.RBAC{StatPrefix: "nowhere", Rules: &rbacv3.RBAC{Action: rbacv3.RBAC_ALLOW}})
 	if err != nil {
 		return err
 	}
-	// What is for this host itself is never captured: somebody has dialled the listener.
-	loop := matching("loop", &listenerv3.FilterChain{Filters: []*listenerv3.Filter{nobody, pass}}, []string{"127.0.0.0/8", "::1/128"})
-	chains := append([]*listenerv3.FilterChain{loop}, r.reachedChains()...)
+	// What is for this host itself is never captured: somebody has dialled the listener. And a virtual address that isn't that of a
+	// service which is reached leads nowhere: its caller would wait.
+	nowhere := matching("nowhere", &listenerv3.FilterChain{Filters: []*listenerv3.Filter{nobody, pass}}, []string{"127.0.0.0/8", "::1/128", catalog.VirtualRange.String()})
+	chains := append([]*listenerv3.FilterChain{nowhere}, r.reachedChains()...)
 	var otherwise *listenerv3.FilterChain
 	if m := r.g.Mesh; m == nil || m.TransparentProxy == nil || !m.TransparentProxy.MeshDestinationsOnly {
 		otherwise = &listenerv3.FilterChain{Name: OriginalDestination, Filters: []*listenerv3.Filter{pass}}

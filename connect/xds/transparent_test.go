@@ -110,7 +110,7 @@ func TestTransparent(t *testing.T) {
 	oldCluster := "old.default.dc1.internal" + domain
 	check(map[string]string{
 		api: "routes api:outbound_listener", "10.96.0.7": "routes api:outbound_listener", "fd00::7": "routes api:outbound_listener",
-		old: oldCluster, db: xds.OriginalDestination, "192.0.2.1": xds.OriginalDestination, "2001:db8::1": xds.OriginalDestination,
+		old: oldCluster, db: "denied", "240.1.2.3": "denied", "192.0.2.1": xds.OriginalDestination, "2001:db8::1": xds.OriginalDestination,
 		"127.0.0.1": "denied", "127.9.0.1": "denied", "::1": "denied",
 	})
 	_, p := render(t, w, proxy)
@@ -128,7 +128,7 @@ func TestTransparent(t *testing.T) {
 	write(t, w, allow("db", "*"), &catalog.Mesh{EntryHead: head("mesh"), TransparentProxy: &catalog.MeshTransparentProxy{MeshDestinationsOnly: true}})
 	check(map[string]string{api: "routes api:outbound_listener", db: "db.default.dc1.internal" + domain, "192.0.2.1": "", "127.0.0.1": "denied"})
 	cache := virtualOf(t, w, "cache")
-	check(map[string]string{cache: ""})
+	check(map[string]string{cache: "denied"})
 	w.DefaultAllow = true
 	check(map[string]string{cache: "cache.default.dc1.internal" + domain})
 }
@@ -231,7 +231,7 @@ func TestTransparentBound(t *testing.T) {
 		register(t, w, xdstest.Sidecar{Service: fmt.Sprintf("s%04d", i), Node: "n2", Address: "10.0.0.2", Port: 1, PublicPort: 21001})
 	}
 	out, p := render(t, w, transparently(t, w, []catalog.Upstream{{DestinationName: "s1033"}}))
-	if n := len(p.Listeners[outbound].GetFilterChains()); n != most+2 { // with the upstream and the loop
+	if n := len(p.Listeners[outbound].GetFilterChains()); n != most+2 { // with the upstream and what leads nowhere
 		t.Errorf("%d filter chains", n)
 	}
 	if len(out.Warnings) != 1 || !strings.Contains(out.Warnings[0], "reaches 10 services more") { // web itself and nine

@@ -75,8 +75,10 @@ func TestCompileCaptured(t *testing.T) {
 	if db := at("db"); !db.Detect || db.TCP == nil || s.Clusters[db.TCP.Cluster] == nil || s.Clusters[db.TCP.Cluster].Original {
 		t.Errorf("db: %+v", db)
 	}
-	if loop := l.Captured.For(netip.MustParseAddr("127.0.0.1")); len(loop.Authorize) != 1 || !loop.Authorize[0].Allow || len(loop.Authorize[0].Policies) != 0 {
-		t.Errorf("loop: %+v", loop)
+	for _, to := range []string{"127.0.0.1", "::1", "249.0.0.1"} {
+		if none := l.Captured.For(netip.MustParseAddr(to)); len(none.Authorize) != 1 || !none.Authorize[0].Allow || len(none.Authorize[0].Policies) != 0 {
+			t.Errorf("%s: %+v", to, none)
+		}
 	}
 	if other := l.Captured.For(netip.MustParseAddr("192.0.2.1")); other == nil || !s.Clusters[other.TCP.Cluster].Original {
 		t.Errorf("otherwise: %+v", other)
