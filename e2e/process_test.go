@@ -83,6 +83,11 @@ type process struct {
 
 // start runs a program in a process group of its own; the kernel kills it should the tests' process die.
 func start(name, log string, command string, args ...string) (*process, error) {
+	return startAs(0, name, log, command, args...)
+}
+
+// startAs is start as another user; 0 is the one that the test is.
+func startAs(uid uint32, name, log string, command string, args ...string) (*process, error) {
 	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
@@ -90,6 +95,9 @@ func start(name, log string, command string, args ...string) (*process, error) {
 	p := &process{name: name, log: log, cmd: exec.Command(command, args...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = f, f
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	if uid != 0 {
+		p.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uid, Gid: uid}
+	}
 	started := make(chan error, 1)
 	go func() { // ends with the process
 		defer close(p.done)

@@ -218,7 +218,8 @@ type Mesh struct {
 	t      *testing.T
 	w      *World
 	prefix string
-	kind   Kind // of the sidecars that are started from now on
+	kind   Kind   // of the sidecars that are started from now on
+	uid    uint32 // whose they are; 0: the test's
 }
 
 // mesh begins a row's part of the world.
@@ -390,7 +391,7 @@ func (m *Mesh) runSidecar(kind Kind, i *Instance) *process {
 		args = append(args, "--", "--concurrency", "1", "-l", "warning")
 	}
 	log := filepath.Join(m.w.dir, "sidecar-"+i.ID+".log")
-	p, err := start("sidecar of "+i.ID, log, binary(), args...)
+	p, err := startAs(m.uid, "sidecar of "+i.ID, log, binary(), args...)
 	if err != nil {
 		m.t.Fatal(err)
 	}
