@@ -177,6 +177,13 @@ func TestTransparentInside(t *testing.T) {
 	if err := refused(loopback(outboundPort)); err != nil {
 		t.Errorf("the proxy's own port: %v", err)
 	}
+	if conn, err := dialTCP(loopback(outboundPort)); err == nil { // nor does who says nothing make it dial itself
+		_, err = conn.Read(make([]byte, 1))
+		_ = conn.Close()
+		if ne := net.Error(nil); err == nil || errors.As(err, &ne) && ne.Timeout() {
+			t.Errorf("the proxy's own port, in silence: %v", err)
+		}
+	}
 
 	m.intend("deny", "web", "db")
 	until(t, effect+slack, func() error { return refused(db) })

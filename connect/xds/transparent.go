@@ -12,6 +12,7 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	originalv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
@@ -210,23 +211,20 @@ func (r *renderer) transparent() error {
 		r.warn("proxy %s: it reaches %d services more than the %d that are told to a transparent proxy: name those that it calls as its upstreams, or allow it fewer by intentions",
 			r.in.Proxy.ID, r.g.Beyond, maxReached)
 	}
-	pass, err := r.toCluster(OriginalDestination, OriginalDestination)
+	none, err := r.nowhere()
 	if err != nil {
 		return err
 	}
-	if err := r.passthrough(OriginalDestination, &proxyv1.ClusterInfo{Service: &proxyv1.ServiceRef{Name: OriginalDestination}}, nil); err != nil {
-		return err
-	}
-	nobody, err := filter("envoy.filters.network.rbac", &netrbacv3.RBAC{StatPrefix: "nowhere", Rules: &rbacv3.RBAC{Action: rbacv3.RBAC_ALLOW}})
-	if err != nil {
-		return err
-	}
-	// What is for this host itself is never captured: somebody has dialled the listener. And a virtual address that isn't that of a
-	// service which is reached leads nowhere: its caller would wait.
-	nowhere := matching("nowhere", &listenerv3.FilterChain{Filters: []*listenerv3.Filter{nobody, pass}}, []string{"127.0.0.0/8", "::1/128", catalog.VirtualRange.String()})
-	chains := append([]*listenerv3.FilterChain{nowhere}, r.reachedChains()...)
+	chains := append([]*listenerv3.FilterChain{none}, r.reachedChains()...)
 	var otherwise *listenerv3.FilterChain
 	if m := r.g.Mesh; m == nil || m.TransparentProxy == nil || !m.TransparentProxy.MeshDestinationsOnly {
+		pass, err := r.toCluster(OriginalDestination, OriginalDestination)
+		if err != nil {
+			return err
+		}
+		if err := r.passthrough(OriginalDestination, &proxyv1.ClusterInfo{Service: &proxyv1.ServiceRef{Name: OriginalDestination}}, nil); err != nil {
+			return err
+		}
 		otherwise = &listenerv3.FilterChain{Name: OriginalDestination, Filters: []*listenerv3.Filter{pass}}
 	}
 	original, err := pack(&originalv3.OriginalDst{})
@@ -248,6 +246,26 @@ func (r *renderer) transparent() error {
 		}
 	}
 	return nil
+}
+
+// nowhere is the filter chain of what leads nowhere. What is for this host itself is never captured: somebody has dialled the listener,
+// and to go on would be to dial it again. And who calls a virtual address that isn't that of a service which is reached would wait. Envoy
+// looks at rules only once there are bytes, and connects before: so what it would connect to has no endpoint.
+func (r *renderer) nowhere() (*listenerv3.FilterChain, error) {
+	const name = "nowhere"
+	nobody, err := filter("envoy.filters.network.rbac", &netrbacv3.RBAC{StatPrefix: name, Rules: &rbacv3.RBAC{Action: rbacv3.RBAC_ALLOW}})
+	if err != nil {
+		return nil, err
+	}
+	end, err := r.toCluster(name, name)
+	if err != nil {
+		return nil, err
+	}
+	chain := matching(name, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{nobody, end}}, []string{"127.0.0.0/8", "::1/128", catalog.VirtualRange.String()})
+	return chain, r.add(ClusterType, name, &clusterv3.Cluster{
+		Name: name, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}, ConnectTimeout: durationpb.New(connectTimeout),
+		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: name},
+	})
 }
 
 // loopbacks are where captured connections arrive: those over IPv6 are captured only where the mesh is reached over it.

@@ -117,6 +117,9 @@ func TestTransparent(t *testing.T) {
 	if c := p.Clusters[xds.OriginalDestination]; c.GetType() != clusterv3.Cluster_ORIGINAL_DST || c.GetTransportSocket() != nil {
 		t.Errorf("%v", c)
 	}
+	if c := p.Clusters["nowhere"]; c.GetType() != clusterv3.Cluster_STATIC || len(c.GetLoadAssignment().GetEndpoints()) > 0 {
+		t.Errorf("nowhere is somewhere: Envoy connects before its rules are asked: %v", c)
+	}
 	if p.Listeners["api:127.0.0.1:9191"] == nil {
 		t.Error("an upstream with a port has lost its listener")
 	}
