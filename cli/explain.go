@@ -42,8 +42,8 @@ func explainCommand(env Env) *ucli.Command {
 
 // explainedRequest is the server's answer.
 type explainedRequest struct {
-	Protocol, Route, Answer, Fallback string
-	Routes                            []struct {
+	Protocol, Route, Answer, Fallback, Transparent string
+	Routes                                         []struct {
 		Source, Why string
 		Matched     bool
 	}
@@ -87,6 +87,9 @@ func explainRequest(c *ucli.Context, env Env) error {
 
 func (e *explainedRequest) print(w io.Writer, from, to string, words []string) {
 	fmt.Fprintf(w, "%s -> %s  %s  (protocol %s)\n", from, to, strings.Join(words, " "), e.Protocol)
+	if e.Transparent != "" {
+		fmt.Fprintf(w, "  transparently  %s\n", e.Transparent)
+	}
 	for _, r := range e.Routes {
 		if r.Matched {
 			fmt.Fprintf(w, "  route taken    %s\n", r.Source)

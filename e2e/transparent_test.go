@@ -185,6 +185,11 @@ func TestTransparentInside(t *testing.T) {
 		}
 	}
 
+	if out := m.ask("", 0, []string{"explain", "request", "-from", m.name("web"), "-to", m.name("api"), "GET", "/"}); !strings.Contains(out, "transparently") {
+		t.Errorf("explained as\n%s", out)
+	}
+	m.ask("", 0, []string{"verify"})
+
 	m.intend("deny", "web", "db")
 	until(t, effect+slack, func() error { return refused(db) })
 	m.intend("deny", "web", "api")

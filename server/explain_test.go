@@ -25,3 +25,27 @@ func TestExplainModeAndFallback(t *testing.T) {
 	r.do("GET", ask, "", 200, `{"ID":"a","Node":"n1","Address":"10.0.0.1:2000","Status":"passing","MutualTLS":"strict"}`)
 	r.do("GET", ask, "", 200, `"MutualTLS":"permissive"}`)
 }
+
+// Of a caller whose proxy is transparent it tells by which address it reaches the service, and why or why not.
+func TestExplainTransparent(t *testing.T) {
+	r := start(t, "")
+	for _, body := range []string{
+		`{"Node":"n1","Address":"10.0.0.1","Service":{"ID":"a","Kind":"connect-proxy","Service":"web-proxy","Port":2000,"Proxy":{"DestinationServiceName":"web","LocalServicePort":80}}}`,
+		`{"Node":"n1","Address":"10.0.0.1","Service":{"ID":"b","Kind":"connect-proxy","Service":"api-proxy","Port":2001,"Proxy":{"DestinationServiceName":"api","LocalServicePort":81,"Upstreams":[{"DestinationName":"web","LocalBindPort":9}]}}}`,
+	} {
+		r.do("PUT", "/v1/catalog/register", body, 200, "true")
+	}
+	ask := func(src, dst, want string) {
+		t.Helper()
+		r.do("GET", "/v1/weft/explain?source="+src+"&destination="+dst+"&method=GET&path=/", "", 200, want)
+	}
+	ask("web", "api", `"Protocol":"tcp","Routes":`)
+	r.do("PUT", "/v1/config", `{"Kind":"proxy-defaults","Name":"global","Mode":"transparent"}`, 200, "true")
+	r.do("PUT", "/v1/connect/intentions/exact?source=web&destination=api", `{"Action":"allow"}`, 200, "")
+	ask("web", "api", `"Transparent":"240.0.0.2, as intentions let web call it"`)
+	ask("web", "db", `"Transparent":"db has no virtual address: it has no instance in the mesh"`)
+	r.do("PUT", "/v1/connect/intentions/exact?source=web&destination=api", `{"Action":"deny"}`, 200, "")
+	ask("web", "api", `"Transparent":"240.0.0.2 is refused: no intention lets web call it, and it is no upstream"`)
+	r.do("PUT", "/v1/connect/intentions/exact?source=api&destination=web", `{"Action":"deny"}`, 200, "")
+	ask("api", "web", `"Transparent":"240.0.0.1, as it is an upstream"`)
+}

@@ -24,7 +24,9 @@ type explanation struct {
 	Route    string `json:",omitempty"`
 	Answer   string `json:",omitempty"` // of the caller's own proxy
 	Fallback string `json:",omitempty"` // what the caller gets where no instance answers
-	Ways     []explainedWay
+	// Transparent is by which addresses the caller's transparent proxy knows the service, and why.
+	Transparent string `json:",omitempty"`
+	Ways        []explainedWay
 }
 
 // explainedWay is one place that the request can go to.
@@ -94,6 +96,9 @@ func (h *handlers) explained(t *catalog.Txn, src, dst catalog.Key, req chain.Req
 		return nil, err
 	}
 	out := &explanation{Protocol: c.Protocol, Routes: walk.Steps, Route: walk.Route, Answer: walk.Answer}
+	if out.Transparent, err = h.transparent(t, src, dst); err != nil {
+		return nil, err
+	}
 	if f := c.Fallback; f != nil && walk.Answer == "" {
 		out.Fallback = fmt.Sprintf("status %d, by service-resolver/%s", f.Status, dst.Name)
 	}
@@ -106,6 +111,46 @@ func (h *handlers) explained(t *catalog.Txn, src, dst catalog.Key, req chain.Req
 		out.Ways = append(out.Ways, *e)
 	}
 	return out, nil
+}
+
+// transparent says how a caller whose proxy is transparent reaches a service; "" where it isn't.
+func (h *handlers) transparent(t *catalog.Txn, src, dst catalog.Key) (string, error) {
+	all, err := t.ConnectInstances(src)
+	if err != nil || len(all) == 0 || all[0].Service.Proxy == nil {
+		return "", err
+	}
+	proxy := all[0].Service.Proxy
+	defaults, err := catalog.EntryAs[*catalog.ServiceDefaults](t, catalog.KindServiceDefaults, src)
+	if err != nil {
+		return "", err
+	}
+	global, err := catalog.EntryAs[*catalog.ProxyDefaults](t, catalog.KindProxyDefaults, globalName(src.Scope))
+	if err != nil || catalog.Transparency(proxy, defaults, global) == nil {
+		return "", err
+	}
+	at, err := t.VirtualIP(dst)
+	if err != nil {
+		return "", err
+	}
+	if at == nil {
+		return dst.Name + " has no virtual address: it has no instance in the mesh", nil
+	}
+	reach, err := intention.ReachOf(t, src, h.c.DefaultAllow)
+	if err != nil {
+		return "", err
+	}
+	where := strings.Join(append([]string{at.Address()}, at.Manual...), ", ")
+	dst.Scope = dst.Scope.Default(t.Datacenter())
+	for _, u := range proxy.Upstreams {
+		k := u.Key(src.Scope)
+		if k.Scope = k.Scope.Default(t.Datacenter()); k.Fold() == dst.Fold() {
+			return where + ", as it is an upstream", nil
+		}
+	}
+	if !reach.To(dst.Name) {
+		return where + " is refused: no intention lets " + src.Name + " call it, and it is no upstream", nil
+	}
+	return where + ", as intentions let " + src.Name + " call it", nil
 }
 
 // metaOf is that of the caller's sidecar, if all of its have the same.
