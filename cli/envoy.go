@@ -133,6 +133,9 @@ func bootstrapOf(c *ucli.Context, env Env, a rest.Access, note func(string, ...a
 	if conf.Prometheus, err = prometheusOf(c, config); err != nil {
 		return conf, err
 	}
+	if conf.Keys, err = xds.KeysOf(config, env.Getenv); err != nil {
+		return conf, err
+	}
 	address, port := c.String("envoy-ready-bind-address"), c.Int("envoy-ready-bind-port")
 	switch {
 	case (address == "") != (port == 0):

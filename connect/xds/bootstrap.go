@@ -31,6 +31,8 @@ type BootstrapConfig struct {
 	ReadyAddress string
 	// OmitDeprecatedTags leaves out the statistics' tags by their names before Consul 1.9.
 	OmitDeprecatedTags bool
+	// Keys are what the proxy's config adds.
+	Keys Keys
 }
 
 type object = map[string]any
@@ -65,7 +67,7 @@ func Bootstrap(c BootstrapConfig) ([]byte, error) {
 		return nil, err
 	}
 	source := object{"ads": object{}, "resource_api_version": "V3"}
-	return json.MarshalIndent(object{
+	bootstrap := object{
 		"node": object{"id": c.ProxyID, "cluster": c.Service},
 		"admin": object{"address": admin, "access_log": []object{{"name": "file", "typed_config": object{
 			"@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog", "path": orText(c.AdminAccessLogPath, "/dev/null"),
@@ -87,7 +89,9 @@ func Bootstrap(c BootstrapConfig) ([]byte, error) {
 		"layered_runtime": object{"layers": []object{{"name": "base", "static_layer": object{
 			"re2.max_program_size.error_level": 1048576,
 		}}}},
-	}, "", "  ")
+	}
+	c.Keys.over(bootstrap)
+	return json.MarshalIndent(bootstrap, "", "  ")
 }
 
 func orText(s, def string) string {

@@ -56,7 +56,7 @@ func staticResources(c BootstrapConfig, ads, admin object) (object, error) {
 	if p.Address == "" && (p.ScrapePath != "" || p.Backend != "" || p.TLS != nil) {
 		return nil, errors.New("metrics at a path, of a backend or over TLS need a listener: envoy_prometheus_bind_addr in the proxy's config")
 	}
-	if p.Address != "" && p.Backend == "" || c.ReadyAddress != "" {
+	if p.Address != "" && p.Backend == "" || c.ReadyAddress != "" || c.Keys.statsAddress != "" {
 		cluster("own_admin", admin)
 	}
 	if p.Address != "" {
@@ -83,6 +83,13 @@ func staticResources(c BootstrapConfig, ads, admin object) (object, error) {
 		l, err := adminListener("envoy_ready", c.ReadyAddress, "/ready", "own_admin", "/ready", nil)
 		if err != nil {
 			return nil, fmt.Errorf("ready address: %w", err)
+		}
+		listeners = append(listeners, l)
+	}
+	if at := c.Keys.statsAddress; at != "" {
+		l, err := adminListener("own_stats", at, "/stats", "own_admin", "/stats", nil)
+		if err != nil {
+			return nil, fmt.Errorf("envoy_stats_bind_addr: %w", err)
 		}
 		listeners = append(listeners, l)
 	}

@@ -71,11 +71,9 @@ func table(o catalog.Opaque, key string) catalog.Opaque {
 	return nil
 }
 
-// escapes are Consul's keys that hold raw Envoy configuration.
+// escapes are Consul's keys that hold raw Envoy configuration; those of the bootstrap are KeysOf's.
 var escapes = []string{
 	"envoy_public_listener_json", "envoy_local_cluster_json", "envoy_listener_tracing_json", "envoy_listener_json", "envoy_cluster_json",
-	"envoy_bootstrap_json_tpl", "envoy_extra_static_clusters_json", "envoy_extra_static_listeners_json", "envoy_extra_stats_sinks_json",
-	"envoy_stats_config_json", "envoy_tracing_json",
 }
 
 func (r *renderer) warnEscapes(where string, o catalog.Opaque) {
