@@ -101,6 +101,9 @@ func alpn(protocol string) []string {
 
 // localCluster leads to the application.
 func (r *renderer) localCluster() error {
+	if c := r.escapedLocal(); c != nil {
+		return r.add(ClusterType, LocalCluster, c)
+	}
 	p := r.in.Proxy.Proxy
 	var addr *corev3.Address
 	if p.LocalServiceSocketPath != "" {
@@ -232,6 +235,9 @@ func (r *renderer) upstreamCluster(u *Upstream, node *chain.Node) (string, error
 			return "", err
 		}
 	}
+	if own := r.escapedCluster(u, c); own != nil {
+		c = own
+	}
 	if err := r.add(ClusterType, name, c); err != nil {
 		return "", err
 	}
@@ -274,7 +280,6 @@ func (r *renderer) upstreamConfig(u *Upstream, node *chain.Node) catalog.Upstrea
 		}
 	}
 	own := u.Definition.Config
-	r.warnEscapes("upstream "+u.Key.Name, own)
 	take(registrationConfig(own))
 	out.Limits = fill(out.Limits, node.Limits)
 	return out

@@ -53,9 +53,9 @@ const (
 // inbound renders what others call: the public listener, its routes, and the way to the application.
 func (r *renderer) inbound() error {
 	conf := r.in.Proxy.Proxy.Config
-	r.warnEscapes("proxy "+r.in.Proxy.ID, conf)
+	r.warnPublic("proxy "+r.in.Proxy.ID, conf)
 	if r.g.Global != nil {
-		r.warnEscapes("proxy-defaults", r.g.Global.Config)
+		r.warnPublic("proxy-defaults", r.g.Global.Config)
 	}
 	r.warnTLS()
 	if err := r.localCluster(); err != nil {
@@ -318,6 +318,9 @@ func (r *renderer) upstream(u *Upstream) error {
 		return err
 	}
 	name := u.Key.Name + ":" + where
+	if l := r.escapedListener(u); l != nil {
+		return r.add(ListenerType, cmp.Or(l.GetName(), name), l)
+	}
 	filters, err := r.upstreamFilters(u, name, clusters)
 	if err != nil {
 		return err

@@ -70,16 +70,3 @@ func table(o catalog.Opaque, key string) catalog.Opaque {
 	}
 	return nil
 }
-
-// escapes are Consul's keys that hold raw Envoy configuration; those of the bootstrap are KeysOf's.
-var escapes = []string{
-	"envoy_public_listener_json", "envoy_local_cluster_json", "envoy_listener_tracing_json", "envoy_listener_json", "envoy_cluster_json",
-}
-
-func (r *renderer) warnEscapes(where string, o catalog.Opaque) {
-	for _, key := range escapes {
-		if _, ok := o[key]; ok {
-			r.warn("%s: %s is known but has no effect yet", where, key)
-		}
-	}
-}

@@ -31,6 +31,9 @@ const (
 
 // tracing is what proxy-defaults says of spans; nil for nothing.
 func (r *renderer) tracing() (*hcmv3.HttpConnectionManager_Tracing, error) {
+	if t := r.escapedTracing(); t != nil {
+		return t, nil
+	}
 	if r.g.Global == nil || r.g.Global.Tracing == nil {
 		return nil, nil
 	}
