@@ -178,7 +178,7 @@ func (m *mesh) start(id string, args ...string) {
 	m.t.Helper()
 	boot, err := xds.Bootstrap(xds.BootstrapConfig{
 		ProxyID: id, Service: m.proxies[id].record.Proxy.DestinationServiceName, ADSAddress: m.ads, Secret: "s-" + id,
-		AdminAddress: fmt.Sprintf("127.0.0.1:%d", port(m.t)), PrometheusBindAddress: fmt.Sprintf("127.0.0.1:%d", port(m.t)),
+		AdminAddress: fmt.Sprintf("127.0.0.1:%d", port(m.t)), Prometheus: xds.PrometheusListener{Address: fmt.Sprintf("127.0.0.1:%d", port(m.t))},
 	})
 	if err != nil {
 		m.t.Fatal(err)
