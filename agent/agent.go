@@ -244,7 +244,7 @@ func (a *Agent) newMesh() error {
 	allow := s.IntentionsAllow()
 	if a.proxies, err = proxies.New(proxies.Config{
 		State: a.state, Store: store, Replica: a.replica, Leaves: a.leaves, Feed: feed, Synced: a.syncer.Wait, Key: key, ADSAddress: a.adsAddress(),
-		NodeAddress: c.Address, DefaultAllow: allow, Now: c.Now, Log: c.Log.With("part", "proxies"),
+		NodeAddress: c.Address, DefaultAllow: allow, Now: c.Now, MaxPerSecond: s.XDS.UpdateMaxPerSecond, Log: c.Log.With("part", "proxies"),
 	}); err != nil {
 		return err
 	}
@@ -262,6 +262,11 @@ func (a *Agent) newMesh() error {
 	}
 	if err := registerMetrics(c.Metrics, a.leaves, a.certificates, c.Now); err != nil {
 		return err
+	}
+	if s.Telemetry.EnableHostMetrics {
+		if err := c.Metrics.Register(telemetry.NewHost("/proc", s.DataDir)); err != nil {
+			return err
+		}
 	}
 	if s.Telemetry.On() {
 		if a.sender, err = telemetry.New(telemetry.Config{
@@ -405,9 +410,14 @@ func (a *Agent) registerConfigured() error {
 // keepaliveEvery is how often a silent xDS stream is asked whether it is still there.
 const keepaliveEvery = 30 * time.Second
 
-func grpcOptions() []grpc.ServerOption {
+// silence is how silent xDS streams are dealt with.
+func silence(p config.Performance) keepalive.ServerParameters {
+	return keepalive.ServerParameters{Time: cmp.Or(p.GRPCKeepaliveInterval, keepaliveEvery), Timeout: cmp.Or(p.GRPCKeepaliveTimeout, keepaliveEvery/2)}
+}
+
+func grpcOptions(p config.Performance) []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveEvery, Timeout: keepaliveEvery / 2}),
+		grpc.KeepaliveParams(silence(p)),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.MaxRecvMsgSize(16 << 20),
 	}

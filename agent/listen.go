@@ -140,7 +140,7 @@ func (a *Agent) loadTLS(s *config.Config) error {
 }
 
 func (a *Agent) serveGRPC(_ listen.Spec, l net.Listener) func(context.Context) error {
-	server := grpc.NewServer(grpcOptions()...)
+	server := grpc.NewServer(grpcOptions(a.settings.Performance)...)
 	a.ads.Register(server)
 	return func(ctx context.Context) error {
 		stop := context.AfterFunc(ctx, server.Stop)

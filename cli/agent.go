@@ -119,10 +119,12 @@ func (n *node) newServer() (*server.Server, error) {
 	if c.Join, err = n.joinConfig(); err != nil {
 		return nil, err
 	}
+	c.NoPeering = s.Peering.Enabled != nil && !*s.Peering.Enabled
 	c.Audit, c.Requests, c.SealedBy = n.audit, &n.requests, n.outer
 	c.Tuning = server.Tuning{
 		Multiplier: s.Performance.RaftMultiplier, SnapshotThreshold: uint64(s.RaftSnapshotThreshold), SnapshotInterval: s.RaftSnapshotInterval,
 		TrailingLogs: uint64(s.RaftTrailingLogs), NoPreVote: s.RaftPrevoteDisabled,
+		SegmentSize: s.RaftLogstore.WAL.SegmentSizeMB << 20,
 	}
 	c.Hold, c.Autopilot = s.Performance.RPCHoldTimeout, initialAutopilot(s.Autopilot)
 	c.Snapshots = server.Snapshots{Interval: s.Snapshots.Interval, Retain: cmp.Or(s.Snapshots.Retain, keptSnapshots), Dir: s.Snapshots.Path}

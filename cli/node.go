@@ -219,7 +219,7 @@ func (n *node) dialServers() (err error) {
 	conf := forward.Config{
 		Node: n.s.NodeName, Log: n.log.With("part", "forward"), DefaultToken: func() string { return n.tokens.Own(tokens.Default) },
 		Dial:  func(ctx context.Context) (net.Conn, error) { return n.pick.Dial(ctx, plane.HTTP) },
-		Limit: &n.toServers,
+		Limit: &n.toServers, Timeout: n.s.Limits.RPCClientTimeout, Refetch: func() *rate.Limiter { return rate.New(n.s.Cache.Fetches()) },
 	}
 	if n.server != nil {
 		conf.Local = n.server.Handler()

@@ -51,6 +51,12 @@ func (n *node) newPlane() error {
 	return err
 }
 
+// portLimits are those of the servers' port.
+func portLimits(l *config.Limits) listen.Limits {
+	most := l.RPCMaxConnsPerClient
+	return listen.Limits{HandshakeTimeout: l.RPCHandshakeTimeout, MaxUnauthenticatedPerAddr: most, MaxUnauthenticatedLoopback: most, MaxPerIdentity: most}
+}
+
 // serverPort is the name of the servers' port.
 const serverPort = "server"
 
@@ -62,7 +68,7 @@ func (n *node) listen(ctx context.Context) error {
 	}
 	spec := listen.Spec{
 		Name: serverPort, Network: "tcp", Address: netip.AddrPortFrom(at, uint16(n.s.Ports.Server)).String(), TLS: n.plane.ServerTLS,
-		Identity: n.plane.Identity, Limits: listen.Limits{HandshakeTimeout: n.s.Limits.RPCHandshakeTimeout},
+		Identity: n.plane.Identity, Limits: portLimits(&n.s.Limits),
 	}
 	l, err := n.door.Stream(ctx, spec)
 	var taken *listen.InUseError

@@ -3,6 +3,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/internal/failpoint"
@@ -50,6 +52,8 @@ type Tuning struct {
 	TrailingLogs      uint64
 	// NoPreVote lets a server that was cut off disturb the others when it comes back.
 	NoPreVote bool
+	// SegmentSize is how large a file of the log gets, in bytes; 0 is 64 MiB. Files that are there stay as they are.
+	SegmentSize int
 }
 
 // The timers. A leader that was killed is missed after one to two heartbeatTimeouts; below this, a server that waits for its
@@ -194,7 +198,7 @@ func openStores(c raftConfig, node *raftNode) (raftStores, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return raftStores{}, err
 	}
-	w, err := openWAL(dir)
+	w, err := openWAL(dir, cmp.Or(c.tuning.SegmentSize, wal.DefaultSegmentSize))
 	if err != nil {
 		return raftStores{}, fmt.Errorf("raft log in %s: %w", dir, err)
 	}

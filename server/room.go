@@ -25,9 +25,10 @@ const (
 
 // room watches how much room there is for the log.
 type room struct {
-	dir  string // "" has all the room there is
-	now  func() time.Time
-	free func(dir string) (uint64, error)
+	dir     string // "" has all the room there is
+	segment uint64 // how large a file of the log gets, where that is configured
+	now     func() time.Time
+	free    func(dir string) (uint64, error)
 
 	mu     sync.Mutex
 	looked time.Time
@@ -44,7 +45,12 @@ func freeBytes(dir string) (uint64, error) {
 }
 
 // check is nil if there is room for the log, and api.ErrNoRoom if not.
-func (r *room) check() error { return r.atLeast(roomNeeded) }
+func (r *room) check() error {
+	if r == nil {
+		return nil
+	}
+	return r.atLeast(max(roomNeeded, r.segment+roomSpare))
+}
 
 // atLeast is nil if so many bytes are free. What can't be found out is no reason to refuse.
 func (r *room) atLeast(needed uint64) error {

@@ -104,6 +104,8 @@ type Config struct {
 	DefaultWait, MaxWait time.Duration
 	// SessionTTLMin is the shortest time to live that a session may have; 0 for 10 seconds.
 	SessionTTLMin time.Duration
+	// NoPeering refuses all of /v1/peering.
+	NoPeering bool
 	// Rand is where keys and identifiers come from, safe for concurrent use; nil is the system's source.
 	Rand io.Reader
 	// Now is the clock: certificates, reports and positions are dated by it; nil is the system's.
@@ -222,7 +224,7 @@ func New(c Config) (*Server, error) {
 	s.lines = lines{dial: s.peers.dial, id: c.NodeID}
 	s.ca, s.others, s.reads, s.entrance = newAuthority(s), &serversService{s: s}, newGate(s), newEntrance(s)
 	s.sessions, s.pilot, s.anew = newSessionKeeper(s), newPilot(s), make(chan chan struct{})
-	s.room = &room{now: c.Now, free: freeBytes}
+	s.room = &room{segment: uint64(c.Tuning.SegmentSize), now: c.Now, free: freeBytes}
 	if c.DataDir != "" {
 		s.room.dir = filepath.Join(c.DataDir, "server")
 	}
@@ -252,7 +254,7 @@ func New(c Config) (*Server, error) {
 			ACL: s.acl, TokensDecide: c.ACL.Enabled && !c.ACL.Allow, Join: s.joins(), Cluster: s, Operator: s, Store: store, CA: s.ca, Proxies: verify.New(verify.Config{
 				Store: store, Reports: s.feed.Reports, Render: c.Render, DefaultAllow: c.DefaultAllow, Now: c.Now,
 			}), LAN: c.LAN, WAN: c.WAN, Coordinates: s.coordinates, DefaultAllow: c.DefaultAllow, Rand: c.Rand, Now: c.Now,
-			Node: c.NodeName, MaxValue: c.MaxValue, MaxTransaction: c.MaxTransaction, SessionTTLMin: c.SessionTTLMin,
+			Node: c.NodeName, MaxValue: c.MaxValue, MaxTransaction: c.MaxTransaction, SessionTTLMin: c.SessionTTLMin, NoPeering: c.NoPeering,
 		}),
 	})
 	if err != nil {

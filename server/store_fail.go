@@ -21,9 +21,9 @@ import (
 
 // Storage that fails where tests want it to. internal/failpoint has the places.
 
-func openWAL(dir string) (*wal.WAL, error) {
+func openWAL(dir string, size int) (*wal.WAL, error) {
 	files := &failFiles{VFS: fs.New(), power: os.Getenv("WEFT_FAIL_POWER") != ""}
-	return wal.Open(dir, wal.WithSegmentFiler(segment.NewFiler(dir, files)))
+	return wal.Open(dir, wal.WithSegmentFiler(segment.NewFiler(dir, files)), wal.WithSegmentSize(size))
 }
 
 func failing(s raftStores) raftStores {

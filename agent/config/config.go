@@ -65,6 +65,10 @@ type Config struct {
 	UnixSockets                    UnixSockets
 	TLS                            TLS
 	Watches                        []watch.Definition
+	// Cache bounds how answers to ?cached are kept true.
+	Cache   Cache
+	Peering Peering
+	XDS     XDS
 	// Telemetry is where metrics are sent, beside being there to be read.
 	Telemetry              telemetry.Settings
 	Locality               *catalog.Locality
@@ -132,6 +136,28 @@ type Connect struct {
 	Enabled    bool
 	CAProvider string
 	CAConfig   ca.Settings
+}
+
+// Cache bounds how often one answer that is kept true is asked for anew.
+type Cache struct {
+	EntryFetchRate     *float64 // in a second; nil or below 0: no bound
+	EntryFetchMaxBurst int      // 0: 2
+}
+
+// Fetches are both with their defaults, -1 for no bound.
+func (c *Cache) Fetches() (perSecond float64, burst int) {
+	return orNone(c.EntryFetchRate), cmp.Or(c.EntryFetchMaxBurst, 2)
+}
+
+// Peering is whether clusters can be made peers.
+type Peering struct {
+	Enabled *bool // nil: true; false has the servers refuse all of /v1/peering
+}
+
+// XDS bounds what proxies are sent.
+type XDS struct {
+	// UpdateMaxPerSecond is how many configurations in a second this agent makes for all its proxies together; 0: as many as there are.
+	UpdateMaxPerSecond float64
 }
 
 // ConfigEntries are config entries that a server writes when it first becomes leader, if they aren't there.
@@ -332,6 +358,12 @@ func (c *Config) Validate() error {
 	if c.Server || c.Dev {
 		_, err := c.Connect.Authority()
 		faults = append(faults, err)
+	}
+	if c.XDS.UpdateMaxPerSecond < 0 {
+		fault("xds.update_max_per_second: %g: want 0 (no bound) or more", c.XDS.UpdateMaxPerSecond)
+	}
+	if c.Cache.EntryFetchMaxBurst < 0 || c.Cache.EntryFetchRate != nil && *c.Cache.EntryFetchRate == 0 {
+		fault("cache: want entry_fetch_rate above 0, or below it for no bound, and entry_fetch_max_burst 1 or more")
 	}
 	if c.SessionTTLMin < 0 || c.SessionTTLMin > catalog.MaxSessionTTL {
 		fault("session_ttl_min: %s: want 0 to %s", c.SessionTTLMin, catalog.MaxSessionTTL)

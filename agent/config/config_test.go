@@ -110,7 +110,7 @@ func TestFaults(t *testing.T) {
 func TestIneffectiveKeys(t *testing.T) {
 	dir := folder(t, map[string]string{
 		"a.hcl":  "license_path = \"x\"\nui_config {\n  enabled = true\n}\nports {\n  proxy_min_port = 20000\n  http = 9500\n}\n",
-		"b.json": `{"UseStreamingBackend": true, "telemetry": {"enable_host_metrics": true, "circonus_api_url": "y", "prometheus_retention_time": "1m"}}`,
+		"b.json": `{"UseStreamingBackend": true, "telemetry": {"circonus_api_url": "y", "prometheus_retention_time": "1m"}}`,
 	})
 	c := Default()
 	warnings, err := c.Load(dir)
@@ -120,7 +120,7 @@ func TestIneffectiveKeys(t *testing.T) {
 	want := []string{
 		"a.hcl:1: \"license_path\" is a Consul Enterprise configuration and will have no effect", "a.hcl:2: ui_config is known but has no effect yet",
 		"a.hcl:6: ports.proxy_min_port is known but has no effect yet",
-		"b.json:1: telemetry.circonus_api_url is known but has no effect yet", "b.json:1: telemetry.enable_host_metrics is known but has no effect yet",
+		"b.json:1: telemetry.circonus_api_url is known but has no effect yet",
 	}
 	for i, w := range warnings {
 		warnings[i] = strings.TrimPrefix(w, dir+"/")

@@ -13,15 +13,10 @@ import (
 
 // ineffective are Consul's keys that this version takes without acting on them.
 var ineffective = []string{
-	"cache",
-	"performance.grpc_keepalive_interval", "performance.grpc_keepalive_timeout", "performance.enable_xds_load_balancing",
-	"limits.rpc_client_timeout", "limits.rpc_max_conns_per_client",
-	"peering", "primary_gateways", "primary_gateways_interval",
-	"raft_boltdb", "raft_logstore.verification", "raft_logstore.boltdb", "raft_logstore.wal",
-	"tls.grpc.use_auto_cert", "ui", "ui_config", "ui_content_path", "ui_dir", "xds",
+	"primary_gateways", "primary_gateways_interval",
+	"tls.grpc.use_auto_cert", "ui", "ui_config", "ui_content_path", "ui_dir",
 	"ports.proxy_min_port", "ports.proxy_max_port",
-	"telemetry.disable_per_tenancy_usage_metrics", "telemetry.enable_host_metrics",
-	"telemetry.disable_compat_1.9", "telemetry.circonus_*",
+	"telemetry.disable_compat_*", "telemetry.circonus_*", // the first has a dot in it, which isn't a block's
 	"connect.enable_mesh_gateway_wan_federation", "connect.enable_serverless_plugin",
 	"connect.ca_config.csr_max_concurrent",
 }
@@ -37,9 +32,13 @@ var needless = map[string][]string{
 	"cloud": {"*"}, "disable_anonymous_signature": {"*"}, "disable_update_check": {"*"}, // weft calls nobody
 	"raft_logstore.backend": {"wal", "default"}, "disable_host_node_id": {"true"}, "disable_remote_exec": {"true"}, "enable_central_service_config": {"true"}, "experiments": {"*"},
 	"protocol": {"2", "3"}, "raft_protocol": {"3"}, "rpc": {"*"}, "use_streaming_backend": {"*"}, "acl_enforce_version_8": {"*"}, "version": {"*"},
-	"telemetry.prometheus_retention_time":  {"*"}, // the metrics are always there
-	"telemetry.retry_failed_connection":    {"true"},
-	"disable_http_unprintable_char_filter": {"false"},
+	"telemetry.prometheus_retention_time":   {"*"}, // the metrics are always there
+	"telemetry.retry_failed_connection":     {"true"},
+	"disable_http_unprintable_char_filter":  {"false"},
+	"performance.enable_xds_load_balancing": {"*"},                                // a proxy's xDS is its own agent's: there is nothing to balance
+	"raft_boltdb":                           {"*"}, "raft_logstore.boltdb": {"*"}, // the log is raft-wal's
+	"raft_logstore.verification":                  {"*"}, // every entry has a checksum, and servers compare what they have
+	"telemetry.disable_per_tenancy_usage_metrics": {"true"},
 }
 
 // renamed are older names of keys.

@@ -15,6 +15,7 @@ type Servers struct {
 	RaftSnapshotInterval  time.Duration
 	RaftTrailingLogs      int
 	RaftPrevoteDisabled   bool
+	RaftLogstore          RaftLogstore
 	// ReadReplica keeps this server from ever voting; NonVotingServer is an older name of it.
 	ReadReplica     bool
 	NonVotingServer bool
@@ -30,6 +31,16 @@ type Performance struct {
 	LeaveDrainTime time.Duration
 	// RPCHoldTimeout is how long a request waits for a leader; 0 is 7 s.
 	RPCHoldTimeout time.Duration
+	// GRPCKeepaliveInterval is how long a proxy's xDS stream may be silent until it is asked whether it is still there, GRPCKeepaliveTimeout how
+	// long that answer may take; 0: 30 s and 15 s.
+	GRPCKeepaliveInterval, GRPCKeepaliveTimeout time.Duration
+}
+
+// RaftLogstore is how Raft's log is on disk.
+type RaftLogstore struct {
+	WAL struct {
+		SegmentSizeMB int // of the log's files; 0: 64
+	}
 }
 
 // Autopilot is catalog.AutopilotConfig as it is configured; nil and 0 are the defaults.
@@ -65,6 +76,8 @@ func (c *Config) validateServers(fault func(format string, args ...any)) {
 	}{
 		{"performance.leave_drain_time", s.Performance.LeaveDrainTime},
 		{"performance.rpc_hold_timeout", s.Performance.RPCHoldTimeout},
+		{"performance.grpc_keepalive_interval", s.Performance.GRPCKeepaliveInterval},
+		{"performance.grpc_keepalive_timeout", s.Performance.GRPCKeepaliveTimeout},
 		{"raft_snapshot_interval", s.RaftSnapshotInterval},
 		{"autopilot.last_contact_threshold", s.Autopilot.LastContactThreshold},
 		{"autopilot.server_stabilization_time", s.Autopilot.ServerStabilizationTime},
@@ -87,6 +100,9 @@ func (c *Config) validateServers(fault func(format string, args ...any)) {
 		if n.n < 0 {
 			fault("%s: %d: want 0 or more", n.key, n.n)
 		}
+	}
+	if n := s.RaftLogstore.WAL.SegmentSizeMB; n < 0 || n > 1024 {
+		fault("raft_logstore.wal.segment_size_mb: %d: want 0 (the default) to 1024", n)
 	}
 	if s.NeverVotes() && !c.Server {
 		fault("read_replica: this agent isn't a server")

@@ -32,6 +32,10 @@ type Limits struct {
 	HTTPMaxConnsPerClient int
 	HTTPSHandshakeTimeout time.Duration
 	RPCHandshakeTimeout   time.Duration // of the servers' port; 0: 10 s
+	// RPCClientTimeout bounds a request that an agent passes on to a server and that waits for no change; 0: nothing does.
+	RPCClientTimeout time.Duration
+	// RPCMaxConnsPerClient bounds the connections of one address, and of one node, to the servers' port; 0: 200 and 1000, -1: no bound.
+	RPCMaxConnsPerClient int
 	// KVMaxValueSize bounds a key's value, TxnMaxReqLen a transaction's body, in bytes; 0: 512 KiB.
 	KVMaxValueSize int
 	TxnMaxReqLen   int
@@ -147,6 +151,9 @@ func (c *Config) validateWeb() error {
 	}
 	if c.Limits.HTTPMaxConnsPerClient < -1 {
 		fault("limits.http_max_conns_per_client: %d: want 0 (the default), -1 (no bound) or more", c.Limits.HTTPMaxConnsPerClient)
+	}
+	if c.Limits.RPCMaxConnsPerClient < -1 || c.Limits.RPCClientTimeout < 0 {
+		fault("limits.rpc_max_conns_per_client, limits.rpc_client_timeout: want 0 (the default) or more (the first: or -1, no bound)")
 	}
 	if c.Limits.HTTPSHandshakeTimeout < 0 || c.Limits.RPCHandshakeTimeout < 0 || c.LogRotateBytes < 0 || c.LogRotateDuration < 0 || c.LogRotateMaxFiles < -1 {
 		fault("limits.https_handshake_timeout, limits.rpc_handshake_timeout, log_rotate_bytes, log_rotate_duration, log_rotate_max_files: want 0 or more (max_files: or -1)")

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/internal/rate"
 )
 
 // The bounds of the cache of answers.
@@ -25,6 +26,7 @@ const (
 	followWait    = 5 * time.Minute
 	simpleAge     = 3 * time.Second // of an answer that can't be followed, where the caller doesn't say
 	followRetry   = 2 * time.Second
+	paceLook      = 100 * time.Millisecond // between looks whether an answer may be asked for again
 )
 
 // cache holds answers to reads that allow it (?cached). What can be waited for is kept true by a blocking query, as long as somebody
@@ -182,7 +184,16 @@ func (c *cache) follow(key string, r *http.Request, index string) {
 	defer c.wg.Done()
 	defer c.drop(key)
 	q := r.URL.Query()
+	var pace *rate.Limiter
+	if c.f.c.Refetch != nil {
+		pace = c.f.c.Refetch()
+	}
 	for {
+		for !pace.Allow(c.f.c.Now()) {
+			if !c.pause(paceLook) {
+				return
+			}
+		}
 		used, ok := c.lastUse(key)
 		if !ok || c.f.c.Now().Sub(used) > followFor {
 			return
@@ -200,11 +211,7 @@ func (c *cache) follow(key string, r *http.Request, index string) {
 		}
 		if answer.code != http.StatusOK {
 			c.update(key, nil)
-			timer := time.NewTimer(followRetry)
-			select {
-			case <-timer.C:
-			case <-c.ctx.Done():
-				timer.Stop()
+			if !c.pause(followRetry) {
 				return
 			}
 			index = "0" // whatever it is now
@@ -212,6 +219,18 @@ func (c *cache) follow(key string, r *http.Request, index string) {
 		}
 		index = answer.header.Get("X-Consul-Index")
 		c.update(key, answer)
+	}
+}
+
+// pause waits; false is the end of the cache.
+func (c *cache) pause(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-c.ctx.Done():
+		return false
 	}
 }
 

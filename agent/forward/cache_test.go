@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/weftmesh/weft/internal/rate"
 )
 
 // changing is a server whose answer changes when it is told to, and that can be down.
@@ -52,6 +54,27 @@ func (c *changing) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Consul-Index", strconv.Itoa(c.index))
 	w.WriteHeader(c.code)
 	_, _ = io.WriteString(w, fmt.Sprint("v", c.index))
+}
+
+// What is kept true is asked for anew no more often than is allowed, however often it changes.
+func TestCacheRefetches(t *testing.T) {
+	server := &changing{index: 1, code: 200}
+	bubble(t, server, func(t *testing.T, agent http.Handler, _ *int) {
+		server.changed = make(chan struct{}) // of the bubble
+		f, _ := agent.(*Forwarder)
+		f.c.Refetch = func() *rate.Limiter { return rate.New(0.5, 2) }
+		get(agent, "/v1/health/service/web?cached")
+		synctest.Wait()
+		before := server.asked
+		for range 100 {
+			time.Sleep(100 * time.Millisecond)
+			server.set(func() { server.index++ })
+			synctest.Wait()
+		}
+		if n := server.asked - before; n < 4 || n > 8 { // two at once, and one every two seconds
+			t.Errorf("asked %d times in ten seconds", n)
+		}
+	})
 }
 
 func TestCache(t *testing.T) {

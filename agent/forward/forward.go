@@ -43,6 +43,10 @@ type Config struct {
 	DefaultToken func() string
 	// Limit bounds how often servers elsewhere are asked; nil: nothing does.
 	Limit *rate.Limiter
+	// Timeout bounds a request to a server elsewhere that waits for no change and moves little; 0: nothing does.
+	Timeout time.Duration
+	// Refetch makes the bound of how often one answer that is kept true is asked for anew; nil: there is none.
+	Refetch func() *rate.Limiter
 	// Now is the clock; nil is the system's.
 	Now func() time.Time
 	Log *slog.Logger
@@ -174,8 +178,16 @@ func (f *Forwarder) pass(w http.ResponseWriter, r *http.Request) {
 		f.bulk.ServeHTTP(w, r)
 		return
 	}
+	if f.c.Timeout > 0 {
+		ctx, cancel := context.WithTimeoutCause(r.Context(), f.c.Timeout, errTimeout)
+		defer cancel()
+		r = r.WithContext(ctx)
+	}
 	f.interactive.ServeHTTP(w, r)
 }
+
+// errTimeout is why a request ended that no server answered in time.
+var errTimeout = errors.New("no server has answered within limits.rpc_client_timeout")
 
 // keptBody is the longest body that is kept until the request is sent.
 const keptBody = 1 << 20
@@ -240,6 +252,10 @@ func (f *Forwarder) resolve(r *http.Request) {
 }
 
 func (f *Forwarder) failed(w http.ResponseWriter, r *http.Request, err error) {
+	if errors.Is(context.Cause(r.Context()), errTimeout) {
+		http.Error(w, errTimeout.Error(), http.StatusGatewayTimeout)
+		return
+	}
 	if r.Context().Err() != nil || errors.Is(err, context.Canceled) {
 		return // the client went away
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/weftmesh/weft/internal/memnet"
 )
@@ -133,6 +134,27 @@ func TestCancelReachesTheServer(t *testing.T) {
 		cancel()
 		<-ended
 		<-done
+	})
+}
+
+// A server that doesn't answer is waited for as long as is allowed, one that waits for a change for as long as that takes.
+func TestTimeout(t *testing.T) {
+	silent := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	bubble(t, silent, func(t *testing.T, agent http.Handler, _ *int) {
+		f, _ := agent.(*Forwarder)
+		f.c.Timeout = 7 * time.Second
+		began := time.Now()
+		w := get(agent, "/v1/catalog/nodes")
+		if took := time.Since(began); w.Code != http.StatusGatewayTimeout || took != 7*time.Second || !strings.Contains(w.Body.String(), "rpc_client_timeout") {
+			t.Errorf("%d %s after %s", w.Code, w.Body, took)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		began = time.Now()
+		agent.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/v1/catalog/nodes?index=7", nil).WithContext(ctx))
+		if took := time.Since(began); took != time.Minute {
+			t.Errorf("a blocking query ended after %s", took)
+		}
 	})
 }
 

@@ -49,6 +49,8 @@ type Config struct {
 	ADSAddress   string // as proxies of this host reach it
 	NodeAddress  string
 	DefaultAllow bool
+	// MaxPerSecond bounds the renderings for all proxies together; 0: nothing does.
+	MaxPerSecond float64
 	Now          func() time.Time // nil: the system's clock
 	Log          *slog.Logger
 }
@@ -63,6 +65,7 @@ type Manager struct {
 	last     map[string]rest.ProxyStatus // by proxy, the newest
 	unsaid   map[string]bool             // proxies whose status isn't reported yet
 	changed  chan struct{}               // something to report
+	turnAt   time.Time                   // of the next rendering, where they are bounded
 }
 
 // New makes a manager. It starts nothing.
@@ -358,7 +361,7 @@ func (s *session) run(ctx context.Context) {
 	defer watch.Close()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for ctx.Err() == nil {
+	for s.m.turn(ctx) {
 		wanted, localChanged := s.m.c.State.Wanted()
 		leafChanged := s.m.c.Leaves.Changed()
 		heard := s.m.c.Replica.Changed()
@@ -387,6 +390,29 @@ func (s *session) run(ctx context.Context) {
 		case <-timer.C:
 		case <-ctx.Done():
 		}
+	}
+}
+
+// turn waits until one more may be rendered; false is ctx's end.
+func (m *Manager) turn(ctx context.Context) bool {
+	if m.c.MaxPerSecond <= 0 {
+		return ctx.Err() == nil
+	}
+	now := m.c.Now()
+	m.mu.Lock()
+	at := m.turnAt
+	if at.Before(now) {
+		at = now
+	}
+	m.turnAt = at.Add(time.Duration(float64(time.Second) / m.c.MaxPerSecond))
+	m.mu.Unlock()
+	timer := time.NewTimer(at.Sub(now))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -5,6 +5,7 @@ package proxies
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -312,6 +313,38 @@ func TestRenders(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	})
+}
+
+// However much changes, a proxy's configuration is made no more often than is allowed; the last change is in it all the same.
+func TestRendersInTurns(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *host) {
+		h.register("web", catalog.Upstream{DestinationName: "api", LocalBindPort: 9000})
+		s := h.open(webProxy)
+		defer s.Close()
+		settled(t, s)
+		h.c.MaxPerSecond = 2
+		began, renderings := time.Now(), 0
+		for i := range 40 {
+			_, wake := s.Output()
+			h.allow("web", fmt.Sprint("s", i))
+			time.Sleep(100 * time.Millisecond)
+			synctest.Wait()
+			select {
+			case <-wake:
+				renderings++
+			default:
+			}
+		}
+		if most := int(2*time.Since(began).Seconds()) + 1; renderings > most {
+			t.Errorf("%d renderings, want %d at most", renderings, most)
+		}
+		h.allow("web", "api")
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if out, _ := s.Output(); !allowed(t, h, out, "api") {
+			t.Error("the last change isn't in it")
+		}
 	})
 }
 

@@ -40,7 +40,8 @@ type Settings struct {
 	DisableHostname bool     // the node's name isn't part of gauges
 	PrefixFilter    []string // "+prefix" and "-prefix": the longest decides
 	FilterDefault   *bool    // of metrics that none of them names; nil is true
-
+	// EnableHostMetrics has figures of the machine among the metrics.
+	EnableHostMetrics bool
 }
 
 const (

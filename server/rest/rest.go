@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/weftmesh/weft/ca"
@@ -69,6 +70,7 @@ type Config struct {
 	ACL           *ACL             // nil: ACLs are off
 	Join          *Join            // nil: nobody joins by token
 	TokensDecide  bool             // who has no token may do nothing
+	NoPeering     bool             // refuses all of /v1/peering
 }
 
 // withDefaults fills in what is unset.
@@ -184,7 +186,21 @@ func Handlers(c Config) map[string]api.Handler {
 	maps.Copy(all, h.operator())
 	maps.Copy(all, h.aclHandlers())
 	maps.Copy(all, h.joinHandlers())
+	if c.NoPeering {
+		refusePeering(all)
+	}
 	return all
+}
+
+// refusePeering has all of /v1/peering say that there is none.
+func refusePeering(all map[string]api.Handler) {
+	for name := range all {
+		if _, path, _ := strings.Cut(name, " "); strings.HasPrefix(path, "/v1/peering") {
+			all[name] = func(http.ResponseWriter, *api.Request) error {
+				return badRequest("peering must be enabled to use this endpoint: set peering.enabled on the servers")
+			}
+		}
+	}
 }
 
 func (h *handlers) leader(w http.ResponseWriter, _ *api.Request) error {
