@@ -111,7 +111,24 @@ func (p *Proxy) Validate() error {
 	if p.RateLimits != nil {
 		return invalidf("Proxy.RateLimits can't be registered: write them into the service-defaults of %q", p.DestinationServiceName)
 	}
-	return firstError(p.TransparentProxy.validate(), p.Expose.validate(), validExtensions(p.EnvoyExtensions), p.AccessLogs.validate())
+	return firstError(p.TransparentProxy.validate(), p.Expose.validate(), validExtensions(p.EnvoyExtensions), p.AccessLogs.validate(), p.LocalIdentity.validate())
+}
+
+// maxUIDs bounds a list that is gone through for each connection.
+const maxUIDs = 64
+
+func (l *LocalIdentity) validate() error {
+	switch {
+	case l == nil:
+		return nil
+	case len(l.UIDs) == 0:
+		return invalidf("Proxy.LocalIdentity without UIDs: nobody could call the upstreams; name the users that the service runs as")
+	case len(l.UIDs) > maxUIDs:
+		return invalidf("Proxy.LocalIdentity.UIDs has %d users, more than %d", len(l.UIDs), maxUIDs)
+	case slices.Contains(l.UIDs, ^uint32(0)):
+		return invalidf("Proxy.LocalIdentity.UIDs: %d is no user", ^uint32(0))
+	}
+	return nil
 }
 
 // Ineffective names what is kept of a proxy and has no effect yet, as in a configuration file.

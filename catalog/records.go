@@ -131,7 +131,14 @@ type Proxy struct {
 	TransparentProxy       *TransparentProxy `json:",omitempty"`
 	EnvoyExtensions        []EnvoyExtension  `json:",omitempty"`
 	AccessLogs             *AccessLogs       `json:",omitempty"` // in place of those of proxy-defaults
+	LocalIdentity          *LocalIdentity    `json:",omitempty"`
 	RateLimits             *RateLimits       `json:",omitempty"` // shown where service-defaults are merged in; never registered
+}
+
+// LocalIdentity says which processes of its host a service is: its proxy lets only these call its upstreams.
+type LocalIdentity struct {
+	// UIDs are the users that they run as.
+	UIDs []uint32
 }
 
 // Upstream is a service that an instance calls, and where its proxy listens for these calls.

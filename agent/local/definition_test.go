@@ -292,6 +292,8 @@ func TestWarnings(t *testing.T) {
 		"RateLimits can't be registered":            {RateLimits: &catalog.RateLimits{}},
 		"EnvoyExtensions[0]: Name is required":      {EnvoyExtensions: []catalog.EnvoyExtension{{}}},
 		"AccessLogs.Path must be set for type file": {AccessLogs: &catalog.AccessLogs{Type: "file"}},
+		"LocalIdentity without UIDs":                {LocalIdentity: &catalog.LocalIdentity{}},
+		"4294967295 is no user":                     {LocalIdentity: &catalog.LocalIdentity{UIDs: []uint32{1, ^uint32(0)}}},
 	} {
 		d := ServiceDefinition{Name: "bad", Port: 80, Connect: &ConnectDefinition{SidecarService: &ServiceDefinition{Proxy: proxy}}}
 		if _, err := s.Register(d, "", false); err == nil || !strings.Contains(err.Error(), want) {

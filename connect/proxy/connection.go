@@ -19,6 +19,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/lounge"
 	"github.com/weftmesh/weft/connect/proxy/opening"
 	"github.com/weftmesh/weft/connect/proxy/reason"
+	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/run"
 )
 
@@ -30,7 +31,8 @@ type connection struct {
 	peer     *config.Peer
 	leaving  atomic.Int64 // since when, in Unix nanoseconds; 0: it stays
 	denied   atomic.Bool
-	looked   atomic.Value // string: what the last look at its certificate gave
+	looked   atomic.Value           // string: what the last look at its certificate gave
+	owner    atomic.Pointer[uint32] // whose process opened it; nil: nobody has asked
 
 	// What is carried, once that is known.
 	http   *exchange.Downstream
@@ -133,8 +135,13 @@ func (c *connection) cut() {
 func (c *connection) begin(ctx context.Context, l *config.Listener, alpn string) (rests bool) {
 	p := c.p
 	if bare(l, c.peer) || c.gone(l) || !p.allowed(l, c.peer) {
-		c.deny()
+		c.deny(reason.RBACDenied)
 		p.engine.LogTunnel(l, c.peer, "", "", time.Now(), 0, 0, reason.RBACDenied)
+		return false
+	}
+	if c.stranger(l) {
+		c.deny(reason.LocalIdentity)
+		p.engine.LogTunnel(l, c.peer, "", "", time.Now(), 0, 0, reason.LocalIdentity)
 		return false
 	}
 	p.engine.Audit(l.Authorize, c.peer)
@@ -274,16 +281,37 @@ func (p *Proxy) allowed(l *config.Listener, peer *config.Peer) bool {
 // recheck asks the policies again for every open connection, and cuts those that may not be there any more, and only those.
 func (p *Proxy) recheck(s *config.Snapshot) {
 	p.mu.Lock()
-	var denied []*connection
+	denied := map[*connection]reason.Code{}
 	for c := range p.conns {
-		if l := s.Listeners[c.listener]; l != nil && (bare(l, c.peer) || c.gone(l) || len(l.Authorize) > 0 && !p.allowed(l, c.peer)) {
-			denied = append(denied, c)
+		switch l := s.Listeners[c.listener]; {
+		case l == nil:
+		case bare(l, c.peer) || c.gone(l) || len(l.Authorize) > 0 && !p.allowed(l, c.peer):
+			denied[c] = reason.RBACDenied
+		case c.stranger(l):
+			denied[c] = reason.LocalIdentity
 		}
 	}
 	p.mu.Unlock()
-	for _, c := range denied {
-		c.deny()
+	for c, why := range denied {
+		c.deny(why)
 	}
+}
+
+// stranger says whether the connection is of a process that may not be here, where the listener is for some users' alone. Who can't be told is a
+// stranger.
+func (c *connection) stranger(l *config.Listener) bool {
+	if l.Local == nil {
+		return false
+	}
+	if c.owner.Load() == nil {
+		uid, err := listen.LocalUID(c.conn, c.peer.Original)
+		if err != nil {
+			c.p.c.Log.Debug("connection refused", "listener", l.Name, "error", err)
+			return true
+		}
+		c.owner.Store(&uid)
+	}
+	return !slices.Contains(l.Local.UIDs, *c.owner.Load())
 }
 
 // bare says whether a connection came in plain text to a listener that takes TLS only.
@@ -302,10 +330,10 @@ func (c *connection) gone(l *config.Listener) bool {
 	return gone
 }
 
-// deny resets the connection.
-func (c *connection) deny() {
+// deny resets the connection, for that reason.
+func (c *connection) deny(why reason.Code) {
 	c.denied.Store(true)
-	c.p.engine.Denied(c.listenerDirection(), c.peer)
+	c.p.engine.Refused(c.listenerDirection(), c.peer, why)
 	reset(c.conn)
 	c.cut()
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/connect/proxy/reason"
 	"github.com/weftmesh/weft/internal/run"
 )
 
@@ -215,7 +216,7 @@ func TestMetricsOfSeveral(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.engine.Denied(config.Inbound, &config.Peer{})
+		p.engine.Refused(config.Inbound, &config.Peer{}, reason.RBACDenied)
 		all = append(all, r)
 	}
 	families, err := all.Gather()

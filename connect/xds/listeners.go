@@ -34,6 +34,7 @@ import (
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/chain"
+	proxyv1 "github.com/weftmesh/weft/proto/weft/proxy/v1"
 )
 
 // PublicRoutes is the name of the inbound route configuration.
@@ -261,6 +262,11 @@ func (r *renderer) bufferBytes() uint32 { return cmp.Or(r.in.Limits.BufferBytes,
 // outbound renders what the service calls: for each upstream a listener, its routes and clusters. An upstream whose chain is
 // broken is left out with a warning; the others stand.
 func (r *renderer) outbound() error {
+	local := r.in.Proxy.Proxy.LocalIdentity
+	if local != nil && !r.in.Abilities.Weft {
+		r.warn("proxy %s: Envoy can't tell which user calls, so no upstream is served: LocalIdentity is for weft's own proxy", r.in.Proxy.ID)
+		return nil
+	}
 	shared, byName := map[string]bool{}, map[string][]named{}
 	for _, u := range r.g.Upstreams {
 		if names, err := catalog.UpstreamNames(u.Definition.Config); err == nil && names != nil {
@@ -286,6 +292,10 @@ func (r *renderer) outbound() error {
 			continue
 		}
 		if at := bind(u.Definition); names != nil || shared[at] {
+			if local != nil {
+				r.warn("upstream %s: a port that upstreams share by %s can't be kept to some users (LocalIdentity): give it one of its own", u.Key, catalog.UpstreamNamesKey)
+				continue
+			}
 			if catalog.HTTPLike(u.Chain.Protocol) {
 				r.warn("upstream %s: %s is for services of protocol tcp, this one's is %s", u.Key, catalog.UpstreamNamesKey, u.Chain.Protocol)
 				continue
@@ -304,6 +314,19 @@ func (r *renderer) outbound() error {
 	}
 	return nil
 }
+
+// localPeer keeps an upstream's listener to the processes that the service is, where its registration names their users.
+func (r *renderer) localPeer() ([]*listenerv3.Filter, error) {
+	id := r.in.Proxy.Proxy.LocalIdentity
+	if id == nil {
+		return nil, nil
+	}
+	a, err := pack(&proxyv1.LocalPeer{Uids: id.UIDs})
+	return []*listenerv3.Filter{{Name: localPeerFilter, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: a}}}, err
+}
+
+// localPeerFilter is the name of weft's own filter for them.
+const localPeerFilter = "weft.proxy.v1.LocalPeer"
 
 func (r *renderer) upstream(u *Upstream) error {
 	clusters, err := r.upstreamClusters(u)
@@ -334,6 +357,10 @@ func (r *renderer) upstreamFilters(u *Upstream, name string, clusters map[string
 	if err != nil {
 		return nil, err
 	}
+	filters, err := r.localPeer()
+	if err != nil {
+		return nil, err
+	}
 	var f *listenerv3.Filter
 	if catalog.HTTPLike(u.Chain.Protocol) {
 		if err := r.upstreamRoutes(u, name, clusters); err != nil {
@@ -344,14 +371,14 @@ func (r *renderer) upstreamFilters(u *Upstream, name string, clusters map[string
 		f, err = tcpUpstream(u, clusters, log)
 	}
 	if err != nil || !u.Undeclared || !r.in.Abilities.Weft {
-		return []*listenerv3.Filter{f}, err
+		return append(filters, f), err
 	}
 	action, err := sameAs(f)
 	if err != nil {
 		return nil, err
 	}
 	detect, err := r.detect("upstream."+u.Key.Name, false, log, action)
-	return []*listenerv3.Filter{detect, f}, err
+	return append(filters, detect, f), err
 }
 
 // upstreamClusters renders where an upstream's chain can end: the clusters by resolver node.

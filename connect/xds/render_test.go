@@ -371,6 +371,50 @@ func TestUndeclared(t *testing.T) {
 	}
 }
 
+// Where a registration names the users that the service runs as, weft's proxy is told for each upstream, and an Envoy, which couldn't keep to it, serves
+// none and says so. What others call isn't touched.
+func TestLocalIdentity(t *testing.T) {
+	for _, weft := range []bool{false, true} {
+		for _, bound := range []bool{false, true} {
+			w := world(t)
+			w.Abilities = xds.Abilities{Weft: weft}
+			register(t, w, xdstest.Sidecar{Service: "api", Port: 80, PublicPort: 21001})
+			proxy := register(t, w, web("api"))
+			if bound {
+				own := *proxy.Proxy
+				own.LocalIdentity = &catalog.LocalIdentity{UIDs: []uint32{1000}}
+				proxy.Proxy = &own
+			}
+			out, p := render(t, w, proxy)
+			served, kept, inbound := 0, 0, 0
+			for name, l := range p.Listeners {
+				is := strings.Contains(l.String(), "weft.proxy.v1.LocalPeer")
+				switch {
+				case strings.HasPrefix(name, "public_listener:"):
+					inbound++
+					if is {
+						t.Error("what others call is kept to this host's users")
+					}
+				case is:
+					kept++
+				default:
+					served++
+				}
+			}
+			warned := strings.Contains(strings.Join(out.Warnings, "\n"), "LocalIdentity is for weft's own proxy")
+			want := [3]int{1, 0, 1} // served to all, kept to some, for others
+			if bound && weft {
+				want = [3]int{0, 1, 1}
+			} else if bound {
+				want = [3]int{0, 0, 1}
+			}
+			if got := [3]int{served, kept, inbound}; got != want || warned != (bound && !weft) {
+				t.Errorf("weft's proxy %v, bound %v: %v, want %v; warned %v", weft, bound, got, want, warned)
+			}
+		}
+	}
+}
+
 // Envoys of before 1.37 don't know tags that are made of formats, and refuse all of a listener for one.
 func TestTagsOfSpans(t *testing.T) {
 	for version, tags := range map[string]bool{"1.36.4": false, "1.37.0": true, "1.40.0": true, "": true} {

@@ -54,6 +54,7 @@ type Listener struct {
 	// MaxConnections bounds open connections, 0 for no bound.
 	MaxConnections int
 	Authorize      []*Policies // of connections: each must allow
+	Local          *LocalPeer  // nil: any process may connect
 	TCP            *TCP        // exactly one of TCP and HTTP, except beside Named and with Detect
 	HTTP           *HTTP
 	// Detect says that nobody declared what is spoken: HTTP is for connections whose client speaks it, TCP for the others.
@@ -65,6 +66,11 @@ type Listener struct {
 	// Captured has the listener's connections in its place: they were going elsewhere. All that is said of connections above is
 	// empty then.
 	Captured *Captured
+}
+
+// LocalPeer is which processes of this host may connect.
+type LocalPeer struct {
+	UIDs []uint32
 }
 
 // Named is a tunnel for some server names, in lower case: "api.example.com", or "*.example.com" for all below it.

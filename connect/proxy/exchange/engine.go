@@ -352,10 +352,7 @@ func sourceName(p *config.Peer) string {
 	return p.URI
 }
 
-// Denied counts a connection that policies refused or cut.
-func (e *Engine) Denied(d config.Direction, peer *config.Peer) { e.Refused(d, peer, reason.RBACDenied) }
-
-// Refused counts a connection that was refused for a reason.
+// Refused counts a connection that was refused or cut for a reason.
 func (e *Engine) Refused(d config.Direction, peer *config.Peer, why reason.Code) {
 	edge := e.config.Metrics.Outbound("")
 	if d == config.Inbound {

@@ -32,6 +32,7 @@ const (
 	connLimitURL    = typePrefix + "extensions.filters.network.connection_limit.v3.ConnectionLimit"
 	hcmURL          = typePrefix + "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 	tlsInspectorURL = typePrefix + "extensions.filters.listener.tls_inspector.v3.TlsInspector"
+	localPeerURL    = "type.googleapis.com/weft.proxy.v1.LocalPeer"
 	detectURL       = "type.googleapis.com/weft.proxy.v1.Detect"
 	routerURL       = typePrefix + "extensions.filters.http.router.v3.Router"
 	httpRBACURL     = typePrefix + "extensions.filters.http.rbac.v3.RBAC"
@@ -94,7 +95,7 @@ func (w *world) compileListener(m *listenerv3.Listener) (*listener, error) {
 	if err := compileChain(l, chain); err != nil {
 		return nil, err
 	}
-	if l.Named != nil && (plainToo || l.TLS != nil || l.HTTP != nil || l.Authorize != nil || l.MaxConnections != 0) {
+	if l.Named != nil && (plainToo || l.TLS != nil || l.HTTP != nil || l.Authorize != nil || l.Local != nil || l.MaxConnections != 0) {
 		return nil, errors.New("filter_chains: beside chains by server_names this proxy takes tcp_proxy alone")
 	}
 	if l.HTTP != nil {
@@ -197,6 +198,13 @@ func compileFilter(l *config.Listener, f *listenerv3.Filter) error {
 		}
 		l.Detect = true
 		return compileHTTP(l, m.GetHttp())
+	case localPeerURL:
+		m := &proxyv1.LocalPeer{}
+		if err := f.GetTypedConfig().UnmarshalTo(m); err != nil {
+			return err
+		}
+		l.Local = &config.LocalPeer{UIDs: m.GetUids()}
+		return nil
 	case connLimitURL:
 		m, err := read[*limitv3.ConnectionLimit](f.GetTypedConfig())
 		if err != nil {

@@ -14,6 +14,7 @@ type Code string
 const (
 	None                   Code = ""
 	RBACDenied             Code = "rbac_denied"
+	LocalIdentity          Code = "local_identity"
 	NoRoute                Code = "no_route"
 	NoCluster              Code = "no_cluster"
 	NoHealthyUpstream      Code = "no_healthy_upstream"
@@ -54,6 +55,10 @@ var Explanations = map[Code]Explanation{
 	RBACDenied: {
 		"an intention doesn't allow the caller to make this request (or connection) to the service",
 		"see which: response_code_details in the access log of the service's sidecar, or weft intention match DST; allow it: weft intention create -allow -replace SRC DST",
+	},
+	LocalIdentity: {
+		"the process that calls the upstream on this host runs as a user that isn't the service's (proxy { local_identity { uids = […] } } of its registration), or had closed its connection already",
+		"run it as one of the users that the registration names, or add its uid there; what is another service registers with a sidecar of its own",
 	},
 	NoRoute: {
 		"no route of the service matches the request",

@@ -7,7 +7,7 @@
 // source: weft/proxy/v1/proxy.proto
 
 // What weft tells a proxy beyond plain xDS. All of it is optional to a proxy that doesn't know it: nothing that protects
-// stands here.
+// stands here but LocalPeer, which is sent to weft's own proxy alone.
 
 package proxyv1
 
@@ -285,6 +285,51 @@ func (x *Detect) GetHttp() *anypb.Any {
 	return nil
 }
 
+// LocalPeer is a network filter, the first of its listener: only processes of this host that run as one of these users may connect.
+type LocalPeer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uids          []uint32               `protobuf:"varint,1,rep,packed,name=uids,proto3" json:"uids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocalPeer) Reset() {
+	*x = LocalPeer{}
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocalPeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocalPeer) ProtoMessage() {}
+
+func (x *LocalPeer) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocalPeer.ProtoReflect.Descriptor instead.
+func (*LocalPeer) Descriptor() ([]byte, []int) {
+	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *LocalPeer) GetUids() []uint32 {
+	if x != nil {
+		return x.Uids
+	}
+	return nil
+}
+
 // PeakEWMA is a load-balancing policy: of two endpoints that are drawn the one with the lower product of its latency (a
 // moving average that rises at once and falls slowly) and its requests under way. A failure counts as much as penalty.
 type PeakEWMA struct {
@@ -297,7 +342,7 @@ type PeakEWMA struct {
 
 func (x *PeakEWMA) Reset() {
 	*x = PeakEWMA{}
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[4]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -309,7 +354,7 @@ func (x *PeakEWMA) String() string {
 func (*PeakEWMA) ProtoMessage() {}
 
 func (x *PeakEWMA) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[4]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -322,7 +367,7 @@ func (x *PeakEWMA) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeakEWMA.ProtoReflect.Descriptor instead.
 func (*PeakEWMA) Descriptor() ([]byte, []int) {
-	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{4}
+	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PeakEWMA) GetDecay() *durationpb.Duration {
@@ -350,7 +395,7 @@ type HostConfig struct {
 
 func (x *HostConfig) Reset() {
 	*x = HostConfig{}
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[5]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -362,7 +407,7 @@ func (x *HostConfig) String() string {
 func (*HostConfig) ProtoMessage() {}
 
 func (x *HostConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[5]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -375,7 +420,7 @@ func (x *HostConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostConfig.ProtoReflect.Descriptor instead.
 func (*HostConfig) Descriptor() ([]byte, []int) {
-	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{5}
+	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *HostConfig) GetGeneration() uint64 {
@@ -406,7 +451,7 @@ type HostMember struct {
 
 func (x *HostMember) Reset() {
 	*x = HostMember{}
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[6]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -418,7 +463,7 @@ func (x *HostMember) String() string {
 func (*HostMember) ProtoMessage() {}
 
 func (x *HostMember) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[6]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -431,7 +476,7 @@ func (x *HostMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostMember.ProtoReflect.Descriptor instead.
 func (*HostMember) Descriptor() ([]byte, []int) {
-	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{6}
+	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *HostMember) GetProxyId() string {
@@ -481,7 +526,7 @@ type HostHello struct {
 
 func (x *HostHello) Reset() {
 	*x = HostHello{}
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[7]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -493,7 +538,7 @@ func (x *HostHello) String() string {
 func (*HostHello) ProtoMessage() {}
 
 func (x *HostHello) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[7]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -506,7 +551,7 @@ func (x *HostHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostHello.ProtoReflect.Descriptor instead.
 func (*HostHello) Descriptor() ([]byte, []int) {
-	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{7}
+	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *HostHello) GetProtocol() uint32 {
@@ -541,7 +586,7 @@ type HostStatus struct {
 
 func (x *HostStatus) Reset() {
 	*x = HostStatus{}
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[8]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -553,7 +598,7 @@ func (x *HostStatus) String() string {
 func (*HostStatus) ProtoMessage() {}
 
 func (x *HostStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[8]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -566,7 +611,7 @@ func (x *HostStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostStatus.ProtoReflect.Descriptor instead.
 func (*HostStatus) Descriptor() ([]byte, []int) {
-	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{8}
+	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HostStatus) GetGeneration() uint64 {
@@ -596,7 +641,7 @@ type MemberStatus struct {
 
 func (x *MemberStatus) Reset() {
 	*x = MemberStatus{}
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[9]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -608,7 +653,7 @@ func (x *MemberStatus) String() string {
 func (*MemberStatus) ProtoMessage() {}
 
 func (x *MemberStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[9]
+	mi := &file_weft_proxy_v1_proxy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -621,7 +666,7 @@ func (x *MemberStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberStatus.ProtoReflect.Descriptor instead.
 func (*MemberStatus) Descriptor() ([]byte, []int) {
-	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{9}
+	return file_weft_proxy_v1_proxy_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MemberStatus) GetProxyId() string {
@@ -677,7 +722,9 @@ const file_weft_proxy_v1_proxy_proto_rawDesc = "" +
 	"\vfault_reset\x18\x03 \x01(\bR\n" +
 	"faultReset\"2\n" +
 	"\x06Detect\x12(\n" +
-	"\x04http\x18\x01 \x01(\v2\x14.google.protobuf.AnyR\x04http\"p\n" +
+	"\x04http\x18\x01 \x01(\v2\x14.google.protobuf.AnyR\x04http\"\x1f\n" +
+	"\tLocalPeer\x12\x12\n" +
+	"\x04uids\x18\x01 \x03(\rR\x04uids\"p\n" +
 	"\bPeakEWMA\x12/\n" +
 	"\x05decay\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05decay\x123\n" +
 	"\apenalty\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\apenalty\"a\n" +
@@ -726,34 +773,35 @@ func file_weft_proxy_v1_proxy_proto_rawDescGZIP() []byte {
 	return file_weft_proxy_v1_proxy_proto_rawDescData
 }
 
-var file_weft_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_weft_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_weft_proxy_v1_proxy_proto_goTypes = []any{
 	(*ServiceRef)(nil),          // 0: weft.proxy.v1.ServiceRef
 	(*ClusterInfo)(nil),         // 1: weft.proxy.v1.ClusterInfo
 	(*RouteInfo)(nil),           // 2: weft.proxy.v1.RouteInfo
 	(*Detect)(nil),              // 3: weft.proxy.v1.Detect
-	(*PeakEWMA)(nil),            // 4: weft.proxy.v1.PeakEWMA
-	(*HostConfig)(nil),          // 5: weft.proxy.v1.HostConfig
-	(*HostMember)(nil),          // 6: weft.proxy.v1.HostMember
-	(*HostHello)(nil),           // 7: weft.proxy.v1.HostHello
-	(*HostStatus)(nil),          // 8: weft.proxy.v1.HostStatus
-	(*MemberStatus)(nil),        // 9: weft.proxy.v1.MemberStatus
-	(*anypb.Any)(nil),           // 10: google.protobuf.Any
-	(*durationpb.Duration)(nil), // 11: google.protobuf.Duration
+	(*LocalPeer)(nil),           // 4: weft.proxy.v1.LocalPeer
+	(*PeakEWMA)(nil),            // 5: weft.proxy.v1.PeakEWMA
+	(*HostConfig)(nil),          // 6: weft.proxy.v1.HostConfig
+	(*HostMember)(nil),          // 7: weft.proxy.v1.HostMember
+	(*HostHello)(nil),           // 8: weft.proxy.v1.HostHello
+	(*HostStatus)(nil),          // 9: weft.proxy.v1.HostStatus
+	(*MemberStatus)(nil),        // 10: weft.proxy.v1.MemberStatus
+	(*anypb.Any)(nil),           // 11: google.protobuf.Any
+	(*durationpb.Duration)(nil), // 12: google.protobuf.Duration
 }
 var file_weft_proxy_v1_proxy_proto_depIdxs = []int32{
 	0,  // 0: weft.proxy.v1.ClusterInfo.service:type_name -> weft.proxy.v1.ServiceRef
 	0,  // 1: weft.proxy.v1.RouteInfo.service:type_name -> weft.proxy.v1.ServiceRef
-	10, // 2: weft.proxy.v1.Detect.http:type_name -> google.protobuf.Any
-	11, // 3: weft.proxy.v1.PeakEWMA.decay:type_name -> google.protobuf.Duration
-	11, // 4: weft.proxy.v1.PeakEWMA.penalty:type_name -> google.protobuf.Duration
-	6,  // 5: weft.proxy.v1.HostConfig.members:type_name -> weft.proxy.v1.HostMember
-	9,  // 6: weft.proxy.v1.HostStatus.members:type_name -> weft.proxy.v1.MemberStatus
-	11, // 7: weft.proxy.v1.MemberStatus.uptime:type_name -> google.protobuf.Duration
-	7,  // 8: weft.proxy.v1.HostProxy.Hello:input_type -> weft.proxy.v1.HostHello
-	5,  // 9: weft.proxy.v1.HostProxy.Configure:input_type -> weft.proxy.v1.HostConfig
-	7,  // 10: weft.proxy.v1.HostProxy.Hello:output_type -> weft.proxy.v1.HostHello
-	8,  // 11: weft.proxy.v1.HostProxy.Configure:output_type -> weft.proxy.v1.HostStatus
+	11, // 2: weft.proxy.v1.Detect.http:type_name -> google.protobuf.Any
+	12, // 3: weft.proxy.v1.PeakEWMA.decay:type_name -> google.protobuf.Duration
+	12, // 4: weft.proxy.v1.PeakEWMA.penalty:type_name -> google.protobuf.Duration
+	7,  // 5: weft.proxy.v1.HostConfig.members:type_name -> weft.proxy.v1.HostMember
+	10, // 6: weft.proxy.v1.HostStatus.members:type_name -> weft.proxy.v1.MemberStatus
+	12, // 7: weft.proxy.v1.MemberStatus.uptime:type_name -> google.protobuf.Duration
+	8,  // 8: weft.proxy.v1.HostProxy.Hello:input_type -> weft.proxy.v1.HostHello
+	6,  // 9: weft.proxy.v1.HostProxy.Configure:input_type -> weft.proxy.v1.HostConfig
+	8,  // 10: weft.proxy.v1.HostProxy.Hello:output_type -> weft.proxy.v1.HostHello
+	9,  // 11: weft.proxy.v1.HostProxy.Configure:output_type -> weft.proxy.v1.HostStatus
 	10, // [10:12] is the sub-list for method output_type
 	8,  // [8:10] is the sub-list for method input_type
 	8,  // [8:8] is the sub-list for extension type_name
@@ -772,7 +820,7 @@ func file_weft_proxy_v1_proxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_proxy_v1_proxy_proto_rawDesc), len(file_weft_proxy_v1_proxy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

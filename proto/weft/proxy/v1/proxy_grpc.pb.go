@@ -7,7 +7,7 @@
 // source: weft/proxy/v1/proxy.proto
 
 // What weft tells a proxy beyond plain xDS. All of it is optional to a proxy that doesn't know it: nothing that protects
-// stands here.
+// stands here but LocalPeer, which is sent to weft's own proxy alone.
 
 package proxyv1
 

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package listen
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+)
+
+// nobody is a user who isn't root.
+const nobody = 65534
+
+// callAs has a process of another user connect to a port on loopback, say a line, and wait for the end of the connection.
+func callAs(t *testing.T, uid uint32, port int) *exec.Cmd {
+	t.Helper()
+	c := exec.Command("/bin/bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/"+strconv.Itoa(port)+"; echo hi >&3; cat <&3")
+	c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	c.Dir = "/"
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func accept(t *testing.T, l net.Listener) net.Conn {
+	t.Helper()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, make([]byte, 3)); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// Who calls by loopback is told by the kernel, for IPv4 and IPv6.
+func TestLocalUID(t *testing.T) {
+	for _, addr := range []string{"127.0.0.1:0", "[::1]:0", "[::]:0"} {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			t.Logf("%s: %v", addr, err) // no IPv6 here
+			continue
+		}
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		for _, to := range []string{"127.0.0.1", "::1"} {
+			c, err := net.Dial("tcp", net.JoinHostPort(to, port))
+			if err != nil {
+				continue // that isn't what it listens on
+			}
+			if _, err := c.Write([]byte("hi\n")); err != nil {
+				t.Fatal(err)
+			}
+			s := accept(t, l)
+			if uid, err := LocalUID(s, netip.AddrPort{}); err != nil || uid != uint32(os.Getuid()) {
+				t.Errorf("%s at %s: %d, %v", to, addr, uid, err)
+			}
+			// What is closed is nobody's, and above all not root's.
+			c.Close()
+			if _, err := io.ReadAll(s); err != nil {
+				t.Fatal(err)
+			}
+			if uid, err := LocalUID(s, netip.AddrPort{}); !errors.Is(err, ErrNotLocal) {
+				t.Errorf("a closed one: %d, %v", uid, err)
+			}
+			s.Close()
+		}
+		l.Close()
+	}
+	if uid, err := ownerOf(netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("127.0.0.1:81")); !errors.Is(err, ErrNotLocal) {
+		t.Errorf("another host: %d, %v", uid, err)
+	}
+}
+
+func TestLocalUIDOfOthers(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can be somebody else")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, uid := range []uint32{nobody, 0} {
+		p := callAs(t, uid, l.Addr().(*net.TCPAddr).Port)
+		s := accept(t, l)
+		if got, err := LocalUID(s, netip.AddrPort{}); err != nil || got != uid {
+			t.Errorf("uid %d: %d, %v", uid, got, err)
+		}
+		s.Close()
+		if err := p.Wait(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestLocalUIDOfUnixSockets(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if uid, err := LocalUID(s, netip.AddrPort{}); err != nil || uid != uint32(os.Getuid()) {
+		t.Error(uid, err)
+	}
+}
