@@ -140,9 +140,10 @@ func (ex *exchange) begin(d *downstream, x stream.ServerExchange) {
 	d.now = ex
 	turnOfConn := d.turn
 	d.mu.Unlock()
+	ctx := x.Context() // asked for by each exchange: the codec looks for a client that hangs up only during those
 	if !d.hooked {
 		d.hooked = true
-		context.AfterFunc(x.Context(), func() { d.gone(turnOfConn) })
+		context.AfterFunc(ctx, func() { d.gone(turnOfConn) })
 	}
 }
 
