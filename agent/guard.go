@@ -13,7 +13,7 @@ import (
 	"github.com/weftmesh/weft/agent/config"
 )
 
-// guarded is the API behind what http_config and discovery_max_stale say at the moment.
+// guarded is the API behind what http_config, discovery_max_stale and translate_wan_addrs say at the moment.
 func guarded(now func() *config.Config, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		all := now()
@@ -33,6 +33,10 @@ func guarded(now func() *config.Config, h http.Handler) http.Handler {
 		}
 		if c.UseCache != nil && !*c.UseCache || all.DiscoveryMaxStale > 0 {
 			r = withDefaults(r, c.UseCache == nil || *c.UseCache, all.DiscoveryMaxStale)
+		}
+		if all.TranslateWANAddrs && translates(r) {
+			translated(h, all.Datacenter, w, r)
+			return
 		}
 		h.ServeHTTP(w, r)
 	})
