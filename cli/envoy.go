@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -170,10 +171,15 @@ func adsOver(c *ucli.Context, env Env, conf *xds.BootstrapConfig) error {
 	return err
 }
 
+// centralWithin is how long a sidecar's start waits for proxy-defaults.
+const centralWithin = 5 * time.Second
+
 // centralConfig is a proxy's own config with that of proxy-defaults beneath.
 func centralConfig(ctx context.Context, env Env, cl *apiclient.Client, own catalog.Opaque, note func(string, ...any)) (catalog.Opaque, error) {
 	var defaults struct{ Config catalog.Opaque }
-	_, err := cl.Do(ctx, http.MethodGet, "/v1/config/proxy-defaults/global", nil, nil, &defaults)
+	soon, cancel := context.WithTimeout(ctx, centralWithin)
+	defer cancel()
+	_, err := cl.Do(soon, http.MethodGet, "/v1/config/proxy-defaults/global", nil, nil, &defaults)
 	switch {
 	case apiclient.IsStatus(err, http.StatusNotFound):
 		note("no proxy-defaults")
@@ -181,8 +187,9 @@ func centralConfig(ctx context.Context, env Env, cl *apiclient.Client, own catal
 	case apiclient.IsStatus(err, http.StatusForbidden):
 		fmt.Fprintln(env.Stderr, "Warning: proxy-defaults can't be read with this token: the proxy's own config holds alone")
 		return own, nil
-	case err != nil:
-		return nil, fmt.Errorf("proxy-defaults: %w; -no-central-config leaves them out", err)
+	case err != nil: // a sidecar starts without the servers too
+		fmt.Fprintf(env.Stderr, "Warning: proxy-defaults can't be read now, so that what they say of the bootstrap is missing until the next start: %v\n", err)
+		return own, nil
 	}
 	merged := catalog.Opaque{}
 	for k, v := range defaults.Config {
