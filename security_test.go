@@ -32,15 +32,12 @@ var notApplying = map[int]string{
 	114: "nothing is imported from peers yet",
 }
 
-// switched are the tests whose guard the build tag weftunguarded takes away: they must fail with it.
-var switched = map[string]string{"./ca": "TestC82_", "./internal/api": "TestC119_"}
-
 var inputTest = regexp.MustCompile(`(?m)^func (Test(?:C\d+_)+\w*)\(`)
 
-// inputTests finds the tests with numbers in their names, by package.
-func inputTests(t *testing.T) (byNumber map[int][]string, packages []string) {
+// inputTests finds the tests with numbers in their names, and their packages.
+func inputTests(t *testing.T) (byNumber, packages map[int][]string) {
 	t.Helper()
-	byNumber = map[int][]string{}
+	byNumber, packages = map[int][]string{}, map[int][]string{}
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() && (strings.HasPrefix(d.Name(), ".") && d.Name() != "." || d.Name() == "clients" || d.Name() == "tools") {
 			if d != nil && d.IsDir() && err == nil {
@@ -56,9 +53,9 @@ func inputTests(t *testing.T) (byNumber map[int][]string, packages []string) {
 			for _, n := range regexp.MustCompile(`C(\d+)_`).FindAllStringSubmatch(m[1], -1) {
 				number, _ := strconv.Atoi(n[1]) // digits alone
 				byNumber[number] = append(byNumber[number], m[1])
-			}
-			if p := "./" + filepath.Dir(path); !slices.Contains(packages, p) {
-				packages = append(packages, p)
+				if p := "./" + filepath.Dir(path); !slices.Contains(packages[number], p) {
+					packages[number] = append(packages[number], p)
+				}
 			}
 		}
 		return err
@@ -86,7 +83,7 @@ func TestSecurityScore(t *testing.T) {
 		t.Skip("runs the tests of many packages: set WEFT_SECURITY=1, or run `make security`")
 	}
 	tests, packages := inputTests(t)
-	failed := runInputs(t, packages)
+	failed := runInputs(t, slices.Concat(slices.Collect(maps.Values(packages))...))
 	passed, apply := 0, 0
 	for n := firstInput; n <= lastInput; n++ {
 		switch {
@@ -103,20 +100,13 @@ func TestSecurityScore(t *testing.T) {
 		apply++
 	}
 	fmt.Printf("\nweft withstands %d of %d bad inputs of C%d to C%d that apply; %d don't apply\n", passed, apply, firstInput, lastInput, len(notApplying))
-	for _, p := range slices.Sorted(maps.Keys(switched)) {
-		cmd := exec.Command("go", "test", "-count=1", "-tags", "weftunguarded", "-run", switched[p], p)
-		if out, err := cmd.CombinedOutput(); err == nil {
-			t.Errorf("%s %s: the tests pass without their guard:\n%s", p, switched[p], out)
-		} else {
-			fmt.Printf("without its guard fails, as it must: %s %s\n", p, switched[p])
-		}
-	}
 }
 
 // runInputs runs the tests with numbers of some packages, and says which didn't pass.
 func runInputs(t *testing.T, packages []string) map[string]bool {
 	t.Helper()
-	packages = slices.DeleteFunc(packages, func(p string) bool { return p == "./." || strings.HasPrefix(p, "./e2e") })
+	slices.Sort(packages)
+	packages = slices.DeleteFunc(slices.Compact(packages), func(p string) bool { return p == "./." || strings.HasPrefix(p, "./e2e") })
 	cmd := exec.Command("go", append([]string{"test", "-count=1", "-json", "-run", `^Test(C\d+_)+`}, packages...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -149,4 +139,100 @@ func runInputs(t *testing.T, packages []string) map[string]bool {
 	}
 	_ = cmd.Wait() // what failed is known
 	return failed
+}
+
+var guardPoint = regexp.MustCompile(`guard\.Off\("C(\d+)"\)`)
+
+// guards are the inputs whose guard can be taken away.
+func guards(t *testing.T) map[int]bool {
+	t.Helper()
+	out := map[int]bool{}
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() && strings.HasPrefix(d.Name(), ".") && d.Name() != "." {
+			if err == nil {
+				return fs.SkipDir
+			}
+			return err
+		}
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		data, err := os.ReadFile(path)
+		for _, m := range guardPoint.FindAllStringSubmatch(string(data), -1) {
+			n, _ := strconv.Atoi(m[1]) // digits alone
+			out[n] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// A guard that can be taken away has a test, which is to fail then: TestSecurityGuards.
+func TestEveryGuardHasItsTest(t *testing.T) {
+	tests, _ := inputTests(t)
+	for n := range guards(t) {
+		if len(tests[n]) == 0 {
+			t.Errorf("the guard of C%d has no test", n)
+		}
+	}
+}
+
+// TestSecurityGuards takes one guard after the other away, and sees its test fail, which passes with it: make security-guards.
+func TestSecurityGuards(t *testing.T) {
+	if os.Getenv("WEFT_SECURITY") != "1" {
+		t.Skip("builds the tests of many packages: set WEFT_SECURITY=1, or run `make security-guards`")
+	}
+	tests, packages := inputTests(t)
+	u := unguarded{dir: t.TempDir(), binaries: map[string]string{}}
+	can, proved, apply := slices.Sorted(maps.Keys(guards(t))), 0, 0
+	for _, n := range can {
+		fails := false
+		for _, p := range packages[n] {
+			if out, failed := u.run(t, p, n, ""); failed {
+				t.Errorf("C%d in %s fails with its guard:\n%s", n, p, out)
+			}
+			_, failed := u.run(t, p, n, fmt.Sprint("C", n))
+			fails = fails || failed
+		}
+		if !fails {
+			t.Errorf("C%d: its tests pass without their guard", n)
+			continue
+		}
+		proved++
+		fmt.Printf("C%-4d fails without its guard: %s\n", n, strings.Join(tests[n], ", "))
+	}
+	for n := firstInput; n <= lastInput; n++ {
+		if notApplying[n] == "" {
+			apply++
+		}
+	}
+	fmt.Printf("\n%d of %d guards that can be taken away are proved; %d inputs apply\n", proved, len(can), apply)
+}
+
+// unguarded runs tests that are built with the tag weftunguarded; their binaries are by package.
+type unguarded struct {
+	dir      string
+	binaries map[string]string
+}
+
+// run runs a package's tests of an input without the guard of that name, "" for none, and says whether one of them failed; what isn't a
+// test's failure, an end by a time limit say, proves nothing.
+func (u *unguarded) run(t *testing.T, p string, n int, off string) (output string, failed bool) {
+	t.Helper()
+	if u.binaries[p] == "" {
+		u.binaries[p] = filepath.Join(u.dir, fmt.Sprint(len(u.binaries), ".test"))
+		if out, err := exec.Command("go", "test", "-c", "-tags", "weftunguarded", "-o", u.binaries[p], p).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", p, err, out)
+		}
+	}
+	cmd := exec.Command(u.binaries[p], "-test.timeout", "120s", "-test.run", fmt.Sprintf(`^Test(C\d+_)*C%d_`, n))
+	cmd.Dir, cmd.Env = p, append(os.Environ(), "WEFT_UNGUARDED="+off)
+	out, err := cmd.CombinedOutput()
+	if failed = regexp.MustCompile(`(?m)^--- FAIL: Test`).Match(out); err != nil && !failed {
+		t.Errorf("C%d in %s, %q taken away: %v\n%s", n, p, off, err, out)
+	}
+	return string(out), failed
 }

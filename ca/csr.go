@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/weftmesh/weft/connect/identity"
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // Why a certificate request was refused.
@@ -57,7 +58,7 @@ func CheckCSR(text string, td identity.TrustDomain, dc string) (Request, error) 
 	if err := csr.CheckSignature(); err != nil {
 		return Request{}, fmt.Errorf("%w: it isn't signed by its own key", ErrCSR)
 	}
-	if err := checkExtensions(csr); err != nil && !unguarded {
+	if err := checkExtensions(csr); err != nil && !guard.Off("C82") {
 		return Request{}, err
 	}
 	id, err := identity.FromRequest(csr)

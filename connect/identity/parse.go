@@ -5,6 +5,8 @@ package identity
 import (
 	"fmt"
 	"strings"
+
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // Parse reads a SPIFFE URI. It takes only the canonical spelling of the six forms: no query, fragment, port, userinfo,
@@ -30,7 +32,7 @@ func Parse(uri string) (Identity, error) {
 	if err := id.Validate(); err != nil {
 		return nil, fmt.Errorf("%w (in %q)", err, clip(uri))
 	}
-	if id.String() != uri {
+	if id.String() != uri && !guard.Off("C83") {
 		return nil, fmt.Errorf("%w: %q is not the canonical form, which is %q", ErrInvalid, clip(uri), clip(id.String()))
 	}
 	return id, nil

@@ -8,12 +8,14 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // tricked says whether a request looks like one that a browser was led to make: its Host is a name that isn't this
 // machine's own (DNS rebinding), or its Origin, or what the browser says of where it comes from, is another site's (CSRF).
 func tricked(r *http.Request) bool {
-	if unguarded {
+	if guard.Off("C119") {
 		return false
 	}
 	if !own(r.Host) {

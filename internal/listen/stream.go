@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 const (
@@ -212,7 +214,7 @@ func (l *Listener) handshake(c *Conn) {
 		return
 	}
 	ctx, cancel := l.ctx, context.CancelFunc(func() {})
-	if l.limits.HandshakeTimeout > 0 {
+	if l.limits.HandshakeTimeout > 0 && !guard.Off("C126") {
 		ctx, cancel = context.WithTimeout(ctx, l.limits.HandshakeTimeout)
 	}
 	defer cancel()
