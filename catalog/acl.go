@@ -129,6 +129,17 @@ type ACLAuthMethod struct {
 	Indexes
 }
 
+// Secrets are the texts in Config that nobody else may know, by field; servers seal them before they are proposed.
+func (m *ACLAuthMethod) Secrets() map[string]string {
+	out := map[string]string{}
+	for _, field := range []string{"ServiceAccountJWT", "OIDCClientSecret"} {
+		if secret, _ := m.Config[field].(string); secret != "" {
+			out[field] = secret
+		}
+	}
+	return out
+}
+
 // ACLObject is one of the kinds; exactly one field is set.
 type ACLObject struct {
 	Token       *ACLToken       `json:",omitempty"`

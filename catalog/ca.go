@@ -93,6 +93,15 @@ func Sealed(t *Txn) [][]byte {
 	if o, err := t.ACL(PlaneCAs, PlaneCAID); err == nil && o.PlaneCA != nil {
 		out = append(out, []byte(o.PlaneCA.Key))
 	}
+	methods, err := t.ACLList(ACLAuthMethods)
+	if err != nil {
+		return out
+	}
+	for _, o := range methods {
+		for _, secret := range o.AuthMethod.Secrets() {
+			out = append(out, []byte(secret))
+		}
+	}
 	return out
 }
 

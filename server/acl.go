@@ -60,7 +60,7 @@ func (s *Server) setUpACL() error {
 	methods := login.New(login.Config{Now: s.c.Now})
 	s.acl = &rest.ACL{
 		Tokens: resolver, DefaultPolicy: s.c.ACL.defaultPolicy(), DownPolicy: s.c.ACL.DownPolicy, ResetIndex: s.aclResetIndex,
-		Login: methods.Verify, ValidateMethod: login.Validate,
+		Login: methods.Verify, ValidateMethod: login.Validate, SealMethod: s.sealMethod, OpenMethod: s.openMethod,
 	}
 	return nil
 }

@@ -149,7 +149,7 @@ func (s *Server) takeOffice(ctx context.Context) error {
 			return fmt.Errorf("config entry %s/%s: %w", e.EntryKind(), e.Head().Name, err)
 		}
 	}
-	if err := errors.Join(s.ensureACL(ctx), s.ensureJoin(ctx), s.sealPlane(ctx)); err != nil {
+	if err := errors.Join(s.ensureACL(ctx), s.ensureJoin(ctx), s.sealPlane(ctx), s.sealMethods(ctx)); err != nil {
 		return err
 	}
 	return s.ca.open(ctx)

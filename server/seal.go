@@ -324,6 +324,9 @@ func (s *Server) discardSealed(ctx context.Context, own *catalog.PlaneCA) error 
 			return err
 		}
 	}
+	if err := s.forgetMethodSecrets(ctx); err != nil {
+		return err
+	}
 	if own == nil {
 		_, err := s.Propose(ctx, catalog.DeleteACL{Kind: catalog.PlaneCAs, IDs: []string{catalog.PlaneCAID}})
 		return err

@@ -28,6 +28,8 @@ type ACL struct {
 	Login func(ctx context.Context, method *catalog.ACLAuthMethod, bearer string) (*Bearer, error)
 	// ValidateMethod checks an auth method's configuration without asking anybody.
 	ValidateMethod func(*catalog.ACLAuthMethod) error
+	// SealMethod gives a method with its secrets as they go into the log, OpenMethod one with them in clear. Neither changes its argument.
+	SealMethod, OpenMethod func(context.Context, *catalog.ACLAuthMethod) (*catalog.ACLAuthMethod, error)
 	// ResetIndex reads and removes the file by which an operator on this server allows one more bootstrap; 0 for none.
 	ResetIndex func() uint64
 	// DefaultPolicy and DownPolicy are told in expanded tokens.

@@ -243,14 +243,21 @@ func (h *handlers) writeMethod(w http.ResponseWriter, r *api.Request, name strin
 	if err := h.c.ACL.ValidateMethod(m); err != nil {
 		return aclFault("Invalid Auth Method: %w", err)
 	}
-	o, err := h.writeACL(r.Context(), create, catalog.ACLObject{AuthMethod: m})
+	sealed, err := h.c.ACL.SealMethod(r.Context(), m)
+	if err != nil {
+		return err
+	}
+	o, err := h.writeACL(r.Context(), create, catalog.ACLObject{AuthMethod: sealed})
 	if errors.Is(err, catalog.ErrExists) {
 		return aclFault("Invalid Auth Method: An Auth Method with Name %q already exists", b.Name)
 	}
 	if err != nil {
 		return err
 	}
-	return api.WriteJSON(w, viewMethod(o.AuthMethod, true))
+	if m, err = h.c.ACL.OpenMethod(r.Context(), o.AuthMethod); err != nil {
+		return err
+	}
+	return api.WriteJSON(w, viewMethod(m, true))
 }
 
 func (h *handlers) createMethod(w http.ResponseWriter, r *api.Request) error {
@@ -270,7 +277,11 @@ func (h *handlers) readMethod(w http.ResponseWriter, r *api.Request) error {
 		if err != nil {
 			return methodView{}, err
 		}
-		return viewMethod(o.AuthMethod, true), nil
+		m, err := h.c.ACL.OpenMethod(r.Context(), o.AuthMethod)
+		if err != nil {
+			return methodView{}, err
+		}
+		return viewMethod(m, true), nil
 	})
 }
 
@@ -314,7 +325,11 @@ func (h *handlers) aclLogin(w http.ResponseWriter, r *api.Request) error {
 	if o.AuthMethod == nil {
 		return fmt.Errorf("auth method %q not found: %w", b.AuthMethod, api.ErrTokenUnknown)
 	}
-	who, err := h.c.ACL.Login(r.Context(), o.AuthMethod, b.BearerToken)
+	m, err := h.c.ACL.OpenMethod(r.Context(), o.AuthMethod)
+	if err != nil {
+		return err
+	}
+	who, err := h.c.ACL.Login(r.Context(), m, b.BearerToken)
 	if err != nil {
 		return fmt.Errorf("%w: %w", api.ErrDenied, err)
 	}

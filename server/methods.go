@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"strings"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/seal"
+)
+
+// The secrets of auth methods, by which servers ask others who logs in, are sealed in the log as the CAs' keys are.
+
+// sealedMethod is the purpose; the method's name follows.
+const sealedMethod = "weft: the secrets of the auth method "
+
+// sealMethod gives a method whose secrets are sealed.
+func (s *Server) sealMethod(ctx context.Context, m *catalog.ACLAuthMethod) (*catalog.ACLAuthMethod, error) {
+	return eachSecret(m, func(secret string) (string, error) { return s.sealText(ctx, sealedMethod+m.Name, secret) })
+}
+
+// openMethod gives a method whose secrets are in clear.
+func (s *Server) openMethod(ctx context.Context, m *catalog.ACLAuthMethod) (*catalog.ACLAuthMethod, error) {
+	return eachSecret(m, func(secret string) (string, error) { return s.unsealText(ctx, sealedMethod+m.Name, secret) })
+}
+
+func eachSecret(m *catalog.ACLAuthMethod, change func(string) (string, error)) (*catalog.ACLAuthMethod, error) {
+	secrets := m.Secrets()
+	if len(secrets) == 0 {
+		return m, nil
+	}
+	out := *m
+	out.Config = maps.Clone(m.Config)
+	for field, secret := range secrets {
+		next, err := change(secret)
+		if err != nil {
+			return nil, err
+		}
+		out.Config[field] = next
+	}
+	return &out, nil
+}
+
+// sealMethods seals what was written by an older weft, or came with a snapshot.
+func (s *Server) sealMethods(ctx context.Context) error {
+	return s.changeMethods(ctx, func(m *catalog.ACLAuthMethod) (*catalog.ACLAuthMethod, error) {
+		clear := false
+		next, err := eachSecret(m, func(secret string) (string, error) {
+			if strings.HasPrefix(secret, sealedText) {
+				return secret, nil
+			}
+			clear = true
+			return s.sealText(ctx, sealedMethod+m.Name, secret)
+		})
+		if !clear {
+			return nil, err
+		}
+		return next, err
+	})
+}
+
+// forgetMethodSecrets takes those secrets out that can't be opened: who logs in by such a method is refused until it has one again.
+func (s *Server) forgetMethodSecrets(ctx context.Context) error {
+	return s.changeMethods(ctx, func(m *catalog.ACLAuthMethod) (*catalog.ACLAuthMethod, error) {
+		_, err := s.openMethod(ctx, m)
+		if !errors.Is(err, seal.ErrNoKey) && !errors.Is(err, seal.ErrDamaged) {
+			return nil, err
+		}
+		out := *m
+		out.Config = maps.Clone(m.Config)
+		for field := range m.Secrets() {
+			delete(out.Config, field)
+		}
+		s.c.Log.Warn("the restored auth method's secrets are thrown away: nobody logs in by it until it is written anew", "method", m.Name)
+		return &out, nil
+	})
+}
+
+// changeMethods writes the auth methods that change gives another form; nil leaves one as it is.
+func (s *Server) changeMethods(ctx context.Context, change func(*catalog.ACLAuthMethod) (*catalog.ACLAuthMethod, error)) error {
+	defer s.LockEntries()()
+	all, err := s.store.Read().ACLList(catalog.ACLAuthMethods)
+	if err != nil {
+		return err
+	}
+	for _, o := range all {
+		next, err := change(o.AuthMethod)
+		if err == nil && next != nil {
+			_, err = s.Propose(ctx, catalog.SetACL{Objects: []catalog.ACLObject{{AuthMethod: next}}})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
