@@ -13,6 +13,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -284,6 +285,10 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			p.handlers.ServeHTTP(w, r)
 			return
 		}
+	}
+	if clean := path.Clean(r.URL.Path); clean != r.URL.Path && clean+"/" != r.URL.Path && r.URL.Query().Has("token") {
+		http.Error(w, "the path has empty parts or dots: ask for "+clean+" itself, since a redirect would have the token in it", http.StatusBadRequest)
+		return
 	}
 	m.mux.ServeHTTP(w, r)
 }

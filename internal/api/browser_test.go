@@ -3,8 +3,10 @@
 package api
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 )
@@ -84,6 +86,26 @@ func TestC120_AnswersAreNoPages(t *testing.T) {
 		}
 		if kind == "application/json" && strings.Contains(w.Body.String(), "<script>") && w.Header().Get("X-Content-Type-Options") == "" {
 			t.Errorf("%s: %s", path, w.Body)
+		}
+	}
+}
+
+// What a redirect says goes into logs and histories: none has the token in it that was in the URL.
+func TestNoRedirectHasAToken(t *testing.T) {
+	m := serverMux(t, MuxConfig{}, func(http.ResponseWriter, *Request) error { return nil })
+	for target, want := range map[string]int{
+		"//v1/catalog/nodes?token=canary": http.StatusBadRequest, "/v1/catalog/../catalog/nodes?a=b&token=canary": http.StatusBadRequest, "/v1//catalog/nodes?token=canary": http.StatusBadRequest,
+		"/v1//catalog/nodes": http.StatusTemporaryRedirect, "/v1/catalog/nodes?token=canary": http.StatusOK, "/v1/kv/a//b?token=canary": http.StatusOK, // the controls
+	} {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("GET", "http://127.0.0.1:8500/", nil)
+		var err error
+		if r.URL, err = url.ParseRequestURI(target); err != nil {
+			t.Fatal(err)
+		}
+		m.ServeHTTP(w, r)
+		if shown := fmt.Sprint(w.Header(), w.Body); w.Code != want || strings.Contains(shown, "canary") {
+			t.Errorf("%s: %d, want %d: %s", target, w.Code, want, shown)
 		}
 	}
 }
