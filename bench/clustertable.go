@@ -124,6 +124,7 @@ func (c *clusterConfig) rows() []row {
 		{12, "leaf signing", c.signRow},
 		{13, "flapping", c.flapRow},
 		{14, "gossip", c.gossipRow},
+		{15, "rotation of 5,000 leaves", c.rotateRow},
 	}
 }
 
