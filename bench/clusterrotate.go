@@ -61,6 +61,8 @@ func (c *clusterConfig) rotate(ctx context.Context, w *ward, p *place) (r rotati
 	if err := quiet(ctx, append(at, p)); err != nil {
 		return r, err
 	}
+	c.profiled(ctx, p, "rotation, server")
+	c.profiled(ctx, at[0], "rotation, agent")
 	server, agent, begin := p.cpu(), cpuOfAll(at), time.Now()
 	if _, err := p.ask(ctx, http.MethodPut, "/v1/connect/ca/configuration", `{"Provider":"consul","Config":{"Rotate":true}}`); err != nil {
 		return r, err
