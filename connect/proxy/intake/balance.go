@@ -53,7 +53,7 @@ func policies(m *clusterv3.LoadBalancingPolicy, c *config.Cluster) error {
 		a := p.GetTypedExtensionConfig().GetTypedConfig()
 		ours := &proxyv1.PeakEWMA{}
 		switch {
-		case a.UnmarshalTo(ours) == nil:
+		case unpack(a, ours) == nil:
 			c.Balance, c.EWMA = config.PeakEWMA, &config.EWMA{Decay: ours.GetDecay().AsDuration(), Penalty: ours.GetPenalty().AsDuration()}
 			if c.EWMA.Decay <= 0 {
 				c.EWMA.Decay = 10 * time.Second

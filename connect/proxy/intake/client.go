@@ -130,7 +130,7 @@ func (c *Client) dial() (*grpc.ClientConn, error) {
 			return (&net.Dialer{}).DialContext(ctx, network, address)
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20), grpc.ForceCodecV2(codec{})),
 		// The server is on this host as a rule: asking often costs little, and a proxy that hears of new roots late can't be
 		// called by those that heard in time.
 		grpc.WithConnectParams(grpc.ConnectParams{

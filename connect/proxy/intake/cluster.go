@@ -54,7 +54,7 @@ func (w *world) compileCluster(m *clusterv3.Cluster) (*cluster, error) {
 	}
 	if a := m.GetMetadata().GetTypedFilterMetadata()[clusterInfoKey]; a != nil {
 		info := &proxyv1.ClusterInfo{}
-		if err := a.UnmarshalTo(info); err != nil {
+		if err := unpack(a, info); err != nil {
 			return nil, fmt.Errorf("metadata %s: %w", clusterInfoKey, err)
 		}
 		s := info.GetService()

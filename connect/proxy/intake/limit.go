@@ -114,18 +114,18 @@ func compileSession(a *anypb.Any) (*config.Session, error) {
 		return nil, err
 	}
 	out := &config.Session{Strict: s.GetStrict()}
-	state, err := s.GetSessionState().GetTypedConfig().UnmarshalNew()
-	if err != nil {
-		return nil, err
-	}
-	switch state := state.(type) {
-	case *cookiev3.CookieBasedSessionState:
-		c := state.GetCookie()
+	state := s.GetSessionState().GetTypedConfig()
+	cookie, header := &cookiev3.CookieBasedSessionState{}, &headerv3.HeaderBasedSessionState{}
+	switch {
+	case state.MessageIs(cookie):
+		err = unpack(state, cookie)
+		c := cookie.GetCookie()
 		out.Cookie, out.TTL, out.Path = c.GetName(), c.GetTtl().AsDuration(), c.GetPath()
-	case *headerv3.HeaderBasedSessionState:
-		out.Header = state.GetName()
+	case state.MessageIs(header):
+		err = unpack(state, header)
+		out.Header = header.GetName()
 	default:
-		return nil, fmt.Errorf("session_state %T: not known to this proxy", state)
+		return nil, fmt.Errorf("session_state %q: not known to this proxy", state.GetTypeUrl())
 	}
-	return out, nil
+	return out, err
 }

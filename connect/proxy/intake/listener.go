@@ -190,7 +190,7 @@ func compileFilter(l *config.Listener, f *listenerv3.Filter) error {
 		return nil
 	case detectURL:
 		m := &proxyv1.Detect{}
-		if err := f.GetTypedConfig().UnmarshalTo(m); err != nil {
+		if err := unpack(f.GetTypedConfig(), m); err != nil {
 			return err
 		}
 		if l.HTTP != nil || m.GetHttp().GetTypeUrl() != hcmURL {
@@ -200,7 +200,7 @@ func compileFilter(l *config.Listener, f *listenerv3.Filter) error {
 		return compileHTTP(l, m.GetHttp())
 	case localPeerURL:
 		m := &proxyv1.LocalPeer{}
-		if err := f.GetTypedConfig().UnmarshalTo(m); err != nil {
+		if err := unpack(f.GetTypedConfig(), m); err != nil {
 			return err
 		}
 		l.Local = &config.LocalPeer{UIDs: m.GetUids()}

@@ -5,28 +5,59 @@ package intake
 import (
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // only refuses a message in which a field is set that this proxy doesn't know: leaving it out could be less strict than what
 // was asked for. The fields that are read, and those that mean nothing to this proxy and protect nothing (names of
-// statistics, buffer sizes), are listed where the message is read.
+// statistics, buffer sizes), are listed where the message is read. It looks at the generated struct, as decode does.
 func only(m proto.Message, fields string) error {
-	known := map[protoreflect.Name]bool{}
-	for f := range strings.FieldsSeq(fields) {
-		known[protoreflect.Name(f)] = true
+	v := reflect.ValueOf(m)
+	if v.IsNil() {
+		return nil
 	}
+	v = v.Elem()
 	var faults []error
-	m.ProtoReflect().Range(func(fd protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
-		if !known[fd.Name()] {
-			faults = append(faults, fmt.Errorf("%s: not known to this proxy", fd.Name()))
+	for i := range v.NumField() {
+		at, tag := v.Field(i), v.Type().Field(i).Tag
+		if _, ok := tag.Lookup("protobuf_oneof"); ok {
+			if at.IsNil() || at.Elem().IsNil() {
+				continue
+			}
+			tag = at.Elem().Type().Elem().Field(0).Tag
+		} else if tag.Get("protobuf") == "" || !isSet(at, tag.Get("protobuf")) {
+			continue
 		}
-		return true
-	})
+		if name := nameOf(tag.Get("protobuf")); !slices.Contains(strings.Fields(fields), name) {
+			faults = append(faults, fmt.Errorf("%s: not known to this proxy", name))
+		}
+	}
 	return errors.Join(faults...)
+}
+
+// isSet says whether a field that is no oneof's has a value: one that may be absent, any; others, another than zero.
+func isSet(at reflect.Value, tag string) bool {
+	switch at.Kind() {
+	case reflect.Map:
+		return at.Len() > 0
+	case reflect.Slice:
+		return at.Len() > 0 || !at.IsNil() && slices.Contains(strings.Split(tag, ","), "oneof")
+	}
+	return !at.IsZero()
+}
+
+// nameOf is the field's name in its definition.
+func nameOf(tag string) string {
+	for part := range strings.SplitSeq(tag, ",") {
+		if name, ok := strings.CutPrefix(part, "name="); ok {
+			return name
+		}
+	}
+	return tag
 }
 
 // The fields of each message that are read here, or that change nothing that this proxy does.

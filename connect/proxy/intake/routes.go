@@ -130,7 +130,7 @@ func compileRoute(m *routev3.Route) (*config.Route, error) {
 	r.Authorize, r.CORS, r.Fault, r.Limit, r.Session = own.authorize, own.cors, own.fault, own.limit, own.session
 	if a := m.GetMetadata().GetTypedFilterMetadata()[routeInfoKey]; a != nil {
 		info := &proxyv1.RouteInfo{}
-		if err := a.UnmarshalTo(info); err != nil {
+		if err := unpack(a, info); err != nil {
 			return nil, fmt.Errorf("metadata %s: %w", routeInfoKey, err)
 		}
 		r.Source = info.GetSource()

@@ -145,7 +145,7 @@ func compileRevoked(m *corev3.TypedExtensionConfig) (identity.Revocations, error
 	if m.GetName() != revokedValidator {
 		return none, fmt.Errorf("%s isn't known: want %s", m.GetName(), revokedValidator)
 	}
-	if err := m.GetTypedConfig().UnmarshalTo(&doc); err != nil {
+	if err := unpack(m.GetTypedConfig(), &doc); err != nil {
 		return none, err
 	}
 	var out identity.Revocations

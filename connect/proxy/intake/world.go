@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"time"
 
@@ -164,16 +165,20 @@ type validated interface {
 
 // read unpacks a message and checks it against the rules of its definition.
 func read[M validated](a *anypb.Any) (M, error) {
-	var zero M
-	m, err := a.UnmarshalNew()
-	if err != nil {
-		return zero, err
+	m, _ := reflect.New(reflect.TypeFor[M]().Elem()).Interface().(M)
+	if err := unpack(a, m); err != nil {
+		var none M
+		return none, err
 	}
-	typed, ok := m.(M)
-	if !ok {
-		return zero, fmt.Errorf("it is a %s", a.GetTypeUrl())
+	return m, m.ValidateAll()
+}
+
+// unpack reads a message, which must be of m's type.
+func unpack(a *anypb.Any, m proto.Message) error {
+	if !a.MessageIs(m) {
+		return fmt.Errorf("it is a %q", a.GetTypeUrl())
 	}
-	return typed, typed.ValidateAll()
+	return decode(a.GetValue(), m)
 }
 
 // needed are the resources that are asked for by name.
