@@ -18,7 +18,7 @@ type Config struct {
 	Set func(n int)
 	// Most is as many as there are.
 	Most int
-	// Rest is called when the process has become quiet after it had work, to give back what that took. Nil for nothing.
+	// Rest is called when the process has become quiet after it began or had work, to give back what that took. Nil for nothing.
 	Rest func()
 }
 
@@ -48,14 +48,15 @@ func New(c Config) (*Governor, error) {
 }
 
 // Run begins with one processor, takes one more as long as those that it has are busy, and gives one back when one less would
-// have been enough for ten seconds. At the end of ctx all are there. Rest is called after two seconds without work, if there was
-// any since the last time.
+// have been enough for ten seconds. At the end of ctx all are there. Rest is called after two seconds without work, the first time in
+// any case, then if there was any since the last time: a sidecar that had its configuration within 60 ms of processor time, and then
+// nothing to do, never gave back what beginning had taken.
 func (g *Governor) Run(ctx context.Context) error {
 	g.c.Set(g.n)
 	tick := time.NewTicker(look)
 	defer tick.Stop()
 	used, at, quietSince, restSince := g.c.Used(), time.Now(), time.Now(), time.Now()
-	rested := time.Duration(0) // the processor time at the last rest
+	rested := -restWork // the processor time at the last rest: to begin was work, however little time it took
 	for {
 		select {
 		case <-ctx.Done():

@@ -91,3 +91,26 @@ func TestGovernor(t *testing.T) {
 		}
 	})
 }
+
+// What beginning took is given back, though it was little work, and once.
+func TestRestAfterBeginning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var rests atomic.Int32
+		g, err := New(Config{Used: func() time.Duration { return 60 * time.Millisecond }, Most: 1, Set: func(int) {}, Rest: func() { rests.Add(1) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- g.Run(ctx) }()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := rests.Load(); n != 1 {
+			t.Errorf("it rested %d times, want once", n)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
