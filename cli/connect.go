@@ -116,6 +116,7 @@ func connectProxy(c *ucli.Context, env Env) error {
 	if err != nil {
 		return err
 	}
+	ctx := c.Context
 	r := proxyRun{token: c.String("token"), admin: c.String("admin-bind"), pprof: c.String("pprof-addr"), retirement: c.Duration("upgrade-drain")}
 	if c.Bool("shared") {
 		if c.String("socket") == "" {
@@ -124,7 +125,8 @@ func connectProxy(c *ucli.Context, env Env) error {
 		if name := firstSet(c, "service", "service-addr", "listen", "upstream", "register", "register-id"); name != "" {
 			return usage("-%s is for the proxy of one service: -shared takes its services from the agent", name)
 		}
-		return runHostProxy(c.Context, env, c.String("socket"), r, log)
+		socket := c.String("socket")
+		return env.after(func() error { return runHostProxy(ctx, env, socket, r, log) })
 	}
 	if c.String("socket") != "" {
 		return usage("-socket is only for -shared")
@@ -137,16 +139,16 @@ func connectProxy(c *ucli.Context, env Env) error {
 		if err != nil {
 			return err
 		}
-		return runProxy(c.Context, env, a, r, log)
+		return env.after(func() error { return runProxy(ctx, env, a, r, log) })
 	}
-	if err := r.own.register(c.Context); err != nil {
+	if err := r.own.register(ctx); err != nil {
 		return err
 	}
 	a, err := accessOf(c, env, r.own.cl, r.own.def.ID)
 	if err != nil {
 		return errors.Join(err, r.own.deregister())
 	}
-	return runProxy(c.Context, env, a, r, log)
+	return env.after(func() error { return runProxy(ctx, env, a, r, log) })
 }
 
 // firstSet is the first of the flags that is given, or "".

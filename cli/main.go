@@ -26,6 +26,18 @@ type Env struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	Getenv         func(string) string
+
+	then *func() error // what Run does when the flags are read; see after
+}
+
+// after has f run when all that the command line is made of is gone: the flags of every command, half a MB, would stay for as long as a
+// proxy runs. So f must hold on to no ucli.Context.
+func (e Env) after(f func() error) error {
+	if e.then == nil {
+		return f()
+	}
+	*e.then = f
+	return nil
 }
 
 // Exit codes beside 0 and 1.
@@ -82,8 +94,12 @@ func Run(ctx context.Context, env Env, args []string) int {
 	if len(args) > 0 && strings.TrimSuffix(filepath.Base(args[0]), ".exe") == "consul" {
 		called = "consul"
 	}
-	app := newApp(env, called)
-	err := app.RunContext(ctx, args)
+	var then func() error
+	env.then = &then
+	err := newApp(env, called).RunContext(ctx, args)
+	if err == nil && then != nil {
+		err = then()
+	}
 	if err == nil {
 		return 0
 	}
