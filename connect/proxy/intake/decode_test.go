@@ -136,7 +136,7 @@ func TestDecode(t *testing.T) {
 	for _, of := range decoded() {
 		for which := range 12 {
 			m := of.ProtoReflect().New()
-			filled(m, which, 4)
+			filled(m, which, 3)
 			b, err := proto.Marshal(m.Interface())
 			if err != nil {
 				t.Fatal(err)

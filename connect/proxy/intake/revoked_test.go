@@ -34,7 +34,7 @@ func opened(t *testing.T, s ca.State) *ca.Builtin {
 }
 
 // aLeaf is an authority and a leaf of web's by it.
-func aLeaf(t *testing.T, now time.Time) (ca.State, identity.Service, ca.Leaf, tls.Certificate, []*x509.Certificate) {
+func aLeaf(t *testing.T, now time.Time) (ca.State, identity.Service, ca.Leaf, []*x509.Certificate) {
 	t.Helper()
 	ctx := context.Background()
 	state := ca.State{ClusterID: "11111111-2222-3333-4444-555555555555", Datacenter: "dc1"}
@@ -69,14 +69,14 @@ func aLeaf(t *testing.T, now time.Time) (ca.State, identity.Service, ca.Leaf, tl
 		}
 		certs = append(certs, c)
 	}
-	return state, id, leaf, pair, certs
+	return state, id, leaf, certs
 }
 
 // TestC97_C88_PeersThatAreLetInNoMore: a certificate that is revoked, by number or with all of its service, and one whose root is removed,
 // are refused at the handshake and found among those that are connected; others aren't.
 func TestC97_C88_PeersThatAreLetInNoMore(t *testing.T) {
 	now := time.Now()
-	state, id, leaf, pair, certs := aLeaf(t, now)
+	state, id, leaf, certs := aLeaf(t, now)
 	w := newWorld(time.Now)
 	put := func(root string, revoked ...map[string]any) {
 		t.Helper()
@@ -108,7 +108,7 @@ func TestC97_C88_PeersThatAreLetInNoMore(t *testing.T) {
 	_, since := peer.gone(certs, "") // connected
 	refused := func(what string, want error) {
 		t.Helper()
-		if err := peer.verify(pair.Certificate, nil); !errors.Is(err, want) || (err == nil) != (want == nil) {
+		if err := peer.verify(certs); !errors.Is(err, want) || (err == nil) != (want == nil) {
 			t.Errorf("%s: a handshake gives %v, want %v", what, err, want)
 		}
 		if gone, _ := peer.gone(certs, since); gone != (want != nil) {

@@ -38,6 +38,8 @@ type secret struct {
 type secrets struct {
 	now func() time.Time
 	all atomic.Pointer[map[string]*secret] // replaced as a whole, by one goroutine
+
+	callers sharedCerts
 }
 
 func newSecrets(now func() time.Time) *secrets {

@@ -121,16 +121,30 @@ func (t *trust) own() string {
 	return ""
 }
 
+// handshake is for tls.Config.VerifyConnection, which sees the certificates as they were parsed (VerifyPeerCertificate would have to parse
+// them again), and no resumed session: there are none.
+func (t *trust) handshake(cs tls.ConnectionState) error { return t.verify(cs.PeerCertificates) }
+
+// called is handshake where we are called. The list of certificates is the connection's own, so that what is put into it is what the
+// connection keeps; were it a copy one day, nothing but memory would be lost.
+func (t *trust) called(cs tls.ConnectionState) error {
+	err := t.handshake(cs)
+	if err == nil {
+		t.s.callers.share(cs.PeerCertificates)
+	}
+	return err
+}
+
 // verify checks the peer's certificates, at the time now, against the roots of now: chain, trust domain, and who it may be.
-func (t *trust) verify(raw [][]byte, _ [][]*x509.Certificate) error {
-	if len(raw) == 0 && !t.required {
+func (t *trust) verify(certs []*x509.Certificate) error {
+	if len(certs) == 0 && !t.required {
 		return nil
 	}
 	leaf, roots := t.s.get(t.leaf), t.s.get(t.roots)
 	if leaf == nil || leaf.own == nil || roots == nil || roots.roots == nil {
 		return ErrNoSecret
 	}
-	peer, err := identity.VerifyPeer(raw, roots.roots, t.s.now(), identity.Want{TrustDomain: leaf.own.Domain(), Use: t.use})
+	peer, err := identity.VerifyChain(certs, roots.roots, t.s.now(), identity.Want{TrustDomain: leaf.own.Domain(), Use: t.use})
 	if err != nil {
 		return err
 	}
@@ -193,8 +207,8 @@ func (w *world) serverTLS(ts *corev3.TransportSocket) (*config.ServerTLS, []stri
 	conf := &tls.Config{
 		DynamicRecordSizingDisabled: true, // small records for the first bytes gain nothing between hosts of one network
 		MinVersion:                  tls.VersionTLS13, NextProtos: alpn, ClientAuth: tls.RequireAnyClientCert,
-		GetCertificate:        func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return t.certificate() },
-		VerifyPeerCertificate: t.verify,
+		GetCertificate:   func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return t.certificate() },
+		VerifyConnection: t.called,
 		// A resumed session would skip the check of the identity.
 		SessionTicketsDisabled: true,
 	}
@@ -218,8 +232,8 @@ func (w *world) clientTLS(ts *corev3.TransportSocket) (*config.ClientTLS, *trust
 		DynamicRecordSizingDisabled: true, // as above
 
 		MinVersion: tls.VersionTLS13, NextProtos: alpn, ServerName: m.GetSni(),
-		InsecureSkipVerify:    true, //nolint:gosec // verify checks chain, time and identity; names of hosts mean nothing in the mesh
-		VerifyPeerCertificate: t.verify,
+		InsecureSkipVerify: true, //nolint:gosec // verify checks chain, time and identity; names of hosts mean nothing in the mesh
+		VerifyConnection:   t.handshake,
 	}
 	if t.leaf != "" {
 		conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return t.certificate() }
