@@ -420,3 +420,19 @@ func BenchmarkSign(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "leaves/s")
 }
+
+// A leaf that comes and goes between two looks is asked for again at once.
+func TestWatchdogOfALeafThatWentAgain(t *testing.T) {
+	w, now := ca.Watchdog[string]{}, time.Unix(1000, 0)
+	none := map[string]ca.Leaf{"web": {}}
+	if renew, _ := w.Next(now, none); len(renew) != 1 {
+		t.Fatalf("due: %v", renew)
+	}
+	if renew, _ := w.Next(now, none); len(renew) != 0 {
+		t.Fatalf("due while an attempt runs: %v", renew)
+	}
+	w.Done("web") // it came, and was revoked
+	if renew, _ := w.Next(now.Add(time.Millisecond), none); len(renew) != 1 {
+		t.Errorf("due: %v, want it at once", renew)
+	}
+}

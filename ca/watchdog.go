@@ -23,7 +23,7 @@ var errTimedOut = errors.New("no answer within " + AttemptTimeout.String())
 
 // Watchdog decides which leaves to renew, and when. It renews nothing, reads no clock, and starts nothing: its one owner
 // calls Next, attempts what it returns, tells it of failures with Failed, and calls Next again when something changed or
-// at wake. A success needs no telling: the next Next sees the new leaf.
+// at wake. The next Next sees the new leaf of an attempt that succeeded; Done tells of it too, as that leaf may be gone again by then.
 //
 // A leaf is first due at a random point from 60 to 90 % of its life. After a failure it is due again after a second, then
 // two, and so on up to five minutes, but never later than a tenth of the time that it has left: the nearer the end, the
@@ -98,6 +98,9 @@ func (w *Watchdog[K]) follow(key K, leaf Leaf, now time.Time) *track {
 	w.tracks[key] = t
 	return t
 }
+
+// Done says that the attempt for key has given a leaf. The next Next goes by the leaf that there is then, also if that is none.
+func (w *Watchdog[K]) Done(key K) { delete(w.tracks, key) }
 
 // Failed says that the attempt for key has failed, and why.
 func (w *Watchdog[K]) Failed(key K, now time.Time, cause error) {

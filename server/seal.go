@@ -34,7 +34,8 @@ const sealedText = "weft-sealed:"
 
 const (
 	sealWithin = 5 * time.Second // to ask or tell the other servers
-	sealLook   = 5 * time.Second // between looks whether a key is missing here
+	sealBeyond = time.Second     // to tell those that aren't needed for a majority
+	sealLook   = time.Second     // between looks whether a key is missing here
 )
 
 // openRing reads this server's keys, and says what is wrong with them.
@@ -100,8 +101,9 @@ func (s *Server) unsealText(ctx context.Context, purpose, text string) (string, 
 	return string(secret), err
 }
 
-// shareKey puts a key on the disks of a majority of the servers that vote, this one among them: a secret must not go with the one server
-// that can open it. Who doesn't answer asks for it later.
+// shareKey puts a key on the disks of all servers that answer, and of a majority of those that vote, this one among them: a secret must not go
+// with the servers that can open it. One that doesn't answer asks for it later; a cluster that is recovered by it alone before that has lost
+// what was sealed.
 func (s *Server) shareKey(ctx context.Context, key seal.Key) error {
 	if err := s.ring.Add(key); err != nil {
 		return err
@@ -118,11 +120,13 @@ func (s *Server) shareKey(ctx context.Context, key seal.Key) error {
 	have := 1
 	var last error
 	for _, p := range others {
-		if have > voters/2 {
-			break // the others ask for it
-		}
 		if id := key.ID() + " " + p.id; !s.shared[id] {
-			if last = s.offerKey(ctx, p, key); last != nil {
+			within := sealWithin
+			if have > voters/2 {
+				within = sealBeyond
+			}
+			if err := s.offerKey(ctx, p, key, within); err != nil {
+				last = err
 				continue
 			}
 			s.shared[id] = true
@@ -137,8 +141,8 @@ func (s *Server) shareKey(ctx context.Context, key seal.Key) error {
 	return nil
 }
 
-func (s *Server) offerKey(ctx context.Context, p otherServer, key seal.Key) error {
-	ctx, cancel := context.WithTimeout(ctx, sealWithin)
+func (s *Server) offerKey(ctx context.Context, p otherServer, key seal.Key, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	client, err := s.peers.servers(p.address)
 	if err == nil {

@@ -315,6 +315,7 @@ func (m *Manager) renew(ctx context.Context, id string) {
 		m.watchdog.Failed(id, m.c.Now(), err)
 	} else if s, ok := m.held[id]; ok {
 		s.leaf, s.root = l, root
+		m.watchdog.Done(id) // it may be revoked before it is looked at again
 	}
 	close(m.changed)
 	m.changed = make(chan struct{})
