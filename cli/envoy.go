@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -192,12 +193,8 @@ func centralConfig(ctx context.Context, env Env, cl *apiclient.Client, own catal
 		return own, nil
 	}
 	merged := catalog.Opaque{}
-	for k, v := range defaults.Config {
-		merged[k] = v
-	}
-	for k, v := range own {
-		merged[k] = v
-	}
+	maps.Copy(merged, defaults.Config)
+	maps.Copy(merged, own)
 	note("%d keys of proxy-defaults, %d of the proxy's own", len(defaults.Config), len(own))
 	return merged, nil
 }

@@ -3,6 +3,7 @@
 package xds
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -70,7 +71,7 @@ func Bootstrap(c BootstrapConfig) ([]byte, error) {
 	bootstrap := object{
 		"node": object{"id": c.ProxyID, "cluster": c.Service},
 		"admin": object{"address": admin, "access_log": []object{{"name": "file", "typed_config": object{
-			"@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog", "path": orText(c.AdminAccessLogPath, "/dev/null"),
+			"@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog", "path": cmp.Or(c.AdminAccessLogPath, "/dev/null"),
 		}}}},
 		"static_resources": static,
 		"dynamic_resources": object{
@@ -92,13 +93,6 @@ func Bootstrap(c BootstrapConfig) ([]byte, error) {
 	}
 	c.Keys.over(bootstrap)
 	return json.MarshalIndent(bootstrap, "", "  ")
-}
-
-func orText(s, def string) string {
-	if s == "" {
-		return def
-	}
-	return s
 }
 
 func address(a string) (object, error) {

@@ -3,6 +3,7 @@
 package xds
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -69,7 +70,7 @@ func staticResources(c BootstrapConfig, ads, admin object) (object, error) {
 			from = "prometheus_backend"
 			cluster(from, at)
 		}
-		path := orText(p.ScrapePath, "/metrics")
+		path := cmp.Or(p.ScrapePath, "/metrics")
 		if !strings.HasPrefix(path, "/") {
 			return nil, fmt.Errorf("prometheus scrape path %q: want one that begins with /", path)
 		}

@@ -3,6 +3,7 @@
 package xds
 
 import (
+	"cmp"
 	"fmt"
 	"sort"
 	"time"
@@ -109,10 +110,7 @@ func (r *renderer) localCluster() error {
 	if p.LocalServiceSocketPath != "" {
 		addr = pipe(p.LocalServiceSocketPath, 0)
 	} else {
-		host := p.LocalServiceAddress
-		if host == "" {
-			host = "127.0.0.1"
-		}
+		host := r.localHost()
 		if p.LocalServicePort == 0 {
 			r.warn("proxy %s: local_service_port is 0: nothing can be handed to the service", r.in.Proxy.ID)
 			addr = socket(host, 1)
@@ -120,27 +118,40 @@ func (r *renderer) localCluster() error {
 			addr = socket(host, p.LocalServicePort)
 		}
 	}
-	options, err := r.httpOptions(r.g.Protocol, r.g.Undeclared, &catalog.UpstreamConfig{})
+	c, err := r.application(LocalCluster, r.g.Protocol, r.g.Undeclared, addr)
 	if err != nil {
 		return err
-	}
-	meta, err := r.metadata(clusterInfoKey, &proxyv1.ClusterInfo{Service: ref(r.g.Service, ""), Local: true})
-	if err != nil {
-		return err
-	}
-	timeout := millis(connectTimeout, r.setting("local_connect_timeout_ms", r.defaults().LocalConnectTimeoutMs))
-	c := &clusterv3.Cluster{
-		Name: LocalCluster, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
-		ConnectTimeout: durationpb.New(timeout), TypedExtensionProtocolOptions: options, Metadata: meta,
-		CircuitBreakers: unlimited(),
-		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: LocalCluster, Endpoints: []*endpointv3.LocalityLbEndpoints{{
-			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: addr}}}},
-		}}},
 	}
 	if err := r.toApplication(c); err != nil {
 		return err
 	}
 	return r.add(ClusterType, LocalCluster, c)
+}
+
+// localHost is where the application listens, if not at a socket of the file system.
+func (r *renderer) localHost() string {
+	return cmp.Or(r.in.Proxy.Proxy.LocalServiceAddress, "127.0.0.1")
+}
+
+// application is a cluster that is the application, at one of its addresses.
+func (r *renderer) application(name, protocol string, undeclared bool, addr *corev3.Address) (*clusterv3.Cluster, error) {
+	options, err := r.httpOptions(protocol, undeclared, &catalog.UpstreamConfig{})
+	if err != nil {
+		return nil, err
+	}
+	meta, err := r.metadata(clusterInfoKey, &proxyv1.ClusterInfo{Service: ref(r.g.Service, ""), Local: true})
+	if err != nil {
+		return nil, err
+	}
+	timeout := millis(connectTimeout, r.setting("local_connect_timeout_ms", r.defaults().LocalConnectTimeoutMs))
+	return &clusterv3.Cluster{
+		Name: name, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
+		ConnectTimeout: durationpb.New(timeout), TypedExtensionProtocolOptions: options, Metadata: meta,
+		CircuitBreakers: unlimited(),
+		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: name, Endpoints: []*endpointv3.LocalityLbEndpoints{{
+			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: addr}}}},
+		}}},
+	}, nil
 }
 
 // unlimited lifts the bounds that Envoy sets by itself, which nobody asked for: 1024 connections and requests, and 3 retries at a

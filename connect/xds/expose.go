@@ -8,9 +8,7 @@ import (
 	"net"
 	"strconv"
 
-	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -86,23 +84,9 @@ func (r *renderer) exposedPath(host, cluster string, p catalog.ExposePath) error
 
 // exposedCluster is the application at the port of an exposed path.
 func (r *renderer) exposedCluster(name string, p catalog.ExposePath) error {
-	options, err := r.httpOptions(p.Protocol, false, &catalog.UpstreamConfig{})
+	c, err := r.application(name, p.Protocol, false, socket(r.localHost(), p.LocalPathPort))
 	if err != nil {
 		return err
 	}
-	meta, err := r.metadata(clusterInfoKey, &proxyv1.ClusterInfo{Service: ref(r.g.Service, ""), Local: true})
-	if err != nil {
-		return err
-	}
-	host := cmp.Or(r.in.Proxy.Proxy.LocalServiceAddress, "127.0.0.1")
-	return r.add(ClusterType, name, &clusterv3.Cluster{
-		Name: name, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
-		ConnectTimeout:  durationpb.New(millis(connectTimeout, r.setting("local_connect_timeout_ms", r.defaults().LocalConnectTimeoutMs))),
-		CircuitBreakers: unlimited(), TypedExtensionProtocolOptions: options, Metadata: meta,
-		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: name, Endpoints: []*endpointv3.LocalityLbEndpoints{{
-			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
-				Endpoint: &endpointv3.Endpoint{Address: socket(host, p.LocalPathPort)},
-			}}},
-		}}},
-	})
+	return r.add(ClusterType, name, c)
 }
