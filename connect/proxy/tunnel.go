@@ -17,6 +17,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/exchange"
 	"github.com/weftmesh/weft/connect/proxy/lounge"
 	"github.com/weftmesh/weft/connect/proxy/reason"
+	"github.com/weftmesh/weft/internal/records"
 )
 
 // way is a connection to the service.
@@ -174,8 +175,10 @@ func (s *splicing) after(which int, first []byte, dst, src net.Conn) (int64, err
 }
 
 const (
-	// bufferSize is how much is moved at once while much comes. 16 KiB is a TLS record.
-	bufferSize = 32 << 10
+	// bufferSize is how much is moved at once while much comes: four TLS records.
+	bufferSize = 4 * record
+	// record is as much as a TLS record carries.
+	record = 16 << 10
 	// waitSize is the room in which a connection waits for something to come.
 	waitSize = 2 << 10
 	// calmReads are so many reads of little in a row that the larger room isn't needed any more.
@@ -234,6 +237,29 @@ func (m *moving) drop() {
 	}
 }
 
+// readMore reads until p is full or an error comes.
+func readMore(src net.Conn, p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var r int
+		r, err = src.Read(p[n:])
+		n += r
+	}
+	return n, err
+}
+
+// writeAll writes p, several TLS records by one call where dst, with to beneath, is TLS.
+func writeAll(dst net.Conn, to *records.Conn, p []byte) (int, error) {
+	if to == nil || len(p) <= record {
+		return dst.Write(p)
+	}
+	to.Gather()
+	n, err := dst.Write(p)
+	if ferr := to.Flush(); err == nil {
+		err = ferr
+	}
+	return n, err
+}
+
 // oneWay copies until the source's end and hands that on as a half close; after a failure the other way is ended too.
 func (s *splicing) oneWay(which int, dst, src net.Conn) (n int64, err error) {
 	defer func() {
@@ -250,11 +276,17 @@ func (s *splicing) oneWay(which int, dst, src net.Conn) (n int64, err error) {
 	var room moving
 	defer room.end()
 	reading := &s.lull.reads[which]
+	from, to := records.Of(src), records.Of(dst)
 	for {
 		p := room.get()
 		reading.Add(1) // odd: it reads
 		r, rerr := src.Read(p)
 		reading.Add(1)
+		if r == record && rerr == nil && from != nil && len(p) > record { // there may be more of the same
+			var more int
+			more, rerr = from.Only(func() (int, error) { return readMore(src, p[r:]) })
+			r += more
+		}
 		quiet := rerr != nil && r == 0 && errors.Is(rerr, os.ErrDeadlineExceeded)
 		if quiet || s.lull.asked.Load() {
 			switch v := s.lull.answer(quiet); {
@@ -266,13 +298,16 @@ func (s *splicing) oneWay(which int, dst, src net.Conn) (n int64, err error) {
 		}
 		if r > 0 {
 			s.idle.touch()
-			w, werr := dst.Write(p[:r])
+			w, werr := writeAll(dst, to, p[:r])
 			n += int64(w)
 			if werr != nil {
 				return n, werr
 			}
 		}
 		room.settle(r)
+		if from != nil {
+			from.Eager(room.big != nil)
+		}
 		if errors.Is(rerr, io.EOF) {
 			return n, nil
 		}

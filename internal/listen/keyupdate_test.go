@@ -20,8 +20,8 @@ import (
 	"github.com/weftmesh/weft/internal/memnet"
 )
 
-// records writes TLS 1.3 records of its own under a client's secret (RFC 8446 §5, §7), which crypto/tls gives nobody.
-type records struct {
+// handmade writes TLS 1.3 records of its own under a client's secret (RFC 8446 §5, §7), which crypto/tls gives nobody.
+type handmade struct {
 	t      *testing.T
 	conn   net.Conn
 	secret []byte
@@ -30,7 +30,7 @@ type records struct {
 	seq    uint64
 }
 
-func (r *records) expand(label string, n int) []byte {
+func (r *handmade) expand(label string, n int) []byte {
 	info := binary.BigEndian.AppendUint16(nil, uint16(n))
 	info = append(info, byte(len("tls13 ")+len(label)))
 	info = append(append(info, "tls13 "+label...), 0)
@@ -41,7 +41,7 @@ func (r *records) expand(label string, n int) []byte {
 	return out
 }
 
-func (r *records) use(secret []byte) {
+func (r *handmade) use(secret []byte) {
 	r.secret = secret
 	block, err := aes.NewCipher(r.expand("key", 16))
 	if err == nil {
@@ -53,7 +53,7 @@ func (r *records) use(secret []byte) {
 	r.iv, r.seq = r.expand("iv", 12), 0
 }
 
-func (r *records) write(kind byte, p []byte) error {
+func (r *handmade) write(kind byte, p []byte) error {
 	nonce := bytes.Clone(r.iv)
 	for i, b := range binary.BigEndian.AppendUint64(nil, r.seq) {
 		nonce[4+i] ^= b
@@ -65,7 +65,7 @@ func (r *records) write(kind byte, p []byte) error {
 }
 
 // update asks for new keys on both sides.
-func (r *records) update() error {
+func (r *handmade) update() error {
 	err := r.write(22, []byte{24, 0, 0, 1, 1})
 	r.use(r.expand("traffic upd", 32))
 	return err
@@ -123,7 +123,7 @@ func TestKeyUpdatesWithoutAnEndAreCutOff(t *testing.T) {
 			if err != nil || len(secret) != 32 {
 				t.Fatalf("no secret in %q", keys.String())
 			}
-			r := &records{t: t, conn: raw}
+			r := &handmade{t: t, conn: raw}
 			r.use(secret)
 			go func() { _, _ = io.Copy(io.Discard, raw) }() // the answers; ends with the connection
 			const times = 200

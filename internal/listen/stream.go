@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/internal/guard"
+	"github.com/weftmesh/weft/internal/records"
 )
 
 const (
@@ -162,6 +163,9 @@ func (l *Listener) admit(raw net.Conn) *Conn {
 	}
 	if l.counts.enter(h, limit) {
 		l.open.Inc()
+		if l.spec.TLS != nil {
+			raw = records.Under(raw)
+		}
 		return &Conn{Conn: raw, l: l, holder: h}
 	}
 	l.refuse(reasonAddress)

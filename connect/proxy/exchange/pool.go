@@ -17,6 +17,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/h2"
 	"github.com/weftmesh/weft/connect/proxy/reason"
 	"github.com/weftmesh/weft/connect/proxy/stream"
+	"github.com/weftmesh/weft/internal/records"
 )
 
 // pool is the connections of one host.
@@ -444,7 +445,7 @@ func (v *clusterView) connect(ctx context.Context, ep *endpoint, w wire) (net.Co
 	if v.config.TLS == nil || ep.config.Plain {
 		return conn, reason.None, nil
 	}
-	tc := tls.Client(conn, v.tls[w])
+	tc := tls.Client(records.Under(conn), v.tls[w])
 	if err := tc.HandshakeContext(ctx); err != nil {
 		_ = conn.Close()
 		v.report(ep, failedLocal)

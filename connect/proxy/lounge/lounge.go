@@ -52,7 +52,7 @@ func Can(conn net.Conn) bool { return able && socketOf(conn) != nil }
 
 // socketOf is the socket beneath a connection, nil if there is none.
 func socketOf(conn net.Conn) syscall.Conn {
-	for range 3 { // TLS over an accepted connection over a socket
+	for range 4 { // TLS over an accepted connection over what gathers its records over a socket
 		switch c := conn.(type) {
 		case *net.TCPConn:
 			return c

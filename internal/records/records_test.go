@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package records_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/weftmesh/weft/internal/records"
+)
+
+// counted is a socket whose reads and writes are counted.
+type counted struct {
+	net.Conn
+	reads, writes atomic.Int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	c.reads.Add(1)
+	return c.Conn.Read(p)
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(p)
+}
+
+// end is one end of a TLS connection with records beneath.
+type end struct {
+	*tls.Conn
+	under  *records.Conn
+	socket *counted
+}
+
+// pair is both ends, after their handshake, and past the small records that crypto/tls begins with.
+func pair(t *testing.T) (client, server end) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	a, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, tpl, tpl, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, cb := &counted{Conn: a}, &counted{Conn: b}
+	ua, ub := records.Under(ca), records.Under(cb)
+	client = end{tls.Client(ua, &tls.Config{InsecureSkipVerify: true, DynamicRecordSizingDisabled: true}), ua, ca}
+	server = end{tls.Server(ub, &tls.Config{DynamicRecordSizingDisabled: true, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}), ub, cb}
+	t.Cleanup(func() { a.Close(); b.Close() })
+	done := make(chan error, 1)
+	go func() { done <- server.Handshake() }()
+	if err := errors.Join(client.Handshake(), <-done); err != nil {
+		t.Fatal(err)
+	}
+	return client, server
+}
+
+func payload() []byte {
+	p := make([]byte, 60<<10)
+	_, _ = rand.Read(p)
+	return p
+}
+
+func TestGathersRecordsIntoOneWrite(t *testing.T) {
+	client, server := pair(t)
+	want := payload()
+	for _, gather := range []bool{true, false} { // without it each record is a write: the test's control
+		before := client.socket.writes.Load()
+		done := make(chan error, 1)
+		go func() {
+			if gather {
+				client.under.Gather()
+			}
+			_, err := client.Write(want)
+			done <- errors.Join(err, client.under.Flush())
+		}()
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(server, got); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want) {
+			t.Fatal("something else arrived than was sent")
+		}
+		wanted := int64(4)
+		if gather {
+			wanted = 1
+		}
+		if n := client.socket.writes.Load() - before; n != wanted {
+			t.Errorf("gather %v: %d writes, want %d", gather, n, wanted)
+		}
+	}
+}
+
+func TestMoreThanSizeIsWrittenInPieces(t *testing.T) {
+	client, server := pair(t)
+	want := bytes.Repeat(payload(), 5)
+	done := make(chan error, 1)
+	go func() {
+		client.under.Gather()
+		_, err := client.Write(want)
+		done <- errors.Join(err, client.under.Flush())
+	}()
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(server, got); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Error("something else arrived than was sent")
+	}
+}
+
+func TestOnlyGivesWhatHasComeAndDoesNotWait(t *testing.T) {
+	client, server := pair(t)
+	want := payload()
+	client.under.Gather()
+	if _, err := client.Write(want); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.under.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	server.under.Eager(true)
+	got, calls := []byte{}, server.socket.reads.Load()
+	for len(got) < len(want) {
+		p := make([]byte, len(want))
+		n, err := server.Read(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, p[:n]...)
+		for n > 0 { // to the end of what has come, without an error and without a wait
+			if n, err = server.under.Only(func() (int, error) { return server.Read(p) }); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, p[:n]...)
+		}
+	}
+	if !bytes.Equal(got, want) {
+		t.Error("something else arrived than was sent")
+	}
+	// The kernel gives what is there: mostly all at once, and never a record with each call.
+	if n := server.socket.reads.Load() - calls; n > 4 {
+		t.Errorf("%d reads for four records", n)
+	}
+	// What failed in passing hasn't harmed the connection.
+	if _, err := client.Write([]byte("more")); err != nil {
+		t.Fatal(err)
+	}
+	p := make([]byte, 10)
+	if n, err := server.Read(p); err != nil || string(p[:n]) != "more" {
+		t.Errorf("%q, %v", p[:n], err)
+	}
+}
+
+func TestReadsEndAtTheirDeadline(t *testing.T) {
+	_, server := pair(t)
+	server.under.Eager(true)
+	if err := server.SetReadDeadline(time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestOfFindsItUnderTLS(t *testing.T) {
+	client, _ := pair(t)
+	if records.Of(client.Conn) != client.under {
+		t.Error("not found")
+	}
+	if records.Of(client.socket.Conn) != nil {
+		t.Error("found beneath a socket")
+	}
+}
