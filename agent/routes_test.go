@@ -449,8 +449,8 @@ func (e *endless) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n := min(len(p), e.left)
-	for i := range p[:n] {
-		p[i] = ' '
+	for b := p[:n]; len(b) > 0; { // by the piece: the race detector looks at each byte that is set alone
+		b = b[copy(b, "                                                                "):]
 	}
 	e.left -= n
 	return n, nil
