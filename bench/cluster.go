@@ -34,7 +34,7 @@ type clusterConfig struct {
 	seconds      time.Duration
 	subscribers  int
 	gossip       int    // nodes; 0: not measured
-	profile      string // the folder for processor profiles of what fans out; "": none
+	profile      string // the folder for profiles of servers; "": none
 }
 
 // place is one agent that runs, a server or not.
@@ -156,8 +156,8 @@ func (p *place) read(ctx context.Context, method, path, body string) (http.Heade
 	return resp.Header, data, err
 }
 
-// profiled has an agent's processor profile written into the folder for them, if there is one; the answer says whether that is over, so
-// that the rounds of a measurement go on until then.
+// profiled has an agent's processor profile written into the folder for them, if there is one, and then its memory profile; the answer says
+// whether that is over, so that the rounds of a measurement go on until then.
 func (c *clusterConfig) profiled(ctx context.Context, p *place, name string) (over func() bool) {
 	if c.profile == "" {
 		return func() bool { return true }
@@ -165,12 +165,14 @@ func (c *clusterConfig) profiled(ctx context.Context, p *place, name string) (ov
 	var done atomic.Bool
 	go func() {
 		defer done.Store(true)
-		_, data, err := p.read(ctx, http.MethodGet, fmt.Sprintf("/debug/pprof/profile?seconds=%.0f", max(1, c.seconds.Seconds())), "")
-		if err == nil {
-			err = os.WriteFile(filepath.Join(c.profile, name+".pprof"), data, 0o600)
-		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "no profile:", err)
+		for what, path := range []string{fmt.Sprintf("profile?seconds=%.0f", max(1, c.seconds.Seconds())), "allocs"} {
+			_, data, err := p.read(ctx, http.MethodGet, "/debug/pprof/"+path, "")
+			if err == nil {
+				err = os.WriteFile(filepath.Join(c.profile, name+[2]string{".pprof", ".allocs.pprof"}[what]), data, 0o600)
+			}
+			if err != nil {
+				fmt.Fprintln(os.Stderr, "no profile:", err)
+			}
 		}
 	}()
 	return done.Load

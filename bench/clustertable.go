@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -50,8 +51,17 @@ func (t *table) add(number int, what, goal, ours, theirs, ratio string, met bool
 
 // compare runs one measurement on both, and adds a line by ratios: of processor time, and of the rate.
 func (t *table) compare(ctx context.Context, number int, what, key string, less, more float64, measure func(context.Context, *place) (cost, error)) error {
+	over := t.c.profiled(ctx, t.ours, key)
 	ours, err := measure(ctx, t.ours)
 	if err != nil {
+		return err
+	}
+	if err := until(ctx, time.Minute, func() error {
+		if !over() {
+			return errors.New("its profile isn't written")
+		}
+		return nil
+	}); err != nil {
 		return err
 	}
 	known := consul1214[key]

@@ -40,7 +40,7 @@ func main() {
 	flag.DurationVar(&c.seconds, "for", 4*time.Second, "how long each load of the cluster's table takes")
 	flag.IntVar(&c.subscribers, "subscribers", 5000, "of the feed")
 	flag.IntVar(&c.gossip, "gossip", 0, "nodes of the gossip row, which takes a minute for 40; 0: left out")
-	flag.StringVar(&c.profile, "profile", "", "a folder for processor profiles of the rows that fan out, which take as long as -for (cluster)")
+	flag.StringVar(&c.profile, "profile", "", "a folder for profiles of the servers: of their processor time over -for, and of memory (cluster)")
 	side := flag.String("relay", "", "be one side of the bare relay, in or out (the race starts it)")
 	from := flag.String("from", "", "where the relay listens")
 	to := flag.String("to", "", "where the relay dials")
