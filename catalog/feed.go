@@ -152,7 +152,9 @@ func (w *window) add(changes []*change, index uint64) {
 		at := w.list[drop].index
 		for drop < len(w.list) && w.list[drop].index == at { // a whole index goes at once
 			w.bytes -= w.list[drop].record.size()
-			if of := w.by[w.list[drop].topic]; len(of) > 1 {
+			of := w.by[w.list[drop].topic]
+			of[0] = nil // as below
+			if len(of) > 1 {
 				w.by[w.list[drop].topic] = of[1:]
 			} else {
 				delete(w.by, w.list[drop].topic)
@@ -161,7 +163,8 @@ func (w *window) add(changes []*change, index uint64) {
 		}
 		w.floor = at
 	}
-	w.list = w.list[drop:] // readers may still look at what was dropped: it isn't cleared
+	clear(w.list[:drop]) // else it would live on until the list is copied: half of what a server held that takes many registrations
+	w.list = w.list[drop:]
 }
 
 func (w *window) reset(at Position) {
@@ -202,7 +205,7 @@ func (w *window) from(pos Position, until uint64) (list []*change, ok bool) {
 	}
 	lo := sort.Search(len(w.list), func(i int) bool { return w.list[i].index > after })
 	hi := sort.Search(len(w.list), func(i int) bool { return w.list[i].index > until })
-	return w.list[lo:max(lo, hi):max(lo, hi)], true
+	return slices.Clone(w.list[lo:max(lo, hi)]), true
 }
 
 // Changes gives what happened after a position, to the topics that the function accepts (nil: all), in order and up to a position that

@@ -4,7 +4,9 @@ package catalog
 
 import (
 	"errors"
+	"runtime"
 	"testing"
+	"weak"
 )
 
 func TestLegacyIntentions(t *testing.T) {
@@ -105,5 +107,26 @@ func TestChangesAreBounded(t *testing.T) {
 	}
 	if _, _, ok := s.Changes(Position{2, s.Position().Index}, nil, 0); ok {
 		t.Error("took a position of another epoch")
+	}
+}
+
+// What the window has dropped isn't held by what it keeps.
+func TestWindowLetsGo(t *testing.T) {
+	topic := CATopic()
+	w := window{max: 4 * (*record)(nil).size()}
+	changes := make([]*change, 4, 16)
+	for i := range changes {
+		changes[i] = &change{topic: topic, index: uint64(1 + i)}
+	}
+	first := weak.Make(changes[0])
+	w.add(changes, 4)
+	clear(changes)
+	w.add([]*change{{topic: topic, index: 5}}, 5)
+	runtime.GC()
+	if first.Value() != nil {
+		t.Error("the oldest change is still there")
+	}
+	if list, ok := w.of(map[Topic]bool{topic: true}, Position{Index: 1}, 9); !ok || len(list) != 4 {
+		t.Errorf("%d changes, %v", len(list), ok)
 	}
 }

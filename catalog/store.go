@@ -19,7 +19,7 @@ type Config struct {
 	// Epoch is where this store's positions begin. A server that starts with an empty store must take one that it has never
 	// used, so that feeds don't take its positions for older ones.
 	Epoch uint64
-	// WindowBytes bounds the retained changes that feeds resume from; 0 means 32 MiB.
+	// WindowBytes bounds the retained changes that feeds resume from; 0 means 16 MiB: a collector of garbage looks at all of it.
 	WindowBytes int
 	// DigestEvery is after how many log entries the tables' digest is noted, 0 for 1024; the same on all servers.
 	DigestEvery uint64
@@ -71,7 +71,7 @@ func New(c Config) (*Store, error) {
 		return nil, fmt.Errorf("%w: WindowBytes %d is negative", ErrInvalid, c.WindowBytes)
 	}
 	if c.WindowBytes == 0 {
-		c.WindowBytes = 32 << 20
+		c.WindowBytes = 16 << 20
 	}
 	db, err := newDB()
 	if err != nil {

@@ -306,7 +306,11 @@ func (n *node) run(ctx context.Context) error {
 		group.GoOrdered("servers", n.pick.Run)
 	}
 	group.Go("node's certificate", n.keepIdentity)
-	group.Go("heap", func(ctx context.Context) error { return new(heap.Keeper).Run(ctx, os.Getenv) })
+	var keeper heap.Keeper
+	if n.server != nil {
+		keeper.Room = heap.ServerRoom(heap.Memory())
+	}
+	group.Go("heap", func(ctx context.Context) error { return keeper.Run(ctx, os.Getenv) })
 	group.Go("reload", n.reloadOnSignal)
 	group.Go("reload by change", n.reloadOnChange)
 	group.GoOrdered("agent", func(ctx context.Context) error {

@@ -2,12 +2,13 @@
 
 // Package heap suits the garbage collector to a process that is busy for a while and idle for long, with a heap of some megabytes. By
 // itself Go collects each time that the heap has doubled: at 10 MB and 150 MB allocated in a second that is fifteen times a second, a
-// tenth of the processor time of a server that takes writes. So a busy process may let its heap grow by Room in any case, and one that
+// tenth of the processor time of a server that takes writes. So a busy process may let its heap grow by its room in any case, and one that
 // has become idle gives back what it doesn't use. What makes it a busy one is noticed at the collection itself: a burst may be over
 // before the next look. Keeper.Run owns its one goroutine.
 package heap
 
 import (
+	"cmp"
 	"context"
 	"runtime"
 	"runtime/debug"
@@ -15,20 +16,36 @@ import (
 	"time"
 )
 
-// Room is how much a busy process may have for garbage, whatever it uses.
-const Room = 48 << 20
+// room is how much a busy process may have for garbage, whatever it uses.
+const room = 48 << 20
 
-// The frequency of collections that makes a process a busy one, and an idle one; and for how many looks it must have been idle until
-// its memory is given back.
+// What a server's room is: a part of the memory there is, within bounds. It holds what feeds go on from, and whatever it holds is looked at
+// in each collection: with 32 MB of that and no more garbage than as much, collections were a fifth of what registrations cost.
+const (
+	serverPart = 64
+	serverMost = 128 << 20
+)
+
+// ServerRoom is a server's Keeper.Room where the process may have so much memory; 0: nobody knows.
+func ServerRoom(memory uint64) uint64 { return min(max(room, memory/serverPart), serverMost) }
+
+// How much a process allocates from look to look that is a busy one, and an idle one: so many times what it uses, as many collections as that would
+// be without us; or so much. How many there are says nothing: with room enough, a busy process has one in a second. And for how many looks it
+// must have been idle until its memory is given back.
 const (
 	look      = time.Second
 	busyAbove = 3
+	busyBytes = 32 << 20
 	idleUnder = 1
 	calmLooks = 5
+	least     = 4 << 20 // Go doesn't collect below
 )
 
 // Keeper is what Run keeps between looks. Its zero value is of a process that has just begun.
 type Keeper struct {
+	// Room is how much a busy process may have for garbage, whatever it uses; 0 is 48 MiB.
+	Room uint64
+
 	busy, given bool
 	calm        int
 }
@@ -39,12 +56,17 @@ type action struct {
 	giveBack bool
 }
 
-// decide takes the number of collections since the last look, and the bytes in use.
-func (k *Keeper) decide(collections, live uint64) (a action) {
+// isBusy takes the bytes that were allocated since the last look, and those in use.
+func isBusy(allocated, live uint64) bool {
+	return allocated > busyBytes || allocated > busyAbove*max(live, least)
+}
+
+// decide takes the same.
+func (k *Keeper) decide(allocated, live uint64) (a action) {
 	switch {
-	case collections > busyAbove:
+	case isBusy(allocated, live):
 		k.busy, k.given, k.calm = true, false, 0
-	case collections <= idleUnder:
+	case allocated <= idleUnder*max(live, least):
 		if k.busy {
 			k.busy = false
 			a.percent = normal
@@ -56,12 +78,12 @@ func (k *Keeper) decide(collections, live uint64) (a action) {
 		k.calm = 0
 	}
 	if k.busy {
-		a.percent = int(min(most, max(normal, Room*100/max(live, 1))))
+		a.percent = int(min(most, max(normal, cmp.Or(k.Room, room)*100/max(live, 1))))
 	}
 	return a
 }
 
-const normal, most = 100, 400
+const normal, most = 100, 1600
 
 // Run looks every second until ctx ends. Where GOGC says how it shall be, it does nothing.
 func (k *Keeper) Run(ctx context.Context, getenv func(string) string) error {
@@ -69,14 +91,14 @@ func (k *Keeper) Run(ctx context.Context, getenv func(string) string) error {
 		<-ctx.Done()
 		return nil
 	}
-	samples := []metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}, {Name: "/gc/heap/live:bytes"}}
+	samples := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}}
 	tick := time.NewTicker(look)
 	defer tick.Stop()
 	collected, stop := collections()
 	defer stop()
 	metrics.Read(samples)
 	last := samples[0].Value.Uint64()
-	debug.SetGCPercent(k.decide(busyAbove+1, samples[1].Value.Uint64()).percent) // who begins is busy
+	debug.SetGCPercent(k.decide(busyBytes+1, samples[1].Value.Uint64()).percent) // who begins is busy
 	for {
 		early := false
 		select {
@@ -88,13 +110,13 @@ func (k *Keeper) Run(ctx context.Context, getenv func(string) string) error {
 			return nil
 		}
 		metrics.Read(samples)
-		cycles := samples[0].Value.Uint64()
-		since := cycles - last
-		if early && (k.busy || since <= busyAbove) {
+		now, live := samples[0].Value.Uint64(), samples[1].Value.Uint64()
+		since := now - last
+		if early && (k.busy || !isBusy(since, live)) {
 			continue
 		}
-		last = cycles
-		a := k.decide(since, samples[1].Value.Uint64())
+		last = now
+		a := k.decide(since, live)
 		if a.percent > 0 {
 			debug.SetGCPercent(a.percent)
 		}
