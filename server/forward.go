@@ -160,6 +160,7 @@ const believed = 64 << 10
 type attempt struct {
 	http.ResponseWriter
 	before []field     // of the header, when it began
+	space  [4]field    // for that
 	taken  atomic.Bool // set once Raft has taken something of it
 	wrote  bool
 	again  bool
@@ -172,6 +173,7 @@ type field struct {
 
 func newAttempt(w http.ResponseWriter) *attempt {
 	a := &attempt{ResponseWriter: w}
+	a.before = a.space[:0]
 	for name, values := range w.Header() {
 		a.before = append(a.before, field{name, values})
 	}

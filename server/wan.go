@@ -60,7 +60,7 @@ var (
 
 // elsewhere is the other datacenter that a request is for, "" if it is for this one.
 func (s *Server) elsewhere(r *http.Request) string {
-	q := r.URL.Query()
+	q := api.QueryOf(r)
 	dc := q.Get("dc")
 	if dc == "" {
 		dc = q.Get("datacenter")
@@ -77,7 +77,7 @@ func (s *Server) elsewhere(r *http.Request) string {
 
 // own is a request that this datacenter answers as the primary, without the name of the other one that it was for: nothing is of that one.
 func (s *Server) own(r *http.Request) *http.Request {
-	q := r.URL.Query()
+	q := api.QueryOf(r)
 	if s.c.Primary != s.c.Datacenter || !q.Has("dc") && !q.Has("datacenter") || !api.AtPrimary(r) {
 		return r
 	}

@@ -63,7 +63,10 @@ func (c *cache) close() {
 
 // cacheable says whether a path's answers are cached, and whether they can be waited for and mean the same each time.
 func cacheable(r *http.Request) (ok, follow bool) {
-	if r.Method != http.MethodGet || !r.URL.Query().Has("cached") || r.URL.Query().Has("consistent") { // both at once a server refuses
+	if r.Method != http.MethodGet {
+		return false, false
+	}
+	if q := api.QueryOf(r); !q.Has("cached") || q.Has("consistent") { // both at once a server refuses
 		return false, false
 	}
 	path := r.URL.Path

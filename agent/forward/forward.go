@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/logs"
 	"github.com/weftmesh/weft/internal/rate"
 )
@@ -136,11 +137,11 @@ func (f *Forwarder) Renew() {
 
 // ServeHTTP passes the request on and its answer back. A client that hangs up cancels the wait at the server too.
 func (f *Forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get(Hop) != "" {
+	if len(r.Header[Hop]) > 0 {
 		http.Error(w, "forwarded twice: the server that this agent forwards to is an agent itself", http.StatusLoopDetected)
 		return
 	}
-	if ok, follow := cacheable(r); ok && r.URL.Query().Get("index") == "" {
+	if ok, follow := cacheable(r); ok && api.QueryOf(r).Get("index") == "" {
 		f.cache.serve(w, r, follow)
 		return
 	}
@@ -157,11 +158,12 @@ func (f *Forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // pass passes a request on, by the connections that are for its like.
 func (f *Forwarder) pass(w http.ResponseWriter, r *http.Request) {
 	if f.c.Local != nil {
-		out := new(*r) // a request that waits costs what it holds: URL and header are the caller's, who gets the header back as it was
+		url, body := r.URL, r.Body // a request that waits costs what it holds: the caller's goes on, who gets it back as it was
 		token, had := r.Header[Token]
-		out.Header.Set(Hop, f.c.Node)
-		f.resolve(out)
-		f.c.Local.ServeHTTP(w, out)
+		r.Header[Hop] = []string{f.c.Node}
+		f.resolve(r)
+		f.c.Local.ServeHTTP(w, r)
+		r.URL, r.Body = url, body
 		delete(r.Header, Hop)
 		if had {
 			r.Header[Token] = token
@@ -218,7 +220,7 @@ func (f *Forwarder) Close() {
 
 // bulk says whether a request may wait long or move much.
 func bulk(r *http.Request) bool {
-	q := r.URL.Query()
+	q := api.QueryOf(r)
 	switch r.URL.Path {
 	case "/v1/snapshot", "/v1/agent/monitor":
 		return true
@@ -228,7 +230,7 @@ func bulk(r *http.Request) bool {
 
 // resolve turns what is relative to this agent into what a server can answer.
 func (f *Forwarder) resolve(r *http.Request) {
-	q := r.URL.Query()
+	q := api.QueryOf(r)
 	changed := false
 	if q.Get("near") == "_agent" {
 		q.Set("near", f.c.Node)

@@ -198,6 +198,7 @@ type Mux struct {
 type rawPath struct {
 	prefix   string
 	handlers byMethod
+	ours     bool // this side answers
 }
 
 // byMethod are the handlers of one path. The mux itself isn't asked to tell methods apart, since its patterns with methods
@@ -211,7 +212,7 @@ func NewMux(c MuxConfig) (*Mux, error) {
 		c.MaxBody = DefaultMaxBody
 	}
 	m := &Mux{c: c, mux: http.NewServeMux()}
-	bound, paths := map[string]bool{}, map[string]byMethod{}
+	bound, paths, ours := map[string]bool{}, map[string]byMethod{}, map[string]bool{}
 	for _, r := range Routes {
 		if r.Side != c.Side && c.Forward == nil {
 			continue
@@ -227,7 +228,7 @@ func NewMux(c MuxConfig) (*Mux, error) {
 		if !ok {
 			return nil, fmt.Errorf("api: no handler for %s", r.Name())
 		}
-		bound[r.Name()] = true
+		bound[r.Name()], ours[r.Path] = true, true
 		paths[r.Path][r.Method] = m.serve(r, h)
 	}
 	for name := range c.Handlers {
@@ -244,7 +245,7 @@ func NewMux(c MuxConfig) (*Mux, error) {
 			}
 		}
 		if prefix, ok := strings.CutSuffix(path, "{name...}"); ok {
-			m.raw = append(m.raw, rawPath{prefix, handlers})
+			m.raw = append(m.raw, rawPath{prefix, handlers, ours[path]})
 			continue
 		}
 		m.mux.Handle(path, handlers)
@@ -256,7 +257,7 @@ func NewMux(c MuxConfig) (*Mux, error) {
 
 // ServeHTTP routes a request.
 func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("X-Content-Type-Options", "nosniff")
+	noSniff(w)
 	if i := strings.IndexFunc(r.URL.Path, unprintable); i >= 0 {
 		http.Error(w, "the path has a character that can't be printed", http.StatusBadRequest)
 		return
@@ -281,7 +282,9 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	escaped := r.URL.EscapedPath()
 	for _, p := range m.raw {
 		if strings.HasPrefix(escaped, p.prefix) {
-			r.SetPathValue("name", r.URL.Path[len(p.prefix):]) // nothing in the prefix is ever escaped
+			if p.ours { // else the other side does it
+				r.SetPathValue("name", r.URL.Path[len(p.prefix):]) // nothing in the prefix is ever escaped
+			}
 			p.handlers.ServeHTTP(w, r)
 			return
 		}
@@ -297,7 +300,7 @@ func unprintable(r rune) bool { return r < 0x20 || r == 0x7f }
 
 func (m *Mux) serve(route Route, h Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		aw := &answer{ResponseWriter: w, pretty: m.c.Pretty || r.URL.Query().Has("pretty")}
+		aw := &answer{ResponseWriter: w, pretty: m.c.Pretty || QueryOf(r).Has("pretty")}
 		if m.c.DefaultACLPolicy != "" {
 			w.Header().Set("X-Consul-Default-ACL-Policy", m.c.DefaultACLPolicy)
 		}
@@ -306,7 +309,9 @@ func (m *Mux) serve(route Route, h Handler) http.HandlerFunc {
 				writeError(aw, &http.MaxBytesError{Limit: m.c.MaxBody})
 				return
 			}
-			r.Body = http.MaxBytesReader(w, r.Body, m.c.MaxBody)
+			if r.ContentLength <= 0 { // else nobody gets to see more of it than it says
+				r.Body = http.MaxBytesReader(w, r.Body, m.c.MaxBody)
+			}
 		}
 		req, err := m.request(route, r)
 		if err == nil && m.c.Before != nil {
@@ -415,7 +420,7 @@ func unknownPath(w http.ResponseWriter, r *http.Request) {
 
 // TokenOf is the token that a request carries, "" for none.
 func TokenOf(r *http.Request) string {
-	if t := r.URL.Query().Get("token"); t != "" {
+	if t := QueryOf(r).Get("token"); t != "" {
 		return t
 	}
 	if t := r.Header.Get("X-Consul-Token"); t != "" {

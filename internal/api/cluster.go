@@ -35,7 +35,7 @@ func AtLeader(r *http.Request) bool {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
 		switch path := r.URL.Path; path {
 		case "/v1/snapshot", "/v1/operator/raft/configuration":
-			return !r.URL.Query().Has("stale")
+			return !QueryOf(r).Has("stale")
 		default:
 			return leaders[path]
 		}
@@ -68,6 +68,6 @@ func Bulk(r *http.Request) bool {
 	case "/v1/snapshot", "/v1/agent/monitor":
 		return true
 	}
-	q := r.URL.Query()
+	q := QueryOf(r)
 	return q.Get("index") != "" || q.Get("hash") != ""
 }

@@ -111,7 +111,7 @@ func writeError(w http.ResponseWriter, err error) {
 		w.Header().Set(NotTaken, "1")
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
+	noSniff(w)
 	w.WriteHeader(code)
 	_, _ = io.WriteString(w, strings.ToValidUTF8(err.Error(), "\uFFFD")) // the client may be gone
 }
@@ -177,14 +177,24 @@ func encodeJSON(w http.ResponseWriter, v any) ([]byte, error) {
 // writeBody says how long the body is: without, net/http sends it in pieces, which took a third write of a watcher's answer, and its reader
 // a third wake.
 func writeBody(w http.ResponseWriter, code int, body []byte) {
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
+	h := w.Header()
+	h["Content-Length"] = []string{strconv.Itoa(len(body))} // these names are in the form that Set would bring them into
+	h["Content-Type"] = []string{"application/json"}
+	noSniff(w)
 	if code != http.StatusOK {
 		w.WriteHeader(code)
 	}
 	_, _ = w.Write(body) // the client may be gone
 }
+
+// noSniff tells browsers to take the content for what it is said to be. Each side does that on its own; once suffices.
+func noSniff(w http.ResponseWriter) {
+	if h := w.Header(); h[noSniffHeader] == nil {
+		h[noSniffHeader] = []string{"nosniff"}
+	}
+}
+
+const noSniffHeader = "X-Content-Type-Options"
 
 // ReadJSON decodes a request's body into dst, strictly; faults name the field and are 400.
 func ReadJSON(r *Request, dst any) error {

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -46,8 +47,17 @@ func bad(format string, args ...any) error {
 	return &StatusError{Code: http.StatusBadRequest, Text: fmt.Sprintf(format, args...)}
 }
 
+// QueryOf is a request's query, to be read: where there is none it is nil. A write has its query looked at a dozen times on its way, and
+// most have none.
+func QueryOf(r *http.Request) url.Values {
+	if r.URL.RawQuery == "" {
+		return nil
+	}
+	return r.URL.Query()
+}
+
 func parseOptions(r *http.Request, dc string) (Options, error) {
-	q := r.URL.Query()
+	q := QueryOf(r)
 	o := Options{
 		Hash: q.Get("hash"), Stale: q.Has("stale"), Consistent: q.Has("consistent"), Cached: q.Has("cached"),
 		Near: q.Get("near"), Filter: q.Get("filter"), Tags: q["tag"],
@@ -90,13 +100,12 @@ func parseOptions(r *http.Request, dc string) (Options, error) {
 		o.NodeMeta[k] = v
 	}
 	var err error
-	o.Scope, err = scopeOf(r, dc)
+	o.Scope, err = scopeOf(r, q, dc)
 	return o, err
 }
 
 // scopeOf reads dc, namespace, partition and peer.
-func scopeOf(r *http.Request, dc string) (catalog.Scope, error) {
-	q := r.URL.Query()
+func scopeOf(r *http.Request, q url.Values, dc string) (catalog.Scope, error) {
 	pick := func(names ...string) string {
 		for _, n := range names {
 			if v := q.Get(n); v != "" {

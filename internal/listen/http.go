@@ -58,9 +58,10 @@ func (d *Door) limitBody(spec Spec, lim Limits, h http.Handler) http.Handler {
 			http.Error(w, TooLarge(r.ContentLength, limit), http.StatusRequestEntityTooLarge)
 			return
 		}
-		r2 := *r
-		r2.Body = http.MaxBytesReader(w, r.Body, limit)
-		h.ServeHTTP(w, &r2)
+		if r.ContentLength <= 0 { // else net/http gives no more of it than it says
+			r.Body = http.MaxBytesReader(w, r.Body, limit) // net/http keeps what it has to end itself
+		}
+		h.ServeHTTP(w, r)
 	})
 }
 

@@ -52,7 +52,7 @@ func absent() error {
 }
 
 func (h *handlers) getKV(w http.ResponseWriter, r *api.Request) error {
-	q := r.URL.Query()
+	q := api.QueryOf(r.Request)
 	key := r.Options.Scope.Name(r.PathValue("name"))
 	switch {
 	case q.Has("keys"):
@@ -121,7 +121,7 @@ func (h *handlers) getKV(w http.ResponseWriter, r *api.Request) error {
 
 // wholeNumber reads a query parameter; ok is false if it isn't there.
 func wholeNumber(r *api.Request, name string) (n uint64, ok bool, err error) {
-	q := r.URL.Query()
+	q := api.QueryOf(r.Request)
 	if !q.Has(name) {
 		return 0, false, nil
 	}
@@ -155,7 +155,7 @@ func readBody(r *api.Request, limit int64, setting string) ([]byte, error) {
 }
 
 func (h *handlers) putKV(w http.ResponseWriter, r *api.Request) error {
-	q := r.URL.Query()
+	q := api.QueryOf(r.Request)
 	op := catalog.KVOp{Verb: catalog.KVSet, Scope: h.commandScope(r), Key: catalog.Raw(r.PathValue("name"))}
 	if op.Key == "" {
 		return badRequest("Missing key name")
@@ -207,7 +207,7 @@ func (h *handlers) runKV(r *api.Request, op catalog.KVOp) (catalog.KVResult, err
 }
 
 func (h *handlers) deleteKV(w http.ResponseWriter, r *api.Request) error {
-	q := r.URL.Query()
+	q := api.QueryOf(r.Request)
 	op := catalog.KVOp{Verb: catalog.KVDelete, Scope: h.commandScope(r), Key: catalog.Raw(r.PathValue("name"))}
 	switch {
 	case q.Has("recurse") && q.Has("cas"):
