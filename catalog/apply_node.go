@@ -91,7 +91,7 @@ func (u *unit) setNode(n Node, skip bool) (*Node, error) {
 	ix := func(n *Node) *Indexes { return &n.Indexes }
 	var created uint64
 	if s.new != nil {
-		if same(*s.new, n, ix) {
+		if same(s.new, &n, ix) {
 			return s.new, nil
 		}
 		created = s.new.CreateIndex
@@ -152,7 +152,7 @@ func (u *unit) setService(node *Node, s Service) error {
 	keepVirtual(slot.new, &s)
 	var created uint64
 	if slot.new != nil {
-		if same(*slot.new.Service, s, func(s *Service) *Indexes { return &s.Indexes }) {
+		if same(slot.new.Service, &s, func(s *Service) *Indexes { return &s.Indexes }) {
 			return nil
 		}
 		created = slot.new.Service.CreateIndex
@@ -210,7 +210,7 @@ func (u *unit) setCheck(node *Node, c Check) error {
 	at := u.checks.at(u.w, checkString(&c))
 	var created uint64
 	if at.new != nil {
-		if same(*at.new, c, func(c *Check) *Indexes { return &c.Indexes }) {
+		if same(at.new, &c, func(c *Check) *Indexes { return &c.Indexes }) {
 			return nil
 		}
 		created = at.new.CreateIndex

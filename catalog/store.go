@@ -141,7 +141,7 @@ func (s *Store) Apply(batch []LogEntry) []Result {
 func (s *Store) applyLocked(batch []LogEntry, bodies []timed, results []Result) {
 	panicked := map[int]error{}
 	for {
-		b := newWrite(s)
+		b := newWrite(s, len(batch))
 		b.txn.TrackChanges()
 		if b.applyAll(batch, bodies, results, panicked) {
 			s.publish(b)

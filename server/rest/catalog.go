@@ -161,16 +161,22 @@ func (b *registration) command(r *api.Request) (catalog.Register, error) {
 		}
 		cmd.Services = append(cmd.Services, record)
 	}
-	checks := b.Checks
+	n := len(b.Checks)
 	if b.Check != nil {
-		checks = append(checks, *b.Check)
+		n++
 	}
-	for i := range checks {
-		record := checks[i].record(scope, b.Node)
-		if err := CheckCheck(&record); err != nil {
+	cmd.Checks = slices.Grow(cmd.Checks, n)
+	add := func(c *checkBody) error {
+		cmd.Checks = append(cmd.Checks, c.record(scope, b.Node))
+		return CheckCheck(&cmd.Checks[len(cmd.Checks)-1])
+	}
+	for i := range b.Checks {
+		if err := add(&b.Checks[i]); err != nil {
 			return cmd, err
 		}
-		cmd.Checks = append(cmd.Checks, record)
+	}
+	if b.Check != nil {
+		return cmd, add(b.Check)
 	}
 	return cmd, nil
 }
