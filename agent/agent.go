@@ -283,7 +283,7 @@ func (a *Agent) newMesh() error {
 			Given: a.given, Seal: c.Seal,
 			State: a.state, Checks: a.checks, Leaves: a.leaves, Store: store, Proxies: a.proxies, Metrics: c.Metrics,
 			LAN: c.LAN, WAN: c.WAN, Events: a.events, Leave: c.Leave, Reload: a.readAgain, Logs: c.Logs, Debug: s.EnableDebug, SetToken: a.setToken, Node: c.NodeName,
-			Version: c.Version, Server: s.Server || s.Dev, GRPCPort: s.Ports.GRPC, DefaultAll: allow, Now: c.Now,
+			Version: c.Version, Server: s.Server || s.Dev, GRPCPort: s.Ports.GRPC, GRPCTLSPort: s.Ports.GRPCTLS, DefaultAll: allow, Now: c.Now,
 			Primary: s.Primary(), Settings: map[string]any{"Datacenter": s.Datacenter, "NodeName": c.NodeName, "DevMode": s.Dev, "ServerMode": s.Server || s.Dev},
 		}),
 	})

@@ -37,6 +37,8 @@ type Config struct {
 	PrivateKeyBits int
 	// CSRMaxPerSecond bounds how many leaves are signed per second; below zero means no bound.
 	CSRMaxPerSecond float64
+	// CSRMaxConcurrent bounds how many leaves are signed at the same time; zero means no bound.
+	CSRMaxConcurrent int
 	// RootCert and PrivateKey (PEM) are the root to use in place of one made here. Both or neither.
 	RootCert   string
 	PrivateKey Secret
@@ -96,6 +98,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("%w: IntermediateCertTTL is %s, must be at least three times the leaves', %s", ErrConfig, c.IntermediateCertTTL, shortest)
 	case c.RootCertTTL < c.IntermediateCertTTL:
 		return fmt.Errorf("%w: RootCertTTL is %s, must be at least IntermediateCertTTL, %s", ErrConfig, c.RootCertTTL, c.IntermediateCertTTL)
+	case c.CSRMaxConcurrent < 0:
+		return fmt.Errorf("%w: CSRMaxConcurrent is %d, must be 0 (no bound) or more", ErrConfig, c.CSRMaxConcurrent)
 	case (c.RootCert == "") != (c.PrivateKey == ""):
 		return fmt.Errorf("%w: RootCert and PrivateKey must be given together", ErrConfig)
 	}

@@ -191,6 +191,7 @@ type Settings struct {
 	PrivateKeyType      string
 	PrivateKeyBits      int
 	CSRMaxPerSecond     float64
+	CSRMaxConcurrent    *int
 	// Of the built-in one.
 	RootCert   string
 	PrivateKey string
@@ -227,6 +228,9 @@ func (s Settings) Over(c Config) (Config, error) {
 	c.RootCertTTL = cmp.Or(s.RootCertTTL, c.RootCertTTL)
 	c.PrivateKeyBits = cmp.Or(s.PrivateKeyBits, c.PrivateKeyBits)
 	c.CSRMaxPerSecond = cmp.Or(s.CSRMaxPerSecond, c.CSRMaxPerSecond)
+	if s.CSRMaxConcurrent != nil {
+		c.CSRMaxConcurrent = *s.CSRMaxConcurrent
+	}
 	if s.RootCert != "" || s.PrivateKey != "" {
 		c.RootCert, c.PrivateKey = s.RootCert, Secret(s.PrivateKey)
 	}
@@ -291,7 +295,7 @@ func (c Config) View() map[string]any {
 	c = c.WithDefaults()
 	v := map[string]any{
 		"LeafCertTTL": c.LeafCertTTL.String(), "IntermediateCertTTL": c.IntermediateCertTTL.String(), "RootCertTTL": c.RootCertTTL.String(),
-		"PrivateKeyType": c.PrivateKeyType, "PrivateKeyBits": c.PrivateKeyBits, "CSRMaxPerSecond": c.CSRMaxPerSecond,
+		"PrivateKeyType": c.PrivateKeyType, "PrivateKeyBits": c.PrivateKeyBits, "CSRMaxPerSecond": c.CSRMaxPerSecond, "CSRMaxConcurrent": c.CSRMaxConcurrent,
 	}
 	switch c.Provider {
 	case VaultName:

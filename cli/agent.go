@@ -131,8 +131,9 @@ func (n *node) newServer() (*server.Server, error) {
 	if c.Snapshots.Dir == "" {
 		c.Snapshots.Dir = filepath.Join(s.DataDir, "snapshots")
 	}
+	c.Members, c.Alone = lanMembers{n.gossip.lan}, s.Dev
 	if !s.Dev {
-		c.Members, c.Expect, c.Streams = lanMembers{n.gossip.lan}, s.Expects(), n.demux.Listener(plane.Raft)
+		c.Expect, c.Streams = s.Expects(), n.demux.Listener(plane.Raft)
 		c.Reads = n.demux.Listener(plane.Reads)
 		c.Dial = func(ctx context.Context, address, protocol string) (net.Conn, error) {
 			return n.plane.Dial(ctx, address, "", protocol)

@@ -26,6 +26,7 @@ type authority struct {
 	weftv1.UnimplementedCAServer
 	s *Server
 
+	turns   ca.Turns   // of signatures
 	changes sync.Mutex // makes changes of the state one at a time, while a provider elsewhere is asked
 
 	mu       sync.Mutex // guards all below
@@ -94,6 +95,7 @@ func (a *authority) open(ctx context.Context) error {
 	a.mu.Lock()
 	a.provider, a.state, a.index = provider, state, index
 	a.limiter = ca.Limiter{PerSecond: state.Config.CSRMaxPerSecond}
+	a.turns.Limit(state.Config.CSRMaxConcurrent)
 	a.mu.Unlock()
 	if _, sealed := seal.Is(stored.PrivateState); index > 0 && !sealed { // by an older weft
 		if err := a.store(ctx, state, provider); err != nil {
@@ -176,6 +178,7 @@ func (a *authority) store(ctx context.Context, next ca.State, provider ca.Provid
 	defer a.mu.Unlock()
 	a.provider, a.state, a.index = provider, next, result.Index
 	a.limiter.PerSecond = next.Config.WithDefaults().CSRMaxPerSecond
+	a.turns.Limit(next.Config.CSRMaxConcurrent)
 	return nil
 }
 
@@ -305,6 +308,10 @@ func (a *authority) Sign(ctx context.Context, req *weftv1.SignRequest) (*weftv1.
 	if err := a.notAsRevoked(ctx, csr.Identity.String()); err != nil {
 		return nil, api.GRPC(err)
 	}
+	if err := a.turns.Take(ctx); err != nil {
+		return nil, api.GRPC(err)
+	}
+	defer a.turns.Done()
 	issued, err := provider.Sign(ctx, csr, a.s.c.Now())
 	if err != nil {
 		return nil, api.GRPC(err)

@@ -187,6 +187,9 @@ func (p *pilot) RemoveFailedServer(srv *autopilot.Server) {
 
 // ClusterHealth is what autopilot knows; nil where it doesn't work yet.
 func (s *Server) ClusterHealth() *api.ClusterHealth {
+	if s.c.Alone {
+		return s.ownHealth()
+	}
 	lib := s.pilot.library()
 	if lib == nil {
 		return nil
@@ -214,4 +217,22 @@ func (s *Server) ClusterHealth() *api.ClusterHealth {
 	}
 	slices.SortFunc(out.Servers, func(a, b api.ServerHealth) int { return cmp.Compare(a.ID, b.ID) })
 	return out
+}
+
+// ownHealth is that of a server which is the cluster by itself, without the library; nil while it doesn't lead.
+func (s *Server) ownHealth() *api.ClusterHealth {
+	select {
+	case <-s.ready:
+	default:
+		return nil
+	}
+	status, err := s.status()
+	if err != nil || !s.leads() {
+		return nil
+	}
+	return &api.ClusterHealth{Healthy: true, Leader: s.c.NodeID, Voters: []string{s.c.NodeID}, Servers: []api.ServerHealth{{
+		ID: s.c.NodeID, Name: s.c.NodeName, Address: s.c.Address, NodeStatus: string(autopilot.NodeAlive), Version: s.c.Version,
+		Status: string(autopilot.RaftLeader), Meta: s.c.Meta, LastTerm: status.GetLastTerm(), LastIndex: status.GetLastIndex(), Healthy: true,
+		StableSince: s.readyAt,
+	}}}
 }

@@ -71,7 +71,10 @@ func (s *Server) lead(ctx context.Context) error {
 	for {
 		err := s.takeOffice(ctx)
 		if err == nil {
-			s.readyOnce.Do(func() { close(s.ready) })
+			s.readyOnce.Do(func() {
+				s.readyAt = s.c.Now()
+				close(s.ready)
+			})
 			s.c.Log.Info("leading", "index", s.store.Position().Index)
 			g := run.New(ctx)
 			g.Go("certificate authority", s.ca.keep)

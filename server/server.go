@@ -158,6 +158,7 @@ type Server struct {
 	entryMu sync.Mutex // config entries are checked against each other and written one at a time
 
 	ready     chan struct{} // closed when this server first took office
+	readyAt   time.Time     // when that was; read once ready is closed
 	readyOnce sync.Once
 
 	fatal chan error // the first fault after which this server must not go on

@@ -249,6 +249,8 @@ func TestAuthority(t *testing.T) {
 		"login": {`{"connect":[{"ca_provider":"vault","ca_config":[{"address":"https://v:8200","root_pki_path":"pki","intermediate_pki_path":"int",
 			"auth_method":[{"type":"kubernetes","params":[{"role":"mesh"}]}]}]}]}`, ""},
 		"command":     {`connect { ca_provider = "command"  ca_config { command = ["/usr/bin/sign", "-x"]  command_timeout = "5s" } }`, ""},
+		"turns":       {`connect { ca_config { csr_max_per_second = 50  csr_max_concurrent = 2 } }`, ""},
+		"no turns":    {`connect { ca_config { csr_max_concurrent = -2 } }`, "CSRMaxConcurrent"},
 		"no provider": {`connect { ca_provider = "aws-pca" }`, "Provider"},
 		"other keys":  {`connect { ca_config { address = "https://v:8200" } }`, "Address is a key of the provider"},
 		"no token":    {`connect { ca_provider = "vault"  ca_config { address = "https://v:8200"  root_pki_path = "pki"  intermediate_pki_path = "int" } }`, "AuthMethod"},
@@ -264,6 +266,9 @@ func TestAuthority(t *testing.T) {
 		}
 		got, err := c.Connect.Authority()
 		if name == "vault" && (err != nil || got.LeafCertTTL != 48*time.Hour || got.PrivateKeyBits != 384 || got.Vault.Token != "canary") {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if name == "turns" && (err != nil || got.CSRMaxPerSecond != 50 || got.CSRMaxConcurrent != 2) {
 			t.Errorf("%+v, %v", got, err)
 		}
 		if name == "login" && (err != nil || got.Vault.AuthMethod.Params["role"] != "mesh") {

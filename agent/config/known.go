@@ -18,7 +18,6 @@ var ineffective = []string{
 	"ports.proxy_min_port", "ports.proxy_max_port",
 	"telemetry.disable_compat_*", "telemetry.circonus_*", // the first has a dot in it, which isn't a block's
 	"connect.enable_mesh_gateway_wan_federation", "connect.enable_serverless_plugin",
-	"connect.ca_config.csr_max_concurrent",
 }
 
 // enterprise are keys of Consul's paid edition, for which weft has another way, or none.

@@ -41,9 +41,11 @@ type Config struct {
 	Server   bool
 	Node     string // this agent's
 	GRPCPort int
-	LAN      *gossip.Pool
-	WAN      *gossip.Pool // nil: this node isn't in the WAN
-	Events   *event.Events
+	// GRPCTLSPort is that of xDS over TLS.
+	GRPCTLSPort int
+	LAN         *gossip.Pool
+	WAN         *gossip.Pool // nil: this node isn't in the WAN
+	Events      *event.Events
 	// SetToken changes one of the agent's own tokens, "" for none.
 	SetToken func(kind tokens.Kind, secret string) error
 	// Leave has this node leave and the agent end; it returns when the others were told.
@@ -162,12 +164,17 @@ func (h *handlers) self(w http.ResponseWriter, _ *api.Request) error {
 		"Member":      memberView(h.c.LAN.Local()),
 		"Coord":       h.coordinate(),
 		"Meta":        node.Meta,
-		"xDS": map[string]any{
-			"SupportedProxies": map[string]any{"envoy": []string{"1.40.0"}},
-			"Port":             h.c.GRPCPort,
-			"Ports":            map[string]int{"Plaintext": h.c.GRPCPort, "TLS": -1},
-		},
+		"xDS":         h.c.xds(),
 	})
+}
+
+// xds tells where xDS is: -1 is nowhere.
+func (c *Config) xds() map[string]any {
+	return map[string]any{
+		"SupportedProxies": map[string]any{"envoy": []string{"1.40.0"}},
+		"Port":             c.GRPCPort,
+		"Ports":            map[string]int{"Plaintext": c.GRPCPort, "TLS": c.GRPCTLSPort},
+	}
 }
 
 // fault turns an error of the local state into what clients see.

@@ -195,6 +195,15 @@ func TestViews(t *testing.T) {
 }
 
 // A wait by hash ends when the registration is another, or with its time.
+// Programs that start proxies learn from agent/self where xDS is, in plain text and over TLS.
+func TestXDSPorts(t *testing.T) {
+	c := Config{GRPCPort: 8502, GRPCTLSPort: 8503}
+	got := c.xds()
+	if ports, _ := got["Ports"].(map[string]int); got["Port"] != 8502 || ports["Plaintext"] != 8502 || ports["TLS"] != 8503 {
+		t.Error(got)
+	}
+}
+
 func TestWaitByHash(t *testing.T) {
 	r := newRig(t)
 	r.register(`{"Name":"web","Port":80}`)

@@ -139,8 +139,8 @@ func (h *handlers) setAutopilot(w http.ResponseWriter, r *api.Request) error {
 	return api.WriteJSON(w, result.Value)
 }
 
-// errNoAutopilot is the answer of a server that is alone: there is nothing to pilot.
-var errNoAutopilot = errors.New("autopilot doesn't work here: this server is alone (-dev), or has just begun to lead")
+// errNoAutopilot is the answer of a server that has just begun to lead.
+var errNoAutopilot = errors.New("autopilot doesn't know the servers yet: this one has just begun to lead")
 
 func (h *handlers) autopilotHealth(w http.ResponseWriter, _ *api.Request) error {
 	type serverHealth struct {
