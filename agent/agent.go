@@ -276,7 +276,7 @@ func (a *Agent) newMesh() error {
 		}
 	}
 	a.mux, err = api.NewMux(api.MuxConfig{
-		Side: api.Agent, Node: c.NodeName, Resolver: c.Tokens, Datacenter: s.Datacenter, Pretty: s.Dev, Forward: c.Servers, Loopback: true, Compress: true,
+		Side: api.Agent, Node: c.NodeName, Resolver: c.Tokens, Datacenter: s.Datacenter, Pretty: s.Dev, Forward: c.Servers, Loopback: true, Hosts: a.hosts, Compress: true,
 		DefaultWait: s.DefaultQueryTime, MaxWait: s.MaxQueryTime,
 		Audit: c.Audit,
 		Handlers: rest.Handlers(rest.Config{

@@ -42,6 +42,12 @@ func guarded(now func() *config.Config, h http.Handler) http.Handler {
 	})
 }
 
+// hosts are the domains by whose names the API may be called over loopback, at the moment.
+func (a *Agent) hosts() []string {
+	c := a.guard.Load()
+	return append([]string{c.Domain, c.AltDomain}, c.HTTPConfig.AllowHosts...)
+}
+
 // withDefaults is a request with what the configuration says of how fresh its answer has to be, where it says nothing itself: without a
 // cache nothing is cached.
 func withDefaults(r *http.Request, cache bool, stale time.Duration) *http.Request {

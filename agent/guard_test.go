@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -39,6 +40,19 @@ func TestGuard(t *testing.T) {
 		if w.Code != c.code || w.Header().Get("X-Own") != "yes" {
 			t.Errorf("%s %s from %s: %d %v", c.method, c.path, c.from, w.Code, w.Header())
 		}
+	}
+}
+
+// By which names the agent may be called over loopback is what the configuration in force says.
+func TestHosts(t *testing.T) {
+	c := config.Default()
+	if _, err := c.LoadText("a.hcl", "hcl", `alt_domain = "corp"  http_config { allow_hosts = ["api.example"] }`); err != nil {
+		t.Fatal(err)
+	}
+	a := &Agent{}
+	a.guard.Store(&c)
+	if got := a.hosts(); !slices.Equal(got, []string{"consul", "corp", "api.example"}) && !slices.Equal(got, []string{"consul.", "corp", "api.example"}) {
+		t.Error(got)
 	}
 }
 

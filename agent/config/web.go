@@ -22,7 +22,9 @@ type HTTPConfig struct {
 	ResponseHeaders map[string]string
 	// AllowWriteHTTPFrom are the networks that may write; none: all.
 	AllowWriteHTTPFrom []netip.Prefix
-	MaxHeaderBytes     int
+	// AllowHosts are domains by whose names the API may be called over loopback, beside domain and alt_domain.
+	AllowHosts     []string
+	MaxHeaderBytes int
 	UseCache           *bool // of answers to ?cached; nil: true
 }
 

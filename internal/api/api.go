@@ -178,9 +178,11 @@ type MuxConfig struct {
 	Audit *Audit
 	// Compress compresses answers for those who accept gzip.
 	Compress bool
-	// Loopback refuses requests that a browser was tricked into: a Host that is a name, or a foreign Origin. The other
-	// routes' answers don't differ.
+	// Loopback refuses requests that a browser was tricked into: over loopback by a name that somebody else may own, or with a
+	// foreign Origin. The other routes' answers don't differ.
 	Loopback bool
+	// Hosts are domains that names of this machine may be in, as nobody else can own them; nil: there are none.
+	Hosts func() []string
 }
 
 // DefaultMaxBody is the bound of a request's body: what fits into one command.
@@ -268,8 +270,8 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if m.c.Loopback && tricked(r) {
-		http.Error(w, "refused: this API answers no request that another site's page makes; use the address, not a name, and no Origin",
+	if m.c.Loopback && m.tricked(r) {
+		http.Error(w, "refused: this API answers no request that another site's page makes; use the address, or add the name to http_config.allow_hosts; and no Origin",
 			http.StatusForbidden)
 		m.c.Audit.request("refused before its route: another site's page", r, nil, http.StatusForbidden, nil)
 		return

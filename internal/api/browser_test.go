@@ -3,7 +3,9 @@
 package api
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -20,7 +22,8 @@ func browserMux(t *testing.T) *Mux {
 			handlers[r.Name()] = func(w http.ResponseWriter, r *Request) error { return WriteJSON(w, "<script>") }
 		}
 	}
-	m, err := NewMux(MuxConfig{Side: Agent, Resolver: Open{}, Handlers: handlers, Loopback: true, Forward: http.NotFoundHandler()})
+	m, err := NewMux(MuxConfig{Side: Agent, Resolver: Open{}, Handlers: handlers, Loopback: true, Forward: http.NotFoundHandler(),
+		Hosts: func() []string { return []string{"consul.", "", "Api.Example"} }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,6 +74,40 @@ func TestC119_BrowserAttacks(t *testing.T) {
 				t.Errorf("the control, %s, %s: %d %s", method, name, w.Code, w.Body)
 			}
 		}
+	}
+}
+
+// TestNamesOfTheAgent: over loopback the agent is called by addresses and by names that nobody elsewhere can own; from other hosts, and by a
+// Unix socket, by any name.
+func TestNamesOfTheAgent(t *testing.T) {
+	m := browserMux(t)
+	loopback, lan := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 8500}, &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 8500}
+	for _, c := range []struct {
+		host string
+		at   net.Addr
+		want int
+	}{
+		{"127.0.0.1:8500", loopback, 200}, {"[::1]:8500", loopback, 200}, {"", loopback, 200},
+		{"consul", loopback, 200}, {"server-1:8500", loopback, 200}, {"vm.node.consul:8500", loopback, 200}, {"Consul.Service.DC1.CONSUL.", loopback, 200},
+		{"a.localhost", loopback, 200}, {"api.example:8500", loopback, 200}, {"x.api.example", loopback, 200},
+		{"example:8500", loopback, 200}, {"evil.example:8500", loopback, 403}, {"evilapi.example", loopback, 403}, {"consul.evil.example", loopback, 403},
+		{"notconsul.x", loopback, 403}, {"api.example.evil", loopback, 403},
+		{"consul.example:8500", lan, 200}, {"any.thing.example", &net.UnixAddr{Name: "/run/a.sock"}, 200},
+	} {
+		r := httptest.NewRequest(http.MethodGet, "http://x/v1/agent/self", http.NoBody)
+		r.Host = c.host
+		w := httptest.NewRecorder()
+		m.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, c.at)))
+		if w.Code != c.want {
+			t.Errorf("%q at %s: %d, want %d", c.host, c.at, w.Code, c.want)
+		}
+	}
+	r := httptest.NewRequest(http.MethodPut, "http://consul.example/v1/agent/reload", http.NoBody)
+	r.Header.Set("Origin", "http://evil.example")
+	w := httptest.NewRecorder()
+	m.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, lan)))
+	if w.Code != http.StatusForbidden {
+		t.Errorf("another site's page, over the network: %d", w.Code)
 	}
 }
 
