@@ -32,6 +32,8 @@ var open = map[string]string{
 	"GET /v1/acl/replication":        "as Consul's",
 	"POST /v1/acl/login":             "its bearer token",
 	"POST /v1/acl/logout":            "the caller's own token",
+	"POST /v1/acl/oidc/auth-url":     "where a provider asks who it is",
+	"POST /v1/acl/oidc/callback":     "its provider's code",
 	"GET /v1/acl/token/self":         "the caller's own token",
 	"GET /v1/weft/acl/resolve":       "the caller's own token",
 	"GET /v1/weft/acl/changed":       "a number",

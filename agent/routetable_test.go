@@ -208,6 +208,8 @@ var rows = map[string]row{
 	"PUT /v1/acl/bootstrap":           {tier: 1, body: `{}`, code: 403, want: `Permission denied: ACL bootstrap no longer allowed \(reset index: \d+\)`},
 	"GET /v1/acl/replication":         {tier: 2, want: `"Enabled":false`},
 	"POST /v1/acl/login":              {tier: 1, body: `{"AuthMethod":"none","BearerToken":"x"}`, code: 403, want: `ACL not found`},
+	"POST /v1/acl/oidc/auth-url":      {tier: 2, body: `{"AuthMethod":"none","RedirectURI":"http://localhost:8550/oidc/callback"}`, code: 403, want: `ACL not found`, differs: "free of charge; who begins a login and what he may end, the browser carries, sealed: any server ends it"},
+	"POST /v1/acl/oidc/callback":      {tier: 2, body: `{"AuthMethod":"none","State":"s","Code":"c"}`, code: 403, want: `ACL not found`, differs: "free of charge"},
 	"POST /v1/acl/logout":             {tier: 1, code: 403, want: `Permission denied: token wasn't created via login`},
 	"PUT /v1/acl/token":               {tier: 1, body: `{"Description":"d"}`, want: `"AccessorID":"([^"]+)"`, keep: "token"},
 	"GET /v1/acl/token/self":          {tier: 1, want: `"AccessorID":"([^"]+)".*"SecretID":"` + managing + `"`, keep: "self"},

@@ -95,7 +95,7 @@ func TestLogin(t *testing.T) {
 	if r := weft(t, f, "", nil, "login", "-type", "kubernetes", "-method", "ci", "-bearer-token-file", bearer, "-token-sink-file", sink); r.code != 0 {
 		t.Error(r)
 	}
-	if r := weft(t, f, "", nil, "login", "-type", "aws", "-method", "ci", "-bearer-token-file", bearer, "-token-sink-file", sink); r.code != 1 || !strings.Contains(r.errout, "jwt or kubernetes") {
+	if r := weft(t, f, "", nil, "login", "-type", "aws", "-method", "ci", "-bearer-token-file", bearer, "-token-sink-file", sink); r.code != 1 || !strings.Contains(r.errout, "jwt, oidc or kubernetes") {
 		t.Error(r)
 	}
 	if r := weft(t, f, "", map[string]string{"WEFT_HTTP_TOKEN": "x"}, "logout"); r.code != 0 {

@@ -202,7 +202,7 @@ func aclRuleCommand(env Env) *ucli.Command {
 
 func aclMethodCommand(env Env) *ucli.Command {
 	flags := []ucli.Flag{
-		&ucli.StringFlag{Name: "name", Usage: "its name"}, &ucli.StringFlag{Name: "type", Usage: "jwt or kubernetes"},
+		&ucli.StringFlag{Name: "name", Usage: "its name"}, &ucli.StringFlag{Name: "type", Usage: "jwt, oidc or kubernetes"},
 		&ucli.StringFlag{Name: "display-name", Usage: "its name for people"}, &ucli.StringFlag{Name: "description", Usage: "what it is for"},
 		&ucli.DurationFlag{Name: "max-token-ttl", Usage: "how long its tokens are good"}, &ucli.StringFlag{Name: "token-locality", Usage: "local or global"},
 		&ucli.StringFlag{Name: "config", Usage: "its configuration as JSON, @FILE, or - for standard input"},

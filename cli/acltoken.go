@@ -181,39 +181,60 @@ func tokenClone(c *ucli.Context, env Env) error {
 
 func loginCommand(env Env) *ucli.Command {
 	return &ucli.Command{
-		Name: "login", Usage: "get a token for a bearer token of an auth method", Action: func(c *ucli.Context) error { return login(c, env) },
+		Name: "login", Usage: "get a token for a bearer token of an auth method, or by a login in the browser", Action: func(c *ucli.Context) error { return login(c, env) },
 		Flags: clientFlags(
 			&ucli.StringFlag{Name: "method", Usage: "the auth method's name", Required: true},
-			&ucli.StringFlag{Name: "type", Usage: "the auth method's type, jwt or kubernetes: others are refused before anything is read"},
-			&ucli.StringFlag{Name: "bearer-token-file", Usage: "file that holds the bearer token", Required: true},
+			&ucli.StringFlag{Name: "type", Usage: "the auth method's type: jwt, kubernetes, or oidc for a login in the browser"},
+			&ucli.StringFlag{Name: "bearer-token-file", Usage: "file that holds the bearer token; not with -type oidc"},
 			&ucli.StringFlag{Name: "token-sink-file", Usage: "file to write the new token's secret to", Required: true},
+			&ucli.StringFlag{Name: "oidc-callback-listen-addr", Usage: "port on this machine that the browser comes back to, with -type oidc", Value: "localhost:8550"},
 			&ucli.StringSliceFlag{Name: "meta", Usage: "key=value, for the new token's description (repeatable)"}),
 	}
 }
 
 func login(c *ucli.Context, env Env) error {
-	switch kind := c.String("type"); kind {
-	case "", "jwt", "kubernetes":
-	default:
-		return usage("-type %q: weft's auth methods are of type jwt or kubernetes", kind)
-	}
-	data, err := os.ReadFile(c.String("bearer-token-file"))
-	if err != nil {
-		return err
-	}
-	bearer := strings.TrimSpace(string(data))
-	if bearer == "" {
-		return fmt.Errorf("No bearer token found in %s", c.String("bearer-token-file")) //nolint:staticcheck // Consul's text
+	kind, file := c.String("type"), c.String("bearer-token-file")
+	switch {
+	case kind != "" && kind != "jwt" && kind != "kubernetes" && kind != "oidc":
+		return usage("-type %q: weft's auth methods are of type jwt, oidc or kubernetes", kind)
+	case kind == "oidc" && file != "":
+		return usage("-bearer-token-file isn't for -type oidc: the provider gives the token")
+	case kind != "oidc" && file == "":
+		return usage("Missing required '-bearer-token-file' flag (to log in in a browser: -type oidc)")
+	case kind != "oidc" && c.IsSet("oidc-callback-listen-addr"):
+		return usage("-oidc-callback-listen-addr is for -type oidc")
 	}
 	meta, err := pairsOf("meta", c.StringSlice("meta"))
 	if err != nil {
 		return err
 	}
+	secret := ""
+	if kind == "oidc" {
+		secret, err = loginInBrowser(c, env, c.String("method"), meta)
+	} else {
+		secret, err = loginWith(c, env, file, meta)
+	}
+	if err != nil {
+		return err
+	}
+	return durable.Replace(c.String("token-sink-file"), []byte(secret))
+}
+
+// loginWith gives the token's secret for the bearer token in a file.
+func loginWith(c *ucli.Context, env Env, file string, meta map[string]string) (string, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	bearer := strings.TrimSpace(string(data))
+	if bearer == "" {
+		return "", fmt.Errorf("No bearer token found in %s", file) //nolint:staticcheck // Consul's text
+	}
 	var t doc
 	if err := ask(c, env, http.MethodPost, "/v1/acl/login", nil, doc{"AuthMethod": c.String("method"), "BearerToken": bearer, "Meta": meta}, &t); err != nil {
-		return fmt.Errorf("Error logging in: %w", err) //nolint:staticcheck // Consul's text
+		return "", fmt.Errorf("Error logging in: %w", err) //nolint:staticcheck // Consul's text
 	}
-	return durable.Replace(c.String("token-sink-file"), []byte(text(t["SecretID"])))
+	return text(t["SecretID"]), nil
 }
 
 func logoutCommand(env Env) *ucli.Command {

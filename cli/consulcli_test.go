@@ -73,7 +73,7 @@ var consulCommands = map[string]string{
 	"acl binding-rule update": asked + " id bind-type bind-name bind-vars selector description no-merge meta format",
 	"acl binding-rule read":   asked + " id meta format", "acl binding-rule list": asked + " method meta format", "acl binding-rule delete": asked + " id",
 	"acl templated-policy list": asked + " format", "acl templated-policy read": asked + " name format", "acl templated-policy preview": asked + " name var file format",
-	"acl set-agent-token": asked, "login": asked + " type method bearer-token-file token-sink-file meta", "logout": asked,
+	"acl set-agent-token": asked, "login": asked + " type method bearer-token-file token-sink-file oidc-callback-listen-addr meta", "logout": asked,
 	"connect envoy": asked + " proxy-id sidecar-for bootstrap envoy-binary ignore-envoy-compatibility admin-bind admin-access-log-path grpc-addr grpc-ca-file grpc-ca-path " +
 		"gateway register service address wan-address bind-address expose-servers deregister-after-critical no-central-config omit-deprecated-tags envoy-version " +
 		"prometheus-backend-port prometheus-scrape-path prometheus-ca-file prometheus-ca-path prometheus-cert-file prometheus-key-file node-name mesh-gateway " +

@@ -33,7 +33,8 @@ type cluster struct {
 	nodes   map[string]*process // running, by name: s1, a1, …
 }
 
-func newCluster(t *testing.T, servers, agents int) *cluster {
+// newCluster starts one; more are flags of every node.
+func newCluster(t *testing.T, servers, agents int, more ...string) *cluster {
 	t.Helper()
 	enabled(t)
 	key := make([]byte, 32)
@@ -48,10 +49,10 @@ func newCluster(t *testing.T, servers, agents int) *cluster {
 		}
 	})
 	for i := range servers {
-		c.start(fmt.Sprintf("s%d", i+1))
+		c.start(fmt.Sprintf("s%d", i+1), more...)
 	}
 	for i := range agents {
-		c.start(fmt.Sprintf("a%d", i+1))
+		c.start(fmt.Sprintf("a%d", i+1), more...)
 	}
 	for name := range c.nodes {
 		until(t, 30*time.Second, func() error { return c.ready(name) })

@@ -57,10 +57,10 @@ func (s *Server) setUpACL() error {
 		return err
 	}
 	s.c.Resolver = resolver
-	methods := login.New(login.Config{Now: s.c.Now})
+	methods := login.New(login.Config{Now: s.c.Now, Rand: s.c.Rand, Log: s.c.Log, Seal: s.sealForBrowser, Open: s.openFromBrowser})
 	s.acl = &rest.ACL{
 		Tokens: resolver, DefaultPolicy: s.c.ACL.defaultPolicy(), DownPolicy: s.c.ACL.DownPolicy, ResetIndex: s.aclResetIndex,
-		Login: methods.Verify, ValidateMethod: login.Validate, SealMethod: s.sealMethod, OpenMethod: s.openMethod,
+		Login: methods.Verify, AuthURL: methods.AuthURL, Callback: methods.Callback, ValidateMethod: login.Validate, SealMethod: s.sealMethod, OpenMethod: s.openMethod,
 	}
 	return nil
 }

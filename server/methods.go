@@ -5,10 +5,12 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"strings"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/seal"
 )
 
@@ -25,6 +27,34 @@ func (s *Server) sealMethod(ctx context.Context, m *catalog.ACLAuthMethod) (*cat
 // openMethod gives a method whose secrets are in clear.
 func (s *Server) openMethod(ctx context.Context, m *catalog.ACLAuthMethod) (*catalog.ACLAuthMethod, error) {
 	return eachSecret(m, func(secret string) (string, error) { return s.unsealText(ctx, sealedMethod+m.Name, secret) })
+}
+
+// sealedLogin is the purpose of the keys that seal what browsers carry.
+const sealedLogin = "weft: logins in browsers"
+
+// sealForBrowser seals what a browser carries from one server to another, by a key that the servers share already: who asks is a stranger, and
+// nobody else is asked for him.
+func (s *Server) sealForBrowser(purpose string, data []byte) ([]byte, error) {
+	key, ok := s.ring.Active()
+	if !ok {
+		return nil, fmt.Errorf("%w: the servers share no key yet", api.ErrNoLeader)
+	}
+	return key.For(sealedLogin).Seal(purpose, data, s.c.Rand)
+}
+
+// openFromBrowser opens what any of the servers sealed for a browser, and nothing that is in clear.
+func (s *Server) openFromBrowser(purpose string, data []byte) ([]byte, error) {
+	if _, sealed := seal.Is(data); !sealed {
+		return nil, seal.ErrDamaged
+	}
+	return seal.Open(func(id string) (seal.Key, bool) {
+		for _, k := range s.ring.Keys() {
+			if k = k.For(sealedLogin); k.ID() == id {
+				return k, true
+			}
+		}
+		return seal.Key{}, false
+	}, purpose, data)
 }
 
 func eachSecret(m *catalog.ACLAuthMethod, change func(string) (string, error)) (*catalog.ACLAuthMethod, error) {

@@ -173,6 +173,8 @@ var Routes = []Route{
 	{http.MethodGet, "/v1/acl/replication", Server, none, Nothing, "", false},
 	{http.MethodPost, "/v1/acl/login", Server, none, Nothing, "", false},
 	{http.MethodPost, "/v1/acl/logout", Server, none, Nothing, "", false},
+	{http.MethodPost, "/v1/acl/oidc/auth-url", Server, none, Nothing, "", false},
+	{http.MethodPost, "/v1/acl/oidc/callback", Server, none, Nothing, "", false},
 	{http.MethodPut, "/v1/acl/token", Server, aclWrite, Nothing, "", false},
 	{http.MethodGet, "/v1/acl/token/self", Server, none, Nothing, "", false},
 	{http.MethodGet, "/v1/acl/token/{id}", Server, aclRead, Nothing, "", false},

@@ -8,6 +8,7 @@ package seal
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -52,6 +53,13 @@ func ParseKey(text string) (Key, error) {
 	}
 	copy(k[:], data)
 	return k, nil
+}
+
+// For is another key, of a purpose that strangers have things sealed for as often as they like: what they learn of it, they learn of nothing else.
+func (k Key) For(purpose string) Key {
+	h := hmac.New(sha256.New, k[:])
+	_, _ = h.Write([]byte(purpose))
+	return Key(h.Sum(nil))
 }
 
 // Text is the key as ParseKey reads it.

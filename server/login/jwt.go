@@ -3,12 +3,15 @@
 package login
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -21,16 +24,28 @@ import (
 	"github.com/weftmesh/weft/server/rest"
 )
 
-// jwtConfig is that of a jwt method.
+// jwtConfig is that of a jwt or an oidc method. Consul's clients send the keys of both, those of the other one empty.
 type jwtConfig struct {
-	JWTSupportedAlgs                                   []string
-	BoundAudiences                                     []string
-	BoundIssuer                                        string
-	ClaimMappings, ListClaimMappings                   map[string]string
-	JWKSURL, JWKSCACert                                string
-	OIDCDiscoveryURL, OIDCDiscoveryCACert              string
-	JWTValidationPubKeys                               []string
-	ClockSkewLeeway, ExpirationLeeway, NotBeforeLeeway time.Duration
+	JWTSupportedAlgs                  []string
+	BoundAudiences                    []string
+	ClaimMappings, ListClaimMappings  map[string]string
+	ClockSkewLeeway                   time.Duration
+	ExpirationLeeway, NotBeforeLeeway time.Duration
+
+	OIDCDiscoveryURL, OIDCDiscoveryCACert string
+
+	// Of jwt alone.
+	BoundIssuer          string
+	JWKSURL, JWKSCACert  string
+	JWTValidationPubKeys []string
+
+	// Of oidc alone.
+	OIDCClientID, OIDCClientSecret string
+	OIDCClientAssertion            map[string]any
+	OIDCClientUsePKCE              *bool
+	OIDCScopes, OIDCACRValues      []string
+	AllowedRedirectURIs            []string
+	VerboseOIDCLogging             bool
 
 	algs []jose.SignatureAlgorithm
 	keys []any
@@ -48,6 +63,9 @@ func jwtConfigOf(method *catalog.ACLAuthMethod) (*jwtConfig, error) {
 	if err := configInto(method, &c); err != nil {
 		return nil, err
 	}
+	if c.OIDCClientID != "" || c.OIDCClientSecret != "" || len(c.OIDCClientAssertion)+len(c.OIDCScopes)+len(c.OIDCACRValues)+len(c.AllowedRedirectURIs) > 0 {
+		return nil, errors.New("the keys OIDCClient…, OIDCScopes, OIDCACRValues and AllowedRedirectURIs are of methods of type oidc")
+	}
 	sources := 0
 	for _, given := range []bool{c.JWKSURL != "", c.OIDCDiscoveryURL != "", len(c.JWTValidationPubKeys) > 0} {
 		if given {
@@ -57,81 +75,81 @@ func jwtConfigOf(method *catalog.ACLAuthMethod) (*jwtConfig, error) {
 	if sources != 1 {
 		return nil, errors.New("exactly one of Config.JWTValidationPubKeys, Config.JWKSURL and Config.OIDCDiscoveryURL must be set")
 	}
+	for i, text := range c.JWTValidationPubKeys {
+		key, err := publicKey(text)
+		if err != nil {
+			return nil, fmt.Errorf("Config.JWTValidationPubKeys[%d] %w", i, err)
+		}
+		c.keys = append(c.keys, key)
+	}
+	if err := secureURL("Config.JWKSURL", c.JWKSURL); c.JWKSURL != "" && err != nil {
+		return nil, err
+	}
+	return &c, c.complete()
+}
+
+// complete checks what jwt and oidc methods have in common.
+func (c *jwtConfig) complete() error {
 	for _, a := range c.JWTSupportedAlgs {
 		if !slices.Contains(algorithms, jose.SignatureAlgorithm(a)) {
-			return nil, fmt.Errorf("Config.JWTSupportedAlgs: %q isn't taken: want some of %v", a, algorithms)
+			return fmt.Errorf("Config.JWTSupportedAlgs: %q isn't taken: want some of %v", a, algorithms)
 		}
 		c.algs = append(c.algs, jose.SignatureAlgorithm(a))
 	}
 	if len(c.algs) == 0 {
 		c.algs = algorithms
 	}
-	for i, text := range c.JWTValidationPubKeys {
-		block, _ := pem.Decode([]byte(text))
-		if block == nil {
-			return nil, fmt.Errorf("Config.JWTValidationPubKeys[%d] isn't PEM", i)
-		}
-		key, err := x509.ParsePKIXPublicKey(block.Bytes)
-		if err != nil {
-			cert, certErr := x509.ParseCertificate(block.Bytes)
-			if certErr != nil {
-				return nil, fmt.Errorf("Config.JWTValidationPubKeys[%d]: %w", i, err)
-			}
-			key = cert.PublicKey
-		}
-		c.keys = append(c.keys, key)
-	}
-	for name, url := range map[string]string{"JWKSURL": c.JWKSURL, "OIDCDiscoveryURL": c.OIDCDiscoveryURL} {
-		if url != "" && !strings.HasPrefix(url, "https://") && !strings.HasPrefix(url, "http://127.0.0.1") {
-			return nil, fmt.Errorf("Config.%s must begin with https://", name)
-		}
+	if err := secureURL("Config.OIDCDiscoveryURL", c.OIDCDiscoveryURL); c.OIDCDiscoveryURL != "" && err != nil {
+		return err
 	}
 	for of, mapping := range map[string]map[string]string{"ClaimMappings": c.ClaimMappings, "ListClaimMappings": c.ListClaimMappings} {
 		seen := map[string]bool{}
 		for _, to := range mapping {
 			if seen[to] {
-				return nil, fmt.Errorf("Config.%s maps two claims to %q", of, to)
+				return fmt.Errorf("Config.%s maps two claims to %q", of, to)
 			}
 			seen[to] = true
 		}
 	}
-	return &c, nil
+	return nil
+}
+
+// publicKey reads a key, or a certificate that has one, from PEM.
+func publicKey(text string) (any, error) {
+	block, _ := pem.Decode([]byte(text))
+	if block == nil {
+		return nil, errors.New("isn't PEM")
+	}
+	key, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err == nil {
+		return key, nil
+	}
+	cert, certErr := x509.ParseCertificate(block.Bytes)
+	if certErr != nil {
+		return nil, fmt.Errorf("can't be read: %w", err)
+	}
+	return cert.PublicKey, nil
+}
+
+// secureURL wants HTTPS, but on this machine.
+func secureURL(name, text string) error {
+	u, err := url.Parse(text)
+	if err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname())) {
+		return nil
+	}
+	return fmt.Errorf("%s must begin with https://", name)
+}
+
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // verifyJWT checks signature, time, issuer and audience (RFC 7519), and maps the claims.
 func (m *Methods) verifyJWT(ctx context.Context, c *jwtConfig, bearer string) (*rest.Bearer, error) {
-	token, err := jwt.ParseSigned(bearer, c.algs)
-	if err != nil {
-		return nil, errors.New("the bearer token isn't a JWT with a signature that is taken")
-	}
-	keys, issuer, err := m.keysFor(ctx, c)
+	claims, all, err := m.claims(ctx, c, bearer)
 	if err != nil {
 		return nil, err
-	}
-	var claims jwt.Claims
-	all := map[string]any{}
-	verified := false
-	for _, key := range keys {
-		if k, ok := key.(jose.JSONWebKey); ok && len(token.Headers) > 0 && token.Headers[0].KeyID != "" && k.KeyID != "" && k.KeyID != token.Headers[0].KeyID {
-			continue
-		}
-		if token.Claims(key, &claims, &all) == nil {
-			verified = true
-			break
-		}
-	}
-	if !verified {
-		return nil, errors.New("no key verifies the JWT's signature")
-	}
-	if err := m.checkTimes(c, &claims); err != nil {
-		return nil, err
-	}
-	want := c.BoundIssuer
-	if want == "" {
-		want = issuer
-	}
-	if want != "" && claims.Issuer != want {
-		return nil, errors.New("the JWT is of another issuer")
 	}
 	if len(c.BoundAudiences) > 0 {
 		if !slices.ContainsFunc(c.BoundAudiences, claims.Audience.Contains) {
@@ -141,6 +159,39 @@ func (m *Methods) verifyJWT(ctx context.Context, c *jwtConfig, bearer string) (*
 		return nil, errors.New("the JWT is for an audience, and the auth method has no BoundAudiences")
 	}
 	return c.bearer(all)
+}
+
+// claims checks a token's signature, time and issuer.
+func (m *Methods) claims(ctx context.Context, c *jwtConfig, bearer string) (claims jwt.Claims, all map[string]any, err error) {
+	token, err := jwt.ParseSigned(bearer, c.algs)
+	if err != nil {
+		return claims, nil, errors.New("the bearer token isn't a JWT with a signature that is taken")
+	}
+	have, err := m.keysFor(ctx, c)
+	if err != nil {
+		return claims, nil, err
+	}
+	verified := false
+	for _, key := range have.keys {
+		if k, ok := key.(jose.JSONWebKey); ok && len(token.Headers) > 0 && token.Headers[0].KeyID != "" && k.KeyID != "" && k.KeyID != token.Headers[0].KeyID {
+			continue
+		}
+		claims, all = jwt.Claims{}, map[string]any{}
+		if token.Claims(key, &claims, &all) == nil {
+			verified = true
+			break
+		}
+	}
+	if !verified {
+		return claims, nil, errors.New("no key verifies the JWT's signature")
+	}
+	if err := m.checkTimes(c, &claims); err != nil {
+		return claims, nil, err
+	}
+	if want := cmp.Or(c.BoundIssuer, have.provider.Issuer); want != "" && claims.Issuer != want {
+		return claims, nil, errors.New("the JWT is of another issuer")
+	}
+	return claims, all, nil
 }
 
 // checkTimes wants the token to be of now; one that never ends isn't taken.
@@ -244,9 +295,9 @@ func lookup(all map[string]any, claim string) (any, bool) {
 const keysLife = 5 * time.Minute
 
 type cachedKeys struct {
-	keys   []any
-	issuer string
-	until  time.Time
+	keys     []any
+	provider provider
+	until    time.Time
 }
 
 // keyCache holds the keys of other servers for a while.
@@ -256,36 +307,40 @@ type keyCache struct {
 	known map[string]cachedKeys
 }
 
-// keysFor gives the keys that sign, and the issuer if the discovery document names one.
-func (m *Methods) keysFor(ctx context.Context, c *jwtConfig) ([]any, string, error) {
+// provider is what a discovery document says (OpenID Connect Discovery 1.0), none of which is trusted beyond its issuer.
+type provider struct {
+	Issuer        string   `json:"issuer"`
+	Authorization string   `json:"authorization_endpoint"`
+	Token         string   `json:"token_endpoint"`
+	UserInfo      string   `json:"userinfo_endpoint"`
+	JWKS          string   `json:"jwks_uri"`
+	TokenAuth     []string `json:"token_endpoint_auth_methods_supported"`
+}
+
+// keysFor gives the keys that sign, and what the discovery document says if there is one.
+func (m *Methods) keysFor(ctx context.Context, c *jwtConfig) (cachedKeys, error) {
 	if len(c.keys) > 0 {
-		return c.keys, "", nil
+		return cachedKeys{keys: c.keys}, nil
 	}
 	source := c.JWKSURL + "\x00" + c.OIDCDiscoveryURL + "\x00" + c.JWKSCACert + "\x00" + c.OIDCDiscoveryCACert
 	m.keys.mu.Lock()
 	have, ok := m.keys.known[source]
 	m.keys.mu.Unlock()
 	if ok && m.c.Now().Before(have.until) {
-		return have.keys, have.issuer, nil
+		return have, nil
 	}
 	got := cachedKeys{until: m.c.Now().Add(keysLife)}
-	url, caCert := c.JWKSURL, c.JWKSCACert
+	from, caCert := c.JWKSURL, c.JWKSCACert
 	if c.OIDCDiscoveryURL != "" {
-		var doc struct {
-			Issuer string `json:"issuer"`
-			JWKS   string `json:"jwks_uri"`
+		var err error
+		if got.provider, err = discover(ctx, c); err != nil {
+			return cachedKeys{}, err
 		}
-		if err := ask(ctx, http.MethodGet, strings.TrimSuffix(c.OIDCDiscoveryURL, "/")+"/.well-known/openid-configuration", c.OIDCDiscoveryCACert, "", nil, &doc); err != nil {
-			return nil, "", fmt.Errorf("the OIDC discovery document can't be had: %w", err)
-		}
-		if strings.TrimSuffix(doc.Issuer, "/") != strings.TrimSuffix(c.OIDCDiscoveryURL, "/") {
-			return nil, "", errors.New("the OIDC discovery document names another issuer than its own URL")
-		}
-		url, caCert, got.issuer = doc.JWKS, c.OIDCDiscoveryCACert, doc.Issuer
+		from, caCert = got.provider.JWKS, c.OIDCDiscoveryCACert
 	}
 	var set jose.JSONWebKeySet
-	if err := ask(ctx, http.MethodGet, url, caCert, "", nil, &set); err != nil {
-		return nil, "", fmt.Errorf("the keys can't be had: %w", err)
+	if err := ask(ctx, http.MethodGet, from, caCert, "", nil, &set); err != nil {
+		return cachedKeys{}, fmt.Errorf("the keys can't be had: %w", err)
 	}
 	for _, k := range set.Keys {
 		if k.Valid() && k.IsPublic() {
@@ -295,5 +350,23 @@ func (m *Methods) keysFor(ctx context.Context, c *jwtConfig) ([]any, string, err
 	m.keys.mu.Lock()
 	m.keys.known[source] = got
 	m.keys.mu.Unlock()
-	return got.keys, got.issuer, nil
+	return got, nil
+}
+
+// discover reads the discovery document.
+func discover(ctx context.Context, c *jwtConfig) (provider, error) {
+	var p provider
+	base := strings.TrimSuffix(c.OIDCDiscoveryURL, "/")
+	if err := ask(ctx, http.MethodGet, base+"/.well-known/openid-configuration", c.OIDCDiscoveryCACert, "", nil, &p); err != nil {
+		return p, fmt.Errorf("the OIDC discovery document can't be had: %w", err)
+	}
+	if p.Issuer == "" || strings.TrimSuffix(p.Issuer, "/") != base {
+		return p, errors.New("the OIDC discovery document names another issuer than its own URL")
+	}
+	for name, text := range map[string]string{"authorization_endpoint": p.Authorization, "token_endpoint": p.Token, "userinfo_endpoint": p.UserInfo, "jwks_uri": p.JWKS} {
+		if err := secureURL("the OIDC discovery document's "+name, text); text != "" && err != nil {
+			return p, err
+		}
+	}
+	return p, nil
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package login proves who bears a token of somebody else's: a JWT, or a Kubernetes service account's. It says who it is; what
-// they get, the binding rules say. It owns no goroutine.
+// Package login proves who bears a token of somebody else's: a JWT, or a Kubernetes service account's; or who has logged in at an OpenID
+// Connect provider. It says who it is; what they get, the binding rules say. It owns no goroutine.
 package login
 
 import (
@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/internal/decode"
+	"github.com/weftmesh/weft/internal/guard"
 	"github.com/weftmesh/weft/server/rest"
 )
 
@@ -26,22 +28,33 @@ import (
 const (
 	typeJWT        = "jwt"
 	typeKubernetes = "kubernetes"
+	typeOIDC       = "oidc"
 )
 
-// Config is what Methods are made of.
+// Config is what Methods are made of. Those of type oidc alone need more than Now.
 type Config struct {
-	Now func() time.Time
+	Now  func() time.Time
+	Rand io.Reader
+	Log  *slog.Logger
+	// Seal seals what a browser carries from one server to another for some minutes, by a key that all servers have; Open opens it. Neither
+	// waits for anybody: strangers have them called.
+	Seal, Open func(purpose string, data []byte) ([]byte, error)
 }
 
-// Methods verify bearer tokens.
+// Methods verify bearer tokens and logins in browsers.
 type Methods struct {
 	c    Config
 	keys keyCache
+	used usedLogins
+	busy chan struct{}
 }
 
 // New makes Methods.
 func New(c Config) *Methods {
-	return &Methods{c: c, keys: keyCache{now: c.Now, known: map[string]cachedKeys{}}}
+	return &Methods{
+		c: c, keys: keyCache{now: c.Now, known: map[string]cachedKeys{}},
+		used: usedLogins{until: map[string]time.Time{}}, busy: make(chan struct{}, atOnce),
+	}
 }
 
 // Verify proves who bears a token. Its error says what isn't as it must be, and nothing of the token.
@@ -62,6 +75,8 @@ func (m *Methods) Verify(ctx context.Context, method *catalog.ACLAuthMethod, bea
 			return nil, err
 		}
 		return verifyKubernetes(ctx, c, bearer)
+	case typeOIDC:
+		return nil, errors.New("people log in by this auth method, in a browser: weft login -type oidc")
 	}
 	return nil, fmt.Errorf("no such type of auth method: %q", method.Type)
 }
@@ -75,8 +90,11 @@ func Validate(method *catalog.ACLAuthMethod) error {
 	case typeKubernetes:
 		_, err := kubernetesConfigOf(method)
 		return err
+	case typeOIDC:
+		_, err := oidcConfigOf(method)
+		return err
 	}
-	return fmt.Errorf("no auth method type %q: want jwt or kubernetes", method.Type)
+	return fmt.Errorf("no auth method type %q: want jwt, oidc or kubernetes", method.Type)
 }
 
 // configInto decodes a method's Config strictly.
@@ -91,19 +109,9 @@ const answerMax = 1 << 20
 // askTimeout bounds the wait for one.
 const askTimeout = 10 * time.Second
 
-// ask makes a request of another server's, and decodes its JSON. It follows no redirect to another host.
-func ask(ctx context.Context, method, url, caCert, bearer string, body io.Reader, dst any) error {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	transport := &http.Transport{DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment}
-	if caCert != "" {
-		roots := x509.NewCertPool()
-		if !roots.AppendCertsFromPEM([]byte(caCert)) {
-			return errors.New("the CA certificate has no PEM certificate in it")
-		}
-		transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
-	}
-	req, err := http.NewRequestWithContext(ctx, method, url, body)
+// ask makes a request of another server's, and decodes its JSON.
+func ask(ctx context.Context, method, to, caCert, bearer string, body io.Reader, dst any) error {
+	req, err := http.NewRequestWithContext(ctx, method, to, body)
 	if err != nil {
 		return err
 	}
@@ -113,27 +121,45 @@ func ask(ctx context.Context, method, url, caCert, bearer string, body io.Reader
 	if bearer != "" {
 		req.Header.Set("Authorization", "Bearer "+bearer)
 	}
+	code, data, err := send(req, caCert)
+	switch {
+	case err != nil:
+		return err
+	case code/100 != 2:
+		return fmt.Errorf("%s answered %d %s", to, code, http.StatusText(code))
+	}
+	return json.Unmarshal(data, dst)
+}
+
+// send gives the code and the body of the answer. It follows no redirect to another place, and none with a body.
+func send(req *http.Request, caCert string) (int, []byte, error) {
+	ctx, cancel := context.WithTimeout(req.Context(), askTimeout)
+	defer cancel()
+	transport := &http.Transport{DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment}
+	if caCert != "" {
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM([]byte(caCert)) {
+			return 0, nil, errors.New("the CA certificate has no PEM certificate in it")
+		}
+		transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	}
 	client := &http.Client{Transport: transport, CheckRedirect: func(to *http.Request, via []*http.Request) error {
-		if to.URL.Host != via[0].URL.Host || len(via) > 3 {
+		elsewhere := to.URL.Host != via[0].URL.Host || to.URL.Scheme != via[0].URL.Scheme // who answers mustn't choose whom this host asks
+		if (elsewhere || len(via) > 3 || via[0].Method != http.MethodGet) && !guard.Off("C117") {
 			return http.ErrUseLastResponse
 		}
 		return nil
 	}}
-	resp, err := client.Do(req)
+	resp, err := client.Do(req.WithContext(ctx))
 	if err != nil {
-		return err
+		return 0, nil, err
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, answerMax+1))
-	switch {
-	case err != nil:
-		return err
-	case len(data) > answerMax:
-		return fmt.Errorf("%s answered with more than %d bytes", url, answerMax)
-	case resp.StatusCode/100 != 2:
-		return fmt.Errorf("%s answered %s", url, resp.Status)
+	if err == nil && len(data) > answerMax {
+		err = fmt.Errorf("%s answered with more than %d bytes", req.URL, answerMax)
 	}
-	return json.Unmarshal(data, dst)
+	return resp.StatusCode, data, err
 }
 
 // kubernetesConfig is that of a kubernetes method.
@@ -152,8 +178,8 @@ func kubernetesConfigOf(method *catalog.ACLAuthMethod) (*kubernetesConfig, error
 	switch {
 	case c.Host == "":
 		return nil, errors.New("Config.Host is required: the API server's URL")
-	case !strings.HasPrefix(c.Host, "https://") && !strings.HasPrefix(c.Host, "http://127.0.0.1"):
-		return nil, errors.New("Config.Host must begin with https://")
+	case secureURL("Config.Host", c.Host) != nil:
+		return nil, secureURL("Config.Host", c.Host)
 	case c.CACert == "" && strings.HasPrefix(c.Host, "https://"):
 		return nil, errors.New("Config.CACert is required: the API server's CA certificates, PEM")
 	case c.ServiceAccountJWT == "":

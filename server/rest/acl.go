@@ -26,6 +26,9 @@ type ACL struct {
 	Tokens *tokens.Resolver
 	// Login verifies a bearer token by an auth method, and says who bears it.
 	Login func(ctx context.Context, method *catalog.ACLAuthMethod, bearer string) (*Bearer, error)
+	// AuthURL begins a login in a browser, and Callback ends it, with the Meta that AuthURL was given.
+	AuthURL  func(context.Context, *catalog.ACLAuthMethod, LoginStart) (string, error)
+	Callback func(context.Context, *catalog.ACLAuthMethod, LoginEnd) (*Bearer, map[string]string, error)
 	// ValidateMethod checks an auth method's configuration without asking anybody.
 	ValidateMethod func(*catalog.ACLAuthMethod) error
 	// SealMethod gives a method with its secrets as they go into the log, OpenMethod one with them in clear. Neither changes its argument.
@@ -50,6 +53,8 @@ func (h *handlers) aclHandlers() map[string]api.Handler {
 		"GET /v1/acl/replication":                       h.aclReplication,
 		"POST /v1/acl/login":                            h.aclLogin,
 		"POST /v1/acl/logout":                           h.aclLogout,
+		"POST /v1/acl/oidc/auth-url":                    h.oidcAuthURL,
+		"POST /v1/acl/oidc/callback":                    h.oidcCallback,
 		"PUT /v1/acl/token":                             h.createToken,
 		"GET /v1/acl/token/self":                        h.selfToken,
 		"GET /v1/acl/token/{id}":                        h.readToken,
