@@ -42,6 +42,8 @@ type Config struct {
 	// RootCert and PrivateKey (PEM) are the root to use in place of one made here. Both or neither.
 	RootCert   string
 	PrivateKey Secret
+
+	existingARN string // for a remedy
 }
 
 // Secret is a private key or a token. It doesn't show in logs or formatted output.

@@ -22,6 +22,9 @@ const (
 	CommandName = "command"
 )
 
+// awsName is a provider of Consul's that weft has as a command.
+const awsName = "aws-pca"
+
 // DefaultCommandTimeout bounds one call of a signing command.
 const DefaultCommandTimeout = 30 * time.Second
 
@@ -85,6 +88,10 @@ func (c Config) validateProvider() error {
 			return fmt.Errorf("%w: CommandTimeout is %s, must be at most 10m", ErrConfig, c.Command.Timeout)
 		}
 		return nil
+	}
+	if c.Provider == awsName {
+		return fmt.Errorf(`%w: Provider is %q, which is a program beside weft: install weft-ca-aws, and say Provider %q with Command ["/usr/local/bin/weft-ca-aws", "-arn", %q]`,
+			ErrConfig, awsName, CommandName, cmp.Or(c.existingARN, "the root CA's ARN"))
 	}
 	return fmt.Errorf("%w: Provider is %q, must be %q, %q or %q", ErrConfig, c.Provider, BuiltinName, VaultName, CommandName)
 }
@@ -204,6 +211,8 @@ type Settings struct {
 	CAFile, CAPath, CertFile, KeyFile string
 	TLSServerName                     string
 	TLSSkipVerify                     *bool
+	// Of Consul's aws-pca, which is told what to say instead.
+	ExistingARN string
 	// Of a signing command.
 	Command        []string
 	CommandTimeout time.Duration
@@ -244,12 +253,14 @@ func (s Settings) Over(c Config) (Config, error) {
 		{VaultName, "AuthMethod", s.AuthMethod.Type != "" || len(s.AuthMethod.Params) > 0},
 		{VaultName, "RootPKIPath", s.RootPKIPath != ""},
 		{VaultName, "IntermediatePKIPath", s.IntermediatePKIPath != ""},
+		{awsName, "ExistingARN", s.ExistingARN != ""},
 		{CommandName, "Command", len(s.Command) > 0 || s.CommandTimeout != 0},
 	} {
 		if other.given && other.provider != c.Provider {
 			return c, fmt.Errorf("%w: %s is a key of the provider %q, the provider is %q", ErrConfig, other.key, other.provider, c.Provider)
 		}
 	}
+	c.existingARN = s.ExistingARN
 	if len(s.Command) > 0 {
 		c.Command.Argv = s.Command
 	}

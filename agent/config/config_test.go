@@ -251,7 +251,9 @@ func TestAuthority(t *testing.T) {
 		"command":     {`connect { ca_provider = "command"  ca_config { command = ["/usr/bin/sign", "-x"]  command_timeout = "5s" } }`, ""},
 		"turns":       {`connect { ca_config { csr_max_per_second = 50  csr_max_concurrent = 2 } }`, ""},
 		"no turns":    {`connect { ca_config { csr_max_concurrent = -2 } }`, "CSRMaxConcurrent"},
-		"no provider": {`connect { ca_provider = "aws-pca" }`, "Provider"},
+		"no provider": {`connect { ca_provider = "acme" }`, "Provider"},
+		"aws-pca":     {`connect { ca_provider = "aws-pca"  ca_config { existing_arn = "arn:aws:acm-pca:r:1:certificate-authority/x"  leaf_cert_ttl = "72h" } }`, `Command ["/usr/local/bin/weft-ca-aws", "-arn", "arn:aws:acm-pca:r:1:certificate-authority/x"]`},
+		"arn alone":   {`connect { ca_config { existing_arn = "x" } }`, "ExistingARN is a key of the provider"},
 		"other keys":  {`connect { ca_config { address = "https://v:8200" } }`, "Address is a key of the provider"},
 		"no token":    {`connect { ca_provider = "vault"  ca_config { address = "https://v:8200"  root_pki_path = "pki"  intermediate_pki_path = "int" } }`, "AuthMethod"},
 	} {
