@@ -244,7 +244,7 @@ func (a *Agent) newMesh() error {
 	allow := s.IntentionsAllow()
 	if a.proxies, err = proxies.New(proxies.Config{
 		State: a.state, Store: store, Replica: a.replica, Leaves: a.leaves, Feed: feed, Synced: a.syncer.Wait, Key: key, ADSAddress: a.adsAddress(),
-		NodeAddress: c.Address, DefaultAllow: allow, Now: c.Now, MaxPerSecond: s.XDS.UpdateMaxPerSecond, Log: c.Log.With("part", "proxies"),
+		NodeAddress: c.Address, DefaultAllow: allow, Now: c.Now, MaxPerSecond: s.XDS.UpdateMaxPerSecond, Trusted: []uint32{0, uint32(os.Geteuid())}, Log: c.Log.With("part", "proxies"),
 	}); err != nil {
 		return err
 	}

@@ -5,7 +5,9 @@ package catalog
 import (
 	"cmp"
 	"fmt"
+	"path"
 	"slices"
+	"strings"
 )
 
 // TransparentProxy is how a proxy takes connections that weren't made to it.
@@ -114,19 +116,41 @@ func (p *Proxy) Validate() error {
 	return firstError(p.TransparentProxy.validate(), p.Expose.validate(), validExtensions(p.EnvoyExtensions), p.AccessLogs.validate(), p.LocalIdentity.validate())
 }
 
-// maxUIDs bounds a list that is gone through for each connection.
-const maxUIDs = 64
+// maxLocal bounds lists that are gone through for each connection.
+const maxLocal = 64
 
 func (l *LocalIdentity) validate() error {
 	switch {
 	case l == nil:
 		return nil
-	case len(l.UIDs) == 0:
-		return invalidf("Proxy.LocalIdentity without UIDs: nobody could call the upstreams; name the users that the service runs as")
-	case len(l.UIDs) > maxUIDs:
-		return invalidf("Proxy.LocalIdentity.UIDs has %d users, more than %d", len(l.UIDs), maxUIDs)
-	case slices.Contains(l.UIDs, ^uint32(0)):
-		return invalidf("Proxy.LocalIdentity.UIDs: %d is no user", ^uint32(0))
+	case l.None() && l.Proxy == nil:
+		return invalidf("Proxy.LocalIdentity without UIDs, Units and Cgroups: name the processes that the service is")
+	case l.Proxy != nil && l.Proxy.None():
+		return invalidf("Proxy.LocalIdentity.Proxy without UIDs, Units and Cgroups: name the processes that the proxy is")
+	}
+	err := l.LocalProcesses.validate("Proxy.LocalIdentity")
+	if err == nil && l.Proxy != nil {
+		err = l.Proxy.validate("Proxy.LocalIdentity.Proxy")
+	}
+	return err
+}
+
+func (l *LocalProcesses) validate(what string) error {
+	if n := max(len(l.UIDs), len(l.Units), len(l.Cgroups)); n > maxLocal {
+		return invalidf("%s has a list of %d, more than %d", what, n, maxLocal)
+	}
+	if slices.Contains(l.UIDs, ^uint32(0)) {
+		return invalidf("%s.UIDs: %d is no user", what, ^uint32(0))
+	}
+	for _, u := range l.Units {
+		if dot := strings.LastIndexByte(u, '.'); dot < 1 || !slices.Contains([]string{"service", "scope", "slice"}, u[dot+1:]) || strings.Contains(u, "/") {
+			return invalidf("%s.Units: %q is no unit with processes: want its whole name, as web.service", what, u)
+		}
+	}
+	for _, c := range l.Cgroups {
+		if c == "/" || path.Clean(c) != c || !path.IsAbs(c) {
+			return invalidf("%s.Cgroups: %q is no path of a cgroup: want it as in /proc/PID/cgroup after 0::, as /system.slice/web.service", what, c)
+		}
 	}
 	return nil
 }

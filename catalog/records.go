@@ -135,11 +135,23 @@ type Proxy struct {
 	RateLimits             *RateLimits       `json:",omitempty"` // shown where service-defaults are merged in; never registered
 }
 
-// LocalIdentity says which processes of its host a service is: its proxy lets only these call its upstreams.
+// LocalIdentity says which processes of its host a service is: its proxy lets only these call its upstreams. Where it names none, any may.
 type LocalIdentity struct {
-	// UIDs are the users that they run as.
-	UIDs []uint32
+	LocalProcesses
+	// Proxy names the processes that are its proxy: the agent gives configuration and certificates, with their keys, only to them, to root and
+	// to processes of the agent's own user. nil: to all that prove by secret or token that they may have them.
+	Proxy *LocalProcesses `json:",omitempty"`
 }
+
+// LocalProcesses are those of a host that run as one of some users, if any are named, and in one of some systemd units or cgroups, if any are.
+type LocalProcesses struct {
+	UIDs    []uint32 `json:",omitempty"`
+	Units   []string `json:",omitempty"` // of the system's manager, as "web.service"
+	Cgroups []string `json:",omitempty"` // absolute paths in the hierarchy of version 2, as "/system.slice/web.service"
+}
+
+// None says whether nothing is named.
+func (l *LocalProcesses) None() bool { return len(l.UIDs)+len(l.Units)+len(l.Cgroups) == 0 }
 
 // Upstream is a service that an instance calls, and where its proxy listens for these calls.
 type Upstream struct {

@@ -293,7 +293,12 @@ func TestWarnings(t *testing.T) {
 		"EnvoyExtensions[0]: Name is required":      {EnvoyExtensions: []catalog.EnvoyExtension{{}}},
 		"AccessLogs.Path must be set for type file": {AccessLogs: &catalog.AccessLogs{Type: "file"}},
 		"LocalIdentity without UIDs":                {LocalIdentity: &catalog.LocalIdentity{}},
-		"4294967295 is no user":                     {LocalIdentity: &catalog.LocalIdentity{UIDs: []uint32{1, ^uint32(0)}}},
+		"4294967295 is no user":                     {LocalIdentity: &catalog.LocalIdentity{LocalProcesses: catalog.LocalProcesses{UIDs: []uint32{1, ^uint32(0)}}}},
+		`"web" is no unit`:                          {LocalIdentity: &catalog.LocalIdentity{LocalProcesses: catalog.LocalProcesses{Units: []string{"web"}}}},
+		`"a/b.service" is no unit`:                  {LocalIdentity: &catalog.LocalIdentity{LocalProcesses: catalog.LocalProcesses{Units: []string{"a/b.service"}}}},
+		`"web" is no path of a cgroup`:              {LocalIdentity: &catalog.LocalIdentity{LocalProcesses: catalog.LocalProcesses{Cgroups: []string{"web"}}}},
+		`"/" is no path of a cgroup`:                {LocalIdentity: &catalog.LocalIdentity{LocalProcesses: catalog.LocalProcesses{Cgroups: []string{"/"}}}},
+		"LocalIdentity.Proxy without UIDs":          {LocalIdentity: &catalog.LocalIdentity{Proxy: &catalog.LocalProcesses{}}},
 	} {
 		d := ServiceDefinition{Name: "bad", Port: 80, Connect: &ConnectDefinition{SidecarService: &ServiceDefinition{Proxy: proxy}}}
 		if _, err := s.Register(d, "", false); err == nil || !strings.Contains(err.Error(), want) {

@@ -31,6 +31,7 @@ import (
 	"github.com/weftmesh/weft/connect/xds"
 	"github.com/weftmesh/weft/connect/xds/ads"
 	"github.com/weftmesh/weft/internal/guard"
+	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/run"
 	"github.com/weftmesh/weft/internal/wire"
 	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
@@ -52,8 +53,12 @@ type Config struct {
 	DefaultAllow bool
 	// MaxPerSecond bounds the renderings for all proxies together; 0: nothing does.
 	MaxPerSecond float64
-	Now          func() time.Time // nil: the system's clock
-	Log          *slog.Logger
+	// Trusted are the users whose processes get a proxy's configuration whatever its registration names: root, and the agent's own.
+	Trusted []uint32
+	// Caller tells the process at the other end of a request; nil: the kernel is asked.
+	Caller func(context.Context) (listen.Owner, error)
+	Now    func() time.Time // nil: the system's clock
+	Log    *slog.Logger
 }
 
 // Manager serves this host's proxies.
@@ -77,6 +82,9 @@ func New(c Config) (*Manager, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.Caller == nil {
+		c.Caller = listen.Caller
+	}
 	return &Manager{c: c, sessions: map[*session]struct{}{}, last: map[string]rest.ProxyStatus{}, unsaid: map[string]bool{}, changed: make(chan struct{}, 1)}, nil
 }
 
@@ -96,8 +104,13 @@ func (m *Manager) Access(proxyID string) (rest.Access, error) {
 	}
 	return rest.Access{
 		ProxyID: proxyID, Service: s.Record.Proxy.DestinationServiceName, ADSAddress: m.c.ADSAddress, Secret: m.Secret(proxyID),
-		Config: s.Record.Proxy.Config,
+		Config: s.Record.Proxy.Config, Key: keyOf(s.Record),
 	}, nil
+}
+
+// keyOf is the service whose proxy a record is of.
+func keyOf(proxy *catalog.Service) catalog.Key {
+	return proxy.Scope.Name(proxy.Proxy.DestinationServiceName)
 }
 
 // Status lists every registered proxy.
@@ -143,7 +156,7 @@ func (m *Manager) keepLeaves(ctx context.Context) error {
 		leaves := map[catalog.Key]string{}
 		for _, s := range wanted.Services {
 			if s.Record.Kind == catalog.KindConnectProxy {
-				leaves[s.Record.Scope.Name(s.Record.Proxy.DestinationServiceName)] = s.Token
+				leaves[keyOf(s.Record)] = s.Token
 			}
 		}
 		m.c.Leaves.Keep(leaves)
@@ -275,7 +288,13 @@ func (m *Manager) Open(ctx context.Context, c ads.Claim) (ads.Stream, error) {
 	if ok && svc.Record.Kind != catalog.KindConnectProxy {
 		return nil, status.Errorf(codes.NotFound, "%q is registered on this agent as a service, not as a proxy", id)
 	}
-	s := &session{m: m, id: id, claim: c, changed: make(chan struct{}), done: make(chan struct{})}
+	s := &session{m: m, id: id, claim: c, caller: m.caller(ctx), changed: make(chan struct{}), done: make(chan struct{})}
+	if ok {
+		if err := m.suits(s.caller, boundsOf(&wanted, keyOf(svc.Record))); err != nil {
+			m.c.Log.Warn("a process was refused a proxy's configuration", "proxy", id, "uid", s.caller.uid(), "error", err)
+			return nil, status.Errorf(codes.PermissionDenied, "the configuration of %q isn't for this process: %v", id, err)
+		}
+	}
 	ctx, s.cancel = context.WithCancel(ctx)
 	m.mu.Lock()
 	m.sessions[s] = struct{}{}
@@ -301,6 +320,7 @@ type session struct {
 	m      *Manager
 	id     string
 	claim  ads.Claim
+	caller caller
 	cancel context.CancelFunc
 	done   chan struct{}
 
@@ -371,11 +391,10 @@ func (s *session) run(ctx context.Context) {
 		}
 		txn := s.m.c.Store.Read().Record()
 		var wait time.Duration
-		svc, ok := wanted.Services[s.id]
-		if ok {
+		if svc, ok := wanted.Services[s.id]; ok && s.permitted(&wanted, svc.Record) {
 			wait = s.render(txn, svc.Record)
 		} else {
-			s.publish(nil) // deregistered: the proxy keeps what it has until somebody stops it
+			s.publish(nil) // deregistered, or another's now: the proxy keeps what it has until somebody stops it
 			wait = time.Hour
 		}
 		topics := txn.Topics()
@@ -392,6 +411,25 @@ func (s *session) run(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// permitted says whether the process may have a registration's configuration, which may have come, or changed, since its stream began.
+func (s *session) permitted(wanted *local.Wanted, proxy *catalog.Service) bool {
+	if proxy.Kind != catalog.KindConnectProxy {
+		return true // rendering says what is wrong
+	}
+	err := s.m.suits(s.caller, boundsOf(wanted, keyOf(proxy)))
+	if err == nil {
+		return true
+	}
+	text := "the process that asks isn't the proxy: " + err.Error()
+	s.m.note(s.id, func(st *rest.ProxyStatus) {
+		if st.NotReady != text {
+			s.m.c.Log.Warn("a process is refused a proxy's configuration", "proxy", s.id, "uid", s.caller.uid(), "error", err)
+		}
+		st.NotReady = text
+	})
+	return false
 }
 
 // turn waits until one more may be rendered; false is ctx's end.
@@ -427,7 +465,7 @@ func (s *session) render(txn *catalog.Txn, proxy *catalog.Service) time.Duration
 	in := xds.Input{
 		Txn: txn, Proxy: proxy, NodeAddress: s.m.c.NodeAddress, Abilities: s.claim.Abilities, DefaultAllow: s.m.c.DefaultAllow, DenyAll: expired, Now: now, Memo: &s.memo, Shared: &s.m.shared,
 	}
-	l, err := s.m.c.Leaves.CurrentIn(txn, proxy.Scope.Name(proxy.Proxy.DestinationServiceName))
+	l, err := s.m.c.Leaves.CurrentIn(txn, keyOf(proxy))
 	if err == nil {
 		in.Leaf = &xds.Leaf{CertPEM: l.CertPEM, KeyPEM: l.PrivateKeyPEM}
 	}

@@ -65,6 +65,9 @@ type Config struct {
 type Proxies interface {
 	// Access is how a registered proxy reaches ADS and proves who it is.
 	Access(proxyID string) (Access, error)
+	// Permit returns nil if the process that makes a request may have what the proxies of a service have, their keys above all; what is asked for
+	// is for the log.
+	Permit(ctx context.Context, what string, service catalog.Key) error
 	// Status lists every proxy of this host and what it has.
 	Status() []ProxyStatus
 }
@@ -72,6 +75,7 @@ type Proxies interface {
 // Access is how a proxy reaches ADS.
 type Access struct {
 	ProxyID, Service string
+	Key              catalog.Key `json:"-"` // the service's
 	// ADSAddress is host:port, or unix:/path.
 	ADSAddress string
 	// Secret proves to ADS that its bearer is this proxy.
@@ -357,6 +361,9 @@ func (h *handlers) leaf(w http.ResponseWriter, r *api.Request) error {
 	if err := id.Validate(); err != nil { // it never gets one
 		return &api.StatusError{Code: http.StatusBadRequest, Text: err.Error(), Err: err}
 	}
+	if err := h.permit(r, "leaf", key); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), leafWait)
 	defer cancel()
 	l, err := h.c.Leaves.Get(ctx, key, api.TokenOf(r.Request), h.runs(key))
@@ -389,6 +396,14 @@ func (h *handlers) leaf(w http.ResponseWriter, r *api.Request) error {
 	return api.WriteJSON(w, l)
 }
 
+// permit refuses what has a key in it to a process that the service's registrations don't name.
+func (h *handlers) permit(r *api.Request, what string, service catalog.Key) error {
+	if err := h.c.Proxies.Permit(r.Context(), what, service); err != nil {
+		return &api.StatusError{Code: http.StatusForbidden, Text: err.Error(), Err: err}
+	}
+	return nil
+}
+
 // runs says whether a service is registered on this agent: then a server that doesn't know it is about to.
 func (h *handlers) runs(service catalog.Key) bool {
 	wanted, _ := h.c.State.Wanted()
@@ -406,6 +421,9 @@ func (h *handlers) proxyAccess(w http.ResponseWriter, r *api.Request) error {
 		return fault(err)
 	}
 	if err := r.Authorize(a.Service); err != nil {
+		return err
+	}
+	if err := h.permit(r, "secret of "+a.ProxyID, a.Key); err != nil {
 		return err
 	}
 	return api.WriteJSON(w, a)

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -26,10 +27,21 @@ import (
 type noProxies struct{}
 
 func (noProxies) Access(id string) (Access, error) {
+	if id == "kept-sidecar-proxy" {
+		return Access{ProxyID: id, Service: "kept", Key: catalog.Scope{}.Name("kept")}, nil
+	}
 	if id != "web-sidecar-proxy" {
 		return Access{}, local.ErrUnknown
 	}
 	return Access{ProxyID: id, Service: "web", Secret: "s"}, nil
+}
+
+// Permit lets nobody have what the proxies of "kept" have.
+func (noProxies) Permit(_ context.Context, _ string, service catalog.Key) error {
+	if service.Name == "kept" {
+		return errors.New("it is another's")
+	}
+	return nil
 }
 
 func (noProxies) Status() []ProxyStatus {
@@ -110,6 +122,8 @@ func TestBadRequests(t *testing.T) {
 		{"PUT", "/v1/agent/service/register", `{"Name":"p","Kind":"connect-proxy","Port":1,"Proxy":{"DestinationServiceName":"x","DestinationServiceID":"none"}}`, 400, `"none" isn't registered`},
 		{"PUT", "/v1/agent/service/register?replace-existing-checks=maybe", `{"Name":"x"}`, 400, "replace-existing-checks"},
 		{"PUT", "/v1/agent/services/register", `{"Services":[{"Name":"x"},{"Name":"y","Port":-1}]}`, 400, `service "y": Invalid Port`},
+		{"GET", "/v1/agent/connect/ca/leaf/kept", ``, 403, "another's"},
+		{"GET", "/v1/agent/connect/proxy/kept-sidecar-proxy", ``, 403, "another's"},
 		{"GET", "/v1/agent/connect/ca/leaf/a%20b", ``, 400, `invalid identity: service "a b"`},
 		{"PUT", "/v1/agent/services/register", `{"Services":[{"Name":"x"},{"Name":"x"}]}`, 400, "another id"},
 		{"PUT", "/v1/agent/services/register", `[{"Name":"x"}]`, 400, "must be an object"},

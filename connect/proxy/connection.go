@@ -31,8 +31,9 @@ type connection struct {
 	peer     *config.Peer
 	leaving  atomic.Int64 // since when, in Unix nanoseconds; 0: it stays
 	denied   atomic.Bool
-	looked   atomic.Value           // string: what the last look at its certificate gave
-	owner    atomic.Pointer[uint32] // whose process opened it; nil: nobody has asked
+	looked   atomic.Value                     // string: what the last look at its certificate gave
+	owner    atomic.Pointer[listen.Owner]     // whose process opened it; nil: nobody has asked
+	suits    atomic.Pointer[listen.Processes] // for whom it was found to be last
 
 	// What is carried, once that is known.
 	http   *exchange.Downstream
@@ -297,21 +298,29 @@ func (p *Proxy) recheck(s *config.Snapshot) {
 	}
 }
 
-// stranger says whether the connection is of a process that may not be here, where the listener is for some users' alone. Who can't be told is a
+// stranger says whether the connection is of a process that may not be here, where the listener is for some processes alone. Who can't be told is a
 // stranger.
 func (c *connection) stranger(l *config.Listener) bool {
 	if l.Local == nil {
 		return false
 	}
+	if c.suits.Load() == l.Local {
+		return false
+	}
 	if c.owner.Load() == nil {
-		uid, err := listen.LocalUID(c.conn, c.peer.Original)
+		owner, err := listen.OwnerOf(c.conn, c.peer.Original)
 		if err != nil {
 			c.p.c.Log.Debug("connection refused", "listener", l.Name, "error", err)
 			return true
 		}
-		c.owner.Store(&uid)
+		c.owner.Store(&owner)
 	}
-	return !slices.Contains(l.Local.UIDs, *c.owner.Load())
+	if err := l.Local.Has(*c.owner.Load()); err != nil {
+		c.p.c.Log.Debug("connection refused", "listener", l.Name, "error", err)
+		return true
+	}
+	c.suits.Store(l.Local)
+	return false
 }
 
 // bare says whether a connection came in plain text to a listener that takes TLS only.

@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/internal/listen"
 )
 
 // nobody is a user who isn't root.
@@ -28,13 +29,13 @@ func TestLocalIdentity(t *testing.T) {
 		t.Skip("only root can be somebody else")
 	}
 	for _, tc := range []struct {
-		local   *config.LocalPeer
+		local   *listen.Processes
 		allowed []int
 	}{
 		{nil, []int{0, nobody}},
-		{&config.LocalPeer{UIDs: []uint32{0}}, []int{0}},
-		{&config.LocalPeer{UIDs: []uint32{nobody}}, []int{nobody}},
-		{&config.LocalPeer{}, nil},
+		{&listen.Processes{UIDs: []uint32{0}}, []int{0}},
+		{&listen.Processes{UIDs: []uint32{nobody}}, []int{nobody}},
+		{&listen.Processes{}, nil},
 	} {
 		b := newBench(t, func(l *config.Listener) {
 			l.Direction, l.TCP, l.Local = config.Outbound, &config.TCP{Cluster: "api"}, tc.local
@@ -86,7 +87,7 @@ func TestLocalIdentityIsAskedForAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := *b.s.Listeners["l"]
-	other.Local = &config.LocalPeer{UIDs: []uint32{uint32(os.Getuid())}}
+	other.Local = &listen.Processes{UIDs: []uint32{uint32(os.Getuid())}}
 	set := func(l config.Listener) {
 		b.s = &config.Snapshot{Listeners: map[string]*config.Listener{"l": &l}, Clusters: b.s.Clusters, Routes: b.s.Routes}
 		b.p.apply(b.s)
@@ -98,7 +99,7 @@ func TestLocalIdentityIsAskedForAgain(t *testing.T) {
 	if _, err := client.Read(make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
-	other.Local = &config.LocalPeer{UIDs: []uint32{uint32(os.Getuid()) + 1}}
+	other.Local = &listen.Processes{UIDs: []uint32{uint32(os.Getuid()) + 1}}
 	set(other)
 	if n, err := client.Read(make([]byte, 1)); err == nil {
 		t.Errorf("it goes on: %d", n)

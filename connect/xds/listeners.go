@@ -262,9 +262,9 @@ func (r *renderer) bufferBytes() uint32 { return cmp.Or(r.in.Limits.BufferBytes,
 // outbound renders what the service calls: for each upstream a listener, its routes and clusters. An upstream whose chain is
 // broken is left out with a warning; the others stand.
 func (r *renderer) outbound() error {
-	local := r.in.Proxy.Proxy.LocalIdentity
+	local := r.localProcesses()
 	if local != nil && !r.in.Abilities.Weft {
-		r.warn("proxy %s: Envoy can't tell which user calls, so no upstream is served: LocalIdentity is for weft's own proxy", r.in.Proxy.ID)
+		r.warn("proxy %s: Envoy can't tell which process calls, so no upstream is served: LocalIdentity is for weft's own proxy", r.in.Proxy.ID)
 		return nil
 	}
 	shared, byName := map[string]bool{}, map[string][]named{}
@@ -293,7 +293,7 @@ func (r *renderer) outbound() error {
 		}
 		if at := bind(u.Definition); names != nil || shared[at] {
 			if local != nil {
-				r.warn("upstream %s: a port that upstreams share by %s can't be kept to some users (LocalIdentity): give it one of its own", u.Key, catalog.UpstreamNamesKey)
+				r.warn("upstream %s: a port that upstreams share by %s can't be kept to some processes (LocalIdentity): give it one of its own", u.Key, catalog.UpstreamNamesKey)
 				continue
 			}
 			if catalog.HTTPLike(u.Chain.Protocol) {
@@ -315,13 +315,22 @@ func (r *renderer) outbound() error {
 	return nil
 }
 
-// localPeer keeps an upstream's listener to the processes that the service is, where its registration names their users.
-func (r *renderer) localPeer() ([]*listenerv3.Filter, error) {
+// localProcesses are those that the service is, nil where its registration names none.
+func (r *renderer) localProcesses() *catalog.LocalProcesses {
 	id := r.in.Proxy.Proxy.LocalIdentity
+	if id == nil || id.None() {
+		return nil
+	}
+	return &id.LocalProcesses
+}
+
+// localPeer keeps an upstream's listener to the processes that the service is, where its registration names them.
+func (r *renderer) localPeer() ([]*listenerv3.Filter, error) {
+	id := r.localProcesses()
 	if id == nil {
 		return nil, nil
 	}
-	a, err := pack(&proxyv1.LocalPeer{Uids: id.UIDs})
+	a, err := pack(&proxyv1.LocalPeer{Uids: id.UIDs, Units: id.Units, Cgroups: id.Cgroups})
 	return []*listenerv3.Filter{{Name: localPeerFilter, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: a}}}, err
 }
 

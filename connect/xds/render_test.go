@@ -56,7 +56,7 @@ func render(t *testing.T, w *xdstest.World, proxy *catalog.Service) (*xds.Output
 		t.Fatal(err)
 	}
 	again, err := w.Render(proxy, leaf)
-	if err != nil || again.Hash != out.Hash || len(out.Hash) == 0 {
+	if err != nil || again.ConfigHash != out.ConfigHash || len(out.Hash) == 0 {
 		t.Fatalf("rendered twice: %q and %q, %v", out.Hash, again.Hash, err)
 	}
 	p, err := xdstest.Load(out)
@@ -382,7 +382,7 @@ func TestLocalIdentity(t *testing.T) {
 			proxy := register(t, w, web("api"))
 			if bound {
 				own := *proxy.Proxy
-				own.LocalIdentity = &catalog.LocalIdentity{UIDs: []uint32{1000}}
+				own.LocalIdentity = &catalog.LocalIdentity{LocalProcesses: catalog.LocalProcesses{UIDs: []uint32{1000}, Units: []string{"web.service"}, Cgroups: []string{"/web"}}, Proxy: &catalog.LocalProcesses{UIDs: []uint32{7}}}
 				proxy.Proxy = &own
 			}
 			out, p := render(t, w, proxy)
@@ -397,6 +397,9 @@ func TestLocalIdentity(t *testing.T) {
 					}
 				case is:
 					kept++
+					if text := l.String(); !strings.Contains(text, "web.service") || !strings.Contains(text, `"/web"`) {
+						t.Errorf("units and cgroups don't come with it: %s", text)
+					}
 				default:
 					served++
 				}
@@ -407,6 +410,14 @@ func TestLocalIdentity(t *testing.T) {
 				want = [3]int{0, 1, 1}
 			} else if bound {
 				want = [3]int{0, 0, 1}
+			}
+			if !bound { // who the proxy is changes nothing that it does
+				own := *proxy.Proxy
+				own.LocalIdentity = &catalog.LocalIdentity{Proxy: &catalog.LocalProcesses{UIDs: []uint32{7}}}
+				proxy.Proxy = &own
+				if again, _ := render(t, w, proxy); again.ConfigHash != out.ConfigHash {
+					t.Error("it is rendered otherwise for a proxy that is some processes' alone")
+				}
 			}
 			if got := [3]int{served, kept, inbound}; got != want || warned != (bound && !weft) {
 				t.Errorf("weft's proxy %v, bound %v: %v, want %v; warned %v", weft, bound, got, want, warned)

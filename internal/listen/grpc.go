@@ -9,13 +9,13 @@ import (
 	"net"
 
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 )
 
 // GRPCCredentials returns transport credentials for a grpc.Server that serves
 // connections of a Door. The handshake is done already; these hand its outcome
 // to the handlers as credentials.TLSInfo (peer.FromContext), or, for plain
-// connections, what insecure credentials give. For servers only.
+// connections, what says that they are and lets Caller find out whose. For
+// servers only.
 func GRPCCredentials() credentials.TransportCredentials { return grpcCreds{} }
 
 type grpcCreds struct{}
@@ -30,7 +30,7 @@ func (grpcCreds) ClientHandshake(context.Context, string, net.Conn) (net.Conn, c
 func (grpcCreds) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	t, ok := c.(*tls.Conn)
 	if !ok {
-		return insecure.NewCredentials().ServerHandshake(c)
+		return c, plainInfo{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}, conn: c}, nil
 	}
 	info := credentials.TLSInfo{
 		State:          t.ConnectionState(),
@@ -41,6 +41,15 @@ func (grpcCreds) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, er
 	}
 	return c, info, nil
 }
+
+// plainInfo is what is known of a connection without TLS.
+type plainInfo struct {
+	credentials.CommonAuthInfo
+	conn net.Conn
+}
+
+// AuthType is the name of insecure credentials.
+func (plainInfo) AuthType() string { return "insecure" }
 
 func (grpcCreds) Info() credentials.ProtocolInfo {
 	return credentials.ProtocolInfo{SecurityProtocol: "tls"}

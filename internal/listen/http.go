@@ -32,6 +32,7 @@ func (d *Door) HTTPServer(spec Spec, h http.Handler) *http.Server {
 		MaxHeaderBytes:    lim.MaxHeaderBytes,
 		ErrorLog:          logs.Std(d.log.With("listener", spec.Name), slog.LevelDebug, "http server"),
 		Protocols:         new(http.Protocols),
+		ConnContext:       withCaller,
 	}
 	if lim.MaxHeaderBytes < 0 {
 		s.MaxHeaderBytes = 1 << 30

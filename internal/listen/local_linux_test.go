@@ -43,7 +43,7 @@ func accept(t *testing.T, l net.Listener) net.Conn {
 }
 
 // Who calls by loopback is told by the kernel, for IPv4 and IPv6.
-func TestLocalUID(t *testing.T) {
+func TestOwner(t *testing.T) {
 	for _, addr := range []string{"127.0.0.1:0", "[::1]:0", "[::]:0"} {
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
@@ -60,27 +60,27 @@ func TestLocalUID(t *testing.T) {
 				t.Fatal(err)
 			}
 			s := accept(t, l)
-			if uid, err := LocalUID(s, netip.AddrPort{}); err != nil || uid != uint32(os.Getuid()) {
-				t.Errorf("%s at %s: %d, %v", to, addr, uid, err)
+			if o, err := OwnerOf(s, netip.AddrPort{}); err != nil || o.UID != uint32(os.Getuid()) {
+				t.Errorf("%s at %s: %d, %v", to, addr, o.UID, err)
 			}
 			// What is closed is nobody's, and above all not root's.
 			c.Close()
 			if _, err := io.ReadAll(s); err != nil {
 				t.Fatal(err)
 			}
-			if uid, err := LocalUID(s, netip.AddrPort{}); !errors.Is(err, ErrNotLocal) {
-				t.Errorf("a closed one: %d, %v", uid, err)
+			if o, err := OwnerOf(s, netip.AddrPort{}); !errors.Is(err, ErrNotLocal) {
+				t.Errorf("a closed one: %d, %v", o.UID, err)
 			}
 			s.Close()
 		}
 		l.Close()
 	}
-	if uid, err := ownerOf(netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("127.0.0.1:81")); !errors.Is(err, ErrNotLocal) {
-		t.Errorf("another host: %d, %v", uid, err)
+	if o, err := ownerOf(netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("127.0.0.1:81")); !errors.Is(err, ErrNotLocal) {
+		t.Errorf("another host: %d, %v", o.UID, err)
 	}
 }
 
-func TestLocalUIDOfOthers(t *testing.T) {
+func TestOwnerOfOthers(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can be somebody else")
 	}
@@ -92,8 +92,8 @@ func TestLocalUIDOfOthers(t *testing.T) {
 	for _, uid := range []uint32{nobody, 0} {
 		p := callAs(t, uid, l.Addr().(*net.TCPAddr).Port)
 		s := accept(t, l)
-		if got, err := LocalUID(s, netip.AddrPort{}); err != nil || got != uid {
-			t.Errorf("uid %d: %d, %v", uid, got, err)
+		if got, err := OwnerOf(s, netip.AddrPort{}); err != nil || got.UID != uid {
+			t.Errorf("uid %d: %d, %v", uid, got.UID, err)
 		}
 		s.Close()
 		if err := p.Wait(); err != nil {
@@ -102,7 +102,7 @@ func TestLocalUIDOfOthers(t *testing.T) {
 	}
 }
 
-func TestLocalUIDOfUnixSockets(t *testing.T) {
+func TestOwnerOfUnixSockets(t *testing.T) {
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +118,7 @@ func TestLocalUIDOfUnixSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if uid, err := LocalUID(s, netip.AddrPort{}); err != nil || uid != uint32(os.Getuid()) {
-		t.Error(uid, err)
+	if o, err := OwnerOf(s, netip.AddrPort{}); err != nil || o.UID != uint32(os.Getuid()) {
+		t.Error(o, err)
 	}
 }

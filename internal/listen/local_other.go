@@ -11,10 +11,10 @@ import (
 	"net/netip"
 )
 
-// ErrNotLocal says that a connection's other end is no open socket of this host, or is one no more.
-var ErrNotLocal = errors.New("the caller is no process of this host, or has closed its socket")
+var errLinux = fmt.Errorf("who calls can be found on Linux alone: %w", errors.ErrUnsupported)
 
-// LocalUID is for Linux alone.
-func LocalUID(net.Conn, netip.AddrPort) (uint32, error) {
-	return 0, fmt.Errorf("who calls can be found on Linux alone: %w", errors.ErrUnsupported)
-}
+func ownerOf(_, _ netip.AddrPort) (Owner, error) { return Owner{}, errLinux }
+
+func peerOwner(net.Conn) (Owner, error) { return Owner{}, errLinux }
+
+func inGroups(*Processes, uint64) (bool, error) { return false, errLinux }

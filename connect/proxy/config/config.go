@@ -16,6 +16,7 @@ import (
 
 	"github.com/weftmesh/weft/connect/identity"
 	"github.com/weftmesh/weft/connect/proxy/stream"
+	"github.com/weftmesh/weft/internal/listen"
 )
 
 // Snapshot is all of a proxy's configuration at one moment.
@@ -53,9 +54,9 @@ type Listener struct {
 	PlainToo  bool       // connections without TLS are taken too
 	// MaxConnections bounds open connections, 0 for no bound.
 	MaxConnections int
-	Authorize      []*Policies // of connections: each must allow
-	Local          *LocalPeer  // nil: any process may connect
-	TCP            *TCP        // exactly one of TCP and HTTP, except beside Named and with Detect
+	Authorize      []*Policies       // of connections: each must allow
+	Local          *listen.Processes // nil: any process may connect
+	TCP            *TCP              // exactly one of TCP and HTTP, except beside Named and with Detect
 	HTTP           *HTTP
 	// Detect says that nobody declared what is spoken: HTTP is for connections whose client speaks it, TCP for the others.
 	Detect bool
@@ -66,11 +67,6 @@ type Listener struct {
 	// Captured has the listener's connections in its place: they were going elsewhere. All that is said of connections above is
 	// empty then.
 	Captured *Captured
-}
-
-// LocalPeer is which processes of this host may connect.
-type LocalPeer struct {
-	UIDs []uint32
 }
 
 // Named is a tunnel for some server names, in lower case: "api.example.com", or "*.example.com" for all below it.

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/internal/listen"
 	proxyv1 "github.com/weftmesh/weft/proto/weft/proxy/v1"
 )
 
@@ -203,7 +204,7 @@ func compileFilter(l *config.Listener, f *listenerv3.Filter) error {
 		if err := unpack(f.GetTypedConfig(), m); err != nil {
 			return err
 		}
-		l.Local = &config.LocalPeer{UIDs: m.GetUids()}
+		l.Local = &listen.Processes{UIDs: m.GetUids(), Units: m.GetUnits(), Cgroups: m.GetCgroups()}
 		return nil
 	case connLimitURL:
 		m, err := read[*limitv3.ConnectionLimit](f.GetTypedConfig())

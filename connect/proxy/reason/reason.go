@@ -57,8 +57,8 @@ var Explanations = map[Code]Explanation{
 		"see which: response_code_details in the access log of the service's sidecar, or weft intention match DST; allow it: weft intention create -allow -replace SRC DST",
 	},
 	LocalIdentity: {
-		"the process that calls the upstream on this host runs as a user that isn't the service's (proxy { local_identity { uids = […] } } of its registration), or had closed its connection already",
-		"run it as one of the users that the registration names, or add its uid there; what is another service registers with a sidecar of its own",
+		"the process that calls the upstream on this host isn't the service, by its user, systemd unit or cgroup (proxy { local_identity { … } } of its registration), or had closed its connection already",
+		"run it as what the registration names, or add its user, unit or cgroup there; what is another service registers with a sidecar of its own",
 	},
 	NoRoute: {
 		"no route of the service matches the request",

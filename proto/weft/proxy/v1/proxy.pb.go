@@ -285,10 +285,13 @@ func (x *Detect) GetHttp() *anypb.Any {
 	return nil
 }
 
-// LocalPeer is a network filter, the first of its listener: only processes of this host that run as one of these users may connect.
+// LocalPeer is a network filter, the first of its listener: only processes of this host may connect that run as one of these users
+// and in one of these systemd units or cgroups. What is empty isn't asked for; if all is, nobody may.
 type LocalPeer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Uids          []uint32               `protobuf:"varint,1,rep,packed,name=uids,proto3" json:"uids,omitempty"`
+	Units         []string               `protobuf:"bytes,2,rep,name=units,proto3" json:"units,omitempty"`
+	Cgroups       []string               `protobuf:"bytes,3,rep,name=cgroups,proto3" json:"cgroups,omitempty"` // absolute paths in the hierarchy of version 2
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -326,6 +329,20 @@ func (*LocalPeer) Descriptor() ([]byte, []int) {
 func (x *LocalPeer) GetUids() []uint32 {
 	if x != nil {
 		return x.Uids
+	}
+	return nil
+}
+
+func (x *LocalPeer) GetUnits() []string {
+	if x != nil {
+		return x.Units
+	}
+	return nil
+}
+
+func (x *LocalPeer) GetCgroups() []string {
+	if x != nil {
+		return x.Cgroups
 	}
 	return nil
 }
@@ -722,9 +739,11 @@ const file_weft_proxy_v1_proxy_proto_rawDesc = "" +
 	"\vfault_reset\x18\x03 \x01(\bR\n" +
 	"faultReset\"2\n" +
 	"\x06Detect\x12(\n" +
-	"\x04http\x18\x01 \x01(\v2\x14.google.protobuf.AnyR\x04http\"\x1f\n" +
+	"\x04http\x18\x01 \x01(\v2\x14.google.protobuf.AnyR\x04http\"O\n" +
 	"\tLocalPeer\x12\x12\n" +
-	"\x04uids\x18\x01 \x03(\rR\x04uids\"p\n" +
+	"\x04uids\x18\x01 \x03(\rR\x04uids\x12\x14\n" +
+	"\x05units\x18\x02 \x03(\tR\x05units\x12\x18\n" +
+	"\acgroups\x18\x03 \x03(\tR\acgroups\"p\n" +
 	"\bPeakEWMA\x12/\n" +
 	"\x05decay\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05decay\x123\n" +
 	"\apenalty\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\apenalty\"a\n" +
