@@ -146,7 +146,7 @@ func TestCgroupsOfCallers(t *testing.T) {
 	}
 	defer file.Close()
 	for how, l := range map[string]net.Listener{
-		"exec 3<>/dev/tcp/127.0.0.1/" + strconv.Itoa(tcp.Addr().(*net.TCPAddr).Port) + "; echo hi >&3; cat <&3": tcp,
+		"exec 3<>/dev/tcp/127.0.0.1/" + strconv.Itoa(tcp.Addr().(*net.TCPAddr).Port) + "; echo hi >&3; cat <&3":                                        tcp,
 		"exec python3 -c 'import socket; s=socket.socket(socket.AF_UNIX); s.connect(\"" + file.Addr().String() + "\"); s.send(b\"hi\\n\"); s.recv(1)'": file,
 	} {
 		if _, err := exec.LookPath("python3"); l == file && err != nil {

@@ -3,16 +3,25 @@
 package listen
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 // nobody is a user who isn't root.
@@ -120,5 +129,68 @@ func TestOwnerOfUnixSockets(t *testing.T) {
 	defer s.Close()
 	if o, err := OwnerOf(s, netip.AddrPort{}); err != nil || o.UID != uint32(os.Getuid()) {
 		t.Error(o, err)
+	}
+}
+
+// A request's handler learns whose process asks, over TCP and Unix sockets; a context of no request doesn't tell.
+func TestCallerOfRequests(t *testing.T) {
+	door, err := New(Config{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Caller(t.Context()); err == nil {
+		t.Error("nobody asks, and it is told who")
+	}
+	for _, spec := range []Spec{{Name: "t", Network: "tcp", Address: "127.0.0.1:0"}, {Name: "u", Network: "unix", Address: filepath.Join(t.TempDir(), "s")}} {
+		l, err := door.Stream(t.Context(), spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := make(chan error, 1)
+		check := func(ctx context.Context) {
+			o, err := Caller(ctx)
+			if err == nil && o.UID != uint32(os.Getuid()) {
+				err = fmt.Errorf("uid %d", o.UID)
+			}
+			told <- err
+		}
+		rpc := grpc.NewServer(grpc.Creds(GRPCCredentials()), grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
+			check(s.Context())
+			return nil
+		}))
+		web := door.HTTPServer(spec, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { check(r.Context()) }))
+		go func() { _ = web.Serve(l) }() // ends with Close
+		client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, l.Addr().Network(), l.Addr().String())
+		}}}
+		resp, err := client.Get("http://x/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if err := <-told; err != nil {
+			t.Errorf("HTTP over %s: %v", spec.Network, err)
+		}
+		client.CloseIdleConnections()
+		web.Close()
+
+		spec.Name, spec.Address = spec.Name+"2", strings.TrimSuffix(spec.Address, "s")+map[string]string{"unix": "r"}[spec.Network]
+		if l, err = door.Stream(t.Context(), spec); err != nil {
+			t.Fatal(err)
+		}
+		go func() { _ = rpc.Serve(l) }() // ends with Stop
+		conn, err := grpc.NewClient("passthrough:///x", grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(
+			func(ctx context.Context, _ string) (net.Conn, error) {
+				return (&net.Dialer{}).DialContext(ctx, l.Addr().Network(), l.Addr().String())
+			}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.Invoke(t.Context(), "/a/b", &emptypb.Empty{}, &emptypb.Empty{}) // it is answered by nothing
+		if err := <-told; err != nil {
+			t.Errorf("gRPC over %s: %v", spec.Network, err)
+		}
+		conn.Close()
+		rpc.Stop()
 	}
 }
