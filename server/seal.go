@@ -34,7 +34,7 @@ const sealedText = "weft-sealed:"
 
 const (
 	sealWithin = 5 * time.Second // to ask or tell the other servers
-	sealBeyond = time.Second     // to tell those that aren't needed for a majority
+	sealBeyond = time.Second     // more, for those that aren't needed for a majority
 	sealLook   = time.Second     // between looks whether a key is missing here
 )
 
@@ -112,38 +112,60 @@ func (s *Server) shareKey(ctx context.Context, key seal.Key) error {
 	if err != nil {
 		return err
 	}
-	s.sharing.Lock()
-	defer s.sharing.Unlock()
-	if s.shared == nil {
-		s.shared = map[string]bool{}
-	}
-	have := 1
-	var last error
-	for _, p := range others {
-		if id := key.ID() + " " + p.id; !s.shared[id] {
-			within := sealWithin
-			if have > voters/2 {
-				within = sealBeyond
-			}
-			if err := s.offerKey(ctx, p, key, within); err != nil {
-				last = err
-				continue
-			}
-			s.shared[id] = true
-		}
-		if p.votes {
-			have++
-		}
-	}
+	have, last := s.offerToAll(ctx, others, voters, key)
 	if have <= voters/2 {
 		return fmt.Errorf("only %d of %d servers have the key yet, and it isn't used before a majority has: %w", have, voters, last)
 	}
 	return nil
 }
 
-func (s *Server) offerKey(ctx context.Context, p otherServer, key seal.Key, within time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, within)
+// offerToAll offers a key to all servers at once that aren't known to have it, and counts those that vote and have it, this one among them. Once
+// a majority has, the others have sealBeyond.
+func (s *Server) offerToAll(ctx context.Context, others []otherServer, voters int, key seal.Key) (have int, last error) {
+	s.sharing.Lock()
+	defer s.sharing.Unlock()
+	if s.shared == nil {
+		s.shared = map[string]bool{}
+	}
+	type answer struct {
+		from otherServer
+		err  error
+	}
+	ctx, cancel := context.WithTimeout(ctx, sealWithin)
 	defer cancel()
+	have = 1
+	count := func(p otherServer) {
+		if p.votes {
+			have++
+		}
+	}
+	answers, asked := make(chan answer, len(others)), 0
+	for _, p := range others {
+		if s.shared[key.ID()+" "+p.id] {
+			count(p)
+			continue
+		}
+		asked++
+		go func() { answers <- answer{p, s.offerKey(ctx, p, key)} }() // ends with ctx at the latest, and is waited for
+	}
+	var beyond *time.Timer
+	for ; asked > 0; asked-- {
+		if have > voters/2 && beyond == nil {
+			beyond = time.AfterFunc(sealBeyond, cancel)
+			defer beyond.Stop()
+		}
+		a := <-answers
+		if a.err != nil {
+			last = a.err
+			continue
+		}
+		s.shared[key.ID()+" "+a.from.id] = true
+		count(a.from)
+	}
+	return have, last
+}
+
+func (s *Server) offerKey(ctx context.Context, p otherServer, key seal.Key) error {
 	client, err := s.peers.servers(p.address)
 	if err == nil {
 		_, err = client.SealKeys(ctx, &weftv1.SealKeysRequest{Offered: [][]byte{key[:]}})
@@ -151,22 +173,26 @@ func (s *Server) offerKey(ctx context.Context, p otherServer, key seal.Key, with
 	return err
 }
 
-// fetchKeys asks the other servers, one after the other, for a key.
+// fetchKeys asks the other servers, all at once, for a key, until one has given it.
 func (s *Server) fetchKeys(ctx context.Context, id string) {
 	others, _, err := s.otherServers()
 	if err != nil {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, sealWithin)
+	defer cancel()
+	given := make(chan bool, len(others))
 	for _, p := range others {
-		if s.fetchKey(ctx, p, id) {
-			return
+		go func() { given <- s.fetchKey(ctx, p, id) }() // ends with ctx at the latest, and is waited for
+	}
+	for range others {
+		if <-given {
+			cancel()
 		}
 	}
 }
 
 func (s *Server) fetchKey(ctx context.Context, p otherServer, id string) bool {
-	ctx, cancel := context.WithTimeout(ctx, sealWithin)
-	defer cancel()
 	client, err := s.peers.servers(p.address)
 	if err != nil {
 		return false

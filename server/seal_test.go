@@ -218,3 +218,48 @@ func TestServersShareTheSealKey(t *testing.T) {
 		t.Error("nobody leads")
 	})
 }
+
+// Servers that are dead hold up what needs the key by a second, whichever they are, and by five where they are the majority.
+func TestDeadServersAndTheSealKey(t *testing.T) {
+	three(t, func(t *testing.T, w *town) {
+		leader := w.leader()
+		time.Sleep(2 * sealLook)
+		share := func() (time.Duration, error) {
+			key, err := seal.NewKey(rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			begin := time.Now()
+			err = leader.shareKey(t.Context(), key)
+			return time.Since(begin), err
+		}
+		if took, err := share(); err != nil || took > sealBeyond/2 {
+			t.Errorf("with all of them: %v, %v", took, err)
+		}
+		mute := func(host string, on bool) {
+			w.mu.Lock()
+			w.mute[host] = on
+			w.mu.Unlock()
+		}
+		var others []string
+		for _, s := range w.all {
+			if s != leader {
+				others = append(others, "10.0.0."+s.c.NodeName[1:])
+			}
+		}
+		for _, dead := range others {
+			mute(dead, true)
+			if took, err := share(); err != nil || took > sealBeyond+sealBeyond/2 {
+				t.Errorf("without %s: %v, %v", dead, took, err)
+			}
+			mute(dead, false)
+			time.Sleep(10 * time.Second)
+		}
+		for _, dead := range others {
+			mute(dead, true)
+		}
+		if took, err := share(); err == nil || took > sealWithin+sealBeyond {
+			t.Errorf("without both: %v, %v", took, err)
+		}
+	})
+}
