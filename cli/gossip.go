@@ -21,6 +21,7 @@ import (
 	"github.com/weftmesh/weft/internal/gossip"
 	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/run"
+	"github.com/weftmesh/weft/internal/seal"
 )
 
 // gossiping is this node's part in gossip.
@@ -36,6 +37,7 @@ type gossipConfig struct {
 	address  string        // that others reach this node by
 	door     *listen.Door
 	metrics  prometheus.Registerer
+	outer    *seal.Outer // seals the keyrings; nil: they are in clear
 	onEvent  func(gossip.UserEvent)
 	log      *slog.Logger
 }
@@ -132,9 +134,9 @@ func newPool(c *gossipConfig, self gossip.Self, side side, wan bool) (*gossip.Po
 	}
 	if s.DataDir != "" {
 		p.SnapshotFile = filepath.Join(s.DataDir, "serf", side.file+".snapshot")
-		p.KeyringFile = keyringFile(s, side.file)
+		p.KeyringFile, p.Seal = keyringFile(s, side.file), c.outer
 	}
-	if p.Keys, err = gossipKeys(s, p.KeyringFile, c.log); err != nil {
+	if p.Keys, err = gossipKeys(s, p.KeyringFile, c.outer, c.log); err != nil {
 		return nil, err
 	}
 	return gossip.New(p)
@@ -150,13 +152,13 @@ func keyringFile(s *config.Config, name string) string {
 
 // gossipKeys are the keyring's, where there is one: keys were changed over the cluster since the configuration was written.
 // Else it is the configuration's key, and the keyring begins with that.
-func gossipKeys(s *config.Config, file string, log *slog.Logger) ([][]byte, error) {
+func gossipKeys(s *config.Config, file string, outer *seal.Outer, log *slog.Logger) ([][]byte, error) {
 	own, err := s.GossipKey()
 	if err != nil {
 		return nil, err
 	}
 	if file != "" {
-		keys, err := gossip.ReadKeyring(file)
+		keys, err := gossip.ReadKeyring(file, outer)
 		if err != nil {
 			return nil, err
 		}
@@ -171,7 +173,7 @@ func gossipKeys(s *config.Config, file string, log *slog.Logger) ([][]byte, erro
 		return nil, nil
 	}
 	if file != "" {
-		if err := gossip.WriteKeyring(file, [][]byte{own}); err != nil {
+		if err := gossip.WriteKeyring(file, [][]byte{own}, outer); err != nil {
 			return nil, err
 		}
 	}

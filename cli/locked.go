@@ -31,7 +31,7 @@ func (n *node) enter(ctx context.Context) error {
 		return nil
 	}
 	file := plane.IdentityFile(n.s.DataDir)
-	id, err := plane.ReadIdentity(file)
+	id, err := plane.ReadIdentity(file, n.outer)
 	if err != nil {
 		return err
 	}
@@ -47,7 +47,7 @@ func (n *node) enter(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := id.Write(file); err != nil {
+		if err := id.Write(file, n.outer); err != nil {
 			return err
 		}
 	}
@@ -125,9 +125,9 @@ func (n *node) keepGossipKeys(texts []string) error {
 			continue
 		}
 		file := filepath.Join(n.s.DataDir, "serf", pool+".keyring")
-		have, err := gossip.ReadKeyring(file)
+		have, err := gossip.ReadKeyring(file, n.outer)
 		if err == nil && len(have) == 0 {
-			err = gossip.WriteKeyring(file, keys)
+			err = gossip.WriteKeyring(file, keys, n.outer)
 		}
 		if err != nil {
 			return err
@@ -273,7 +273,7 @@ func (n *node) announce(ctx context.Context) error {
 
 `, n.others, token)
 	n.identity.AuthorityKey = ""
-	return n.identity.Write(plane.IdentityFile(n.s.DataDir))
+	return n.identity.Write(plane.IdentityFile(n.s.DataDir), n.outer)
 }
 
 // The times between two looks at this node's certificate.
@@ -324,7 +324,7 @@ func (n *node) renewIdentity(ctx context.Context) error {
 		}
 		next := *n.identity
 		next.Certificate, next.Key = cert, key
-		if err = next.Write(plane.IdentityFile(n.s.DataDir)); err == nil {
+		if err = next.Write(plane.IdentityFile(n.s.DataDir), n.outer); err == nil {
 			n.identity = &next
 			n.log.Info("this node's certificate was renewed", "by", address)
 			return nil

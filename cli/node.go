@@ -182,7 +182,7 @@ func (n *node) make(ctx context.Context) error {
 		}
 	}
 	n.gossip, err = newGossip(gossipConfig{
-		settings: n.s, address: n.address, door: n.door, metrics: n.metrics, log: n.log,
+		settings: n.s, address: n.address, door: n.door, metrics: n.metrics, outer: n.outer, log: n.log,
 		onEvent: func(e gossip.UserEvent) { n.agent.Event(e) }, // the pools run after the agent is there
 	})
 	if err != nil {

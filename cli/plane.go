@@ -29,7 +29,7 @@ import (
 
 // newPlane makes the TLS between nodes. Its secrets are the gossip keys: those of the pool once there is one.
 func (n *node) newPlane() error {
-	keys, err := gossipKeys(&n.s, keyringFile(&n.s, "local"), n.log)
+	keys, err := gossipKeys(&n.s, keyringFile(&n.s, "local"), n.outer, n.log)
 	if err != nil {
 		return err
 	}
@@ -39,7 +39,7 @@ func (n *node) newPlane() error {
 			CAFile: rpc.CAFile, CAPath: rpc.CAPath, CertFile: rpc.CertFile, KeyFile: rpc.KeyFile, VerifyIncoming: config.True(rpc.VerifyIncoming),
 			VerifyOutgoing: config.True(rpc.VerifyOutgoing), VerifyServerHostname: config.True(rpc.VerifyServerHostname),
 		},
-		Identity: n.identityFile(), Datacenter: n.s.Datacenter, NodeName: n.s.NodeName, Domain: strings.Trim(n.s.Domain, "."), Server: n.s.Server,
+		Identity: n.identityFile(), Seal: n.outer, Datacenter: n.s.Datacenter, NodeName: n.s.NodeName, Domain: strings.Trim(n.s.Domain, "."), Server: n.s.Server,
 		Secrets: func() [][]byte {
 			if p := n.lan.Load(); p != nil {
 				return p.Keys()

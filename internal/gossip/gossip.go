@@ -28,6 +28,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/internal/run"
+	"github.com/weftmesh/weft/internal/seal"
 )
 
 // Config is what a Pool is made of.
@@ -57,6 +58,8 @@ type Config struct {
 	AcceptPlain, SendPlain bool
 	// KeyringFile is where changed keys are written; "" is nowhere.
 	KeyringFile string
+	// Seal seals that file; nil: it is in clear.
+	Seal *seal.Outer
 	// SnapshotFile is where the members are kept that a restarted node joins by itself; "" is nowhere.
 	SnapshotFile string
 	// RejoinAfterLeave joins them also after this node had left.
@@ -195,6 +198,9 @@ func (p *Pool) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go("heal", p.heal)
+	if p.keyring != nil && p.c.Seal != nil && p.c.KeyringFile != "" {
+		g.Go("keyring", p.keepKeyring)
+	}
 	g.GoOrdered("pool", func(ctx context.Context) error {
 		conf, err := p.serfConfig(t, events)
 		if err != nil {
@@ -258,7 +264,7 @@ func (p *Pool) serfConfig(t *transport, events chan<- serf.Event) (*serf.Config,
 	c.KeyringFile = p.c.KeyringFile
 	c.SnapshotPath = p.c.SnapshotFile
 	c.RejoinAfterLeave = p.c.RejoinAfterLeave
-	if p.keyring == nil {
+	if p.keyring == nil || p.c.Seal != nil { // what is sealed, keepKeyring writes
 		c.KeyringFile = ""
 	}
 	return c, nil

@@ -375,7 +375,7 @@ func TestKeysAndEvents(t *testing.T) {
 		if err != nil || answer.Keys[next] != 3 || answer.PrimaryKeys[next] != 3 || len(answer.Keys) != 2 {
 			t.Errorf("%+v, %v", answer, err)
 		}
-		keys, err := ReadKeyring(c.c.KeyringFile)
+		keys, err := ReadKeyring(c.c.KeyringFile, c.c.Seal)
 		if err != nil || len(keys) != 2 {
 			t.Errorf("kept %d keys, %v", len(keys), err)
 		}

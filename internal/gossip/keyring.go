@@ -3,18 +3,20 @@
 package gossip
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
+	"time"
 
 	"github.com/hashicorp/serf/serf"
 
-	"github.com/weftmesh/weft/internal/durable"
+	"github.com/weftmesh/weft/internal/seal"
 )
 
 // ErrNotEncrypted is the error of a keyring's operation in a pool without keys.
@@ -50,16 +52,21 @@ func NewKey(r io.Reader) (string, error) {
 // maxKeys bounds a keyring: the answer to a list of keys is one packet.
 const maxKeys = 40
 
-// ReadKeyring reads the keys of a keyring's file, the one that encrypts first. A file that isn't there is no keys.
-func ReadKeyring(path string) ([][]byte, error) {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+func keyringIn(path string, outer *seal.Outer) seal.File {
+	return seal.File{Path: path, Purpose: "weft: gossip keys", Outer: outer, Random: rand.Reader}
+}
+
+// ReadKeyring reads the keys of a keyring's file, the one that encrypts first. A file that isn't there is no keys. It may be sealed by a key from
+// outside; one in clear is sealed if there is a key now.
+func ReadKeyring(path string, outer *seal.Outer) ([][]byte, error) {
+	data, clear, err := keyringIn(path, outer).Read()
+	if data == nil || err != nil {
 		return nil, err
 	}
 	keys, err := parseKeyring(data)
+	if clear && err == nil {
+		err = WriteKeyring(path, keys, outer)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("keyring %s: %w; restore it from another node, or remove it and set encrypt to the cluster's key", path, err)
 	}
@@ -85,8 +92,8 @@ func parseKeyring(data []byte) ([][]byte, error) {
 	return keys, nil
 }
 
-// WriteKeyring writes a keyring's file, whole or not at all.
-func WriteKeyring(path string, keys [][]byte) error {
+// WriteKeyring writes a keyring's file, whole or not at all, sealed where there is a key from outside.
+func WriteKeyring(path string, keys [][]byte, outer *seal.Outer) error {
 	texts := make([]string, 0, len(keys))
 	for _, k := range keys {
 		texts = append(texts, base64.StdEncoding.EncodeToString(k))
@@ -95,7 +102,37 @@ func WriteKeyring(path string, keys [][]byte) error {
 	if err != nil {
 		return err
 	}
-	return durable.ReplaceIn(path, data)
+	return keyringIn(path, outer).Write(data)
+}
+
+// keyringLook is how often a sealed keyring is looked at for changes: serf writes a file in clear, and tells nobody.
+const keyringLook = time.Second
+
+// keepKeyring writes a keyring's file that is sealed, when keys were changed, and at the end.
+func (p *Pool) keepKeyring(ctx context.Context) error {
+	have := p.Keys()
+	keep := func() {
+		now := p.Keys()
+		if slices.EqualFunc(have, now, bytes.Equal) {
+			return
+		}
+		if err := WriteKeyring(p.c.KeyringFile, now, p.c.Seal); err != nil {
+			p.log.Error("the changed gossip keys can't be kept: after a restart this node has the old ones", "error", err)
+			return
+		}
+		have = now
+	}
+	tick := time.NewTicker(keyringLook)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			keep()
+		case <-ctx.Done():
+			keep()
+			return nil
+		}
+	}
 }
 
 // KeyAnswer is what the members said to an operation of the keyring.

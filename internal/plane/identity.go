@@ -4,18 +4,17 @@ package plane
 
 import (
 	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"time"
 
-	"github.com/weftmesh/weft/internal/durable"
+	"github.com/weftmesh/weft/internal/seal"
 )
 
 // Identity is what a node got when it joined. It is kept in one file of mode 0600, and replaced whole.
@@ -58,29 +57,33 @@ func NewRequest(random io.Reader) (keyPEM, csrPEM string, err error) {
 // IdentityFile is the file's place under data_dir.
 func IdentityFile(dataDir string) string { return filepath.Join(dataDir, "plane", "identity.json") }
 
-// ReadIdentity reads the file; nil if there is none.
-func ReadIdentity(path string) (*Identity, error) {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+func identityIn(path string, outer *seal.Outer) seal.File {
+	return seal.File{Path: path, Purpose: "weft: a node's identity", Outer: outer, Random: rand.Reader}
+}
+
+// ReadIdentity reads the file, which may be sealed by a key from outside; nil if there is none. One in clear is sealed if there is a key now.
+func ReadIdentity(path string, outer *seal.Outer) (*Identity, error) {
+	data, clear, err := identityIn(path, outer).Read()
+	if data == nil || err != nil {
 		return nil, err
 	}
 	id := new(Identity)
 	if err := json.Unmarshal(data, id); err != nil {
 		return nil, fmt.Errorf("%s isn't what weft wrote: %w; remove it and join anew with a fresh token", path, err)
 	}
-	return id, nil
+	if clear {
+		err = id.Write(path, outer)
+	}
+	return id, err
 }
 
-// Write writes the file, whole or not at all.
-func (id *Identity) Write(path string) error {
+// Write writes the file, whole or not at all, sealed where there is a key from outside.
+func (id *Identity) Write(path string, outer *seal.Outer) error {
 	data, err := json.MarshalIndent(id, "", "  ")
 	if err != nil {
 		return err
 	}
-	return durable.ReplaceIn(path, data)
+	return identityIn(path, outer).Write(data)
 }
 
 // Leaf is the node's certificate.
@@ -102,7 +105,7 @@ func (p *Plane) loadIdentity() (*material, error) {
 	if _, err := m.read(p.c.Identity); err != nil {
 		return nil, err
 	}
-	id, err := ReadIdentity(p.c.Identity)
+	id, err := ReadIdentity(p.c.Identity, p.c.Seal)
 	if err != nil {
 		return nil, err
 	}

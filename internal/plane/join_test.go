@@ -33,7 +33,7 @@ func identityOf(t *testing.T, a *Authority, who Peer, now time.Time) string {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "identity.json")
-	if err := id.Write(file); err != nil {
+	if err := id.Write(file, nil); err != nil {
 		t.Fatal(err)
 	}
 	return file

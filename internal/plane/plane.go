@@ -25,6 +25,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/weftmesh/weft/internal/seal"
 )
 
 // The protocols that are spoken on the port, by ALPN.
@@ -63,6 +65,8 @@ type Config struct {
 	Files                TLSFiles
 	// Identity is the file of a node that has joined, "" for none.
 	Identity string
+	// Seal is the key from outside by which that file is sealed; nil: it is in clear.
+	Seal *seal.Outer
 	// Secrets are the cluster's gossip keys, the one in use first; nil or none: there is no key. It is asked often.
 	Secrets func() [][]byte
 	// DialContext opens connections; nil is TCP.
