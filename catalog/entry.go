@@ -89,6 +89,8 @@ type ServiceDefaults struct {
 	LocalProxyProtocol string `json:",omitempty"`
 	// AdaptiveConcurrency is weft's: how many requests an instance takes at once is found out by how long they take.
 	AdaptiveConcurrency *AdaptiveConcurrency `json:",omitempty"`
+	// ExternalAuthorization is weft's: who else decides about requests.
+	ExternalAuthorization *ExternalAuthorization `json:",omitempty"`
 }
 
 // EntryKind is KindServiceDefaults.
@@ -126,6 +128,8 @@ type ProxyDefaults struct {
 	Tracing          *Tracing          `json:",omitempty"`
 	TransparentProxy *TransparentProxy `json:",omitempty"`
 	EnvoyExtensions  []EnvoyExtension  `json:",omitempty"`
+	// ExternalAuthorization is weft's: who else decides about requests to services that don't say it themselves.
+	ExternalAuthorization *ExternalAuthorization `json:",omitempty"`
 }
 
 // EntryKind is KindProxyDefaults.

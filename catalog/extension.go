@@ -176,7 +176,24 @@ func IneffectiveFields(e Entry) (fields []string) {
 	if expose.Checks {
 		fields = append(fields, "Expose.Checks (say it in the proxy's registration)")
 	}
-	if len(extensions) > 0 {
+	return append(fields, ineffectiveExtensions(extensions)...)
+}
+
+// ineffectiveExtensions names those that have no effect: all but the first ext-authz that can be taken for ExternalAuthorization.
+func ineffectiveExtensions(list []EnvoyExtension) (fields []string) {
+	taken, others := false, false
+	for i, e := range list {
+		a, err := e.Authorization()
+		switch {
+		case err != nil:
+			fields = append(fields, fmt.Sprintf("EnvoyExtensions[%d] (%s: %v; ExternalAuthorization says what weft can do)", i, e.Name, err))
+		case a == nil || taken:
+			others = true
+		default:
+			taken = true
+		}
+	}
+	if others {
 		fields = append(fields, "EnvoyExtensions")
 	}
 	return fields

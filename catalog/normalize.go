@@ -31,6 +31,7 @@ func (e *ServiceDefaults) Normalize() {
 	e.MutualTLSMode = strings.ToLower(e.MutualTLSMode)
 	normalizePorts(e.MutualTLSPorts)
 	e.AdaptiveConcurrency.normalize()
+	e.ExternalAuthorization.normalize()
 	e.MeshGateway.normalize()
 	e.Expose.normalize()
 	if u := e.UpstreamConfig; u != nil {
@@ -52,6 +53,7 @@ func (u *UpstreamConfig) normalize() {
 func (e *ProxyDefaults) Normalize() {
 	e.normalize()
 	e.Name = orDefault(e.Name, ProxyDefaultsName)
+	e.ExternalAuthorization.normalize()
 	e.MutualTLSMode = strings.ToLower(e.MutualTLSMode)
 	e.MeshGateway.normalize()
 	e.Expose.normalize()

@@ -121,6 +121,14 @@ func (e *ServiceDefaults) Validate() error {
 	if err == nil && e.RateLimits != nil && e.Protocol == ProtocolTCP {
 		err = invalidf("RateLimits needs a Protocol with requests, not %q", e.Protocol)
 	}
+	if err = firstError(err, e.ExternalAuthorization.validate("ExternalAuthorization")); err == nil {
+		a := Authorizer(e.Name, e, nil)
+		if a != nil && e.Protocol == ProtocolTCP {
+			err = invalidf("ExternalAuthorization needs a Protocol with requests, not %q", e.Protocol)
+		} else if a != nil && strings.EqualFold(a.Service, e.Name) {
+			err = invalidf("ExternalAuthorization.Service %q is the service itself, which would be asked about each request that asks it", a.Service)
+		}
+	}
 	if err == nil && e.AdaptiveConcurrency != nil && e.Protocol == ProtocolTCP {
 		err = invalidf("AdaptiveConcurrency needs a Protocol with requests, not %q", e.Protocol)
 	}
@@ -180,7 +188,7 @@ func (e *ProxyDefaults) Validate() error {
 		}
 	}
 	return firstError(e.Tracing.validate(), proxyMode(e.Mode), mutualTLS(e.MutualTLSMode), e.MeshGateway.validate("MeshGateway"), e.Expose.validate(),
-		e.AccessLogs.validate(), e.TransparentProxy.validate(), validExtensions(e.EnvoyExtensions))
+		e.AccessLogs.validate(), e.TransparentProxy.validate(), validExtensions(e.EnvoyExtensions), e.ExternalAuthorization.validateGlobal())
 }
 
 func (t *Tracing) validate() error {

@@ -50,6 +50,7 @@ type explainedRequest struct {
 	Ways []struct {
 		Percent                   float64
 		Source, Target, Intention string
+		Authorizer                string
 		Failover, Warnings        []string
 		Allowed                   bool
 		Instances                 []struct{ ID, Node, Address, Status, MutualTLS string }
@@ -123,6 +124,9 @@ func (e *explainedRequest) print(w io.Writer, from, to string, words []string) {
 			verdict = "allowed"
 		}
 		fmt.Fprintf(w, "  %s by %s\n", verdict, way.Intention)
+		if way.Authorizer != "" {
+			fmt.Fprintf(w, "  and then  %s\n", way.Authorizer)
+		}
 	}
 	if e.Fallback != "" {
 		fmt.Fprintf(w, "\nWhere no instance answers, the caller gets %s\n", e.Fallback)

@@ -35,6 +35,7 @@ type trio struct {
 	listener  map[string]string // by its name's beginning
 	w         *xdstest.World
 	mode      string // of mutual TLS
+	decides   *catalog.ExternalAuthorization
 }
 
 func newTrio(t *testing.T, r *rand.Rand, allow bool) *trio {
@@ -50,6 +51,8 @@ func newTrio(t *testing.T, r *rand.Rand, allow bool) *trio {
 	w.DefaultAllow, w.Abilities = allow, xds.Abilities{Weft: true}
 	protocol := xdstest.Pick(r, "http", "http2", "grpc")
 	x := &trio{w: w, listener: map[string]string{}, mode: xdstest.Pick(r, catalog.MTLSStrict, catalog.MTLSPermissive, catalog.MTLSOff)}
+	x.decides = xdstest.RandomAuthorization(r)
+	must(w.Write(&catalog.ServiceDefaults{EntryHead: catalog.EntryHead{Name: "web"}, ExternalAuthorization: x.decides}))
 	must(w.Write(&catalog.ProxyDefaults{Config: catalog.Opaque{"protocol": protocol}, MutualTLSMode: x.mode}, xdstest.RandomRouter(r, protocol != "http"), xdstest.RandomIntentions(r)))
 	proxy, err := w.Register(xdstest.Sidecar{Service: "web", Port: 8080, PublicPort: 21000, Upstreams: []catalog.Upstream{{DestinationName: "api", LocalBindPort: 9000}}})
 	must(err)
@@ -134,6 +137,13 @@ func (x *trio) comes(src identity.Service, req chain.Request) error {
 	_, ok := x.engine.Consider(x.listener["public_listener"], peer, head(req))
 	if a.Allowed != want.Allowed || ok != want.Allowed {
 		return fmt.Errorf("rules say %+v, simulator %t, proxy %t", want, a.Allowed, ok)
+	}
+	if !ok || x.decides == nil {
+		return nil
+	}
+	asks, why, err := intention.Asked(x.decides, asked)
+	if got := x.engine.Asks(x.listener["public_listener"], peer, head(req)); err != nil || a.Asked != asks || got != asks {
+		return fmt.Errorf("ask %t (%s, %w), simulator %t, proxy %t; of %+v", asks, why, err, a.Asked, got, x.decides)
 	}
 	return nil
 }

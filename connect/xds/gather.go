@@ -38,6 +38,9 @@ type Gathered struct {
 	// kept are the upstreams of which nothing changed since they were rendered, by their place, and moved those of which only the
 	// instances did.
 	kept, moved map[int]*part
+	// Authorizer is who else decides about requests; nil: nobody. authz is that one as a service of the mesh.
+	Authorizer *catalog.ExternalAuthorization
+	authz      *Upstream
 	// Peers is how many instances of the service pass their checks; looked at only for a limit on all of them.
 	Peers int
 }
@@ -104,7 +107,7 @@ func gatherOwn(t *catalog.Txn, proxy *catalog.Service) (*Gathered, error) {
 	g.Mesh, err = catalog.EntryAs[*catalog.Mesh](t, catalog.KindMesh, g.Service.Scope.Name(catalog.MeshName))
 	errs = errors.Join(errs, err)
 	g.Rules, err = intention.Match(t, g.Service)
-	return g, errors.Join(errs, err, g.protection(t))
+	return g, errors.Join(errs, err, g.protection(t), g.authorizer(t, proxy))
 }
 
 // upstreams gathers what each of the proxy's upstreams needs, but for those of which memo has all.

@@ -110,6 +110,8 @@ func (r *renderer) inboundFilters() ([]*listenerv3.Filter, error) {
 	if !catalog.HTTPLike(r.g.Protocol) {
 		rules := &netrbacv3.RBAC{StatPrefix: "connect_authz", Rules: rbac(r.callers(), r.g.Rules, false, r.in.DefaultAllow)}
 		switch {
+		case r.unasked():
+			rules.Rules = rbac(r.callers(), nil, false, false)
 		case r.g.Audit:
 			rules.Rules, rules.ShadowRules, rules.ShadowRulesStatPrefix = nil, rules.Rules, auditPrefix
 		case r.in.Abilities.Weft:
@@ -203,6 +205,11 @@ func (r *renderer) manager(stat, routes, protocol string, inbound bool, log []*a
 			return nil, err
 		}
 		m.HttpFilters = append(m.HttpFilters, &hcmv3.HttpFilter{Name: limitFilter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: limit}})
+		deciders, err := r.authorized()
+		if err != nil {
+			return nil, err
+		}
+		m.HttpFilters = append(m.HttpFilters, deciders...)
 		if a := r.defaults().AdaptiveConcurrency; a != nil {
 			adaptive, err := pack(adaptive(a))
 			if err != nil {

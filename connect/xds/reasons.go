@@ -39,6 +39,13 @@ func (r *renderer) replies(fallback *catalog.HTTPResponse) *hcmv3.LocalReplyConf
 	for _, f := range flagReasons {
 		out.Mappers = append(out.Mappers, r.mapper(flagged(f.flag), f.reason, nil))
 	}
+	if a := r.g.Authorizer; a != nil {
+		// An Envoy's own words for who refused are weft's reasons: ext_authz_denied, and ext_authz_error.
+		out.Mappers = append(out.Mappers, r.mapper(r.refusedBySomebody(a), "%RESPONSE_CODE_DETAILS%", nil))
+		if a.MaxBodyBytes > 0 && !a.PartialBody {
+			out.Mappers = append(out.Mappers, r.mapper(statusIs(413), "ext_authz_body", nil))
+		}
+	}
 	// Only authorisation answers with 403 by itself, and only the bound on requests with 503 and no flag.
 	out.Mappers = append(out.Mappers, r.mapper(statusIs(403), "rbac_denied", nil))
 	if r.refusesInvalid() {
@@ -68,6 +75,19 @@ func flagged(flag string) *accesslogv3.AccessLogFilter {
 func statusIs(status uint32) *accesslogv3.AccessLogFilter {
 	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_StatusCodeFilter{StatusCodeFilter: &accesslogv3.StatusCodeFilter{
 		Comparison: &accesslogv3.ComparisonFilter{Op: accesslogv3.ComparisonFilter_EQ, Value: &corev3.RuntimeUInt32{DefaultValue: status, RuntimeKey: "weft.reason_status"}},
+	}}}
+}
+
+// refusedBySomebody are answers of who is asked about requests. A wrong token has their flag too, but it is refused before the marks.
+func (r *renderer) refusedBySomebody(a *catalog.ExternalAuthorization) *accesslogv3.AccessLogFilter {
+	if r.asked(a) == nil {
+		return flagged("UAEX")
+	}
+	marked := &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_MetadataFilter{MetadataFilter: &accesslogv3.MetadataFilter{
+		Matcher: present(authzPrefix + "shadow_engine_result"), MatchIfKeyNotFound: wrapperspb.Bool(false),
+	}}}
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_AndFilter{AndFilter: &accesslogv3.AndFilter{
+		Filters: []*accesslogv3.AccessLogFilter{flagged("UAEX"), marked},
 	}}}
 }
 

@@ -184,14 +184,21 @@ func checkGraph(before, after *catalog.Txn, changed catalog.Entry) error {
 	for _, key := range concerned(after, changed) {
 		_, err := chain.Compile(after, key, chain.Overrides{})
 		if err == nil {
-			err = checkPermissions(after, key)
+			err = firstFault(checkPermissions(after, key), checkAuthorizer(after, key))
 		}
 		if err == nil {
 			continue
 		}
-		if _, was := chain.Compile(before, key, chain.Overrides{}); was == nil && checkPermissions(before, key) == nil {
+		if _, was := chain.Compile(before, key, chain.Overrides{}); was == nil && firstFault(checkPermissions(before, key), checkAuthorizer(before, key)) == nil {
 			return err
 		}
+	}
+	if kind := changed.EntryKind(); kind != catalog.KindProxyDefaults && kind != catalog.KindServiceDefaults {
+		return nil
+	}
+	any := changed.Head().Scope.Name(catalog.Wildcard) // a service that nothing was written of
+	if err := checkAuthorizer(after, any); err != nil && checkAuthorizer(before, any) == nil {
+		return err
 	}
 	return nil
 }

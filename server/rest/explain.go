@@ -38,6 +38,8 @@ type explainedWay struct {
 	Instances []explainedInstance
 	Allowed   bool
 	Intention string // what decided, and in which words
+	// Authorizer is who else decides where that allows it.
+	Authorizer string `json:",omitempty"`
 	// Warnings say of targets in other datacenters why nobody is known there, or since when nothing was heard.
 	Warnings []string `json:",omitempty"`
 }
@@ -219,6 +221,12 @@ func (h *handlers) way(t *catalog.Txn, c *chain.Chain, way chain.Way, id identit
 		return nil, err
 	}
 	out.Allowed, out.Intention = d.Allowed, d.Reason
+	if d.Allowed {
+		out.Authorizer, err = h.explainAuthorizer(t, here, c.Protocol, intention.Request{Method: req.Method, Path: req.Path, Header: req.Header, Authority: req.Authority})
+		if err != nil {
+			return nil, err
+		}
+	}
 	if d.Rule != nil {
 		out.Intention = d.Rule.Where() + ": " + d.Reason
 		if d.Permission >= 0 {

@@ -129,6 +129,8 @@ type HTTP struct {
 	Authorize bool
 	// Tokens are verified before that, for what policies ask of their claims.
 	Tokens []*TokenProvider
+	// Ask is who else decides, after that and the rate limits; nil: nobody.
+	Ask *Ask
 	// Adaptive bounds the requests under way, after that; nil: no bound.
 	Adaptive *Adaptive
 	// Fallbacks are answers in place of the proxy's own; the first for the reason counts.

@@ -37,6 +37,7 @@ type Engine struct {
 	view    atomic.Pointer[view]
 	leaving atomic.Bool // see Leave
 	spare   time.Duration
+	told    atomic.Int64 // when it was last logged that nobody decides; see undecided
 
 	mu     sync.Mutex // guards states and the making of views
 	states map[string]*clusterState

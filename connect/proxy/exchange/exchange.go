@@ -43,13 +43,14 @@ type exchange struct {
 	rec       record
 	trailers  header.List // a copy, for the log
 	setCookie string
-	origin    string         // that CORS allows
-	rate      int64          // bytes in a second of the response, by a fault; 0: as it comes
-	mirrors   []*clusterView // that get a copy
-	retrying  bool           // counted among the cluster's retries
-	lent      bool           // the try has a connection of the pool, that may be given back before the exchange has ended
-	gaveBack  bool           // it was: whoever has it now mustn't be disturbed
-	bound     string         // where the caller's session is already
+	origin    string            // that CORS allows
+	rate      int64             // bytes in a second of the response, by a fault; 0: as it comes
+	mirrors   []*clusterView    // that get a copy
+	retrying  bool              // counted among the cluster's retries
+	lent      bool              // the try has a connection of the pool, that may be given back before the exchange has ended
+	gaveBack  bool              // it was: whoever has it now mustn't be disturbed
+	bound     string            // where the caller's session is already
+	decision  *config.Mutations // of the response, by who allowed the request
 
 	span   span
 	watch  watchdog
@@ -89,7 +90,7 @@ func (ex *exchange) recycle() {
 	ex.answered, ex.grpc, ex.setCookie = false, false, ""
 	ex.origin, ex.rate, ex.retrying, ex.lent, ex.gaveBack, ex.bound = "", 0, false, false, false, ""
 	clear(ex.mirrors)
-	ex.span = span{}
+	ex.span, ex.decision = span{}, nil
 	ex.mirrors, ex.source.copying = ex.mirrors[:0], false
 	ex.source.read, ex.source.ended = 0, false
 	if cap(ex.source.replay) > smallBuffer*8 {
@@ -188,6 +189,9 @@ func (ex *exchange) run() {
 	}
 	if l := ex.route.Limit; l != nil && ex.limited(l) {
 		ex.fail(reason.RateLimited)
+		return
+	}
+	if a := ex.http.Ask; a != nil && !ex.decided(a) {
 		return
 	}
 	if a := ex.http.Adaptive; a != nil {

@@ -361,6 +361,7 @@ var flags = map[reason.Code]string{
 	reason.UpstreamTLSFailure: "UF", reason.UpstreamReset: "UR", reason.UpstreamTimeout: "UT", reason.StreamIdleTimeout: "SI",
 	reason.UpstreamOverflow: "UO", reason.UpstreamProtocol: "UPE", reason.BadRequest: "DPE", reason.BadPath: "DPE",
 	reason.HeaderTooLarge: "DPE", reason.DownstreamReset: "DC", reason.RBACDenied: "UAEX", reason.TokenInvalid: "UAEX",
+	reason.AuthzDenied: "UAEX", reason.AuthzError: "UAEX",
 }
 
 // headerPiece is "NAME" or "NAME?OTHER": the first that is there.

@@ -86,6 +86,7 @@ var reasons = [...]reason.Code{
 	reason.UpstreamProtocol, reason.BadRequest, reason.BadPath, reason.HeaderTooLarge, reason.UpgradeRefused, reason.Draining,
 	reason.DownstreamTLSFailure, reason.DownstreamReset, reason.Direct, reason.FaultInjected,
 	reason.RateLimited, reason.AuditDenied, reason.Overloaded, reason.TokenInvalid, reason.NoDestination, reason.LocalIdentity,
+	reason.AuthzDenied, reason.AuthzError, reason.AuthzBody, reason.AuthzOpen,
 }
 
 // Edge finds or makes an edge; "" is an unknown service. Keep what it gives: finding takes a lock.

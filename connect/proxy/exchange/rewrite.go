@@ -165,6 +165,7 @@ func (ex *exchange) mutateResponse() {
 	if ex.host != nil {
 		mutate(&ex.resp.Fields, ex.host.Response)
 	}
+	mutate(&ex.resp.Fields, ex.decision)
 	ex.corsFields()
 	if ex.route != nil {
 		ex.bindSession()
@@ -296,6 +297,8 @@ var answers = map[reason.Code]answer{
 	reason.UpgradeRefused:         {403, 12, "the protocol can't be changed here"},
 	reason.RateLimited:            {429, 8, "too many requests"},
 	reason.TokenInvalid:           {401, 16, "the token is not valid"},
+	reason.AuthzError:             {403, 7, "nobody decides about the request"},
+	reason.AuthzBody:              {413, 8, "the body is too large to be decided about"},
 	reason.Overloaded:             {503, 14, "too many requests are under way"},
 	reason.Draining:               {503, 14, "the proxy is stopping"},
 }

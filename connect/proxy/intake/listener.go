@@ -12,7 +12,6 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	filelogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	streamlogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
-	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	sessionv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/stateful_session/v3"
 	limitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/connection_limit/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
@@ -319,6 +318,7 @@ func compileHTTP(l *config.Listener, a *anypb.Any) error {
 // compileHTTPFilters takes the filters that the proxy does; a filter that it doesn't know might protect, so it is refused
 // even where it calls itself optional.
 func compileHTTPFilters(h *config.HTTP, filters []*hcmv3.HttpFilter) error {
+	var marks *config.Policies
 	for _, f := range filters {
 		switch url := f.GetTypedConfig().GetTypeUrl(); url {
 		case routerURL, grpcStatsURL, corsURL: // cors does what routes say
@@ -355,14 +355,18 @@ func compileHTTPFilters(h *config.HTTP, filters []*hcmv3.HttpFilter) error {
 		case grpcWebURL:
 			h.GRPCWeb = true
 		case httpRBACURL:
-			m, err := read[*httprbacv3.RBAC](f.GetTypedConfig())
+			if err := compileHTTPRules(h, f.GetTypedConfig(), &marks); err != nil {
+				return fmt.Errorf("http filter %s: %w", f.GetName(), err)
+			}
+		case extAuthzURL:
+			if h.Ask != nil {
+				return fmt.Errorf("http filter %s: this proxy asks one program", f.GetName())
+			}
+			ask, err := compileAsk(f.GetTypedConfig(), marks)
 			if err != nil {
 				return fmt.Errorf("http filter %s: %w", f.GetName(), err)
 			}
-			if err := only(m, ""); err != nil {
-				return fmt.Errorf("http filter %s: rules are read from routes only: %w", f.GetName(), err)
-			}
-			h.Authorize = true
+			h.Ask = ask
 		default:
 			return fmt.Errorf("http filter %s (%s) isn't known to this proxy", f.GetName(), url)
 		}

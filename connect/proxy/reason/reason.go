@@ -39,6 +39,10 @@ const (
 	Overloaded             Code = "overloaded"
 	TokenInvalid           Code = "token_invalid"
 	NoDestination          Code = "no_destination"
+	AuthzDenied            Code = "ext_authz_denied"
+	AuthzError             Code = "ext_authz_error"
+	AuthzBody              Code = "ext_authz_body"
+	AuthzOpen              Code = "ext_authz_open"
 )
 
 // Explanation is what a code means, and what to do.
@@ -125,6 +129,22 @@ var Explanations = map[Code]Explanation{
 	TokenInvalid: {
 		"the request carries a token (JWT) that is wrong: its signature, issuer, audience or time",
 		"see what the service's provider asks for: weft config read -kind jwt-provider -name PROVIDER; RefuseInvalid there has wrong tokens refused",
+	},
+	AuthzDenied: {
+		"the program that the service has decide about its requests (ExternalAuthorization) refused this one; status, headers and body are its own",
+		"its log says why; who it is: weft config read -kind service-defaults -name SERVICE, or -kind proxy-defaults -name global",
+	},
+	AuthzError: {
+		"the program that the service has decide about its requests (ExternalAuthorization) can't be reached, failed, or didn't answer in its Timeout, so the request was refused",
+		"is it running? As a service: an intention has to let SERVICE call it, and it needs Protocol grpc or http2 to be asked by grpc; FailOpen would let requests by meanwhile",
+	},
+	AuthzBody: {
+		"the request's body is larger than what the program that decides about requests is told (ExternalAuthorization.MaxBodyBytes)",
+		"send less, raise MaxBodyBytes, set PartialBody, or leave such requests out with Except",
+	},
+	AuthzOpen: {
+		"the program that decides about requests (ExternalAuthorization) can't be reached, failed, or didn't answer in time, and the request was let by, as FailOpen says",
+		"is it running? Without FailOpen such requests are refused",
 	},
 	FaultInjected: {
 		"the request was broken on purpose, by a fault of a route",

@@ -3,6 +3,7 @@
 package xdstest
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -96,7 +97,7 @@ func (p *Proxy) references() error {
 				return fmt.Errorf("listener %s: %w", name, err)
 			}
 			for _, f := range h.GetHttpFilters() {
-				if err := keyServers(f, clusters); err != nil {
+				if err := errors.Join(keyServers(f, clusters), deciders(f, clusters)); err != nil {
 					return err
 				}
 			}
@@ -217,6 +218,8 @@ type Answer struct {
 	Allowed bool
 	// Policy is what allowed it, "" where there is no authorisation or nothing allowed it.
 	Policy string
+	// Asked says that another program is asked about it besides.
+	Asked bool
 	// Clusters it can go to, with their weights; empty if it isn't allowed or no route is for it.
 	Clusters map[string]uint32
 	// Route that it took.
@@ -292,6 +295,9 @@ func (p *Proxy) request(h *hcmv3.HttpConnectionManager, peer string, req intenti
 			if a.Policy, a.Allowed, err = decide(per.GetRbac().GetRules(), s); err != nil || !a.Allowed {
 				return a, err
 			}
+		}
+		if a.Asked, err = s.asked(h); err != nil {
+			return a, err
 		}
 		a.Clusters = routeClusters(r)
 		return a, nil

@@ -144,6 +144,21 @@ func somePermission(r *rand.Rand) catalog.IntentionPermission {
 	return p
 }
 
+// RandomAuthorization has another program decide about some requests, or about all; nil: about none.
+func RandomAuthorization(r *rand.Rand) *catalog.ExternalAuthorization {
+	if r.IntN(3) == 0 {
+		return nil
+	}
+	a := &catalog.ExternalAuthorization{Address: "127.0.0.1:9191", Protocol: Pick(r, "grpc", "http")}
+	for range r.IntN(3) {
+		a.Requests = append(a.Requests, *somePermission(r).HTTP)
+	}
+	for range r.IntN(3) {
+		a.Except = append(a.Except, *somePermission(r).HTTP)
+	}
+	return a
+}
+
 // RandomIntentions are rules about who may call web.
 func RandomIntentions(r *rand.Rand) *catalog.ServiceIntentions {
 	e := &catalog.ServiceIntentions{EntryHead: catalog.EntryHead{Name: "web"}, Sources: []catalog.SourceIntention{{Name: "first", Action: "allow"}}}
