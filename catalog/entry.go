@@ -73,6 +73,7 @@ type ServiceDefaults struct {
 	Expose                Expose            `json:",omitzero"`
 	ExternalSNI           string            `json:",omitempty"`
 	UpstreamConfig        *UpstreamDefaults `json:",omitempty"`
+	Destination           *Outside          `json:",omitempty"`
 	MaxInboundConnections int               `json:",omitempty"`
 	LocalConnectTimeoutMs int               `json:",omitempty"`
 	LocalRequestTimeoutMs int               `json:",omitempty"`

@@ -34,6 +34,7 @@ func (e *ServiceDefaults) Normalize() {
 	e.ExternalAuthorization.normalize()
 	e.MeshGateway.normalize()
 	e.Expose.normalize()
+	e.Destination.normalize()
 	if u := e.UpstreamConfig; u != nil {
 		if u.Defaults != nil {
 			u.Defaults.normalize()

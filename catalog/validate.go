@@ -117,7 +117,10 @@ func (e *ServiceDefaults) Validate() error {
 		notNegative("LocalRequestTimeoutMs", e.LocalRequestTimeoutMs),
 		balance("BalanceInboundConnections", e.BalanceInboundConnections), e.RateLimits.validate("RateLimits"),
 		e.AdaptiveConcurrency.validate("AdaptiveConcurrency"), e.TransparentProxy.validate(), validExtensions(e.EnvoyExtensions))
-	err = firstError(err, e.validateInbound())
+	err = firstError(err, e.validateInbound(), e.Destination.validate())
+	if err == nil && e.Destination != nil && e.UpstreamConfig != nil {
+		err = invalidf("UpstreamConfig and Destination are mutually exclusive: what is outside the mesh calls nobody through it")
+	}
 	if err == nil && e.RateLimits != nil && e.Protocol == ProtocolTCP {
 		err = invalidf("RateLimits needs a Protocol with requests, not %q", e.Protocol)
 	}

@@ -51,6 +51,7 @@ type explainedRequest struct {
 		Percent                   float64
 		Source, Target, Intention string
 		Authorizer                string
+		Outside                   string
 		Failover, Warnings        []string
 		Allowed                   bool
 		Instances                 []struct{ ID, Node, Address, Status, MutualTLS string }
@@ -110,7 +111,9 @@ func (e *explainedRequest) print(w io.Writer, from, to string, words []string) {
 		for _, i := range way.Instances {
 			fmt.Fprintf(w, "  instance  %s on %s, %s, %s, mutual TLS %s\n", i.ID, i.Node, i.Address, i.Status, i.MutualTLS)
 		}
-		if len(way.Instances) == 0 {
+		if way.Outside != "" {
+			fmt.Fprintf(w, "  outside   %s: in the clear, and the caller's sidecar decides\n", way.Outside)
+		} else if len(way.Instances) == 0 {
 			fmt.Fprintln(w, "  instance  none: the call fails with no_healthy_upstream, or goes on to the next")
 		}
 		for _, next := range way.Failover {

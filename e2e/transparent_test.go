@@ -22,6 +22,9 @@ import (
 const (
 	ownAddress     = "10.9.0.1"
 	outsideAddress = "10.9.0.2" // of a second namespace, from which others call
+	oneAddress     = "10.9.1.1"
+	twoAddress     = "10.9.1.2"
+	farAddress     = "10.9.2.1"
 	nameserver     = "10.9.0.53:53"
 	proxyUser      = 64123
 	outboundPort   = 15061 // of the one transparent proxy
@@ -36,30 +39,38 @@ func command(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// TestTransparent runs TestTransparentInside in a network namespace of its own, for each kind of sidecar that is a process of its own.
+// TestTransparent runs the tests of transparent proxies, each in a network namespace of its own, for each kind of sidecar that is a process
+// of its own.
 func TestTransparent(t *testing.T) {
 	enabled(t)
-	for _, k := range []Kind{Envoy, Builtin} {
-		t.Run(string(k), func(t *testing.T) {
-			inside, outside := fmt.Sprintf("weft-%d-%s", os.Getpid(), k), fmt.Sprintf("weft-%d-%s-out", os.Getpid(), k)
-			for _, ns := range []string{inside, outside} {
-				command(t, "ip", "netns", "add", ns)
-				t.Cleanup(func() { command(t, "ip", "netns", "del", ns) })
-				command(t, "ip", "-n", ns, "link", "set", "lo", "up")
-			}
-			command(t, "ip", "-n", inside, "link", "add", "w0", "type", "veth", "peer", "name", "w1", "netns", outside)
-			for ns, at := range map[string][2]string{inside: {"w0", ownAddress}, outside: {"w1", outsideAddress}} {
-				command(t, "ip", "-n", ns, "addr", "add", at[1]+"/24", "dev", at[0])
-				command(t, "ip", "-n", ns, "link", "set", at[0], "up")
-			}
-			command(t, "ip", "-n", inside, "route", "add", "default", "via", outsideAddress)
-			cmd := exec.Command("ip", "netns", "exec", inside, os.Args[0], "-test.run", "^TestTransparentInside$", "-test.v", "-test.timeout", "120s")
-			cmd.Env = append(os.Environ(), "WEFT_E2E_KIND="+string(k), "WEFT_E2E_OUTSIDE="+outside)
-			out, err := cmd.CombinedOutput()
-			if err != nil || !bytes.Contains(out, []byte("--- PASS: TestTransparentInside")) {
-				t.Errorf("%v\n%s", err, out)
-			}
-		})
+	for i, test := range []string{"TestTransparentInside", "TestOutsideInside", "TestDialedDirectlyInside"} {
+		for _, k := range []Kind{Envoy, Builtin} {
+			t.Run(test+"/"+string(k), func(t *testing.T) { inNamespace(t, test, k, fmt.Sprintf("weft-%d-%d-%s", os.Getpid(), i, k)) })
+		}
+	}
+}
+
+func inNamespace(t *testing.T, test string, k Kind, inside string) {
+	outside := inside + "-out"
+	for _, ns := range []string{inside, outside} {
+		command(t, "ip", "netns", "add", ns)
+		t.Cleanup(func() { command(t, "ip", "netns", "del", ns) })
+		command(t, "ip", "-n", ns, "link", "set", "lo", "up")
+	}
+	command(t, "ip", "-n", inside, "link", "add", "w0", "type", "veth", "peer", "name", "w1", "netns", outside)
+	for ns, at := range map[string][2]string{inside: {"w0", ownAddress}, outside: {"w1", outsideAddress}} {
+		command(t, "ip", "-n", ns, "addr", "add", at[1]+"/24", "dev", at[0])
+		command(t, "ip", "-n", ns, "link", "set", at[0], "up")
+	}
+	for _, a := range []string{oneAddress, twoAddress, farAddress} {
+		command(t, "ip", "-n", inside, "addr", "add", a+"/32", "dev", "lo")
+	}
+	command(t, "ip", "-n", inside, "route", "add", "default", "via", outsideAddress)
+	cmd := exec.Command("ip", "netns", "exec", inside, os.Args[0], "-test.run", "^"+test+"$", "-test.v", "-test.timeout", "120s")
+	cmd.Env = append(os.Environ(), "WEFT_E2E_KIND="+string(k), "WEFT_E2E_OUTSIDE="+outside)
+	out, err := cmd.CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("--- PASS: "+test)) {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 
@@ -137,11 +148,7 @@ func TestTransparentInside(t *testing.T) {
 	m.intend("allow", "web", "db")
 	m.instance("db", "db", tcp.Port)
 	web, app := m.transparent("web")
-	redirect := func(more ...string) {
-		t.Helper()
-		args := append([]string{"connect", "redirect-traffic", "-http-addr", loopback(w.http), "-proxy-uid", strconv.Itoa(proxyUser)}, more...)
-		command(t, binary(), args...)
-	}
+	redirect := func(more ...string) { t.Helper(); w.redirect(t, more...) }
 	beyond := echoServer(t, ownAddress)
 	if got := from(t, outside, app); !strings.Contains(got, "200") {
 		t.Fatalf("before anything is redirected, the application answers %q", got)
@@ -219,6 +226,12 @@ func TestTransparentInside(t *testing.T) {
 	if left := command(t, "iptables-save", "-t", "nat"); strings.Contains(left, "CONSUL") {
 		t.Errorf("left:\n%s", left)
 	}
+}
+
+func (w *World) redirect(t *testing.T, more ...string) {
+	t.Helper()
+	args := append([]string{"connect", "redirect-traffic", "-http-addr", loopback(w.http), "-proxy-uid", strconv.Itoa(proxyUser)}, more...)
+	command(t, binary(), args...)
 }
 
 // lines are a text's, without comments.

@@ -49,3 +49,22 @@ func TestExplainTransparent(t *testing.T) {
 	r.do("PUT", "/v1/connect/intentions/exact?source=api&destination=web", `{"Action":"deny"}`, 200, "")
 	ask("api", "web", `"Transparent":"240.0.0.1, as it is an upstream"`)
 }
+
+// What is outside the mesh has no instances: it is told where it is, and what decides; and its intentions are about connections alone.
+func TestExplainOutside(t *testing.T) {
+	r := start(t, "")
+	r.do("PUT", "/v1/catalog/register", `{"Node":"n1","Address":"10.0.0.1","Service":{"ID":"a","Kind":"connect-proxy","Service":"web-proxy","Port":2000,`+
+		`"Proxy":{"DestinationServiceName":"web","LocalServicePort":80,"Mode":"transparent"}}}`, 200, "true")
+	r.do("PUT", "/v1/config", `{"Kind":"service-defaults","Name":"net","Protocol":"http","Destination":{"Addresses":["10.9.0.0/16"],"Except":["10.9.0.1"],"Ports":[80,443]}}`, 200, "true")
+	ask := func(want string) {
+		t.Helper()
+		r.do("GET", "/v1/weft/explain?source=web&destination=net&method=GET&path=/", "", 200, want)
+	}
+	r.do("PUT", "/v1/connect/intentions/exact?source=web&destination=net", `{"Action":"deny"}`, 200, "")
+	ask(`"Transparent":"10.9.0.0/16 but for 10.9.0.1 at port 80, 443 is refused: it is outside the mesh, and no intention lets web call it"`)
+	r.do("PUT", "/v1/connect/intentions/exact?source=web&destination=net", `{"Action":"allow"}`, 200, "")
+	ask(`"Transparent":"10.9.0.0/16 but for 10.9.0.1 at port 80, 443, where it was going, in the clear"`)
+	ask(`"Outside":"10.9.0.0/16 but for 10.9.0.1 at port 80, 443","Allowed":true,"Intention":"service-intentions/net source web"`)
+	r.do("PUT", "/v1/config", `{"Kind":"service-intentions","Name":"net","Sources":[{"Name":"web","Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/"}}]}]}`, 500,
+		`service "net" is outside the mesh (service-defaults Destination)`)
+}

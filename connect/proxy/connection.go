@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -29,11 +30,11 @@ type connection struct {
 	conn     net.Conn
 	listener string
 	peer     *config.Peer
-	leaving  atomic.Int64 // since when, in Unix nanoseconds; 0: it stays
-	denied   atomic.Bool
-	looked   atomic.Value                     // string: what the last look at its certificate gave
 	owner    atomic.Pointer[listen.Owner]     // whose process opened it; nil: nobody has asked
 	suits    atomic.Pointer[listen.Processes] // for whom it was found to be last
+	leaving  atomic.Int64                     // since when, in Unix nanoseconds; 0: it stays
+	denied   atomic.Pointer[reason.Code]      // why it was cut
+	looked   atomic.Value                     // string: what the last look at its certificate gave
 
 	// What is carried, once that is known.
 	http   *exchange.Downstream
@@ -62,8 +63,9 @@ func (p *Proxy) serve(ctx context.Context, served *run.Group, conn net.Conn, nam
 		p.c.Log.Debug("connection refused", "listener", name, "error", err)
 		return
 	}
+	var prefix []byte
 	if l.Captured != nil {
-		if l = p.captured(conn, l, peer); l == nil {
+		if l, prefix = p.captured(ctx, conn, l, peer); l == nil {
 			reset(conn)
 			return
 		}
@@ -79,7 +81,7 @@ func (p *Proxy) serve(ctx context.Context, served *run.Group, conn net.Conn, nam
 	if gone {
 		c.beginDrain()
 	}
-	c.turn(ctx, func(ctx context.Context) bool { return c.begin(ctx, l, alpn) })
+	c.turn(ctx, func(ctx context.Context) bool { return c.begin(ctx, l, alpn, prefix) })
 }
 
 // turn has serve serve the connection until it gives false, as the connection has ended, or true, as it is to rest.
@@ -132,8 +134,8 @@ func (c *connection) cut() {
 	c.p.lounge.Wake(&c.guest)
 }
 
-// begin is the first turn.
-func (c *connection) begin(ctx context.Context, l *config.Listener, alpn string) (rests bool) {
+// begin is the first turn. The prefix has been read from the client already, to choose the listener by it.
+func (c *connection) begin(ctx context.Context, l *config.Listener, alpn string, prefix []byte) (rests bool) {
 	p := c.p
 	if bare(l, c.peer) || c.gone(l) || !p.allowed(l, c.peer) {
 		c.deny(reason.RBACDenied)
@@ -146,13 +148,13 @@ func (c *connection) begin(ctx context.Context, l *config.Listener, alpn string)
 		return false
 	}
 	p.engine.Audit(l.Authorize, c.peer)
-	if l.Detect {
+	if l.Detect && len(prefix) == 0 {
 		return c.detect(ctx, l)
 	}
-	if l.HTTP != nil {
-		return c.openHTTP(ctx, l, alpn, nil)
+	if l.HTTP != nil && !l.Detect {
+		return c.openHTTP(ctx, l, alpn, prefix)
 	}
-	prefix, t := []byte(nil), l.TCP
+	t := l.TCP
 	if l.Named != nil {
 		if prefix, t = c.byName(ctx, l); t == nil {
 			reset(c.conn)
@@ -196,20 +198,44 @@ func (c *connection) serveHTTP(ctx context.Context) (rests bool) {
 	return false
 }
 
-// captured chooses who has a connection by where it was going; nil: nobody has.
-func (p *Proxy) captured(conn net.Conn, l *config.Listener, peer *config.Peer) *config.Listener {
+// captured chooses who has a connection by where it was going; nil: nobody has. What was read of the client for that is given too.
+func (p *Proxy) captured(ctx context.Context, conn net.Conn, l *config.Listener, peer *config.Peer) (*config.Listener, []byte) {
 	to, err := p.c.Original(conn)
 	if err != nil || to == peer.Local { // somebody has dialled this proxy itself: to go on there would never end
 		p.c.Log.Warn("a connection to the port of captured ones wasn't captured", "listener", l.Name, "from", peer.Remote.String(), "error", err)
-	} else {
-		peer.Local, peer.Original = to, to
-		if inner := l.Captured.For(to.Addr()); inner != nil {
-			return inner
-		}
-		p.c.Log.Info("a captured connection is for nobody that the service reaches", "listener", l.Name, "to", to.String())
+		p.engine.Refused(l.Direction, peer, reason.NoDestination)
+		return nil, nil
 	}
-	p.engine.Refused(l.Direction, peer, reason.NoDestination)
-	return nil
+	peer.Local, peer.Original = to, to
+	inner, prefix := (*config.Listener)(nil), []byte(nil)
+	if l.Captured.Choose == nil {
+		inner = l.Captured.For(to.Addr())
+	} else {
+		inner, prefix = choose(ctx, conn, l.Captured, peer)
+	}
+	if inner == nil {
+		p.c.Log.Info("a captured connection is for nobody that the service reaches", "listener", l.Name, "to", to.String(), "name", peer.SNI, "reason", string(reason.NoDestination))
+		p.engine.Refused(l.Direction, peer, reason.NoDestination)
+	}
+	return inner, prefix
+}
+
+// choose looks at what counts of a captured connection, as far as its ClientHello.
+func choose(ctx context.Context, conn net.Conn, c *config.Captured, peer *config.Peer) (_ *config.Listener, prefix []byte) {
+	looked, gone, tls := false, false, false
+	l := c.Choose.For(peer.Original, func() (string, bool) {
+		if !looked {
+			var err error
+			prefix, peer.SNI, err = hello(ctx, conn, cmp.Or(c.Peek, peekWait))
+			looked, gone = true, ctx.Err() != nil || err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
+			tls = len(prefix) > 0 && opening.IsTLS(prefix)
+		}
+		return peer.SNI, tls
+	})
+	if gone {
+		return nil, nil
+	}
+	return l, prefix
 }
 
 // peekWait is how long a client may take to say which server it wants, where the listener has no bound of its own.
@@ -217,32 +243,37 @@ const peekWait = 15 * time.Second
 
 // byName reads as far as the server name that the client asks for, and chooses the tunnel by it; nil if there is none.
 func (c *connection) byName(ctx context.Context, l *config.Listener) ([]byte, *config.TCP) {
-	defer context.AfterFunc(ctx, func() { _ = c.conn.SetReadDeadline(past) })()
-	_ = c.conn.SetReadDeadline(time.Now().Add(cmp.Or(l.Peek, peekWait)))
-	var b []byte
+	b, name, err := hello(ctx, c.conn, cmp.Or(l.Peek, peekWait))
+	if err != nil || ctx.Err() != nil {
+		return nil, nil
+	}
+	c.peer.SNI = name
+	t := l.ByName(name)
+	if t == nil {
+		c.p.engine.LogTunnel(l, c.peer, "", "", time.Now(), 0, 0, reason.NoRoute)
+	}
+	return b, t
+}
+
+// hello reads a client's first bytes as far as they say which server it asks for, "" if none. What was read is given with an error too.
+func hello(ctx context.Context, conn net.Conn, within time.Duration) (b []byte, name string, err error) {
+	defer context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(past) })()
+	_ = conn.SetReadDeadline(time.Now().Add(within))
 	for {
 		b = slices.Grow(b, 2<<10)
-		n, err := c.conn.Read(b[len(b):cap(b)])
+		n, err := conn.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
 		name, more := opening.ServerName(b)
 		if errors.Is(err, io.EOF) && len(b) > 0 {
 			more = false // whoever gets it sees where it ends
 		} else if err != nil {
-			return nil, nil
+			_ = conn.SetReadDeadline(time.Time{})
+			return b, "", err
 		}
-		if more {
-			continue
+		if !more {
+			_ = conn.SetReadDeadline(time.Time{})
+			return b, name, nil
 		}
-		_ = c.conn.SetReadDeadline(time.Time{})
-		if ctx.Err() != nil {
-			return nil, nil
-		}
-		c.peer.SNI = name
-		t := l.ByName(name)
-		if t == nil {
-			c.p.engine.LogTunnel(l, c.peer, "", "", time.Now(), 0, 0, reason.NoRoute)
-		}
-		return b, t
 	}
 }
 
@@ -340,9 +371,11 @@ func (c *connection) gone(l *config.Listener) bool {
 }
 
 // deny resets the connection, for that reason.
-func (c *connection) deny(why reason.Code) {
-	c.denied.Store(true)
-	c.p.engine.Refused(c.listenerDirection(), c.peer, why)
+func (c *connection) deny(why reason.Code) { c.refuse(c.listenerDirection(), why) }
+
+func (c *connection) refuse(d config.Direction, why reason.Code) {
+	c.denied.Store(&why)
+	c.p.engine.Refused(d, c.peer, why)
 	reset(c.conn)
 	c.cut()
 }
@@ -377,6 +410,21 @@ func (p *Proxy) drainListener(name string) {
 		if c.listener == name {
 			c.beginDrain()
 		}
+	}
+}
+
+// cutListener ends the connections of a listener that is gone.
+func (p *Proxy) cutListener(name string) {
+	p.mu.Lock()
+	var all []*connection
+	for c := range p.conns {
+		if c.listener == name {
+			all = append(all, c)
+		}
+	}
+	p.mu.Unlock()
+	for _, c := range all {
+		c.refuse(config.Outbound, reason.NoDestination)
 	}
 }
 

@@ -269,19 +269,34 @@ func (p *Proxy) keepListeners(ctx context.Context, served *run.Group) error {
 	}
 }
 
-// keepInner lets the connections of listeners without sockets come to their end that are gone.
-func (p *Proxy) keepInner(known map[string]bool, s *config.Snapshot) {
-	for name := range known {
-		if s.Listeners[name] == nil {
-			delete(known, name)
+// keepInner lets the connections of listeners without sockets come to their end that are gone. Where nobody else has decided who may
+// be there, as what they lead to isn't of the mesh, they are cut.
+func (p *Proxy) keepInner(alone map[string]bool, s *config.Snapshot) {
+	for name, cut := range alone {
+		if s.Listeners[name] != nil {
+			continue
+		}
+		delete(alone, name)
+		if cut {
+			p.cutListener(name)
+		} else {
 			p.drainListener(name)
 		}
 	}
 	for name, l := range s.Listeners {
 		if l.Network == "" {
-			known[name] = true
+			alone[name] = outside(l, s)
 		}
 	}
+}
+
+// outside says whether a listener's tunnels lead to where no other proxy is.
+func outside(l *config.Listener, s *config.Snapshot) bool {
+	if l.TCP == nil || l.HTTP != nil {
+		return false
+	}
+	c := s.Clusters[l.TCP.Cluster]
+	return c != nil && c.Original && c.TLS == nil
 }
 
 // handshakes is how long those under way may take when their listener closes.

@@ -108,8 +108,8 @@ func (t *tunnel) over(c *connection) {
 	}
 	t.Done()
 	why := reason.None
-	if c.denied.Load() {
-		why = reason.RBACDenied
+	if denied := c.denied.Load(); denied != nil {
+		why = *denied
 	}
 	t.Count(t.in, t.out)
 	c.p.engine.LogTunnel(t.l, c.peer, t.cluster, t.Endpoint.Address, t.began, t.in, t.out, why)

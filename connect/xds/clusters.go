@@ -241,7 +241,13 @@ func (r *renderer) upstreamCluster(u *Upstream, node *chain.Node) (string, error
 	if err := r.balance(c, node.LoadBalancer, u.Key.Name); err != nil {
 		return "", fmt.Errorf("upstream %s: %w", u.Key, err)
 	}
-	if r.plainTargets(u, targets) {
+	r.warnOutside(u, node, targets)
+	o := u.outsideOf(node)
+	if o != nil {
+		if err := r.outside(c, o); err != nil {
+			return "", err
+		}
+	} else if r.plainTargets(u, targets) {
 		if c.TransportSocketMatches, err = plainSocket(); err != nil {
 			return "", err
 		}
@@ -249,8 +255,8 @@ func (r *renderer) upstreamCluster(u *Upstream, node *chain.Node) (string, error
 	if own := r.escapedCluster(u, c); own != nil {
 		c = own
 	}
-	if err := r.add(ClusterType, name, c); err != nil {
-		return "", err
+	if err := r.add(ClusterType, name, c); err != nil || o != nil {
+		return name, err
 	}
 	return name, r.endpoints(name, u, node, targets)
 }

@@ -75,7 +75,7 @@ func (r *renderer) exposedPath(host, cluster string, p catalog.ExposePath) error
 	if err != nil {
 		return err
 	}
-	f, err := r.manager("exposed_path", name, p.Protocol, false, log, nil)
+	f, err := r.manager("exposed_path", name, p.Protocol, false, false, log, nil)
 	if err != nil {
 		return err
 	}

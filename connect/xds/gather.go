@@ -31,6 +31,8 @@ type Gathered struct {
 	Transparent *catalog.TransparentProxy
 	Virtual     map[catalog.Key][]string
 	Beyond      int
+	// Outside is what a transparent proxy knows that isn't of the mesh.
+	Outside []*Outside
 	// Providers are those of the tokens that the rules speak of.
 	Providers []*catalog.JWTProvider
 	// Audit says that the rules are looked at and have no effect.
@@ -58,8 +60,10 @@ type Upstream struct {
 	Instances map[string][]*catalog.Instance
 	// Defaults are those of the targets' services, by the target.
 	Defaults map[string]*catalog.ServiceDefaults
-	topics   []catalog.Topic // that were read for it, but for
-	places   []catalog.Topic // where its instances are
+	// Outside are the targets that aren't of the mesh.
+	Outside map[string]*Outside
+	topics  []catalog.Topic // that were read for it, but for
+	places  []catalog.Topic // where its instances are
 }
 
 // Gather reads what rendering a proxy needs. An error that wraps catalog.ErrNotCovered means that a replica hasn't got all of
@@ -141,7 +145,7 @@ func (g *Gathered) upstreams(t *catalog.Txn, proxy *catalog.Service, defaultAllo
 
 // gather reads all but where the instances are.
 func (u *Upstream) gather(t *catalog.Txn, proxy *catalog.Service, def catalog.Upstream, d *catalog.ServiceDefaults) error {
-	*u = Upstream{Definition: def, Key: def.Key(proxy.Scope), Defaults: map[string]*catalog.ServiceDefaults{}}
+	*u = Upstream{Definition: def, Key: def.Key(proxy.Scope), Defaults: map[string]*catalog.ServiceDefaults{}, Outside: map[string]*Outside{}}
 	u.Chain, u.Err = chain.Compile(t, u.Key, chain.Overrides{Protocol: saidProtocol(u, d)})
 	if errors.Is(u.Err, catalog.ErrNotCovered) {
 		return u.Err
@@ -163,6 +167,11 @@ func (u *Upstream) gather(t *catalog.Txn, proxy *catalog.Service, def catalog.Up
 		var err error
 		u.Defaults[id], err = catalog.EntryAs[*catalog.ServiceDefaults](t, catalog.KindServiceDefaults, here)
 		errs = errors.Join(errs, err)
+		o, err := outsideOf(t, here, u.Defaults[id])
+		errs = errors.Join(errs, err)
+		if o != nil {
+			u.Outside[id] = o
+		}
 	}
 	return errs
 }

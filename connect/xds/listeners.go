@@ -136,15 +136,15 @@ func (r *renderer) inboundFilters() ([]*listenerv3.Filter, error) {
 	if err := r.publicRoutes(); err != nil {
 		return nil, err
 	}
-	m, err := r.manager("public_listener", PublicRoutes, r.g.Protocol, true, log, nil)
+	m, err := r.manager("public_listener", PublicRoutes, r.g.Protocol, true, true, log, nil)
 	if err != nil {
 		return nil, err
 	}
 	return []*listenerv3.Filter{m}, nil
 }
 
-// manager is the HTTP connection manager of either side.
-func (r *renderer) manager(stat, routes, protocol string, inbound bool, log []*accesslogv3.AccessLog, fallback *catalog.HTTPResponse) (*listenerv3.Filter, error) {
+// manager is the HTTP connection manager of either side. With decides, routes have rules of who may send a request.
+func (r *renderer) manager(stat, routes, protocol string, inbound, decides bool, log []*accesslogv3.AccessLog, fallback *catalog.HTTPResponse) (*listenerv3.Filter, error) {
 	m := &hcmv3.HttpConnectionManager{
 		StatPrefix: stat, CodecType: hcmv3.HttpConnectionManager_AUTO, AccessLog: log,
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{RouteConfigName: routes, ConfigSource: ads()}},
@@ -194,12 +194,16 @@ func (r *renderer) manager(stat, routes, protocol string, inbound bool, log []*a
 			}
 			m.HttpFilters = append(m.HttpFilters, &hcmv3.HttpFilter{Name: jwtFilter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: a}})
 		}
+	}
+	if decides {
 		// Without rules of its own it lets everything by: the routes' rules stand in its place.
 		auth, err := pack(&httprbacv3.RBAC{})
 		if err != nil {
 			return nil, err
 		}
 		m.HttpFilters = append(m.HttpFilters, &hcmv3.HttpFilter{Name: rbacFilter, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: auth}})
+	}
+	if inbound {
 		limit, err := pack(&localratev3.LocalRateLimit{StatPrefix: "inbound"})
 		if err != nil {
 			return nil, err
@@ -382,9 +386,13 @@ func (r *renderer) upstreamFilters(u *Upstream, name string, clusters map[string
 		if err := r.upstreamRoutes(u, name, clusters); err != nil {
 			return nil, err
 		}
-		f, err = r.manager("upstream."+u.Key.Name, name, u.Chain.Protocol, false, log, u.Chain.Fallback)
+		f, err = r.manager("upstream."+u.Key.Name, name, u.Chain.Protocol, false, len(u.Outside) > 0, log, u.Chain.Fallback)
 	} else {
 		f, err = tcpUpstream(u, clusters, log)
+		if by, refused := r.refusedOutside(u, u.Chain.StartNode); refused && err == nil {
+			no, err := r.verdictOfConnections(false, by)
+			return append(filters, no, f), err
+		}
 	}
 	if err != nil || !u.Undeclared || !r.in.Abilities.Weft {
 		return append(filters, f), err

@@ -33,6 +33,8 @@ type circumstances struct {
 	td        identity.TrustDomain
 	abilities Abilities
 	limits    Limits
+	// Who may call what is outside the mesh is decided here.
+	defaultAllow, denyAll bool
 }
 
 // ownCircumstances are what the rest depends on, in the same way.
@@ -133,7 +135,7 @@ func (m *Memo) begin(in *Input, g *Gathered) *Memo {
 	}
 	with := circumstances{
 		epoch: in.Txn.Position().Epoch, proxy: in.Proxy, defaults: g.Defaults, global: g.Global, td: identity.TrustDomain(g.CA.TrustDomain()),
-		abilities: in.Abilities, limits: in.Limits,
+		abilities: in.Abilities, limits: in.Limits, defaultAllow: in.DefaultAllow, denyAll: in.DenyAll,
 	}
 	if with.proxy != m.with.proxy && reflect.DeepEqual(with.proxy, m.with.proxy) {
 		with.proxy = m.with.proxy
@@ -229,6 +231,9 @@ func (r *renderer) relocate(old *part, u *Upstream) (*part, error) {
 			continue
 		}
 		name, targets := clusterOf(u, node)
+		if u.outsideOf(node) != nil {
+			continue
+		}
 		if r.plainTargets(u, targets) != r.plainTargets(old.upstream, targets) {
 			return r.part(u) // the cluster itself is another one
 		}

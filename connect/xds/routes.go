@@ -119,6 +119,11 @@ func (r *renderer) route(u *Upstream, from *chain.Route, clusters map[string]str
 	}
 	action := &routev3.RouteAction{RetryPolicy: safeRetries()}
 	out.Action = &routev3.Route_Route{Route: action}
+	if by, refused := r.refusedOutside(u, from.NextNode); refused {
+		if out.TypedPerFilterConfig, err = r.verdictOfRequests(false, by); err != nil {
+			return nil, err
+		}
+	}
 	timeout, by := r.lead(u.Chain, from.NextNode, clusters, action)
 	if u.Chain.Protocol == catalog.ProtocolGRPC {
 		timeout = 0 // streams have no end of their own; a call's deadline is the caller's

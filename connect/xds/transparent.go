@@ -18,6 +18,7 @@ import (
 	originalv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
 	netrbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -60,6 +61,8 @@ func (g *Gathered) definitions(t *catalog.Txn, proxy *catalog.Service, defaultAl
 		return all, nil
 	}
 	reach, err := intention.ReachOf(t, g.Service, defaultAllow)
+	errs = errors.Join(errs, err)
+	g.Outside, err = OutsideOf(t, g.Service.Scope)
 	errs = errors.Join(errs, err)
 	g.Virtual = map[catalog.Key][]string{}
 	for _, scope := range slices.SortedFunc(maps.Keys(scopes), byScope) {
@@ -185,10 +188,16 @@ func (r *renderer) passthrough(name string, info *proxyv1.ClusterInfo, tls *core
 	if err != nil {
 		return err
 	}
-	return r.add(ClusterType, name, &clusterv3.Cluster{
+	c := originalCluster(name)
+	c.TransportSocket, c.Metadata = tls, meta
+	return r.add(ClusterType, name, c)
+}
+
+func originalCluster(name string) *clusterv3.Cluster {
+	return &clusterv3.Cluster{
 		Name: name, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST}, LbPolicy: clusterv3.Cluster_CLUSTER_PROVIDED,
-		ConnectTimeout: durationpb.New(connectTimeout), TransportSocket: tls, Metadata: meta, CircuitBreakers: unlimited(),
-	})
+		ConnectTimeout: durationpb.New(connectTimeout), CircuitBreakers: unlimited(),
+	}
 }
 
 func (r *renderer) toCluster(cluster, stat string) (*listenerv3.Filter, error) {
@@ -215,37 +224,58 @@ func (r *renderer) transparent() error {
 	if err != nil {
 		return err
 	}
-	chains := append([]*listenerv3.FilterChain{none}, r.reachedChains()...)
-	var otherwise *listenerv3.FilterChain
-	if m := r.g.Mesh; m == nil || m.TransparentProxy == nil || !m.TransparentProxy.MeshDestinationsOnly {
-		pass, err := r.toCluster(OriginalDestination, OriginalDestination)
-		if err != nil {
-			return err
-		}
-		if err := r.passthrough(OriginalDestination, &proxyv1.ClusterInfo{Service: &proxyv1.ServiceRef{Name: OriginalDestination}}, nil); err != nil {
-			return err
-		}
-		otherwise = &listenerv3.FilterChain{Name: OriginalDestination, Filters: []*listenerv3.Filter{pass}}
+	l := &listenerv3.Listener{
+		TrafficDirection: corev3.TrafficDirection_OUTBOUND, FilterChains: append([]*listenerv3.FilterChain{none}, r.reachedChains()...),
+		PerConnectionBufferLimitBytes: wrapperspb.UInt32(r.bufferBytes()),
 	}
-	original, err := pack(&originalv3.OriginalDst{})
-	if err != nil {
+	if err := r.listenerFilter(l, "envoy.filters.listener.original_dst", &originalv3.OriginalDst{}); err != nil {
 		return err
+	}
+	if l.DefaultFilterChain, err = r.elsewhere(); err != nil {
+		return err
+	}
+	if len(r.g.Outside) > 0 {
+		if err := r.egress(l); err != nil {
+			return err
+		}
 	}
 	for _, host := range r.loopbacks() {
 		port := r.g.Transparent.OutboundListenerPort
-		name := OutboundListener + ":" + net.JoinHostPort(host, strconv.Itoa(port))
-		l := &listenerv3.Listener{
-			Name: name, Address: socket(host, port), TrafficDirection: corev3.TrafficDirection_OUTBOUND, FilterChains: chains, DefaultFilterChain: otherwise,
-			PerConnectionBufferLimitBytes: wrapperspb.UInt32(r.bufferBytes()),
-			ListenerFilters: []*listenerv3.ListenerFilter{{
-				Name: "envoy.filters.listener.original_dst", ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: original},
-			}},
+		one, ok := proto.Clone(l).(*listenerv3.Listener)
+		if !ok {
+			return errors.New("a listener's copy is none")
 		}
-		if err := r.add(ListenerType, name, l); err != nil {
+		one.Name, one.Address = OutboundListener+":"+net.JoinHostPort(host, strconv.Itoa(port)), socket(host, port)
+		if err := r.add(ListenerType, one.Name, one); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (r *renderer) listenerFilter(l *listenerv3.Listener, name string, m proto.Message) error {
+	a, err := pack(m)
+	l.ListenerFilters = append(l.ListenerFilters, &listenerv3.ListenerFilter{Name: name, ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: a}})
+	return err
+}
+
+// meshOnly says whether what isn't for a service is refused.
+func (g *Gathered) meshOnly() bool {
+	m := g.Mesh
+	return m != nil && m.TransparentProxy != nil && m.TransparentProxy.MeshDestinationsOnly
+}
+
+// elsewhere is the filter chain of what isn't for a service; nil if it is refused.
+func (r *renderer) elsewhere() (*listenerv3.FilterChain, error) {
+	if r.g.meshOnly() {
+		return nil, nil
+	}
+	pass, err := r.toCluster(OriginalDestination, OriginalDestination)
+	if err != nil {
+		return nil, err
+	}
+	err = r.passthrough(OriginalDestination, &proxyv1.ClusterInfo{Service: &proxyv1.ServiceRef{Name: OriginalDestination}}, nil)
+	return &listenerv3.FilterChain{Name: OriginalDestination, Filters: []*listenerv3.Filter{pass}}, err
 }
 
 // nowhere is the filter chain of what leads nowhere. What is for this host itself is never captured: somebody has dialled the listener,

@@ -291,6 +291,13 @@ func checkPermissions(t *catalog.Txn, key catalog.Key) error {
 	if in.JWT == nil && !slices.ContainsFunc(in.Sources, func(s catalog.SourceIntention) bool { return len(s.Permissions) > 0 }) {
 		return nil
 	}
+	d, err := catalog.EntryAs[*catalog.ServiceDefaults](t, catalog.KindServiceDefaults, key)
+	if err != nil {
+		return err
+	}
+	if d != nil && d.Destination != nil {
+		return fmt.Errorf("service %q is outside the mesh (service-defaults Destination): its callers' sidecars decide by service alone, so its intentions can't have Permissions or JWT", key.Name)
+	}
 	rules, err := intention.Match(t, key)
 	if err != nil {
 		return err

@@ -36,6 +36,8 @@ type explainedWay struct {
 	Target    string
 	Failover  []string `json:",omitempty"`
 	Instances []explainedInstance
+	// Outside is where a service is that isn't of the mesh: it has no instances, and the caller's sidecar decides.
+	Outside   string `json:",omitempty"`
 	Allowed   bool
 	Intention string // what decided, and in which words
 	// Authorizer is who else decides where that allows it.
@@ -106,7 +108,7 @@ func (h *handlers) explained(t *catalog.Txn, src, dst catalog.Key, req chain.Req
 	}
 	req.Path = walk.Path
 	for _, way := range walk.Ways {
-		e, err := h.way(t, c, way, id, req)
+		e, err := h.way(t, c, way, src, id, req)
 		if err != nil {
 			return nil, err
 		}
@@ -129,6 +131,16 @@ func (h *handlers) transparent(t *catalog.Txn, src, dst catalog.Key) (string, er
 	global, err := catalog.EntryAs[*catalog.ProxyDefaults](t, catalog.KindProxyDefaults, globalName(src.Scope))
 	if err != nil || catalog.Transparency(proxy, defaults, global) == nil {
 		return "", err
+	}
+	o, err := xds.OutsideAs(t, dst)
+	if err != nil {
+		return "", err
+	}
+	if o != nil {
+		if allowed, _ := o.Allows(src, h.c.DefaultAllow); !allowed {
+			return o.String() + " is refused: it is outside the mesh, and no intention lets " + src.Name + " call it", nil
+		}
+		return o.String() + ", where it was going, in the clear", nil
 	}
 	at, err := t.VirtualIP(dst)
 	if err != nil {
@@ -186,7 +198,7 @@ func explainInstances(t *catalog.Txn, service catalog.Key, chosen []*catalog.Ins
 	return all, nil
 }
 
-func (h *handlers) way(t *catalog.Txn, c *chain.Chain, way chain.Way, id identity.Service, req chain.Request) (*explainedWay, error) {
+func (h *handlers) way(t *catalog.Txn, c *chain.Chain, way chain.Way, src catalog.Key, id identity.Service, req chain.Request) (*explainedWay, error) {
 	target := c.Targets[way.Target]
 	out := &explainedWay{Percent: way.Percent, Source: way.Source, Target: way.Target, Failover: way.Failover}
 	all, err := t.ConnectInstances(target.Key())
@@ -210,6 +222,15 @@ func (h *handlers) way(t *catalog.Txn, c *chain.Chain, way chain.Way, id identit
 		if warning != "" {
 			out.Warnings = append(out.Warnings, warning)
 		}
+	}
+	o, err := xds.OutsideAs(t, here)
+	if err != nil {
+		return nil, err
+	}
+	if o != nil {
+		out.Outside = o.String()
+		out.Allowed, out.Intention = o.Allows(src, h.c.DefaultAllow)
+		return out, nil
 	}
 	var d intention.Decision
 	if catalog.HTTPLike(c.Protocol) {

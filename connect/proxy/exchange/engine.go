@@ -321,22 +321,31 @@ func (v *clusterView) connectRaw(ctx context.Context, edge *Edge, peer *config.P
 
 // connectOriginal goes on to where a connection was going when it was captured.
 func (v *clusterView) connectOriginal(ctx context.Context, edge *Edge, peer *config.Peer, leave func()) (*Upstream, reason.Code, error) {
-	if peer == nil || !peer.Original.IsValid() {
+	ep := v.original(peer)
+	if ep == nil {
 		leave()
 		return nil, reason.NoHealthyUpstream, errNoOriginal
 	}
-	at := &config.Endpoint{Network: "tcp", Address: peer.Original.String(), Healthy: true}
 	try, cancel := context.WithTimeout(ctx, v.connectTimeout())
 	defer cancel()
-	conn, code, err := v.connect(try, &endpoint{host: &host{key: hostKey{network: at.Network, address: at.Address}, cluster: v.state}, config: at}, raw)
+	conn, code, err := v.connect(try, ep, raw)
 	if err != nil {
 		leave()
 		return nil, code, err
 	}
-	return &Upstream{Conn: conn, Endpoint: at, edge: edge, done: func() {
+	return &Upstream{Conn: conn, Endpoint: ep.config, edge: edge, done: func() {
 		leave()
 		edge.Closed()
 	}}, reason.None, nil
+}
+
+// original is where a connection was going when it was captured; nil if it wasn't.
+func (v *clusterView) original(peer *config.Peer) *endpoint {
+	if peer == nil || !peer.Original.IsValid() {
+		return nil
+	}
+	at := &config.Endpoint{Network: "tcp", Address: peer.Original.String(), Healthy: true}
+	return &endpoint{host: &host{key: hostKey{network: at.Network, address: at.Address}, cluster: v.state}, config: at}
 }
 
 // sourceName is how metrics and logs call a peer.

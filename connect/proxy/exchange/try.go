@@ -191,6 +191,9 @@ func (ex *exchange) try(f *config.Forward, c *choice, retry int) (done bool, _ f
 	v := ex.cluster
 	c.nowNano = ex.e.now()
 	ep, proving := v.take(c)
+	if v.config.Original {
+		ep = v.original(ex.d.peer)
+	}
 	if ep == nil {
 		return false, failure{code: reason.NoHealthyUpstream, err: errNoEndpoint, final: true}
 	}

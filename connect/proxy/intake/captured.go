@@ -28,10 +28,11 @@ func captures(m *listenerv3.Listener) bool {
 
 // compileCaptured compiles the filter chains of a listener that captures, each as a listener without a socket.
 func compileCaptured(l *config.Listener, m *listenerv3.Listener) error {
-	if len(m.GetListenerFilters()) != 1 || l.Network != "tcp" {
-		return errors.New("listener_filters: beside original_dst this proxy takes none, and that on TCP")
+	by := m.GetFilterChainMatcher()
+	if by == nil && len(m.GetListenerFilters()) != 1 || l.Network != "tcp" {
+		return errors.New("listener_filters: beside original_dst this proxy takes tls_inspector with filter_chain_matcher alone, and that on TCP")
 	}
-	c := &config.Captured{Exact: map[netip.Addr]*config.Listener{}}
+	c := &config.Captured{Exact: map[netip.Addr]*config.Listener{}, Peek: m.GetListenerFiltersTimeout().AsDuration()}
 	names, seen := map[string]bool{}, map[netip.Prefix]bool{}
 	inner := func(chain *listenerv3.FilterChain, name string) (*config.Listener, error) {
 		if names[name] {
@@ -43,6 +44,9 @@ func compileCaptured(l *config.Listener, m *listenerv3.Listener) error {
 			return nil, err
 		}
 		return sub, compileChain(sub, chain)
+	}
+	if by != nil {
+		return chosen(l, m, c, inner)
 	}
 	for i, chain := range m.GetFilterChains() {
 		sub, err := inner(chain, chain.GetName())
@@ -86,6 +90,30 @@ func compileCaptured(l *config.Listener, m *listenerv3.Listener) error {
 	return nil
 }
 
+// chosen compiles filter chains that a matcher chooses among by name.
+func chosen(l *config.Listener, m *listenerv3.Listener, c *config.Captured, inner func(*listenerv3.FilterChain, string) (*config.Listener, error)) error {
+	if m.GetDefaultFilterChain() != nil {
+		return errors.New("default_filter_chain: beside filter_chain_matcher this proxy takes none: it is the matcher's on_no_match")
+	}
+	by := chooser{map[string]*config.Listener{}}
+	for i, chain := range m.GetFilterChains() {
+		sub, err := inner(chain, chain.GetName())
+		if err == nil {
+			err = only(chain.GetFilterChainMatch(), "")
+		}
+		if err != nil {
+			return fmt.Errorf("filter_chains[%d]: %w", i, err)
+		}
+		by.chains[chain.GetName()] = sub
+	}
+	var err error
+	if c.Choose, err = by.matcher(m.GetFilterChainMatcher(), 0); err != nil {
+		return fmt.Errorf("filter_chain_matcher: %w", err)
+	}
+	l.Captured = c
+	return nil
+}
+
 // errTaken is about what only one can have.
 var errTaken = errors.New("it isn't a prefix, or another filter chain has it")
 
@@ -110,5 +138,6 @@ func (l *listener) inners() []*config.Listener {
 		add(r.Listener)
 	}
 	add(c.Otherwise)
+	c.Choose.Listeners(add)
 	return all
 }

@@ -95,8 +95,8 @@ func (w *world) discovery(m *clusterv3.Cluster, out *cluster) error {
 		if out.eds == "" {
 			out.eds = m.GetName()
 		}
-	case clusterv3.Cluster_STATIC:
-		endpoints, err := w.compileEndpoints(m.GetLoadAssignment())
+	case clusterv3.Cluster_STATIC, clusterv3.Cluster_STRICT_DNS: // a name is looked up with each connection
+		endpoints, err := w.compileEndpoints(m.GetLoadAssignment(), m.GetType() == clusterv3.Cluster_STRICT_DNS)
 		if err != nil {
 			return fmt.Errorf("load_assignment: %w", err)
 		}
@@ -106,11 +106,12 @@ func (w *world) discovery(m *clusterv3.Cluster, out *cluster) error {
 			return errors.New("type ORIGINAL_DST: this proxy knows lb_policy CLUSTER_PROVIDED alone, without original_dst_lb_config")
 		}
 		out.config.Original = true
+		out.config.MaxPerConn = 1 // a connection leads where one client's was going: it isn't kept for others
 	default:
-		return fmt.Errorf("type %s: this proxy knows EDS, STATIC and ORIGINAL_DST", m.GetType())
+		return fmt.Errorf("type %s: this proxy knows EDS, STATIC, STRICT_DNS and ORIGINAL_DST", m.GetType())
 	}
 	if m.GetClusterType() != nil {
-		return fmt.Errorf("cluster_type %s: this proxy knows EDS, STATIC and ORIGINAL_DST", m.GetClusterType().GetName())
+		return fmt.Errorf("cluster_type %s: this proxy knows EDS, STATIC, STRICT_DNS and ORIGINAL_DST", m.GetClusterType().GetName())
 	}
 	return nil
 }
@@ -126,7 +127,9 @@ func protocol(m *clusterv3.Cluster, c *config.Cluster) error {
 		return fmt.Errorf("%s: %w", httpOptionsKey, err)
 	}
 	common := o.GetCommonHttpProtocolOptions()
-	c.MaxPerConn = int(common.GetMaxRequestsPerConnection().GetValue())
+	if !c.Original {
+		c.MaxPerConn = int(common.GetMaxRequestsPerConnection().GetValue())
+	}
 	c.Keep.Idle, c.Keep.Age = common.GetIdleTimeout().AsDuration(), common.GetMaxConnectionDuration().AsDuration()
 	switch p := o.GetUpstreamProtocolOptions().(type) {
 	case *httpv3.HttpProtocolOptions_ExplicitHttpConfig_:
@@ -144,6 +147,9 @@ func protocol(m *clusterv3.Cluster, c *config.Cluster) error {
 		}
 	case *httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig, *httpv3.HttpProtocolOptions_AutoConfig:
 		c.Codec = config.Auto
+	}
+	if c.Original && c.Codec != config.HTTP1 {
+		return fmt.Errorf("%s: to where captured connections were going, this proxy speaks HTTP/1.1 alone", httpOptionsKey)
 	}
 	return nil
 }
@@ -177,12 +183,12 @@ func limits(m *clusterv3.Cluster, c *config.Cluster) error {
 	return nil
 }
 
-func (w *world) compileEndpoints(m *endpointv3.ClusterLoadAssignment) ([]*config.Endpoint, error) {
+func (w *world) compileEndpoints(m *endpointv3.ClusterLoadAssignment, names bool) ([]*config.Endpoint, error) {
 	out := []*config.Endpoint{}
 	shares := localityShares(m)
 	for i, l := range m.GetEndpoints() {
 		for j, e := range l.GetLbEndpoints() {
-			network, address, err := addressOf(e.GetEndpoint().GetAddress())
+			network, address, err := addressOf(e.GetEndpoint().GetAddress(), names)
 			if err != nil {
 				return nil, fmt.Errorf("endpoints[%d].lb_endpoints[%d]: %w", i, j, err)
 			}
@@ -208,15 +214,15 @@ func (w *world) compileEndpoints(m *endpointv3.ClusterLoadAssignment) ([]*config
 	return out, nil
 }
 
-// addressOf is an address as net.Dial and net.Listen take it.
-func addressOf(a *corev3.Address) (network, address string, err error) {
+// addressOf is an address as net.Dial and net.Listen take it; with names it may be a host's name.
+func addressOf(a *corev3.Address, names bool) (network, address string, err error) {
 	switch t := a.GetAddress().(type) {
 	case *corev3.Address_SocketAddress:
 		s := t.SocketAddress
 		if s.GetProtocol() != corev3.SocketAddress_TCP {
 			return "", "", errors.New("socket_address.protocol: only TCP")
 		}
-		if net.ParseIP(s.GetAddress()) == nil {
+		if net.ParseIP(s.GetAddress()) == nil && !names {
 			return "", "", fmt.Errorf("socket_address.address %q isn't an IP address", s.GetAddress())
 		}
 		return "tcp", net.JoinHostPort(s.GetAddress(), strconv.Itoa(int(s.GetPortValue()))), nil

@@ -52,7 +52,7 @@ func (w *world) compileListener(m *listenerv3.Listener) (*listener, error) {
 		l.Direction = config.Inbound
 	}
 	var err error
-	if l.Network, l.Address, err = addressOf(m.GetAddress()); err != nil {
+	if l.Network, l.Address, err = addressOf(m.GetAddress(), false); err != nil {
 		return nil, fmt.Errorf("address: %w", err)
 	}
 	l.Mode = m.GetAddress().GetPipe().GetMode()
@@ -67,6 +67,9 @@ func (w *world) compileListener(m *listenerv3.Listener) (*listener, error) {
 	out := &listener{config: l}
 	if captures(m) {
 		return out, compileCaptured(l, m)
+	}
+	if m.GetFilterChainMatcher() != nil {
+		return nil, errors.New("filter_chain_matcher: this proxy takes it beside original_dst alone")
 	}
 	others, err := byName(l, m)
 	if err != nil || len(others) == 0 {

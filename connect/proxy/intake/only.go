@@ -62,7 +62,7 @@ func nameOf(tag string) string {
 
 // The fields of each message that are read here, or that change nothing that this proxy does.
 const (
-	listenerFields = "name address traffic_direction use_original_dst listener_filters filter_chains default_filter_chain " +
+	listenerFields = "name address traffic_direction use_original_dst listener_filters filter_chains filter_chain_matcher default_filter_chain " +
 		"per_connection_buffer_limit_bytes stat_prefix metadata enable_reuse_port bind_to_port drain_type connection_balance_config listener_filters_timeout continue_on_listener_filters_timeout"
 	chainFields = "name filters transport_socket transport_socket_connect_timeout filter_chain_match metadata"
 	matchFields = ""

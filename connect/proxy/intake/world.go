@@ -130,7 +130,7 @@ func (w *world) compile(t, name string, a *anypb.Any) (func(), error) {
 		if err != nil {
 			return nil, err
 		}
-		e, err := w.compileEndpoints(m)
+		e, err := w.compileEndpoints(m, false)
 		return func() { w.endpoints[name] = e }, err
 	case listenerType:
 		m, err := read[*listenerv3.Listener](a)

@@ -41,6 +41,12 @@ func ServerName(b []byte) (name string, more bool) {
 	return serverName(message), false
 }
 
+// IsTLS says whether a connection begins as TLS does, with a ClientHello's record.
+func IsTLS(b []byte) bool {
+	_, _, ok := handshake(b)
+	return ok && len(b) > 0
+}
+
 // handshake gathers the first handshake message out of its records. Not ok says that it is no ClientHello, not whole that
 // bytes are missing.
 func handshake(b []byte) (message []byte, whole, ok bool) {

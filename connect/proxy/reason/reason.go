@@ -54,11 +54,11 @@ type Explanation struct {
 var Explanations = map[Code]Explanation{
 	NoDestination: {
 		"a transparent proxy doesn't carry the connection: where it was going is no service that the caller reaches, and mesh's MeshDestinationsOnly lets nothing else by; or it was going nowhere else, as somebody dialled the proxy's own port",
-		"see what the caller may reach: weft intention match DST, or name DST as an upstream; weft config read -kind mesh -name mesh",
+		"see what the caller may reach: weft intention match DST, or name DST as an upstream; weft config read -kind mesh -name mesh; let it go outside the mesh: a service-defaults with Destination, and an intention",
 	},
 	RBACDenied: {
-		"an intention doesn't allow the caller to make this request (or connection) to the service",
-		"see which: response_code_details in the access log of the service's sidecar, or weft intention match DST; allow it: weft intention create -allow -replace SRC DST",
+		"an intention doesn't allow the caller to make this request (or connection) to the service; outside the mesh (service-defaults Destination) the caller's own proxy says so, and mesh/mesh there is its MeshDestinationsOnly",
+		"see which: response_code_details in the access log of the service's sidecar (outside the mesh, of the caller's), or weft intention match DST; allow it: weft intention create -allow -replace SRC DST",
 	},
 	LocalIdentity: {
 		"the process that calls the upstream on this host isn't the service, by its user, systemd unit or cgroup (proxy { local_identity { … } } of its registration), or had closed its connection already",
