@@ -218,6 +218,19 @@ func TestOutsideInside(t *testing.T) {
 	}
 	m.ask("", 0, []string{"verify"})
 
+	for range 300 { // more than others may have open from one address
+		if err := refused(far); err != nil {
+			t.Fatal(err)
+		}
+		conn, err := dialTCP(one)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if err := ping(conn); err != nil {
+			t.Fatal(err)
+		}
+	}
 	open, err := dialTCP(one)
 	if err != nil {
 		t.Fatal(err)

@@ -67,6 +67,7 @@ func (p *Proxy) serve(ctx context.Context, served *run.Group, conn net.Conn, nam
 	if l.Captured != nil {
 		if l, prefix = p.captured(ctx, conn, l, peer); l == nil {
 			reset(conn)
+			_ = conn.Close() // what was beneath it is closed; now it isn't counted any more
 			return
 		}
 		name = l.Name

@@ -345,6 +345,9 @@ func (p *Proxy) open(ctx context.Context, served *run.Group, l *config.Listener)
 		Name: p.c.ID + "/" + name, Network: l.Network, Address: l.Address, Mode: fs.FileMode(l.Mode),
 		Limits: listen.Limits{MaxUnauthenticatedLoopback: -1, MaxPerIdentity: maxPerIdentity},
 	}
+	if l.Captured != nil {
+		spec.Limits.MaxUnauthenticatedPerAddr = -1 // they come from the service's own processes, by whatever address of this host
+	}
 	if l.TLS != nil || l.Direction == config.Inbound { // whether by TLS can change
 		spec.Plain = func() listen.Plain {
 			switch now := p.listener(name); {
