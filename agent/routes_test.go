@@ -433,7 +433,7 @@ func TestMethodsAndPaths(t *testing.T) {
 				}
 			}
 		}
-		for _, path := range []string{"/", "/v1", "/v1/none", "/v1/agent/none", "/v1/acl/none/x", "/v2/kv/a", "/kv/a", "/v1/namespaces", "/v1/partitions", "/v1/operator/license"} {
+		for _, path := range []string{"/", "/v1", "/v1/none", "/v1/agent/none", "/v1/acl/none/x", "/v2/kv/a", "/kv/a", "/v1/partitions", "/v1/operator/license"} {
 			if got := w.ask("GET", path, ""); got.Code != http.StatusNotFound || !strings.HasPrefix(got.Body.String(), "Invalid URL path: not a recognized HTTP API endpoint") {
 				t.Errorf("%s: %d %s", path, got.Code, &got.Body)
 			}

@@ -149,6 +149,7 @@ type ACLObject struct {
 	AuthMethod  *ACLAuthMethod  `json:",omitempty"`
 	JoinToken   *JoinToken      `json:",omitempty"`
 	PlaneCA     *PlaneCA        `json:",omitempty"`
+	Namespace   *Namespace      `json:",omitempty"`
 }
 
 // Kind is the object's kind, "" if none is set.
@@ -168,6 +169,8 @@ func (o ACLObject) Kind() string {
 		return JoinTokens
 	case o.PlaneCA != nil:
 		return PlaneCAs
+	case o.Namespace != nil:
+		return Namespaces
 	}
 	return ""
 }
@@ -189,6 +192,8 @@ func (o ACLObject) ID() string {
 		return o.JoinToken.ID
 	case o.PlaneCA != nil:
 		return PlaneCAID
+	case o.Namespace != nil:
+		return o.Namespace.Name
 	}
 	return ""
 }
@@ -233,6 +238,8 @@ func (o ACLObject) indexes() *Indexes {
 		return &o.JoinToken.Indexes
 	case o.PlaneCA != nil:
 		return &o.PlaneCA.Indexes
+	case o.Namespace != nil:
+		return &o.Namespace.Indexes
 	}
 	return &o.AuthMethod.Indexes
 }
@@ -355,6 +362,9 @@ func cloneACL(o ACLObject) ACLObject {
 	case o.PlaneCA != nil:
 		c := *o.PlaneCA
 		o.PlaneCA = &c
+	case o.Namespace != nil:
+		c := *o.Namespace
+		o.Namespace = &c
 	}
 	return o
 }

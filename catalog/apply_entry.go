@@ -32,7 +32,7 @@ func (u *unit) setEntry(e Entry, cas *uint64) (any, error) {
 	if err := checkName("Name", head.Name); err != nil {
 		return nil, err
 	}
-	if err := checkScope(head.Scope); err != nil {
+	if err := firstError(checkScope(head.Scope), u.homeOf(e)); err != nil {
 		return nil, err
 	}
 	hash, err := contentHash(e)

@@ -29,6 +29,12 @@ func (u *unit) kvOp(op *KVOp) (KVResult, error) {
 	}
 	s := u.kv.at(u.w, key)
 	switch op.Verb {
+	case KVSet, KVCAS, KVLock:
+		if err := u.home(scope); err != nil {
+			return KVResult{}, err
+		}
+	}
+	switch op.Verb {
 	case KVSet:
 		return u.kvWrite(s, op, scope, ""), nil
 	case KVCAS:

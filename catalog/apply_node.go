@@ -143,6 +143,9 @@ func (u *unit) setService(node *Node, s Service) error {
 	if err != nil {
 		return err
 	}
+	if err := u.home(s.Scope); err != nil {
+		return err
+	}
 	if d, ok := s.Destination(); ok {
 		if err := checkName("Proxy.DestinationServiceName", d.Name); err != nil {
 			return err

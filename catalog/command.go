@@ -255,6 +255,8 @@ var commandTypes = append([]string{
 	"delete-acl",
 	"bootstrap-acl",
 	"use-join",
+	"set-namespace",
+	"delete-namespace",
 	"assign-virtual-ips",
 	"set-entries",
 	"import",
@@ -305,6 +307,10 @@ func newBody(kind string) (Body, error) {
 		return &BootstrapACL{}, nil
 	case "use-join":
 		return &UseJoin{}, nil
+	case "set-namespace":
+		return &SetNamespace{}, nil
+	case "delete-namespace":
+		return &DeleteNamespace{}, nil
 	case "set-coordinates":
 		return &SetCoordinates{}, nil
 	case "set-peering":

@@ -18,6 +18,7 @@ type EntryRef struct {
 func (SetEntries) commandType() string { return "set-entries" }
 
 func (u *unit) setEntries(c *SetEntries) error {
+	u.copied = true
 	for _, ref := range c.Delete {
 		if _, err := u.deleteEntry(&DeleteEntry{Kind: ref.Kind, Key: ref.Key}); err != nil {
 			return err

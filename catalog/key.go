@@ -33,6 +33,12 @@ func (s Scope) Default(dc string) Scope {
 	return s
 }
 
+// Global is where what holds for all namespaces of this scope is: proxy-defaults, the mesh entry, providers of JWTs.
+func (s Scope) Global() Scope {
+	s.Namespace = DefaultNamespace
+	return s
+}
+
 // Name gives the key of a name in this scope.
 func (s Scope) Name(name string) Key { return Key{Scope: s, Name: name} }
 

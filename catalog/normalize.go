@@ -89,6 +89,9 @@ func (e *ServiceIntentions) Normalize() {
 		s.Action = strings.ToLower(s.Action)
 		if s.Namespace == "" {
 			s.Namespace = e.Namespace
+			if s.Namespace == Wildcard {
+				s.Namespace = DefaultNamespace
+			}
 		}
 		if s.Partition == "" && s.Peer == "" {
 			s.Partition = e.Partition

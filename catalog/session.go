@@ -86,7 +86,7 @@ func sessionString(s Scope, id string) string { return nameSpaceString(s) + stri
 
 func (u *unit) createSession(s Session) (any, error) {
 	s.Scope = s.Scope.Default(u.w.dc)
-	if err := firstError(checkName("session ID", s.ID), checkScope(s.Scope)); err != nil {
+	if err := firstError(checkName("session ID", s.ID), checkScope(s.Scope), u.home(s.Scope)); err != nil {
 		return nil, err
 	}
 	switch s.Behavior = orDefault(s.Behavior, SessionRelease); s.Behavior {

@@ -34,6 +34,7 @@ type unit struct {
 	reap      *uint64
 
 	bootstrapped bool // the ACL system, by this command
+	copied       bool // what it writes was validated in the primary datacenter, whose namespaces may be others
 
 	onService map[string][]*slot[*Check] // the checks that this command wrote, by their service
 	dirtied   map[string]bool            // nodes all of whose services are marked
@@ -162,6 +163,10 @@ func (u *unit) run(body Body) (any, error) {
 		return u.bootstrapACL(c)
 	case *UseJoin:
 		return u.useJoin(c)
+	case *SetNamespace:
+		return u.setNamespace(c)
+	case *DeleteNamespace:
+		return nil, u.deleteNamespace(c)
 	case *SetCA:
 		return u.setCA(c)
 	case *SetAutopilot:

@@ -54,6 +54,10 @@ func (s *SourceIntention) validate(f, destination string) error {
 		return err
 	}
 	switch {
+	case s.Namespace == Wildcard && s.Name != Wildcard:
+		return invalidf("%s.Namespace can be the wildcard only where Name is", f)
+	case s.Namespace != "" && s.Namespace != Wildcard && !ValidNamespace(s.Namespace):
+		return invalidf("%s.Namespace %q: want lower-case letters, digits and - within, at most 63", f, s.Namespace)
 	case s.Peer == Wildcard:
 		return invalidf("%s.Peer must be a peer's name, not the wildcard", f)
 	case len(s.Permissions) > 0 && s.Action != "":

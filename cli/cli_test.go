@@ -107,11 +107,36 @@ func TestCommands(t *testing.T) {
 		{name: "completion", args: []string{"completion", "zsh"}, out: "#compdef weft consul"},
 		{name: "completion of no shell", args: []string{"completion", "csh"}, code: 1, err: "bash, fish, zsh"},
 		{name: "no remote commands", args: []string{"exec", "-node", "x", "ls"}, code: 1, err: "ssh"},
-		{name: "no namespaces to look after", args: []string{"namespace", "list"}, code: 1, err: "-namespace"},
+		{name: "no partitions to look after", args: []string{"partition", "list"}, code: 1, err: "-partition"},
+		{
+			name: "namespaces", answers: map[string]string{"GET /v1/namespaces": `[{"Name":"red","Description":"d"},{"Name":"default"}]`}, args: []string{"namespace", "list"},
+			out: "Name:            default\nDescription:     \n\nName:            red\n",
+		},
+		{
+			name: "namespace create", answers: map[string]string{"PUT /v1/namespace": `{"Name":"red","Description":"d"}`}, out: "Name:            red",
+			args: []string{"namespace", "create", "-name", "red", "-description=d", "-meta", "a=b"}, asked: []string{`PUT /v1/namespace {"Description":"d","Meta":{"a":"b"},"Name":"red"}`},
+		},
+		{
+			name: "namespace update", answers: map[string]string{"GET /v1/namespace/red": `{"Name":"red","Description":"d","Meta":{"a":"b"}}`, "PUT /v1/namespace/red": `{"Name":"red"}`},
+			args: []string{"namespace", "update", "-name", "red", "-meta", "c=d"}, asked: []string{"GET /v1/namespace/red", `PUT /v1/namespace/red {"Description":"d","Meta":{"a":"b","c":"d"},"Name":"red"}`},
+		},
+		{
+			name: "namespace write", answers: map[string]string{"GET /v1/namespace/red": "!404 none", "PUT /v1/namespace": `{"Name":"red"}`}, stdin: `name = "red"`,
+			args: []string{"namespace", "write", "-"}, asked: []string{"GET /v1/namespace/red", `PUT /v1/namespace {"Description":"","Meta":null,"Name":"red"}`},
+		},
+		{name: "namespace read", answers: map[string]string{"GET /v1/namespace/red": `{"Name":"red","ModifyIndex":7}`}, args: []string{"namespace", "read", "-show-meta", "red"}, out: "Modify Index:    7"},
+		{
+			name: "namespace delete, refused", answers: map[string]string{"DELETE /v1/namespace/red": "!409 isn't empty"}, args: []string{"namespace", "delete", "red"}, code: 1,
+			err: "Error deleting namespace red: Unexpected response code: 409 (isn't empty)",
+		},
+		{
+			name: "a namespace where there is one", answers: map[string]string{"GET /v1/catalog/services": `{}`}, args: []string{"catalog", "services", "-namespace", "red"},
+			asked: []string{"GET /v1/catalog/services?ns=red"},
+		},
 		{
 			name: "scope and consistency", answers: map[string]string{"GET /v1/catalog/datacenters": `["dc1"]`}, out: "dc1\n",
 			args:  []string{"catalog", "datacenters", "-datacenter=dc2", "-namespace", "n", "--partition=p", "-stale"},
-			asked: []string{"GET /v1/catalog/datacenters?dc=dc2&ns=n&partition=p&stale="},
+			asked: []string{"GET /v1/catalog/datacenters?dc=dc2&partition=p&stale="},
 		},
 		{
 			name: "register with a tagged address", answers: map[string]string{"PUT /v1/agent/service/register": ""},

@@ -31,7 +31,7 @@ func clientFlags(more ...ucli.Flag) []ucli.Flag {
 		&ucli.StringFlag{Name: "client-key", Usage: "its key (WEFT_CLIENT_KEY)"},
 		&ucli.StringFlag{Name: "tls-server-name", Usage: "name to expect in the agent's certificate (WEFT_TLS_SERVER_NAME)"},
 		&ucli.StringFlag{Name: "datacenter", Usage: "datacenter to ask, by default the agent's"},
-		&ucli.StringFlag{Name: "namespace", Aliases: []string{"ns"}, Usage: "namespace to ask in (WEFT_NAMESPACE)"},
+		&ucli.StringFlag{Name: "namespace", Aliases: []string{"ns"}, Usage: "namespace to ask in, for what is in one (WEFT_NAMESPACE)"},
 		&ucli.StringFlag{Name: "partition", Usage: "partition to ask in (WEFT_PARTITION)"},
 		&ucli.BoolFlag{Name: "stale", Usage: "let any server answer, not only the leader"},
 	}, more...)

@@ -83,6 +83,6 @@ func refused(name, usageText, reason string) *ucli.Command {
 const (
 	execRefused = "weft doesn't run commands on other hosts: a mesh that can is a way into every host. " +
 		"Use what your hosts are managed with (ssh, your orchestrator)."
-	tenancyRefused = "Namespaces and partitions need no looking after: one is there as soon as something is registered in it. " +
-		"Name it with -namespace or -partition; without these everything is in the one called default."
+	tenancyRefused = "Partitions need no looking after: one is there as soon as something is registered in it. " +
+		"Name it with -partition; without it everything is in the one called default. Namespaces are made: weft namespace create."
 )

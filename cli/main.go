@@ -128,8 +128,8 @@ func newApp(env Env, called string) *ucli.App {
 			membersCommand(env), joinCommand(env), leaveCommand(env), reloadCommand(env), forceLeaveCommand(env), eventCommand(env), keyringCommand(env), keygenCommand(env), planeCommand(env), rttCommand(env),
 			infoCommand(env), monitorCommand(env), maintCommand(env), debugCommand(env),
 			operatorCommand(env), snapshotCommand(env), importCommand(env), kvCommand(env), lockCommand(env), watchCommand(env),
-			aclCommand(env), loginCommand(env), logoutCommand(env), peeringCommand(env), troubleshootCommand(env), completionCommand(env),
-			refused("exec", "run a command on many hosts", execRefused), refused("namespace", "look after namespaces", tenancyRefused),
+			aclCommand(env), loginCommand(env), logoutCommand(env), peeringCommand(env), namespaceCommand(env), troubleshootCommand(env), completionCommand(env),
+			refused("exec", "run a command on many hosts", execRefused),
 			refused("partition", "look after partitions", tenancyRefused),
 		},
 	}

@@ -293,7 +293,7 @@ func (a *authority) Sign(ctx context.Context, req *weftv1.SignRequest) (*weftv1.
 	if !ok {
 		return nil, api.GRPC(fmt.Errorf("%w: %s isn't a service", api.ErrDenied, csr.Identity))
 	}
-	if err := subject.Allow(api.Permission{Resource: "service", Access: api.Write}, service.Service); err != nil {
+	if err := subject.In(service.Namespace).Allow(api.Permission{Resource: "service", Access: api.Write}, service.Service); err != nil {
 		return nil, api.GRPC(err)
 	}
 	if err := a.registeredOn(req.GetNode(), service); err != nil {

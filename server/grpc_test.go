@@ -225,6 +225,8 @@ func (onlyNode) Resolve(_ context.Context, token string) (api.Subject, error) {
 	return onlyNode(token), nil
 }
 
+func (o onlyNode) In(string) api.Subject { return o }
+
 func (o onlyNode) Allow(p api.Permission, name string) error {
 	if (p.Resource == "node") == (o == "h1-agent" && name == "h1") {
 		return nil

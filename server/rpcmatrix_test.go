@@ -3,6 +3,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -38,7 +39,7 @@ func topic(t *weftv1.Topic) probe {
 		if t.Datacenter == "" {
 			t.Datacenter = "dc1"
 		}
-		t.Partition, t.Namespace = "default", "default"
+		t.Partition, t.Namespace = "default", cmp.Or(t.GetNamespace(), "default")
 		if err := s.Send(&weftv1.SubscribeRequest{Node: "h1", Interests: []*weftv1.Interest{{Id: "i", Token: token, Topics: []*weftv1.Topic{t}}}}); err != nil {
 			return err
 		}
@@ -223,4 +224,74 @@ func TestC105_ServersAlone(t *testing.T) {
 			t.Errorf("%s: %v", m.MethodName, err)
 		}
 	}
+}
+
+// TestC98_RPCsOfOtherNamespaces: a token for all that is in one namespace gets by no method or topic at what is in another.
+func TestC98_RPCsOfOtherNamespaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := locked(t)
+		conn := r.dial()
+		for _, ns := range []string{"red", "blue"} {
+			r.as(rootSecret, "PUT", "/v1/namespace", `{"Name":"`+ns+`"}`, 200, "")
+			r.as(rootSecret, "PUT", "/v1/config?ns="+ns, `{"Kind":"service-defaults","Name":"web"}`, 200, "true")
+		}
+		_, red := r.token(`namespace "red" { service_prefix "" { policy = "write" } }`)
+		if err := probes(t, r)["/weft.v1.Catalog/Sync"](t.Context(), conn, rootSecret); err != nil {
+			t.Fatal(err)
+		}
+		state, err := r.store.Read().CA()
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := ca.NewKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		asks := map[string]func(ns string) error{
+			"/weft.v1.Catalog/Sync": func(ns string) error {
+				s := service("azure-"+ns, "web")
+				s.Namespace = ns
+				data, err := catalog.Canonical(host(catalog.SyncItem{Service: s}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp, err := weftv1.NewCatalogClient(conn).Sync(api.WithToken(t.Context(), rootSecret), &weftv1.SyncRequest{Sync: data, Tokens: []string{red}})
+				if err == nil && resp.GetResults()[0].GetError() != "" {
+					err = status.Error(codes.Code(resp.GetResults()[0].GetCode()), resp.GetResults()[0].GetError())
+				}
+				return err
+			},
+			"/weft.v1.CA/Sign": func(ns string) error {
+				id := identity.Service{TrustDomain: identity.TrustDomain(state.TrustDomain()), Namespace: ns, Datacenter: "dc1", Service: "web"}
+				csr, err := ca.CSR(id, key, rand.Reader)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = weftv1.NewCAClient(conn).Sign(t.Context(), &weftv1.SignRequest{Node: "h1", CsrPem: csr, Token: red})
+				return err
+			},
+		}
+		for kind, make := range map[string]func(ns string) *weftv1.Topic{
+			"services": func(ns string) *weftv1.Topic { return &weftv1.Topic{Kind: "services", Namespace: ns} },
+			"service":  func(ns string) *weftv1.Topic { return &weftv1.Topic{Kind: "service", Name: "web", Namespace: ns} },
+			"connect":  func(ns string) *weftv1.Topic { return &weftv1.Topic{Kind: "connect", Name: "web", Namespace: ns} },
+			"entries": func(ns string) *weftv1.Topic {
+				return &weftv1.Topic{Kind: "entries", Entry: "service-defaults", Namespace: ns}
+			},
+			"entry": func(ns string) *weftv1.Topic {
+				return &weftv1.Topic{Kind: "entry", Entry: "service-defaults", Name: "web", Namespace: ns}
+			},
+		} {
+			asks["topic "+kind] = func(ns string) error { return topic(make(ns))(t.Context(), conn, red) }
+		}
+		for _, name := range []string{
+			"/weft.v1.Catalog/Sync", "/weft.v1.CA/Sign", "topic services", "topic service", "topic connect", "topic entries", "topic entry",
+		} {
+			for ns, may := range map[string]bool{"red": true, "blue": false, "default": false} {
+				if err := asks[name](ns); may != (err == nil) || !may && status.Code(err) != codes.PermissionDenied {
+					t.Errorf("%s in %s: %v", name, ns, err)
+				}
+			}
+		}
+	})
 }

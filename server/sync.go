@@ -3,6 +3,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -63,6 +64,10 @@ func (c *catalogService) allowed(ctx context.Context, cmd *catalog.Sync, tokens 
 	for i, item := range cmd.Items {
 		subject, err := c.s.c.Resolver.Resolve(ctx, tokens[i])
 		if err == nil {
+			err = oneNamespace(item)
+		}
+		if err == nil {
+			subject = subject.In(namespaceOf(item))
 			switch {
 			case item.Service != nil:
 				err = subject.Allow(serviceWrite, item.Service.Service)
@@ -82,6 +87,25 @@ func (c *catalogService) allowed(ctx context.Context, cmd *catalog.Sync, tokens 
 		items, at = append(items, item), append(at, i)
 	}
 	return items, at
+}
+
+// namespaceOf is the namespace that an item is in.
+func namespaceOf(item catalog.SyncItem) string {
+	switch {
+	case item.Service != nil:
+		return cmp.Or(item.Service.Namespace, item.Namespace, catalog.DefaultNamespace)
+	case item.Check != nil:
+		return cmp.Or(item.Check.Namespace, item.Namespace, catalog.DefaultNamespace)
+	}
+	return cmp.Or(item.Namespace, catalog.DefaultNamespace)
+}
+
+// oneNamespace refuses an item whose namespace can't be.
+func oneNamespace(item catalog.SyncItem) error {
+	if ns := namespaceOf(item); !catalog.ValidNamespace(ns) {
+		return fmt.Errorf("%w: namespace %q: want lower-case letters, digits and - within, at most 63", catalog.ErrInvalid, ns)
+	}
+	return nil
 }
 
 func checkItem(item catalog.SyncItem) error {

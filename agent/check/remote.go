@@ -72,11 +72,16 @@ func (r *Runner) remote(ctx context.Context, id string, d *local.CheckDefinition
 		q.Set("wait", wait.String())
 	}
 	var checks []api.CheckView
+	own := url.Values{}
+	if ns := r.namespaceOf(id); ns != "" {
+		q.Set("ns", ns)
+		own.Set("ns", ns)
+	}
 	if now.index, err = r.get(ctx, token, "/v1/health/node/"+node, q, &checks); err != nil {
 		return remote{}, err
 	}
 	var on *struct{ Services []struct{ ID string } }
-	if _, err = r.get(ctx, token, "/v1/catalog/node-services/"+node, url.Values{}, &on); err != nil {
+	if _, err = r.get(ctx, token, "/v1/catalog/node-services/"+node, own, &on); err != nil {
 		return remote{}, err
 	}
 	now.there = on != nil && d.AliasService == ""
@@ -100,6 +105,15 @@ func (r *Runner) remote(ctx context.Context, id string, d *local.CheckDefinition
 	}
 	now.status, now.output = worst.result()
 	return now, nil
+}
+
+// namespaceOf is the namespace that a check is in, "" for the default one: what it follows is there too.
+func (r *Runner) namespaceOf(id string) string {
+	wanted, _ := r.state.Wanted()
+	if c, ok := wanted.Checks[id]; ok {
+		return api.Shown(c.Record.Namespace)
+	}
+	return ""
 }
 
 // tokenOf is the token that a check was registered with.

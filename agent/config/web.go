@@ -25,7 +25,7 @@ type HTTPConfig struct {
 	// AllowHosts are domains by whose names the API may be called over loopback, beside domain and alt_domain.
 	AllowHosts     []string
 	MaxHeaderBytes int
-	UseCache           *bool // of answers to ?cached; nil: true
+	UseCache       *bool // of answers to ?cached; nil: true
 }
 
 // Limits are bounds of the HTTP API.

@@ -144,7 +144,7 @@ func (s *State) buildCheck(c CheckDefinition, service *catalog.Service, token st
 		c.OutputMaxSize = s.maxOutput
 	}
 	r := &catalog.Check{
-		Scope: catalog.Scope{Partition: c.Partition, Namespace: c.Namespace}.Default(s.node.Datacenter),
+		Scope: catalog.Scope{Partition: c.Partition}.Default(s.node.Datacenter), // the node's, which has no namespace
 		Node:  s.node.Node, CheckID: c.ID, Name: c.Name, Notes: c.Notes, Status: c.Status, Type: c.Type(),
 		Interval: show(c.Interval), Timeout: show(c.Timeout), Owner: Owner,
 	}

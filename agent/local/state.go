@@ -237,6 +237,11 @@ func (s *State) plan(t *tables, d ServiceDefinition, token string, as registrati
 	if as.main, as.sidecar, warnings, err = s.build(t, d, token); err != nil {
 		return step{}, nil, err
 	}
+	for _, svc := range []*Service{as.main, as.sidecar} {
+		if err = inOwnNamespace(t, svc); err != nil {
+			return step{}, nil, err
+		}
+	}
 	if err = destinationHere(t, as.main); err != nil {
 		return step{}, nil, err
 	}
@@ -264,15 +269,41 @@ func recordsOf(t *tables, r registration) []record {
 	return records
 }
 
+// inOwnNamespace refuses an ID that something in another namespace has: an agent's IDs are the same over all namespaces, so that nobody takes
+// the place of another namespace's service or check.
+func inOwnNamespace(t *tables, svc *Service) error {
+	if svc == nil {
+		return nil
+	}
+	if !catalog.ValidNamespace(svc.Record.Namespace) {
+		return invalidf("service %q: namespace %q: want lower-case letters, digits and - within, at most 63", svc.Record.ID, svc.Record.Namespace)
+	}
+	if old, ok := t.services[svc.Record.ID]; ok && old.Record.Namespace != svc.Record.Namespace {
+		return invalidf("service ID %q is in use in namespace %q on this agent: choose another one, or deregister it first", svc.Record.ID, old.Record.Namespace)
+	}
+	for i := range svc.Checks {
+		c := svc.Checks[i].Record
+		if old, ok := t.checks[c.CheckID]; ok && old.Record.ServiceID != "" && old.Record.Namespace != c.Namespace {
+			return invalidf("check ID %q is in use in namespace %q on this agent: choose another one", c.CheckID, old.Record.Namespace)
+		}
+	}
+	return nil
+}
+
 // destinationHere refuses a proxy for a service that this agent doesn't have.
 func destinationHere(t *tables, svc *Service) error {
 	p := svc.Record.Proxy
 	if p == nil || p.DestinationServiceID == "" || svc.Parent != "" {
 		return nil
 	}
-	if _, ok := t.services[p.DestinationServiceID]; !ok {
+	of, ok := t.services[p.DestinationServiceID]
+	if !ok {
 		return invalidf("proxy %q: Proxy.DestinationServiceID %q isn't registered on this agent; register that service first",
 			svc.Record.ID, p.DestinationServiceID)
+	}
+	if of.Record.Namespace != svc.Record.Namespace {
+		return invalidf("proxy %q is of namespace %q, and Proxy.DestinationServiceID %q of %q: a proxy is of its service's namespace",
+			svc.Record.ID, svc.Record.Namespace, p.DestinationServiceID, of.Record.Namespace)
 	}
 	return nil
 }
@@ -323,6 +354,9 @@ func (s *State) planCheck(t *tables, d CheckDefinition, token string, configured
 	c, err := s.buildCheck(d, service, token)
 	if err != nil {
 		return step{}, err
+	}
+	if old, ok := t.checks[c.Record.CheckID]; ok && old.Record.Namespace != c.Record.Namespace {
+		return step{}, invalidf("check ID %q is in use in namespace %q on this agent: choose another one", c.Record.CheckID, old.Record.Namespace)
 	}
 	return step{checkRegistration{c, configured}, []record{{Check: &c.Definition, Token: c.Token, Configured: configured}}}, nil
 }

@@ -103,7 +103,7 @@ func (m *Manager) Access(proxyID string) (rest.Access, error) {
 		return rest.Access{}, fmt.Errorf("no proxy %q is registered on this agent: %w", proxyID, local.ErrUnknown)
 	}
 	return rest.Access{
-		ProxyID: proxyID, Service: s.Record.Proxy.DestinationServiceName, ADSAddress: m.c.ADSAddress, Secret: m.Secret(proxyID),
+		ProxyID: proxyID, Service: s.Record.Proxy.DestinationServiceName, Namespace: s.Record.Namespace, ADSAddress: m.c.ADSAddress, Secret: m.Secret(proxyID),
 		Config: s.Record.Proxy.Config, Key: keyOf(s.Record),
 	}, nil
 }
@@ -125,7 +125,7 @@ func (m *Manager) Status() []rest.ProxyStatus {
 			continue
 		}
 		st := m.last[id]
-		st.ProxyID, st.Service = id, r.Proxy.DestinationServiceName
+		st.ProxyID, st.Service, st.Namespace = id, r.Proxy.DestinationServiceName, r.Namespace
 		if st.NotReady == "" && !st.Connected {
 			st.NotReady = m.c.Replica.Refused(id)
 		}

@@ -21,8 +21,11 @@ func (h *handlers) roots(w http.ResponseWriter, r *api.Request) error {
 
 // authorize answers whether the bearer of a certificate may connect to a service of this host.
 func (h *handlers) authorize(w http.ResponseWriter, r *api.Request) error {
-	var ask struct{ Target, ClientCertURI, ClientCertSerial string }
+	var ask struct{ Target, ClientCertURI, ClientCertSerial, Namespace string }
 	if err := api.ReadJSON(r, &ask); err != nil {
+		return err
+	}
+	if err := r.Within(ask.Namespace); err != nil {
 		return err
 	}
 	if ask.Target == "" {

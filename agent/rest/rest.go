@@ -75,7 +75,8 @@ type Proxies interface {
 // Access is how a proxy reaches ADS.
 type Access struct {
 	ProxyID, Service string
-	Key              catalog.Key `json:"-"` // the service's
+	Namespace        string      `json:",omitempty"` // of the service; "" for the default one
+	Key              catalog.Key `json:"-"`          // the service's
 	// ADSAddress is host:port, or unix:/path.
 	ADSAddress string
 	// Secret proves to ADS that its bearer is this proxy.
@@ -87,6 +88,7 @@ type Access struct {
 // ProxyStatus is what one proxy should have and has.
 type ProxyStatus struct {
 	ProxyID, Service string
+	Namespace        string `json:",omitempty"` // of the service; "" for the default one
 	Connected        bool
 	Version          string   `json:",omitempty"`
 	RenderedIndex    uint64   `json:",omitempty"`
@@ -213,6 +215,10 @@ func (h *handlers) register(w http.ResponseWriter, r *api.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := r.Within(d.Namespace); err != nil {
+		return err
+	}
+	d.Namespace = api.Shown(r.Options.Scope.Namespace)
 	if err := r.Authorize(d.Name); err != nil {
 		return err
 	}
@@ -234,8 +240,14 @@ func (h *handlers) registerAll(w http.ResponseWriter, r *api.Request) error {
 	if err != nil {
 		return err
 	}
-	for _, d := range body.Services {
-		if err := r.Authorize(d.Name); err != nil {
+	for i := range body.Services {
+		d := &body.Services[i]
+		ns, err := r.NamespaceIn(d.Namespace)
+		if err != nil {
+			return err
+		}
+		d.Namespace = api.Shown(ns)
+		if err := r.AuthorizeIn(ns, d.Name); err != nil {
 			return err
 		}
 	}
@@ -259,12 +271,22 @@ func warn(w http.ResponseWriter, warnings []string) {
 	}
 }
 
-// ownService authorises a write on the service that has this ID.
+// ownService authorises a write on the service that has this ID, which is in its own namespace: one that the request names otherwise knows none
+// of this ID.
 func (h *handlers) ownService(r *api.Request, id string) error {
 	if svc := h.c.State.Service(id); svc != nil {
-		return r.Authorize(svc.Record.Service)
+		if r.Elsewhere(svc.Record.Namespace) {
+			return unknownIn(r, "service", id)
+		}
+		return r.AuthorizeIn(svc.Record.Namespace, svc.Record.Service)
 	}
 	return r.Authorize("")
+}
+
+func unknownIn(r *api.Request, what, id string) error {
+	return &api.StatusError{
+		Code: http.StatusNotFound, Text: fmt.Sprintf("unknown %s ID: %s in namespace %q", what, id, r.Options.Scope.Namespace), Err: local.ErrUnknown,
+	}
 }
 
 func (h *handlers) deregister(_ http.ResponseWriter, r *api.Request) error {
@@ -302,15 +324,29 @@ func (h *handlers) registerCheck(_ http.ResponseWriter, r *api.Request) error {
 	if err := api.ReadJSON(r, &d); err != nil {
 		return err
 	}
+	if d.ServiceID == "" {
+		d.Namespace = "" // a node has none
+	}
+	if err := r.Within(d.Namespace); err != nil {
+		return err
+	}
 	if err := h.ownService(r, d.ServiceID); err != nil {
 		return err
+	}
+	if old := h.c.State.Check(cmp.Or(d.ID, d.Name)); old != nil {
+		if err := h.ownCheck(r, cmp.Or(d.ID, d.Name)); err != nil {
+			return err
+		}
 	}
 	return fault(h.c.State.RegisterCheck(d, api.TokenOf(r.Request)))
 }
 
 func (h *handlers) ownCheck(r *api.Request, id string) error {
 	if c := h.c.State.Check(id); c != nil {
-		return r.Authorize(c.Record.ServiceName)
+		if r.Elsewhere(c.Record.Namespace) {
+			return unknownIn(r, "check", id)
+		}
+		return r.AuthorizeIn(c.Record.Namespace, c.Record.ServiceName)
 	}
 	return r.Authorize("")
 }
@@ -420,19 +456,25 @@ func (h *handlers) proxyAccess(w http.ResponseWriter, r *api.Request) error {
 	if err != nil {
 		return fault(err)
 	}
-	if err := r.Authorize(a.Service); err != nil {
+	a.Namespace = cmp.Or(a.Namespace, api.DefaultNamespace)
+	if r.Elsewhere(a.Namespace) {
+		return unknownIn(r, "proxy", a.ProxyID)
+	}
+	if err := r.AuthorizeIn(a.Namespace, a.Service); err != nil {
 		return err
 	}
 	if err := h.permit(r, "secret of "+a.ProxyID, a.Key); err != nil {
 		return err
 	}
+	a.Namespace = api.Shown(a.Namespace)
 	return api.WriteJSON(w, a)
 }
 
 func (h *handlers) proxies(w http.ResponseWriter, r *api.Request) error {
 	visible := []ProxyStatus{}
 	for _, p := range h.c.Proxies.Status() {
-		if r.Visible(p.Service) {
+		if ns := cmp.Or(p.Namespace, api.DefaultNamespace); r.Asks(ns) && r.VisibleIn(ns, p.Service) {
+			p.Namespace = api.Shown(p.Namespace)
 			visible = append(visible, p)
 		}
 	}

@@ -34,6 +34,7 @@ type serviceView struct {
 	Connect           *catalog.Connect  `json:",omitempty"`
 	Locality          *catalog.Locality `json:",omitempty"`
 	ContentHash       string            `json:",omitempty"`
+	Namespace         string            `json:",omitempty"`
 	Datacenter        string
 }
 
@@ -41,7 +42,7 @@ func viewService(s *catalog.Service) serviceView {
 	v := serviceView{
 		Kind: s.Kind, ID: s.ID, Service: s.Service, Tags: s.Tags, Meta: s.Meta, Port: s.Port, Ports: s.Ports, Address: s.Address,
 		SocketPath: s.SocketPath, TaggedAddresses: s.TaggedAddresses, Weights: s.Weights, EnableTagOverride: s.EnableTagOverride,
-		Proxy: s.Proxy, Connect: s.Connect, Locality: s.Locality, Datacenter: s.Datacenter,
+		Proxy: s.Proxy, Connect: s.Connect, Locality: s.Locality, Namespace: api.Shown(s.Namespace), Datacenter: s.Datacenter,
 	}
 	if v.Tags == nil {
 		v.Tags = []string{}
@@ -56,7 +57,7 @@ func (h *handlers) services(w http.ResponseWriter, r *api.Request) error {
 	wanted, _ := h.c.State.Wanted()
 	var list []serviceView
 	for _, s := range wanted.Services {
-		if r.Visible(s.Record.Service) {
+		if ns := s.Record.Namespace; r.Asks(ns) && r.VisibleIn(ns, s.Record.Service) {
 			list = append(list, viewService(s.Record))
 		}
 	}
@@ -79,10 +80,10 @@ func (h *handlers) service(w http.ResponseWriter, r *api.Request) error {
 	for {
 		wanted, changed := h.c.State.Wanted()
 		s, ok := wanted.Services[id]
-		if !ok {
+		if !ok || r.Elsewhere(s.Record.Namespace) {
 			return &api.StatusError{Code: http.StatusNotFound, Text: "unknown service ID: " + id, Err: local.ErrUnknown}
 		}
-		if err := r.Authorize(s.Record.Service); err != nil {
+		if err := r.AuthorizeIn(s.Record.Namespace, s.Record.Service); err != nil {
 			return err
 		}
 		v := viewService(s.Record)
@@ -116,7 +117,7 @@ func (h *handlers) checks(w http.ResponseWriter, r *api.Request) error {
 	wanted, _ := h.c.State.Wanted()
 	var list []api.CheckView
 	for _, c := range wanted.Checks {
-		if r.Visible(c.Record.ServiceName) {
+		if ns := c.Record.Namespace; (r.Asks(ns) || c.Record.ServiceID == "") && r.VisibleIn(ns, c.Record.ServiceName) {
 			list = append(list, api.ViewCheck(c.Record))
 		}
 	}
@@ -182,12 +183,12 @@ func answerHealth(w http.ResponseWriter, r *api.Request, code int, reason string
 func (h *handlers) healthByID(w http.ResponseWriter, r *api.Request) error {
 	wanted, _ := h.c.State.Wanted()
 	s, ok := wanted.Services[r.PathValue("name")]
-	if !ok {
+	if !ok || r.Elsewhere(s.Record.Namespace) {
 		reason := fmt.Sprintf("ServiceId %s not found", r.PathValue("name"))
 		w.Header().Set("X-Consul-Reason", reason)
 		return &api.StatusError{Code: http.StatusNotFound, Text: reason, Err: local.ErrUnknown}
 	}
-	if err := r.Authorize(s.Record.Service); err != nil {
+	if err := r.AuthorizeIn(s.Record.Namespace, s.Record.Service); err != nil {
 		return err
 	}
 	v := health(&wanted, s)
@@ -199,7 +200,7 @@ func (h *handlers) healthByName(w http.ResponseWriter, r *api.Request) error {
 	var all []healthView
 	worst := ""
 	for _, s := range wanted.Services {
-		if s.Record.Service != r.PathValue("name") {
+		if s.Record.Service != r.PathValue("name") || !r.Asks(s.Record.Namespace) {
 			continue
 		}
 		v := health(&wanted, s)

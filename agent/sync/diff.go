@@ -13,11 +13,28 @@ import (
 	"github.com/weftmesh/weft/catalog"
 )
 
-// Host is what the catalog has of this host.
+// Host is what the catalog has of this host: services and checks by their key, see inNamespace.
 type Host struct {
 	Node     *catalog.Node // nil: unknown
 	Services map[string]*catalog.Service
 	Checks   map[string]*catalog.Check
+}
+
+// inNamespace is an ID as the catalog tells it apart from the same one in another namespace: in the default one it is the ID itself. A host's
+// own IDs are the same over all namespaces.
+func inNamespace(namespace, id string) string {
+	if namespace == "" || namespace == catalog.DefaultNamespace {
+		return id
+	}
+	return id + "\x00" + namespace
+}
+
+// away is the namespace of a removal, "" for the default one.
+func away(namespace string) string {
+	if namespace == catalog.DefaultNamespace {
+		return ""
+	}
+	return namespace
 }
 
 // Item is one part of a difference, and the token that it is sent with.
@@ -32,32 +49,38 @@ type Item struct {
 func Diff(wanted *local.Wanted, have *Host, outputs bool) []Item {
 	var items []Item
 	for _, id := range picked(wanted.Services, func(id string, w *local.Service) bool {
-		h, ok := have.Services[id]
+		h, ok := have.Services[inNamespace(w.Record.Namespace, id)]
 		return !ok || !sameService(w.Record, h)
 	}) {
 		w := wanted.Services[id]
 		items = append(items, Item{catalog.SyncItem{Service: w.Record}, w.Token, "service " + id})
 	}
 	for _, id := range picked(wanted.Checks, func(id string, w *local.Check) bool {
-		h, ok := have.Checks[id]
+		h, ok := have.Checks[inNamespace(w.Record.Namespace, id)]
 		return !ok || !sameCheck(w.Record, h, outputs)
 	}) {
 		w := wanted.Checks[id]
 		items = append(items, Item{catalog.SyncItem{Check: w.Record}, w.Token, "check " + id})
 	}
-	for _, id := range picked(have.Checks, func(id string, h *catalog.Check) bool {
-		_, keep := wanted.Checks[id]
-		return !keep && h.Owner == local.Owner && !removed(wanted, have, h.ServiceID)
+	for _, key := range picked(have.Checks, func(_ string, h *catalog.Check) bool {
+		w, ok := wanted.Checks[h.CheckID]
+		keep := ok && inNamespace(w.Record.Namespace, "") == inNamespace(h.Namespace, "")
+		return !keep && h.Owner == local.Owner && !removed(wanted, have, h)
 	}) {
-		items = append(items, Item{catalog.SyncItem{DeleteCheck: id}, "", "removal of check " + id})
+		h := have.Checks[key]
+		items = append(items, Item{catalog.SyncItem{DeleteCheck: h.CheckID, Namespace: away(h.Namespace)}, "", "removal of check " + h.CheckID})
 	}
-	for _, id := range picked(have.Services, func(id string, h *catalog.Service) bool {
-		_, keep := wanted.Services[id]
-		return !keep && h.Owner == local.Owner
-	}) {
-		items = append(items, Item{catalog.SyncItem{DeleteService: id}, "", "removal of service " + id})
+	for _, key := range picked(have.Services, func(_ string, h *catalog.Service) bool { return !kept(wanted, h) && h.Owner == local.Owner }) {
+		h := have.Services[key]
+		items = append(items, Item{catalog.SyncItem{DeleteService: h.ID, Namespace: away(h.Namespace)}, "", "removal of service " + h.ID})
 	}
 	return items
+}
+
+// kept says whether a service is still wanted where the catalog has it.
+func kept(wanted *local.Wanted, h *catalog.Service) bool {
+	w, ok := wanted.Services[h.ID]
+	return ok && inNamespace(w.Record.Namespace, "") == inNamespace(h.Namespace, "")
 }
 
 // picked are the IDs of what a condition holds for, sorted: a few of very many as a rule, so that sorting them all was most of what a
@@ -73,11 +96,10 @@ func picked[T any](of map[string]T, holds func(id string, v T) bool) []string {
 	return ids
 }
 
-// removed says whether a service is one that the difference removes: its checks go with it.
-func removed(wanted *local.Wanted, have *Host, service string) bool {
-	h, ok := have.Services[service]
-	_, keep := wanted.Services[service]
-	return ok && !keep && h.Owner == local.Owner
+// removed says whether a check's service is one that the difference removes: its checks go with it.
+func removed(wanted *local.Wanted, have *Host, c *catalog.Check) bool {
+	h, ok := have.Services[inNamespace(c.Namespace, c.ServiceID)]
+	return ok && !kept(wanted, h) && h.Owner == local.Owner
 }
 
 // NodeDiffers says whether the node's own record has to be sent.

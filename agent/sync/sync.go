@@ -195,14 +195,14 @@ func (s *Syncer) ask(ctx context.Context, node catalog.Node) (*Host, error) {
 		if err := catalog.FromCanonical(b, &r); err != nil {
 			return nil, fmt.Errorf("the catalog's record of a service: %w", err)
 		}
-		host.Services[r.ID] = &r
+		host.Services[inNamespace(r.Namespace, r.ID)] = &r
 	}
 	for _, b := range resp.GetChecks() {
 		var r catalog.Check
 		if err := catalog.FromCanonical(b, &r); err != nil {
 			return nil, fmt.Errorf("the catalog's record of a check: %w", err)
 		}
-		host.Checks[r.CheckID] = &r
+		host.Checks[inNamespace(r.Namespace, r.CheckID)] = &r
 	}
 	return host, nil
 }
@@ -243,13 +243,15 @@ func (s *Syncer) send(ctx context.Context, wanted *local.Wanted, items []Item) (
 func (h *Host) take(item catalog.SyncItem) {
 	switch {
 	case item.Service != nil:
-		h.Services[item.Service.ID] = item.Service
+		h.Services[inNamespace(item.Service.Namespace, item.Service.ID)] = item.Service
 	case item.Check != nil:
-		h.Checks[item.Check.CheckID] = item.Check
+		h.Checks[inNamespace(item.Check.Namespace, item.Check.CheckID)] = item.Check
 	case item.DeleteService != "":
-		delete(h.Services, item.DeleteService)
-		maps.DeleteFunc(h.Checks, func(_ string, c *catalog.Check) bool { return c.ServiceID == item.DeleteService })
+		delete(h.Services, inNamespace(item.Namespace, item.DeleteService))
+		maps.DeleteFunc(h.Checks, func(_ string, c *catalog.Check) bool {
+			return c.ServiceID == item.DeleteService && away(c.Namespace) == item.Namespace
+		})
 	case item.DeleteCheck != "":
-		delete(h.Checks, item.DeleteCheck)
+		delete(h.Checks, inNamespace(item.Namespace, item.DeleteCheck))
 	}
 }

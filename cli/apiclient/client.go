@@ -43,6 +43,8 @@ type Client struct {
 	user  *url.Userinfo
 	query url.Values // of every request
 	http  *http.Client
+	// namespace is that of requests for what is in one.
+	namespace string
 }
 
 // StatusError is an answer that isn't a success.
@@ -85,9 +87,9 @@ func New(c Config) (*Client, error) {
 		}
 		token = strings.TrimSpace(string(data))
 	}
-	cl := &Client{token: token, base: url.URL{Scheme: "http", Host: addr}, query: url.Values{}}
+	cl := &Client{namespace: first(c.Namespace, env("NAMESPACE")), token: token, base: url.URL{Scheme: "http", Host: addr}, query: url.Values{}}
 	for key, v := range map[string]string{
-		"dc": c.Datacenter, "ns": first(c.Namespace, env("NAMESPACE")), "partition": first(c.Partition, env("PARTITION")),
+		"dc": c.Datacenter, "partition": first(c.Partition, env("PARTITION")),
 	} {
 		if v != "" {
 			cl.query.Set(key, v)
@@ -139,6 +141,23 @@ func first(options ...string) string {
 	return ""
 }
 
+// spaced says whether what is at a path is in namespaces. The rest is asked for without one, so that a namespace in the environment is in
+// nobody's way.
+func spaced(path string) bool {
+	if strings.HasPrefix(path, "/v1/catalog/datacenters") {
+		return false
+	}
+	for _, prefix := range []string{
+		"/v1/agent/service", "/v1/agent/check", "/v1/agent/health/", "/v1/agent/connect/authorize", "/v1/agent/connect/ca/leaf/", "/v1/agent/connect/prox", "/v1/catalog/", "/v1/health/", "/v1/config", "/v1/connect/intentions",
+		"/v1/discovery-chain/", "/v1/kv/", "/v1/session/", "/v1/txn", "/v1/weft/explain", "/v1/weft/proxies",
+	} {
+		if strings.HasPrefix(path, prefix) {
+			return true
+		}
+	}
+	return strings.HasPrefix(path, "/v1/query/") && strings.HasSuffix(path, "/execute")
+}
+
 // Address is where the agent is asked.
 func (c *Client) Address() string { return c.base.String() }
 
@@ -148,6 +167,9 @@ func (c *Client) Do(ctx context.Context, method, path string, query url.Values, 
 	u := c.base
 	u.Path, u.RawPath = c.base.Path+unescaped(path), c.base.Path+path
 	q := maps.Clone(c.query)
+	if c.namespace != "" && spaced(path) {
+		q.Set("ns", c.namespace)
+	}
 	for k, v := range query {
 		q[k] = v
 	}

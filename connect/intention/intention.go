@@ -29,9 +29,16 @@ type Rule struct {
 	Index uint64
 }
 
-// Where names the place that the rule was written at, as "service-intentions/api source web".
+// Where names the place that the rule was written at, as "service-intentions/api source web"; a namespace that isn't the default stands before its name, as
+// "team/api".
 func (r Rule) Where() string {
-	return catalog.KindServiceIntentions + "/" + r.Destination.Name + " source " + r.Source.Name
+	named := func(k catalog.Key) string {
+		if ns := orDefault(k.Namespace); ns != catalog.DefaultNamespace {
+			return ns + "/" + k.Name
+		}
+		return k.Name
+	}
+	return catalog.KindServiceIntentions + "/" + named(r.Destination) + " source " + named(r.Source)
 }
 
 // Matches says whether the rule is about src. Service identities carry no peer: a rule about a peer's service matches nobody
@@ -72,22 +79,25 @@ type Decision struct {
 }
 
 // Match gives the rules about a destination in the order in which they are asked: by falling precedence, then by the source's
-// name. It reads the entry of the service and the one of "*".
+// name. It reads the entry of the service, the one of "*" in its namespace, and the one of "*" in all.
 func Match(t *catalog.Txn, dst catalog.Key) (Rules, error) {
 	dst.Scope = dst.Scope.Default(t.Datacenter())
 	every := dst
 	every.Name = catalog.Wildcard
+	everywhere := every
+	everywhere.Namespace = catalog.Wildcard
+	keys := []catalog.Key{dst, every, everywhere}
+	if dst.Name == catalog.Wildcard {
+		keys = keys[1:]
+	}
 	var rules Rules
-	for _, key := range []catalog.Key{dst, every} {
+	for _, key := range keys {
 		e, err := catalog.EntryAs[*catalog.ServiceIntentions](t, catalog.KindServiceIntentions, key)
 		if err != nil {
 			return nil, fmt.Errorf("intentions for %s: %w", dst, err)
 		}
 		if e != nil {
 			rules = append(rules, rulesOf(e, t.Datacenter())...)
-		}
-		if dst.Name == catalog.Wildcard {
-			break
 		}
 	}
 	slices.SortStableFunc(rules, before)
@@ -108,6 +118,15 @@ func MatchSource(t *catalog.Txn, src catalog.Key) (Rules, error) {
 	entries, err := t.Entries(catalog.KindServiceIntentions, src.Scope)
 	if err != nil {
 		return nil, fmt.Errorf("intentions of %s: %w", src, err)
+	}
+	everywhere := src.Scope
+	everywhere.Namespace = catalog.Wildcard
+	every, err := t.Entry(catalog.KindServiceIntentions, everywhere.Name(catalog.Wildcard))
+	if err != nil {
+		return nil, fmt.Errorf("intentions of %s: %w", src, err)
+	}
+	if every != nil {
+		entries = append(entries, every)
 	}
 	var rules Rules
 	for _, e := range entries {

@@ -105,10 +105,10 @@ func gatherOwn(t *catalog.Txn, proxy *catalog.Service) (*Gathered, error) {
 			}
 		}
 	}
-	g.Global, err = catalog.EntryAs[*catalog.ProxyDefaults](t, catalog.KindProxyDefaults, g.Service.Scope.Name(catalog.ProxyDefaultsName))
+	g.Global, err = catalog.EntryAs[*catalog.ProxyDefaults](t, catalog.KindProxyDefaults, g.Service.Scope.Global().Name(catalog.ProxyDefaultsName))
 	errs = errors.Join(errs, err)
 	g.Transparent = catalog.Transparency(proxy.Proxy, g.Defaults, g.Global)
-	g.Mesh, err = catalog.EntryAs[*catalog.Mesh](t, catalog.KindMesh, g.Service.Scope.Name(catalog.MeshName))
+	g.Mesh, err = catalog.EntryAs[*catalog.Mesh](t, catalog.KindMesh, g.Service.Scope.Global().Name(catalog.MeshName))
 	errs = errors.Join(errs, err)
 	g.Rules, err = intention.Match(t, g.Service)
 	return g, errors.Join(errs, err, g.protection(t), g.authorizer(t, proxy))
@@ -230,7 +230,7 @@ func (g *Gathered) protection(t *catalog.Txn) error {
 	own, errs := catalog.EntryAs[*catalog.ServiceIntentions](t, catalog.KindServiceIntentions, g.Service)
 	g.Audit = own != nil && own.Mode == catalog.ModeAudit
 	for _, name := range g.Rules.Providers() {
-		p, err := catalog.EntryAs[*catalog.JWTProvider](t, catalog.KindJWTProvider, g.Service.Scope.Name(name))
+		p, err := catalog.EntryAs[*catalog.JWTProvider](t, catalog.KindJWTProvider, g.Service.Scope.Global().Name(name))
 		errs = errors.Join(errs, err)
 		if p != nil {
 			g.Providers = append(g.Providers, p)

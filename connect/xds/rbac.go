@@ -65,13 +65,15 @@ func deciders(who callers, rules intention.Rules) *rbacv3.RBAC {
 // covered says whether an earlier rule is about everybody that this one is about.
 func covered(earlier intention.Rules, rule intention.Rule) bool {
 	for _, e := range earlier {
-		if e.Source.Namespace == rule.Source.Namespace && e.Source.Partition == rule.Source.Partition &&
+		if within(e.Source.Namespace, rule.Source.Namespace) && within(e.Source.Partition, rule.Source.Partition) &&
 			(e.Source.Name == catalog.Wildcard || strings.EqualFold(e.Source.Name, rule.Source.Name)) {
 			return true
 		}
 	}
 	return false
 }
+
+func within(wide, narrow string) bool { return wide == catalog.Wildcard || wide == narrow }
 
 // without is who, unless an earlier rule is about them.
 func (c callers) without(who *rbacv3.Principal, earlier intention.Rules) *rbacv3.Principal {

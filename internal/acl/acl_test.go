@@ -184,7 +184,7 @@ func TestDenialTexts(t *testing.T) {
 		{AnonymousAccessor, "", "Permission denied: anonymous token lacks permission 'service:write'. The anonymous token is used implicitly when a request does not specify a token."},
 		{"a-b", "web", `Permission denied: token with AccessorID 'a-b' lacks permission 'service:write' on "web"`},
 	} {
-		err := (&Subject{New(Config{Default: Deny}), c.accessor}).Allow(p, c.name)
+		err := (&Subject{Authorizer: New(Config{Default: Deny}), Accessor: c.accessor}).Allow(p, c.name)
 		if !errors.Is(err, api.ErrDenied) || err.Error() != c.want {
 			t.Errorf("%v, want %s", err, c.want)
 		}

@@ -22,6 +22,8 @@ type Authorizer struct {
 	rules  *Rules
 	c      Config
 	manage bool // everything is allowed
+	// elsewhere are the rules for what has a namespace, where this is about another one than the default; nil: it is about the default.
+	elsewhere *Rules
 }
 
 // New puts policies together.
@@ -30,6 +32,7 @@ func New(c Config, policies ...*Rules) *Authorizer {
 	for _, p := range policies {
 		a.rules.merge(p)
 	}
+	a.rules.merge(a.rules.of(api.DefaultNamespace))
 	return a
 }
 
@@ -41,6 +44,9 @@ func Management() *Authorizer { return &Authorizer{rules: newRules(), manage: tr
 func (a *Authorizer) Level(resource, name string) Level {
 	if a.manage {
 		return Write
+	}
+	if l, ok := a.levelElsewhere(resource, name); ok {
+		return l
 	}
 	if l, ok := a.rules.level(resource, name); ok {
 		return l
@@ -102,7 +108,20 @@ func (a *Authorizer) allBelow(resource, prefix string, least Level) bool {
 	if a.manage {
 		return true
 	}
-	for _, names := range []map[string]Level{a.rules.exact[resource], a.rules.prefixes[resource]} {
+	all := []*Rules{a.rules, a.elsewhere}
+	if hasNamespace(resource) && a.elsewhere != nil {
+		all = all[1:]
+	}
+	for _, r := range all {
+		if r != nil && !r.allBelow(resource, prefix, least) {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *Rules) allBelow(resource, prefix string, least Level) bool {
+	for _, names := range []map[string]Level{r.exact[resource], r.prefixes[resource]} {
 		for name, l := range names {
 			if strings.HasPrefix(name, prefix) && l < least {
 				return false
@@ -117,6 +136,8 @@ type Subject struct {
 	*Authorizer
 	// Accessor is the token's public ID; AnonymousAccessor for who sends none.
 	Accessor string
+
+	namespace string // that it is about, "" for the default one
 }
 
 // AnonymousAccessor is the public ID of the token that stands for requests without one.
@@ -132,6 +153,9 @@ func (s *Subject) Allow(p api.Permission, name string) error {
 	what := fmt.Sprintf("'%s'", api.Permission{Resource: p.Resource, Access: shown(p.Access)})
 	if name != "" {
 		what += fmt.Sprintf(" on %q", name)
+	}
+	if s.namespace != "" && hasNamespace(p.Resource) {
+		what += fmt.Sprintf(" in namespace %q", s.namespace)
 	}
 	if s.Accessor == AnonymousAccessor {
 		return fmt.Errorf("%w: anonymous token lacks permission %s. The anonymous token is used implicitly when a request does not specify a token.",

@@ -50,6 +50,20 @@ service_prefix "" {
 session_prefix "" { policy = "write" }
 `
 
+// The IDs of the policies that are always there.
+const (
+	ManagementPolicyID = "00000000-0000-0000-0000-000000000001"
+	ReadOnlyPolicyID   = "00000000-0000-0000-0000-000000000002"
+)
+
+// EveryNamespace are the rules of GlobalManagement, or at the level read those of GlobalReadOnly, in all namespaces but the default. They
+// hold beside the stored text of these two policies, which is the one that everybody knows.
+func EveryNamespace(l Level) string {
+	level := l.String()
+	return fmt.Sprintf("namespace_prefix \"\" {\n  key_prefix \"\" { policy = %[1]q }\n  node_prefix \"\" { policy = \"read\" }\n"+
+		"  service_prefix \"\" {\n    policy = %[1]q\n    intentions = %[1]q\n  }\n  session_prefix \"\" { policy = %[1]q }\n}\n", level)
+}
+
 // GlobalReadOnly are the rules of builtin/global-read-only.
 var GlobalReadOnly = strings.ReplaceAll(GlobalManagement, `"write"`, `"read"`)
 

@@ -34,6 +34,8 @@ type Rules struct {
 	scalars  map[string]Level            // acl, keyring, operator, mesh, peering
 	exact    map[string]map[string]Level // resource → name → level
 	prefixes map[string]map[string]Level // resource → prefix → level
+	// What blocks say of namespaces, by name and by prefix. What stands outside of a block is about the default namespace.
+	inNamespace, underPrefix map[string]*Rules
 }
 
 // The resources that have no names, and those that have.
@@ -46,7 +48,10 @@ var (
 const Intentions = "intentions"
 
 func newRules() *Rules {
-	return &Rules{scalars: map[string]Level{}, exact: map[string]map[string]Level{}, prefixes: map[string]map[string]Level{}}
+	return &Rules{
+		scalars: map[string]Level{}, exact: map[string]map[string]Level{}, prefixes: map[string]map[string]Level{},
+		inNamespace: map[string]*Rules{}, underPrefix: map[string]*Rules{},
+	}
 }
 
 // Parse reads rules in HCL or JSON (a text that begins with a brace). An unknown resource, field or level is an error that
@@ -88,10 +93,17 @@ func (r *Rules) take(f *decode.Field) error {
 		}
 		return eachBlock(f.Value, func(name string, body *decode.Node) error { return r.block(s, name, body, to) })
 	}
+	if f.Name == "namespace" || f.Name == "namespace_prefix" {
+		to := r.inNamespace
+		if f.Name != "namespace" {
+			to = r.underPrefix
+		}
+		return eachBlock(f.Value, func(name string, body *decode.Node) error { return takeNamespace(f.Name, name, body, to) })
+	}
 	if strings.HasPrefix(f.Name, "identity") {
 		return nil // of an old Consul; without effect there too
 	}
-	return fmt.Errorf("Failed to parse ACL rules: line %d: unknown resource %q: want one of %s, or one of %s, alone or with _prefix", //nolint:staticcheck // Consul's text
+	return fmt.Errorf("Failed to parse ACL rules: line %d: unknown resource %q: want one of %s, or one of %s, namespace, alone or with _prefix", //nolint:staticcheck // Consul's text
 		f.Line, f.Name, strings.Join(scalarResources, ", "), strings.Join(namedResources, ", "))
 }
 
@@ -188,6 +200,8 @@ func (r *Rules) merge(o *Rules) {
 			}
 		}
 	}
+	mergeNamespaces(r.inNamespace, o.inNamespace)
+	mergeNamespaces(r.underPrefix, o.underPrefix)
 }
 
 func stronger(a, b Level) Level {

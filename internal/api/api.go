@@ -91,6 +91,8 @@ type Subject interface {
 	// Allow is nil if the subject has this permission on the resource of this name ("" for all), else an error that wraps
 	// ErrDenied and says what is missing.
 	Allow(p Permission, name string) error
+	// In is the same subject asked about what is in a namespace. As a Resolver gives it, it is asked about the default one.
+	In(namespace string) Subject
 	// String names the subject for logs, without any secret.
 	String() string
 }
@@ -109,6 +111,9 @@ func (Open) Resolve(context.Context, string) (Subject, error) { return Open{}, n
 // Allow allows.
 func (Open) Allow(Permission, string) error { return nil }
 
+// In is the same: everybody may do everything in every namespace.
+func (Open) In(string) Subject { return Open{} }
+
 func (Open) String() string { return "anyone (ACLs are off)" }
 
 // Request is an HTTP request whose caller is known.
@@ -118,6 +123,7 @@ type Request struct {
 	Options Options
 	route   Route
 	hidden  bool         // something that was asked for wasn't shown
+	named   bool         // its query or header names a namespace
 	again   func() error // asks anew who asks, and whether they may: a token may be revoked while its request waits
 }
 
@@ -347,13 +353,17 @@ func (m *Mux) request(route Route, r *http.Request) (*Request, error) {
 		if err != nil {
 			return err
 		}
-		req.Subject, req.hidden = subject, false
+		req.Subject, req.hidden = subject.In(req.Options.Scope.Namespace), false
 		return m.allow(req)
 	}
 	if req.Options, err = parseOptions(r, m.c.Datacenter); err != nil {
 		return req, err
 	}
 	req.Options.bound(m.c.DefaultWait, m.c.MaxWait)
+	req.named = namesNamespace(r)
+	if err := req.Within(""); err != nil {
+		return req, err
+	}
 	if what := missing(route, r); what != "" {
 		return req, bad("Missing %s", what)
 	}

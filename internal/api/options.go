@@ -121,7 +121,7 @@ func scopeOf(r *http.Request, q url.Values, dc string) (catalog.Scope, error) {
 		Peer:       pick("peer"),
 	}
 	if s.Namespace == "" {
-		s.Namespace = r.Header.Get("X-Consul-Namespace")
+		s.Namespace = r.Header.Get(NamespaceHeader)
 	}
 	if s.Partition == "" {
 		s.Partition = r.Header.Get("X-Consul-Partition")

@@ -28,6 +28,7 @@ type CheckView struct {
 	Timeout     string
 	ExposedPort int
 	Definition  map[string]any
+	Namespace   string `json:",omitempty"`
 	CreateIndex uint64
 	ModifyIndex uint64
 }
@@ -37,7 +38,7 @@ func ViewCheck(c *catalog.Check) CheckView {
 	v := CheckView{
 		Node: c.Node, CheckID: c.CheckID, Name: c.Name, Status: c.Status, Notes: c.Notes, Output: c.Output, ServiceID: c.ServiceID,
 		ServiceName: c.ServiceName, ServiceTags: c.ServiceTags, Type: c.Type, Interval: c.Interval, Timeout: c.Timeout,
-		ExposedPort: c.ExposedPort, Definition: viewDefinition(&c.Definition), CreateIndex: c.CreateIndex, ModifyIndex: c.ModifyIndex,
+		ExposedPort: c.ExposedPort, Definition: viewDefinition(&c.Definition), Namespace: Shown(c.Namespace), CreateIndex: c.CreateIndex, ModifyIndex: c.ModifyIndex,
 	}
 	if v.ServiceTags == nil {
 		v.ServiceTags = []string{}

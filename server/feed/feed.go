@@ -104,12 +104,12 @@ func New(c Config) (*Server, error) {
 	}, nil
 }
 
-func (s *Server) allow(ctx context.Context, token string, p api.Permission, name string) error {
+func (s *Server) allow(ctx context.Context, token string, p api.Permission, namespace, name string) error {
 	subject, err := s.c.Resolver.Resolve(ctx, token)
 	if err != nil {
 		return err
 	}
-	return subject.Allow(p, name)
+	return subject.In(namespace).Allow(p, name)
 }
 
 // Subscribe serves one agent's stream until it ends. It returns while a Send may still be blocked on an agent that takes

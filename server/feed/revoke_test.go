@@ -18,6 +18,7 @@ import (
 type revocable struct{ revoked atomic.Bool }
 
 func (r *revocable) Resolve(context.Context, string) (api.Subject, error) { return r, nil }
+func (r *revocable) In(string) api.Subject                                { return r }
 func (r *revocable) String() string                                       { return "somebody" }
 func (r *revocable) Allow(p api.Permission, _ string) error {
 	if p.Resource == "service" && r.revoked.Load() {

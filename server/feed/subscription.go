@@ -3,6 +3,7 @@
 package feed
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -302,7 +303,7 @@ func (u *subscription) interest(ctx context.Context, txn *catalog.Txn, i *weftv1
 	for _, t := range wire.TopicsFrom(i.GetTopics()) {
 		t, err := t.Canonical(txn.Datacenter())
 		if err == nil {
-			err = u.s.allow(ctx, i.GetToken(), readPermission(t), t.Key.Name)
+			err = u.s.allow(ctx, i.GetToken(), readPermission(t), t.Key.Namespace, t.Key.Name)
 		}
 		if err == nil {
 			err = u.want(i.GetToken(), t)
@@ -321,7 +322,7 @@ func (u *subscription) interest(ctx context.Context, txn *catalog.Txn, i *weftv1
 	if proxy.Proxy == nil {
 		return fmt.Errorf("service %q isn't a proxy", proxy.ID)
 	}
-	if err := u.s.allow(ctx, i.GetToken(), serviceWrite, proxy.Proxy.DestinationServiceName); err != nil {
+	if err := u.s.allow(ctx, i.GetToken(), serviceWrite, proxy.Namespace, proxy.Proxy.DestinationServiceName); err != nil {
 		return err
 	}
 	if u.s.c.Closure == nil {
@@ -330,11 +331,32 @@ func (u *subscription) interest(ctx context.Context, txn *catalog.Txn, i *weftv1
 	reading := txn.With().Record()
 	err := u.s.c.Closure(reading, &proxy)
 	for _, t := range reading.Topics() {
+		if foreign(t, proxy.Namespace) {
+			if denied := u.s.allow(ctx, i.GetToken(), serviceRead, t.Key.Namespace, t.Key.Name); denied != nil {
+				err = errors.Join(err, fmt.Errorf("the proxy needs %s, of another namespace than its own: %w", t, denied))
+				continue
+			}
+		}
 		if werr := u.want(i.GetToken(), t); werr != nil {
 			return werr
 		}
 	}
 	return err // with the topics read so far: what is wrong with the configuration is seen at the proxy too
+}
+
+// foreign says whether a topic is of another namespace than a proxy's, so that its token has to be allowed to read there. What is for all
+// namespaces is for every proxy.
+func foreign(t catalog.Topic, own string) bool {
+	switch t.Kind {
+	case catalog.TopicCA, catalog.TopicNode, catalog.TopicNodes:
+		return false
+	case catalog.TopicEntry:
+		switch t.Entry {
+		case catalog.KindProxyDefaults, catalog.KindMesh, catalog.KindJWTProvider:
+			return false
+		}
+	}
+	return t.Key.Namespace != cmp.Or(own, catalog.DefaultNamespace) && t.Key.Namespace != catalog.Wildcard
 }
 
 func readPermission(t catalog.Topic) api.Permission {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -122,7 +123,14 @@ func readACL(r *api.Request, what string, dst any) error {
 	if errors.As(err, &s) && s.Err != nil {
 		return badBody(what, s.Err)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	if ns := reflect.ValueOf(dst).Elem().FieldByName("Namespace"); ns.IsValid() && ns.String() != "" && ns.String() != catalog.DefaultNamespace {
+		return aclFault("Invalid %s: Namespace %q: what the ACL system holds is of no namespace; rules for one stand in a policy's block namespace %q { … }",
+			what, ns.String(), ns.String())
+	}
+	return nil
 }
 
 // bodyID checks the ID in a body against the path's: a new object (path "") gets its ID here, one that is there keeps its own.
@@ -303,8 +311,8 @@ func (h *handlers) newToken(description, secret string) (*catalog.ACLToken, stri
 
 // The IDs of the policies that are always there.
 const (
-	ManagementPolicyID = "00000000-0000-0000-0000-000000000001"
-	ReadOnlyPolicyID   = "00000000-0000-0000-0000-000000000002"
+	ManagementPolicyID = acl.ManagementPolicyID
+	ReadOnlyPolicyID   = acl.ReadOnlyPolicyID
 	reservedPrefix     = "00000000-0000-0000-0000-0000000000"
 )
 

@@ -196,6 +196,9 @@ func (b *methodBody) method() (*catalog.ACLAuthMethod, error) {
 	default:
 		return nil, aclFault("Invalid Auth Method: TokenLocality should be one of 'local' or 'global'")
 	}
+	if len(b.NamespaceRules) > 0 {
+		return nil, aclFault("Invalid Auth Method: NamespaceRules: what the ACL system holds is of no namespace; rules for one stand in a policy's block namespace \"…\" { … }")
+	}
 	if b.MaxTokenTTL != 0 && b.MaxTokenTTL < minExpiry {
 		return nil, aclFault("MaxTokenTTL %s cannot be less than %s", b.MaxTokenTTL, minExpiry)
 	}

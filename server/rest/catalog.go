@@ -114,6 +114,9 @@ func (h *handlers) register(w http.ResponseWriter, r *api.Request) error {
 	if err := api.ReadJSON(r, &b); err != nil {
 		return err
 	}
+	if err := r.Within(b.namespace()); err != nil {
+		return err
+	}
 	cmd, err := b.command(r)
 	if err != nil {
 		return err
@@ -133,6 +136,14 @@ func (h *handlers) register(w http.ResponseWriter, r *api.Request) error {
 		}
 	}
 	return api.WriteJSON(w, true)
+}
+
+// namespace is the one that the body is about: the service's where that says one, else the registration's.
+func (b *registration) namespace() string {
+	if b.Service != nil && b.Service.Namespace != "" {
+		return b.Service.Namespace
+	}
+	return b.Namespace
 }
 
 func (b *registration) command(r *api.Request) (catalog.Register, error) {
@@ -167,6 +178,9 @@ func (b *registration) command(r *api.Request) (catalog.Register, error) {
 	}
 	cmd.Checks = slices.Grow(cmd.Checks, n)
 	add := func(c *checkBody) error {
+		if ns := c.Namespace; ns != "" && ns != scope.Namespace {
+			return badRequest("Invalid namespace: check %q names %q, and the registration is about %q", c.Name, ns, scope.Namespace)
+		}
 		cmd.Checks = append(cmd.Checks, c.record(scope, b.Node))
 		return CheckCheck(&cmd.Checks[len(cmd.Checks)-1])
 	}
@@ -188,6 +202,9 @@ func (h *handlers) deregister(w http.ResponseWriter, r *api.Request) error {
 	}
 	if b.Node == "" {
 		return refused(errors.New("Must provide node"))
+	}
+	if err := r.Within(b.Namespace); err != nil {
+		return err
 	}
 	if err := mayDeregister(r, h.c.Store.Read(), b.Node, b.ServiceID, b.CheckID); err != nil {
 		return err
@@ -349,7 +366,7 @@ func (h *handlers) node(w http.ResponseWriter, r *api.Request) error {
 		}
 		v, list := &view{Node: viewNode(node), Services: map[string]serviceView{}}, make([]serviceView, 0, len(services))
 		for _, s := range services {
-			if r.Sees("service", s.Service) {
+			if seesService(r, s) {
 				list = append(list, viewService(s))
 			}
 		}
@@ -373,7 +390,7 @@ func (h *handlers) nodeServices(w http.ResponseWriter, r *api.Request) error {
 		}
 		v := &view{Node: viewNode(node), Services: []serviceView{}}
 		for _, s := range services {
-			if !r.Sees("service", s.Service) {
+			if !seesService(r, s) {
 				continue
 			}
 			if asksCentral(r) {
@@ -432,7 +449,14 @@ func viewChecks(checks []*catalog.Check, keep func(*catalog.Check) bool) []api.C
 
 // seesCheck says of a node's checks which may be shown: those of a service to who may read that.
 func seesCheck(r *api.Request) func(*catalog.Check) bool {
-	return func(c *catalog.Check) bool { return c.ServiceName == "" || r.Sees("service", c.ServiceName) }
+	return func(c *catalog.Check) bool {
+		return c.ServiceName == "" || r.Asks(c.Namespace) && r.SeesIn(c.Namespace, "service", c.ServiceName)
+	}
+}
+
+// seesService says of a node's services which may be shown: those of the namespace that is asked about, to who may read them there.
+func seesService(r *api.Request, s *catalog.Service) bool {
+	return r.Asks(s.Namespace) && r.SeesIn(s.Namespace, "service", s.Service)
 }
 
 func (h *handlers) healthNode(w http.ResponseWriter, r *api.Request) error {

@@ -65,14 +65,14 @@ func centralService(t *catalog.Txn, r *api.Request, s *catalog.Service) (*catalo
 
 // globalName is where proxy-defaults are.
 func globalName(scope catalog.Scope) catalog.Key {
-	scope.Namespace, scope.Peer = catalog.DefaultNamespace, ""
-	return scope.Name(catalog.ProxyDefaultsName)
+	scope.Peer = ""
+	return scope.Global().Name(catalog.ProxyDefaultsName)
 }
 
 // shownDefaults are a service's defaults: empty ones if there are none, or if the caller may not read that service.
 func shownDefaults(t *catalog.Txn, r *api.Request, service catalog.Key) (*catalog.ServiceDefaults, error) {
 	d, err := catalog.EntryAs[*catalog.ServiceDefaults](t, catalog.KindServiceDefaults, service)
-	if d == nil || !r.Sees("service", service.Name) {
+	if d == nil || !r.SeesIn(service.Namespace, "service", service.Name) {
 		d = &catalog.ServiceDefaults{}
 	}
 	return d, err
@@ -120,7 +120,7 @@ func putNumber(o catalog.Opaque, key string, value int) {
 func centralUpstream(t *catalog.Txn, r *api.Request, scope catalog.Scope, u catalog.Upstream, own *catalog.Proxy, d *catalog.ServiceDefaults,
 	global *catalog.ProxyDefaults) (catalog.Upstream, error) {
 	key, config := u.Key(scope), catalog.Opaque{}
-	if r.Sees("service", key.Name) {
+	if r.SeesIn(cmp.Or(key.Namespace, catalog.DefaultNamespace), "service", key.Name) {
 		protocol, _, err := chain.Declared(t, key)
 		if err != nil {
 			return u, err

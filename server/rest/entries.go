@@ -88,9 +88,16 @@ func readEntryBody(r *api.Request) (catalog.Entry, []string, error) {
 	}
 	head := entry.Head()
 	given := head.Scope
+	every := given.Namespace == catalog.Wildcard && kind.Text == catalog.KindServiceIntentions
+	if every {
+		given.Namespace = ""
+	}
+	if err := r.Within(given.Namespace); err != nil {
+		return nil, nil, err
+	}
 	head.Scope = r.Options.Scope
-	if given.Namespace != "" {
-		head.Namespace = given.Namespace
+	if every {
+		head.Namespace = catalog.Wildcard
 	}
 	if given.Partition != "" {
 		head.Partition = given.Partition
@@ -134,11 +141,12 @@ func (h *handlers) writeEntry(w http.ResponseWriter, r *api.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := r.Authorize(entry.Head().Name); err != nil {
+	before := h.c.Store.Read()
+	if err := authorizeDestination(r, before, entry.Head().Key()); err != nil {
 		return err
 	}
 	defer h.c.Cluster.LockEntries()()
-	before := h.c.Store.Read()
+	before = h.c.Store.Read()
 	if err := firstFault(checkClash(before, entry), checkPlain(before, entry), checkGraph(before, before.With(entry), entry)); err != nil {
 		return refused(err)
 	}
@@ -164,6 +172,9 @@ func (h *handlers) deleteEntry(w http.ResponseWriter, r *api.Request) error {
 	key := r.Options.Scope.Name(r.PathValue("name"))
 	head := old.Head()
 	head.Scope, head.Name = key.Scope, key.Name
+	if err := atAll(r, h.c.Store.Read(), old.EntryKind(), key.Name); err != nil {
+		return err
+	}
 	defer h.c.Cluster.LockEntries()()
 	before := h.c.Store.Read()
 	if err := checkGraph(before, before.Without(old.EntryKind(), key), old); err != nil {
@@ -228,7 +239,7 @@ func checkPlain(t *catalog.Txn, entry catalog.Entry) error {
 	if field == "" {
 		return nil
 	}
-	mesh, err := catalog.EntryAs[*catalog.Mesh](t, catalog.KindMesh, entry.Head().Scope.Name(catalog.MeshName))
+	mesh, err := catalog.EntryAs[*catalog.Mesh](t, catalog.KindMesh, entry.Head().Scope.Global().Name(catalog.MeshName))
 	if err == nil && (mesh == nil || !mesh.AllowEnablingPermissiveMutualTLS) {
 		err = fmt.Errorf("%s %q: %s takes plain text, which the mesh doesn't allow: set AllowEnablingPermissiveMutualTLS = true in the mesh entry first",
 			entry.EntryKind(), entry.Head().Name, field)
@@ -258,16 +269,15 @@ func concerned(t *catalog.Txn, changed catalog.Entry) []catalog.Key {
 		return nil
 	}
 	keys := map[catalog.Key]bool{}
-	for _, kind := range []string{
-		catalog.KindServiceRouter, catalog.KindServiceSplitter, catalog.KindServiceResolver, catalog.KindServiceDefaults, catalog.KindServiceIntentions,
-	} {
-		entries, err := t.Entries(kind, head.Scope)
-		if err != nil {
-			continue // a server covers everything
-		}
-		for _, e := range entries {
-			if e.Head().Name != catalog.Wildcard {
-				keys[e.Head().Key()] = true
+	entries, err := t.AllEntries()
+	if err != nil {
+		return nil // a server covers everything
+	}
+	for _, e := range entries {
+		switch e.EntryKind() {
+		case catalog.KindServiceRouter, catalog.KindServiceSplitter, catalog.KindServiceResolver, catalog.KindServiceDefaults, catalog.KindServiceIntentions:
+			if key := e.Head().Key(); key.Name != catalog.Wildcard && key.Scope.Global() == head.Scope.Global() {
+				keys[key] = true
 			}
 		}
 	}
@@ -278,7 +288,9 @@ func concerned(t *catalog.Txn, changed catalog.Entry) []catalog.Key {
 	for k := range keys {
 		out = append(out, k)
 	}
-	slices.SortFunc(out, func(a, b catalog.Key) int { return slices.Compare([]string{a.Name}, []string{b.Name}) })
+	slices.SortFunc(out, func(a, b catalog.Key) int {
+		return slices.Compare([]string{a.Name, a.Namespace}, []string{b.Name, b.Namespace})
+	})
 	return out
 }
 
@@ -303,7 +315,7 @@ func checkPermissions(t *catalog.Txn, key catalog.Key) error {
 		return err
 	}
 	for _, name := range rules.Providers() {
-		p, err := catalog.EntryAs[*catalog.JWTProvider](t, catalog.KindJWTProvider, key.Scope.Name(name))
+		p, err := catalog.EntryAs[*catalog.JWTProvider](t, catalog.KindJWTProvider, key.Scope.Global().Name(name))
 		switch {
 		case err != nil:
 			return err
@@ -331,6 +343,9 @@ func (h *handlers) readEntry(w http.ResponseWriter, r *api.Request) error {
 		return badRequest("invalid config entry kind: %s", r.PathValue("kind"))
 	}
 	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) (map[string]any, error) {
+		if err := atAll(r, t, r.PathValue("kind"), r.PathValue("name")); err != nil {
+			return nil, err
+		}
 		e, err := t.Entry(r.PathValue("kind"), r.Options.Scope.Name(r.PathValue("name")))
 		if err != nil {
 			return nil, err
@@ -345,15 +360,31 @@ func (h *handlers) readEntry(w http.ResponseWriter, r *api.Request) error {
 	})
 }
 
+// entriesIn lists the config entries of a kind in the namespace that the request is about, or in all.
+func entriesIn(t *catalog.Txn, r *api.Request, kind string) ([]catalog.Entry, error) {
+	if r.Options.Scope.Namespace != catalog.Wildcard {
+		return t.Entries(kind, r.Options.Scope)
+	}
+	return everyEntry(t, kind, r.Options.Scope)
+}
+
+// everyEntry lists the config entries of a kind in all namespaces of a scope.
+func everyEntry(t *catalog.Txn, kind string, s catalog.Scope) ([]catalog.Entry, error) {
+	all, err := t.AllEntries()
+	return slices.DeleteFunc(all, func(e catalog.Entry) bool {
+		return e.EntryKind() != kind || e.Head().Scope.Global() != s.Global()
+	}), err
+}
+
 func (h *handlers) listEntries(w http.ResponseWriter, r *api.Request) error {
 	if _, err := catalog.NewEntry(r.PathValue("kind")); err != nil {
 		return badRequest("invalid config entry kind: %s", r.PathValue("kind"))
 	}
 	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) ([]map[string]any, error) {
-		entries, err := t.Entries(r.PathValue("kind"), r.Options.Scope)
+		entries, err := entriesIn(t, r, r.PathValue("kind"))
 		out := []map[string]any{}
 		for _, e := range entries {
-			if !r.Visible(e.Head().Name) {
+			if !r.VisibleIn(e.Head().Namespace, e.Head().Name) {
 				continue
 			}
 			v, verr := viewEntry(e)
@@ -390,6 +421,9 @@ func (h *handlers) chain(w http.ResponseWriter, r *api.Request) error {
 		if err != nil {
 			return nil, refused(err)
 		}
+		if err := seesChain(r, r.Options.Scope.Namespace, c); err != nil {
+			return nil, err
+		}
 		virtual, err := t.VirtualIP(r.Options.Scope.Name(r.PathValue("name")))
 		if err != nil {
 			return nil, err
@@ -400,6 +434,19 @@ func (h *handlers) chain(w http.ResponseWriter, r *api.Request) error {
 		v, err := viewChain(c)
 		return map[string]any{"Chain": v}, err
 	})
+}
+
+// seesChain refuses a chain that leads out of its own namespace into one where the caller may not read the service that it leads to.
+func seesChain(r *api.Request, own string, c *chain.Chain) error {
+	for _, t := range c.Targets {
+		if t.Namespace == own || t.Peer != "" {
+			continue
+		}
+		if err := r.In(t.Namespace).Allow(serviceRead, t.Service); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // viewChain is a chain with durations as Consul writes them.

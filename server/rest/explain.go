@@ -57,7 +57,7 @@ func (h *handlers) explain(w http.ResponseWriter, r *api.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := r.Authorize(dst.Name); err != nil {
+	if err := r.AuthorizeIn(dst.Namespace, dst.Name); err != nil {
 		return err
 	}
 	q := r.URL.Query()
@@ -75,13 +75,16 @@ func (h *handlers) explain(w http.ResponseWriter, r *api.Request) error {
 	if req.Method == "" || !strings.HasPrefix(req.Path, "/") {
 		return badRequest("want a method and a path that begins with /")
 	}
-	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) (*explanation, error) { return h.explained(t, src, dst, req) })
+	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) (*explanation, error) { return h.explained(t, r, src, dst, req) })
 }
 
-func (h *handlers) explained(t *catalog.Txn, src, dst catalog.Key, req chain.Request) (*explanation, error) {
+func (h *handlers) explained(t *catalog.Txn, r *api.Request, src, dst catalog.Key, req chain.Request) (*explanation, error) {
 	c, err := chain.Compile(t, dst, chain.Overrides{})
 	if err != nil {
 		return nil, refused(err)
+	}
+	if err := seesChain(r, dst.Namespace, c); err != nil {
+		return nil, err
 	}
 	ca, err := t.CA()
 	if err != nil {
@@ -181,7 +184,7 @@ func explainInstances(t *catalog.Txn, service catalog.Key, chosen []*catalog.Ins
 	if err != nil {
 		return nil, err
 	}
-	global, err := catalog.EntryAs[*catalog.ProxyDefaults](t, catalog.KindProxyDefaults, service.Scope.Name(catalog.ProxyDefaultsName))
+	global, err := catalog.EntryAs[*catalog.ProxyDefaults](t, catalog.KindProxyDefaults, service.Scope.Global().Name(catalog.ProxyDefaultsName))
 	if err != nil {
 		return nil, err
 	}

@@ -52,12 +52,22 @@ func viewIntention(e *catalog.ServiceIntentions, s *catalog.SourceIntention) int
 	return v
 }
 
-// all lists every rule, in the order in which they are looked at: most exact first.
+// all lists every rule for destinations of a namespace ("*" for all), in the order in which they are looked at: most exact first.
 func all(t *catalog.Txn, s catalog.Scope) ([]intentionView, error) {
-	entries, err := t.Entries(catalog.KindServiceIntentions, s)
+	var entries []catalog.Entry
+	var err error
+	if s.Namespace == catalog.Wildcard {
+		entries, err = everyEntry(t, catalog.KindServiceIntentions, s)
+	} else {
+		entries, err = t.Entries(catalog.KindServiceIntentions, s)
+	}
 	if err != nil {
 		return nil, err
 	}
+	return rulesIn(entries), nil
+}
+
+func rulesIn(entries []catalog.Entry) []intentionView {
 	out := []intentionView{}
 	for _, e := range entries {
 		in, ok := e.(*catalog.ServiceIntentions)
@@ -74,7 +84,12 @@ func all(t *catalog.Txn, s catalog.Scope) ([]intentionView, error) {
 		}
 		return strings.Compare(a.DestinationName+"\x00"+a.SourceName, b.DestinationName+"\x00"+b.SourceName)
 	})
-	return out, nil
+	return out
+}
+
+// seesRule says whether a rule may be shown: to who may read either end, where that is.
+func seesRule(r *api.Request, v intentionView) bool {
+	return r.VisibleIn(v.SourceNS, v.SourceName) || r.VisibleIn(v.DestinationNS, v.DestinationName)
 }
 
 func (h *handlers) intentions(w http.ResponseWriter, r *api.Request) error {
@@ -83,7 +98,7 @@ func (h *handlers) intentions(w http.ResponseWriter, r *api.Request) error {
 		if err != nil {
 			return nil, err
 		}
-		rules = slices.DeleteFunc(rules, func(v intentionView) bool { return !r.Visible(v.SourceName) && !r.Visible(v.DestinationName) })
+		rules = slices.DeleteFunc(rules, func(v intentionView) bool { return !seesRule(r, v) })
 		return api.FilterList(r.Options.Filter, rules)
 	})
 }
@@ -128,7 +143,33 @@ func pair(r *api.Request) (src, dst catalog.Key, err error) {
 			return src, dst, refused(fmt.Errorf("required query parameter '%s' not set", p))
 		}
 	}
-	return name(r.Options.Scope, q.Get("source")), name(r.Options.Scope, q.Get("destination")), nil
+	src, dst = name(r.Options.Scope, q.Get("source")), name(r.Options.Scope, q.Get("destination"))
+	return src, dst, knownNames(src, dst)
+}
+
+// knownNames refuses names of namespaces that can't be.
+func knownNames(keys ...catalog.Key) error {
+	for _, k := range keys {
+		switch {
+		case k.Namespace == catalog.Wildcard && k.Name != catalog.Wildcard:
+			return badRequest("Invalid namespace: %s/%s: all namespaces can only be named with all services, as */*", k.Namespace, k.Name)
+		case k.Namespace != catalog.Wildcard && !catalog.ValidNamespace(k.Namespace):
+			return badRequest("Invalid namespace %q: want lower-case letters, digits and - within, at most 63", k.Namespace)
+		}
+	}
+	return nil
+}
+
+// ends are the source and destination of the body; fields for their namespaces stand before those in names, and all before the request's.
+func (b *intentionBody) ends(r *api.Request) (src, dst catalog.Key, err error) {
+	src, dst = name(r.Options.Scope, b.SourceName), name(r.Options.Scope, b.DestinationName)
+	if b.SourceNS != "" {
+		src.Namespace = b.SourceNS
+	}
+	if b.DestinationNS != "" {
+		dst.Namespace = b.DestinationNS
+	}
+	return src, dst, knownNames(src, dst)
 }
 
 // rule is the body as a rule for a destination.
@@ -170,11 +211,14 @@ func (h *handlers) createIntention(w http.ResponseWriter, r *api.Request) error 
 	if b.SourceName == "" || b.DestinationName == "" {
 		return badRequest("SourceName and DestinationName must be set (\"*\" for all)")
 	}
-	dst := name(r.Options.Scope, b.DestinationName)
-	if err := r.Authorize(dst.Name); err != nil {
+	src, dst, err := b.ends(r)
+	if err != nil {
 		return err
 	}
-	rule := b.rule(name(r.Options.Scope, b.SourceName))
+	if err := authorizeDestination(r, h.c.Store.Read(), dst); err != nil {
+		return err
+	}
+	rule := b.rule(src)
 	id, err := uuid.New(h.c.Rand)
 	if err != nil {
 		return err
@@ -194,7 +238,7 @@ func (h *handlers) upsertIntention(w http.ResponseWriter, r *api.Request) error 
 	if err != nil {
 		return err
 	}
-	if err := r.Authorize(dst.Name); err != nil {
+	if err := authorizeDestination(r, h.c.Store.Read(), dst); err != nil {
 		return err
 	}
 	var b intentionBody
@@ -212,7 +256,7 @@ func (h *handlers) deleteExact(w http.ResponseWriter, r *api.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := r.Authorize(dst.Name); err != nil {
+	if err := authorizeDestination(r, h.c.Store.Read(), dst); err != nil {
 		return err
 	}
 	if _, err := h.propose(w, r, catalog.DeleteIntention{Destination: dst, Source: src}); err != nil {
@@ -236,16 +280,16 @@ func find(t *catalog.Txn, s catalog.Scope, is func(*intentionView) bool) (*inten
 }
 
 // one answers with a rule, or 404; the caller must be allowed to read either end.
-func (h *handlers) one(w http.ResponseWriter, r *api.Request, is func(*intentionView) bool) error {
+func (h *handlers) one(w http.ResponseWriter, r *api.Request, s catalog.Scope, is func(*intentionView) bool) error {
 	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) (*intentionView, error) {
-		v, err := find(t, r.Options.Scope, is)
+		v, err := find(t, s, is)
 		if err != nil {
 			return nil, err
 		}
 		if v == nil {
 			return nil, &api.StatusError{Code: http.StatusNotFound, Text: "Intention not found", Err: catalog.ErrNotFound}
 		}
-		if denied := r.Authorize(v.SourceName); denied != nil && r.Authorize(v.DestinationName) != nil {
+		if denied := r.AuthorizeIn(v.SourceNS, v.SourceName); denied != nil && r.AuthorizeIn(v.DestinationNS, v.DestinationName) != nil {
 			return nil, denied
 		}
 		return v, nil
@@ -257,11 +301,13 @@ func (h *handlers) exactIntention(w http.ResponseWriter, r *api.Request) error {
 	if err != nil {
 		return err
 	}
-	return h.one(w, r, func(v *intentionView) bool { return v.SourceName == src.Name && v.DestinationName == dst.Name })
+	return h.one(w, r, dst.Scope, func(v *intentionView) bool {
+		return v.SourceName == src.Name && v.SourceNS == src.Namespace && v.DestinationName == dst.Name && v.DestinationNS == dst.Namespace
+	})
 }
 
 func (h *handlers) intentionByID(w http.ResponseWriter, r *api.Request) error {
-	return h.one(w, r, func(v *intentionView) bool { return v.ID != "" && v.ID == r.PathValue("id") })
+	return h.one(w, r, r.Options.Scope, func(v *intentionView) bool { return v.ID != "" && v.ID == r.PathValue("id") })
 }
 
 func (h *handlers) byID(r *api.Request) (*intentionView, error) {
@@ -284,7 +330,11 @@ func (h *handlers) updateIntention(w http.ResponseWriter, r *api.Request) error 
 	if err := api.ReadJSON(r, &b); err != nil {
 		return err
 	}
-	rule := b.rule(name(r.Options.Scope, b.SourceName))
+	src, _, err := b.ends(r)
+	if err != nil {
+		return err
+	}
+	rule := b.rule(src)
 	rule.LegacyID, rule.LegacyMeta, rule.LegacyCreateTime, rule.LegacyUpdateTime = v.ID, b.Meta, v.CreatedAt, h.now()
 	if rule.LegacyMeta == nil {
 		rule.LegacyMeta = map[string]string{}
@@ -317,24 +367,61 @@ func (h *handlers) matchIntentions(w http.ResponseWriter, r *api.Request) error 
 	if len(names) == 0 {
 		return refused(errors.New("required query parameter 'name' not set"))
 	}
+	for _, given := range names {
+		n := name(r.Options.Scope, given)
+		if err := knownNames(n); err != nil {
+			return err
+		}
+		if err := r.AuthorizeIn(n.Namespace, n.Name); err != nil {
+			return err
+		}
+	}
 	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) (map[string][]intentionView, error) {
-		rules, err := all(t, r.Options.Scope)
+		rules, err := matching(t, r.Options.Scope, by, names)
 		if err != nil {
 			return nil, err
 		}
 		out := map[string][]intentionView{}
 		for _, given := range names {
-			n := name(r.Options.Scope, given).Name
+			n := name(r.Options.Scope, given)
 			out[given] = slices.DeleteFunc(slices.Clone(rules), func(v intentionView) bool {
-				other := v.DestinationName
+				space, other := v.DestinationNS, v.DestinationName
 				if by == "source" {
-					other = v.SourceName
+					space, other = v.SourceNS, v.SourceName
 				}
-				return other != n && other != catalog.Wildcard
+				return space != n.Namespace && space != catalog.Wildcard || other != n.Name && other != catalog.Wildcard
 			})
+			if by == "source" { // whose destinations may be of namespaces that are no concern of the caller's
+				out[given] = slices.DeleteFunc(out[given], func(v intentionView) bool {
+					return v.DestinationNS != n.Namespace && v.DestinationNS != catalog.Wildcard && !r.SeesIn(v.DestinationNS, "intentions", v.DestinationName)
+				})
+			}
 		}
 		return out, nil
 	})
+}
+
+// matching are the rules among which those are that concern names. Where no namespace is there but the default one, these are its rules.
+func matching(t *catalog.Txn, s catalog.Scope, by string, names []string) ([]intentionView, error) {
+	spaces, err := t.Namespaces()
+	if err != nil {
+		return nil, err
+	}
+	one := by == "destination" && !slices.ContainsFunc(names, func(given string) bool { return name(s, given).Namespace != s.Namespace })
+	if len(spaces) > 1 && !one {
+		s.Namespace = catalog.Wildcard
+		return all(t, s)
+	}
+	entries, err := t.Entries(catalog.KindServiceIntentions, s)
+	if err != nil {
+		return nil, err
+	}
+	s.Namespace = catalog.Wildcard
+	every, err := t.Entry(catalog.KindServiceIntentions, s.Name(catalog.Wildcard))
+	if every != nil {
+		entries = append(entries, every)
+	}
+	return rulesIn(entries), err
 }
 
 func (h *handlers) checkIntention(w http.ResponseWriter, r *api.Request) error {
@@ -342,7 +429,7 @@ func (h *handlers) checkIntention(w http.ResponseWriter, r *api.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := r.Authorize(dst.Name); err != nil {
+	if err := authorizeDestination(r, h.c.Store.Read(), dst); err != nil {
 		return err
 	}
 	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) (map[string]bool, error) {

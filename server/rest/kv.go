@@ -23,6 +23,7 @@ type kvView struct {
 	Value        []byte
 	Session      string `json:",omitempty"`
 	FencingIndex uint64 `json:",omitempty"`
+	Namespace    string `json:",omitempty"`
 	CreateIndex  uint64
 	ModifyIndex  uint64
 }
@@ -30,7 +31,7 @@ type kvView struct {
 func viewKV(e *catalog.KVEntry) kvView {
 	v := kvView{
 		LockIndex: e.LockIndex, Key: string(e.Key), Flags: e.Flags, Session: e.Session, FencingIndex: e.FencingIndex,
-		CreateIndex: e.CreateIndex, ModifyIndex: e.ModifyIndex,
+		Namespace: api.Shown(e.Namespace), CreateIndex: e.CreateIndex, ModifyIndex: e.ModifyIndex,
 	}
 	if len(e.Value) > 0 {
 		v.Value = e.Value
@@ -38,12 +39,12 @@ func viewKV(e *catalog.KVEntry) kvView {
 	return v
 }
 
-// commandScope is the request's scope as commands carry it: nothing where it is the default.
-func (h *handlers) commandScope(r *api.Request) catalog.Scope {
-	if r.Options.Scope == (catalog.Scope{}).Default(h.c.Store.Datacenter()) {
+// commandScope is a scope as commands carry it: nothing where it is the default.
+func (h *handlers) commandScope(s catalog.Scope) catalog.Scope {
+	if s == (catalog.Scope{}).Default(h.c.Store.Datacenter()) {
 		return catalog.Scope{}
 	}
-	return r.Options.Scope
+	return s
 }
 
 // absent is the 404 without text of what can be waited for.
@@ -156,7 +157,7 @@ func readBody(r *api.Request, limit int64, setting string) ([]byte, error) {
 
 func (h *handlers) putKV(w http.ResponseWriter, r *api.Request) error {
 	q := api.QueryOf(r.Request)
-	op := catalog.KVOp{Verb: catalog.KVSet, Scope: h.commandScope(r), Key: catalog.Raw(r.PathValue("name"))}
+	op := catalog.KVOp{Verb: catalog.KVSet, Scope: h.commandScope(r.Options.Scope), Key: catalog.Raw(r.PathValue("name"))}
 	if op.Key == "" {
 		return badRequest("Missing key name")
 	}
@@ -208,7 +209,7 @@ func (h *handlers) runKV(r *api.Request, op catalog.KVOp) (catalog.KVResult, err
 
 func (h *handlers) deleteKV(w http.ResponseWriter, r *api.Request) error {
 	q := api.QueryOf(r.Request)
-	op := catalog.KVOp{Verb: catalog.KVDelete, Scope: h.commandScope(r), Key: catalog.Raw(r.PathValue("name"))}
+	op := catalog.KVOp{Verb: catalog.KVDelete, Scope: h.commandScope(r.Options.Scope), Key: catalog.Raw(r.PathValue("name"))}
 	switch {
 	case q.Has("recurse") && q.Has("cas"):
 		return badRequest("Conflicting flags: %s", q.Encode())

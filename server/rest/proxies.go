@@ -21,7 +21,9 @@ const maxWithin = 10 * time.Minute
 func (h *handlers) proxies(w http.ResponseWriter, r *api.Request) error {
 	q := r.URL.Query()
 	service := q.Get("service")
-	keep := func(name string) bool { return (service == "" || name == service) && r.Visible(name) }
+	keep := func(of catalog.Key) bool {
+		return (service == "" || of.Name == service) && r.Asks(of.Namespace) && r.VisibleIn(of.Namespace, of.Name)
+	}
 	var out []verify.Proxy
 	var err error
 	if q.Has("write") {

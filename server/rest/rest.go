@@ -186,6 +186,7 @@ func Handlers(c Config) map[string]api.Handler {
 	maps.Copy(all, h.operator())
 	maps.Copy(all, h.aclHandlers())
 	maps.Copy(all, h.joinHandlers())
+	maps.Copy(all, h.namespaceHandlers())
 	if c.NoPeering {
 		refusePeering(all)
 	}

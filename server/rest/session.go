@@ -3,6 +3,7 @@
 package rest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -17,7 +18,7 @@ import (
 
 // plainFault answers a rule that a command breaks with 500 and its bare text, as Consul does for the key-value store and sessions.
 func plainFault(err error) error {
-	if errors.Is(err, catalog.ErrInvalid) {
+	if errors.Is(err, catalog.ErrInvalid) && !errors.Is(err, catalog.ErrNamespace) {
 		return refused(err)
 	}
 	return err
@@ -33,6 +34,7 @@ type sessionView struct {
 	TTL           string
 	NodeChecks    []string
 	ServiceChecks []catalog.ServiceCheck
+	Namespace     string `json:",omitempty"`
 	CreateIndex   uint64
 	ModifyIndex   uint64
 }
@@ -40,7 +42,7 @@ type sessionView struct {
 func viewSession(s *catalog.Session) sessionView {
 	v := sessionView{
 		ID: s.ID, Name: s.Name, Node: s.Node, LockDelay: s.LockDelay, Behavior: s.Behavior, TTL: s.TTL, NodeChecks: s.NodeChecks,
-		ServiceChecks: s.ServiceChecks, CreateIndex: s.CreateIndex, ModifyIndex: s.ModifyIndex,
+		ServiceChecks: s.ServiceChecks, Namespace: api.Shown(s.Namespace), CreateIndex: s.CreateIndex, ModifyIndex: s.ModifyIndex,
 	}
 	if v.NodeChecks == nil {
 		v.NodeChecks = []string{}
@@ -109,6 +111,9 @@ func (h *handlers) createSession(w http.ResponseWriter, r *api.Request) error {
 			return err
 		}
 	}
+	if err := r.Within(b.Namespace); err != nil {
+		return err
+	}
 	s, err := h.session(r, &b)
 	if err != nil {
 		return err
@@ -130,6 +135,15 @@ func (h *handlers) session(r *api.Request, b *sessionBody) (catalog.Session, err
 	s := catalog.Session{
 		Scope: r.Options.Scope, Name: b.Name, Node: b.Node, LockDelay: catalog.DefaultLockDelay, Behavior: b.Behavior, TTL: b.TTL,
 		ServiceChecks: b.ServiceChecks,
+	}
+	for i := range s.ServiceChecks {
+		c := &s.ServiceChecks[i]
+		if c.Namespace == "" {
+			c.Namespace = api.Shown(s.Namespace)
+		}
+		if cmp.Or(c.Namespace, catalog.DefaultNamespace) != s.Namespace {
+			return s, badRequest("Invalid namespace: ServiceChecks[%d] names %q, and the session is of %q", i, c.Namespace, s.Namespace)
+		}
 	}
 	if s.Node == "" {
 		s.Node = h.askingNode(r)
@@ -180,7 +194,7 @@ func (h *handlers) destroySession(w http.ResponseWriter, r *api.Request) error {
 	if err := r.Authorize(s.Node); err != nil {
 		return err
 	}
-	if _, err := h.c.Cluster.Propose(r.Context(), catalog.DestroySession{Scope: h.commandScope(r), ID: r.PathValue("id")}); err != nil {
+	if _, err := h.c.Cluster.Propose(r.Context(), catalog.DestroySession{Scope: h.commandScope(r.Options.Scope), ID: r.PathValue("id")}); err != nil {
 		return err
 	}
 	return api.WriteJSON(w, true)

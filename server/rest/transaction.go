@@ -68,6 +68,28 @@ type opBody struct {
 	}
 }
 
+// scope is where the operation is: in the namespace that it names itself, else in the request's.
+func (b *opBody) scope(r *api.Request) (catalog.Scope, error) {
+	s, given := r.Options.Scope, ""
+	switch {
+	case b.KV != nil:
+		given = b.KV.Namespace
+	case b.Service != nil:
+		given = b.Service.Service.Namespace
+	case b.Check != nil:
+		given = b.Check.Check.Namespace
+	case b.Session != nil:
+		given = b.Session.Session.Namespace
+	}
+	if given != "" {
+		s.Namespace = given
+	}
+	if !catalog.ValidNamespace(s.Namespace) {
+		return s, badRequest("Invalid namespace %q: want lower-case letters, digits and - within, at most 63", s.Namespace)
+	}
+	return s, nil
+}
+
 // operation is the body as an operation, with its name in the table of permissions and the resource's name.
 func (b *opBody) operation(scope, command catalog.Scope) (op catalog.TransactionOp, need, name string, err error) {
 	switch {
@@ -202,16 +224,20 @@ func (h *handlers) operations(r *api.Request, body []opBody) (catalog.Transactio
 				Text: fmt.Sprintf("Value for key %q is too large (%d > %d bytes)", kv.Key, len(kv.Value), h.c.MaxValue),
 			}
 		}
-		op, need, name, err := body[i].operation(r.Options.Scope, h.commandScope(r))
+		scope, err := body[i].scope(r)
+		if err != nil {
+			return cmd, nil, err
+		}
+		op, need, name, err := body[i].operation(scope, h.commandScope(scope))
 		if err == nil {
 			permission, ok := api.Operations[need]
 			switch {
 			case !ok:
 				err = fmt.Errorf("unknown operation %q", need)
 			case op.Session != nil:
-				err = h.allowSession(r, permission, op.Session.ID)
+				err = h.allowSession(r, permission, scope, op.Session.ID)
 			default:
-				err = r.Subject.Allow(permission, name)
+				err = h.allowOp(r, permission, &op, scope, name)
 			}
 		}
 		if err != nil {
@@ -223,10 +249,48 @@ func (h *handlers) operations(r *api.Request, body []opBody) (catalog.Transactio
 }
 
 // allowSession asks for the permission on the session's node.
-func (h *handlers) allowSession(r *api.Request, p api.Permission, id string) error {
-	s, err := h.c.Store.Read().Session(r.Options.Scope, id)
+func (h *handlers) allowSession(r *api.Request, p api.Permission, scope catalog.Scope, id string) error {
+	s, err := h.c.Store.Read().Session(scope, id)
 	if err != nil || s == nil {
 		return err
 	}
-	return r.Subject.Allow(p, s.Node)
+	return r.In(scope.Namespace).Allow(p, s.Node)
+}
+
+// allowOp asks for the permission where the operation is. What has a service's ID is that service's too, whatever name the operation gives it;
+// a check of a service in another namespace than the default one is of that namespace, of which a permission on its node says nothing.
+func (h *handlers) allowOp(r *api.Request, p api.Permission, op *catalog.TransactionOp, scope catalog.Scope, name string) error {
+	if err := r.In(scope.Namespace).Allow(p, name); err != nil {
+		return err
+	}
+	var node, service, check string
+	switch {
+	case op.Service != nil:
+		node, service = op.Service.Service.Node, op.Service.Service.ID
+	case op.Check != nil && scope.Namespace != catalog.DefaultNamespace:
+		node, service, check = op.Check.Check.Node, op.Check.Check.ServiceID, op.Check.Check.CheckID
+	default:
+		return nil
+	}
+	have, err := holdingsOf(h.c.Store.Read(), scope.Global().Name(node))
+	if err != nil {
+		return err
+	}
+	ofService, err := have.service(scope, service)
+	if err != nil {
+		return err
+	}
+	ofCheck, err := have.check(scope, check)
+	if err != nil {
+		return err
+	}
+	for _, service := range []string{ofService, ofCheck} {
+		if service == "" {
+			continue
+		}
+		if err := r.In(scope.Namespace).Allow(api.Permission{Resource: "service", Access: p.Access}, service); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -34,7 +34,7 @@ func uiNodeOf(t *catalog.Txn, r *api.Request, n *catalog.Node) (uiNode, error) {
 	}
 	checks, err := t.NodeChecks(n.Key())
 	for _, s := range services {
-		if r.Sees("service", s.Service) {
+		if seesService(r, s) {
 			v.Services = append(v.Services, viewService(s))
 		}
 	}
@@ -298,6 +298,9 @@ func (h *handlers) neighbours(t *catalog.Txn, key catalog.Key) (up, down []uiNei
 			from := key.Scope.Name(i.Service.Proxy.DestinationServiceName)
 			for _, u := range i.Service.Proxy.Upstreams {
 				to := u.Key(key.Scope)
+				if to.Namespace != key.Namespace {
+					continue // of another namespace, which this isn't about
+				}
 				if strings.EqualFold(from.Name, key.Name) {
 					err = add(&up, "up ", to, from, to)
 				}

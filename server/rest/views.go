@@ -52,6 +52,7 @@ type serviceView struct {
 	Proxy             catalog.Proxy
 	Connect           catalog.Connect
 	Locality          *catalog.Locality `json:",omitempty"`
+	Namespace         string            `json:",omitempty"`
 	CreateIndex       uint64
 	ModifyIndex       uint64
 }
@@ -63,7 +64,7 @@ func viewService(s *catalog.Service) serviceView {
 	v := serviceView{
 		Kind: s.Kind, ID: s.ID, Service: s.Service, Tags: s.Tags, Address: s.Address, TaggedAddresses: s.TaggedAddresses, Meta: s.Meta,
 		Port: s.Port, Ports: s.Ports, SocketPath: s.SocketPath, Weights: s.Weights, EnableTagOverride: s.EnableTagOverride, Locality: s.Locality,
-		CreateIndex: s.CreateIndex, ModifyIndex: s.ModifyIndex,
+		Namespace: api.Shown(s.Namespace), CreateIndex: s.CreateIndex, ModifyIndex: s.ModifyIndex,
 	}
 	if s.VirtualIP != "" {
 		v.TaggedAddresses = map[string]catalog.ServiceAddress{virtualTag: {Address: s.VirtualIP, Port: s.Port}}
@@ -125,6 +126,7 @@ type catalogView struct {
 	ServiceProxy             catalog.Proxy
 	ServiceConnect           catalog.Connect
 	ServiceLocality          *catalog.Locality `json:",omitempty"`
+	Namespace                string            `json:",omitempty"`
 	CreateIndex              uint64
 	ModifyIndex              uint64
 }
@@ -136,7 +138,7 @@ func viewFlat(i *catalog.Instance) catalogView {
 		ServiceKind: s.Kind, ServiceID: s.ID, ServiceName: s.Service, ServiceTags: s.Tags, ServiceAddress: s.Address,
 		ServiceTaggedAddresses: s.TaggedAddresses, ServiceWeights: s.Weights, ServiceMeta: s.Meta, ServicePort: s.Port,
 		ServiceSocketPath: s.SocketPath, ServiceEnableTagOverride: s.EnableTagOverride, ServiceProxy: s.Proxy, ServiceConnect: s.Connect,
-		ServiceLocality: s.Locality, CreateIndex: s.CreateIndex, ModifyIndex: s.ModifyIndex,
+		ServiceLocality: s.Locality, Namespace: s.Namespace, CreateIndex: s.CreateIndex, ModifyIndex: s.ModifyIndex,
 	}
 }
 

@@ -170,6 +170,12 @@ func (x *Expanded) Texts() []string {
 	for _, p := range x.Policies {
 		if here(p.Datacenters) {
 			out = append(out, p.Rules)
+			switch p.ID {
+			case acl.ManagementPolicyID:
+				out = append(out, acl.EveryNamespace(acl.Write))
+			case acl.ReadOnlyPolicyID:
+				out = append(out, acl.EveryNamespace(acl.Read))
+			}
 		}
 	}
 	for _, s := range x.services {

@@ -47,6 +47,7 @@ type Render func(t *catalog.Txn, proxy *catalog.Service, about About) (Rendering
 // Proxy is one proxy's case.
 type Proxy struct {
 	Node, ProxyID, Service string
+	Namespace              string `json:",omitempty"` // of the service, where it isn't the default one
 	State                  string
 	Why                    string   `json:",omitempty"` // in words; "" where it is in sync
 	Records                []Record `json:",omitempty"` // that it lacks
@@ -92,7 +93,7 @@ type registered struct {
 }
 
 // proxies lists the scope's sidecars whose service keep accepts.
-func proxies(t *catalog.Txn, scope catalog.Scope, keep func(service string) bool) ([]registered, error) {
+func proxies(t *catalog.Txn, scope catalog.Scope, keep func(service catalog.Key) bool) ([]registered, error) {
 	nodes, err := t.Nodes(scope)
 	if err != nil {
 		return nil, err
@@ -104,7 +105,7 @@ func proxies(t *catalog.Txn, scope catalog.Scope, keep func(service string) bool
 			return nil, err
 		}
 		for _, s := range services {
-			if s.Kind == catalog.KindConnectProxy && s.Proxy != nil && keep(s.Proxy.DestinationServiceName) {
+			if s.Kind == catalog.KindConnectProxy && s.Proxy != nil && keep(s.Scope.Name(s.Proxy.DestinationServiceName)) {
 				out = append(out, registered{n, s})
 			}
 		}
@@ -113,7 +114,7 @@ func proxies(t *catalog.Txn, scope catalog.Scope, keep func(service string) bool
 }
 
 // Look compares every sidecar of a scope whose service keep accepts with the catalog as it is now.
-func (v *Verifier) Look(scope catalog.Scope, keep func(service string) bool) ([]Proxy, error) {
+func (v *Verifier) Look(scope catalog.Scope, keep func(service catalog.Key) bool) ([]Proxy, error) {
 	view := v.c.Store.Read()
 	all, err := proxies(view, scope, keep)
 	if err != nil {
@@ -158,6 +159,9 @@ func (v *Verifier) judge(p registered, r *feed.Report, reading *catalog.Txn) Pro
 	c := Proxy{
 		Node: p.node.Node, ProxyID: p.service.ID, Service: p.service.Proxy.DestinationServiceName, State: Unreachable,
 		CatalogIndex: reading.ResultIndex(),
+	}
+	if ns := p.service.Namespace; ns != catalog.DefaultNamespace {
+		c.Namespace = ns
 	}
 	if r == nil {
 		c.Why = "its agent has not reported lately: it doesn't run, is cut off, or has just started"
@@ -261,7 +265,7 @@ func what(t catalog.Topic) string {
 
 // Settle waits, for as long as ctx lasts, until every sidecar that a write at this index concerns has it or refuses it. Those
 // that can't be reached aren't waited for. It tells of those that are concerned alone.
-func (v *Verifier) Settle(ctx context.Context, scope catalog.Scope, write uint64, keep func(service string) bool) ([]Proxy, error) {
+func (v *Verifier) Settle(ctx context.Context, scope catalog.Scope, write uint64, keep func(service catalog.Key) bool) ([]Proxy, error) {
 	if err := v.c.Store.WaitAny(ctx, write-1); err != nil {
 		return nil, fmt.Errorf("the write isn't here yet: %w", err)
 	}

@@ -17,7 +17,7 @@ import (
 
 var scope = catalog.Scope{}.Default("dc1")
 
-func everybody(string) bool { return true }
+func everybody(catalog.Key) bool { return true }
 
 // rig is a catalog with the sidecar "web-proxy" on node n1, and what its agent reports of it.
 type rig struct {
@@ -134,7 +134,7 @@ func TestLook(t *testing.T) {
 				t.Errorf("%s: types %v", name, g.Types)
 			}
 		}
-		if got, err := r.v.Look(scope, func(s string) bool { return s != "web" }); err != nil || len(got) != 0 {
+		if got, err := r.v.Look(scope, func(k catalog.Key) bool { return k.Name != "web" }); err != nil || len(got) != 0 {
 			t.Errorf("another's: %v, %v", got, err)
 		}
 		time.Sleep(5 * time.Minute)
