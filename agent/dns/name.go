@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/miekg/dns"
+
+	"github.com/weftmesh/weft/catalog"
 )
 
 // kind is what a name in the zone asks for.
@@ -83,6 +85,8 @@ func parseName(rest string) asked {
 	}
 	n := len(labels)
 	switch {
+	case at.namespace != "" && !catalog.ValidNamespace(at.namespace):
+		return asked{}
 	case n >= 2 && kinds[labels[n-1]] != 0:
 		return named(kinds[labels[n-1]], labels[:n-1], at)
 	case n >= 3 && kinds[labels[n-2]] != 0 && !explicit:
@@ -93,9 +97,16 @@ func parseName(rest string) asked {
 			at.dc = labels[n-1]
 		}
 		return named(k, labels[:n-2], at)
+	case n >= 4 && inNamespace(kinds[labels[n-3]]) && !explicit && catalog.ValidNamespace(labels[n-2]):
+		at.namespace, at.dc = labels[n-2], labels[n-1]
+		return named(kinds[labels[n-3]], labels[:n-3], at)
 	}
 	return asked{}
 }
+
+// inNamespace says whether what a name asks for may be in a namespace, by the older form <service>.service.<namespace>.<datacenter>. There is
+// none with a namespace alone: that is a datacenter.
+func inNamespace(k kind) bool { return k == kindService || k == kindConnect || k == kindVirtual }
 
 // cutPlace takes the explicit pairs off the end: <dc>.dc, <peer>.peer, <namespace>.ns, <partition>.ap.
 func cutPlace(labels []string) (rest []string, at place, explicit, ok bool) {
@@ -132,6 +143,8 @@ func parseRFC2782(labels []string, at place, explicit bool) asked {
 	switch {
 	case len(tail) == 1 && !explicit:
 		a.dc = tail[0]
+	case len(tail) == 2 && !explicit && inNamespace(a.kind) && catalog.ValidNamespace(tail[0]):
+		a.namespace, a.dc = tail[0], tail[1]
 	case len(tail) > 0:
 		return asked{}
 	}
@@ -143,7 +156,8 @@ func parseRFC2782(labels []string, at place, explicit bool) asked {
 	if a.tag == "tcp" || a.kind != kindService {
 		a.tag = ""
 	}
-	if a.name == "" {
+	bad := a.namespace != "" && (!catalog.ValidNamespace(a.namespace) || a.kind == kindIngress && a.namespace != catalog.DefaultNamespace)
+	if a.name == "" || bad {
 		return asked{}
 	}
 	return a
@@ -165,8 +179,8 @@ func named(k kind, before []string, at place) asked {
 		}
 		a.addr = addr
 	default:
-		if len(before) != 1 {
-			return asked{}
+		if len(before) != 1 || k == kindIngress && at.namespace != "" && at.namespace != catalog.DefaultNamespace {
+			return asked{} // gateways are of the default namespace
 		}
 		a.name = last
 	}
