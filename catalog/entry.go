@@ -106,6 +106,7 @@ type UpstreamDefaults struct {
 // UpstreamConfig is how a service calls one other. Zero values mean "not said here".
 type UpstreamConfig struct {
 	Name                       string              `json:",omitempty"`
+	Namespace                  string              `json:",omitempty"` // "" is the entry's own
 	Peer                       string              `json:",omitempty"`
 	Protocol                   string              `json:",omitempty"`
 	ConnectTimeoutMs           int                 `json:",omitempty"`
@@ -115,6 +116,12 @@ type UpstreamConfig struct {
 	BalanceOutboundConnections string              `json:",omitempty"`
 	// Connections is weft's: in place of what the service's resolver says.
 	Connections *Connections `json:",omitempty"`
+}
+
+// About says whether an override is about an upstream, for a caller in a namespace.
+func (c *UpstreamConfig) About(upstream Key, caller string) bool {
+	return c.Name == upstream.Name && c.Peer == upstream.Peer &&
+		orDefault(c.Namespace, orDefault(caller, DefaultNamespace)) == orDefault(upstream.Namespace, DefaultNamespace)
 }
 
 // ProxyDefaults holds for every proxy; its name is "global".

@@ -139,8 +139,8 @@ func (e *ServiceDefaults) Validate() error {
 		return err
 	}
 	if d := e.UpstreamConfig.Defaults; d != nil {
-		if d.Name != "" || d.Peer != "" {
-			return invalidf("UpstreamConfig.Defaults must have no Name or Peer")
+		if d.Name != "" || d.Peer != "" || d.Namespace != "" {
+			return invalidf("UpstreamConfig.Defaults must have no Name, Namespace or Peer")
 		}
 		if err := d.validate("UpstreamConfig.Defaults"); err != nil {
 			return err
@@ -153,10 +153,14 @@ func (e *ServiceDefaults) Validate() error {
 		if o.Name == "" {
 			return invalidf("%s.Name must not be empty", f)
 		}
-		if seen[join(o.Name, o.Peer)] {
+		key := join(o.Name, o.Peer, orDefault(o.Namespace, orDefault(e.Namespace, DefaultNamespace)))
+		if o.Namespace != "" && !ValidNamespace(o.Namespace) {
+			return invalidf("%s.Namespace %q: want lower-case letters, digits and - within, at most 63", f, o.Namespace)
+		}
+		if seen[key] {
 			return invalidf("%s: there are two overrides for upstream %q", f, o.Name)
 		}
-		seen[join(o.Name, o.Peer)] = true
+		seen[key] = true
 		if err := o.validate(f); err != nil {
 			return err
 		}

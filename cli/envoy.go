@@ -104,7 +104,7 @@ func connectEnvoy(c *ucli.Context, env Env) error {
 // bootstrapOf is what flags, the registration and proxy-defaults say of the bootstrap.
 func bootstrapOf(c *ucli.Context, env Env, a rest.Access, note func(string, ...any)) (xds.BootstrapConfig, error) {
 	conf := xds.BootstrapConfig{
-		ProxyID: a.ProxyID, Service: a.Service, ADSAddress: a.ADSAddress, Secret: a.Secret, Token: c.String("token"),
+		ProxyID: a.ProxyID, Service: a.Service, Namespace: a.Namespace, ADSAddress: a.ADSAddress, Secret: a.Secret, Token: c.String("token"),
 		AdminAccessLogPath: c.String("admin-access-log-path"), OmitDeprecatedTags: c.Bool("omit-deprecated-tags"),
 	}
 	cl, err := client(c, env)

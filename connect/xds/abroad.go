@@ -35,7 +35,7 @@ func (r *renderer) gatewayMode(u *Upstream) string {
 			all = c.Defaults.MeshGateway.Mode
 		}
 		for i := range c.Overrides {
-			if o := &c.Overrides[i]; o.Name == u.Key.Name && o.Peer == u.Key.Peer {
+			if o := &c.Overrides[i]; o.About(u.Key, d.Namespace) {
 				override = cmp.Or(o.MeshGateway.Mode, override)
 			}
 		}

@@ -18,6 +18,7 @@ var EnvoyArgs = []string{"--drain-time-s", "0", "--drain-strategy", "immediate"}
 // BootstrapConfig is what Envoy has to know before it asks.
 type BootstrapConfig struct {
 	ProxyID, Service string
+	Namespace        string // of the service; "" is the default one
 	// ADSAddress is host:port, or unix:/path.
 	ADSAddress    string
 	Secret, Token string
@@ -86,7 +87,7 @@ func Bootstrap(c BootstrapConfig) ([]byte, error) {
 				}}},
 			},
 		},
-		"stats_config": object{"stats_tags": statsTags(c.Service, c.OmitDeprecatedTags), "use_all_default_tags": true},
+		"stats_config": object{"stats_tags": statsTags(c.Service, c.Namespace, c.OmitDeprecatedTags), "use_all_default_tags": true},
 		"layered_runtime": object{"layers": []object{{"name": "base", "static_layer": object{
 			"re2.max_program_size.error_level": 1048576,
 		}}}},
@@ -115,7 +116,7 @@ func address(a string) (object, error) {
 
 // statsTags take the parts of a cluster's name, [subset.]service.namespace.datacenter.internal.trust-domain, out of the
 // statistics' names into tags.
-func statsTags(service string, omitDeprecated bool) []object {
+func statsTags(service, namespace string, omitDeprecated bool) []object {
 	const (
 		destination = `^cluster\.(?:[^.]+\.)?(([^.]+)\.)[^.]+\.[^.]+\.internal\.[^.]+\.consul\.`
 		datacenter  = `^cluster\.(?:[^.]+\.)?[^.]+\.[^.]+\.(([^.]+)\.)internal\.[^.]+\.consul\.`
@@ -126,6 +127,10 @@ func statsTags(service string, omitDeprecated bool) []object {
 		{"tag_name": "consul.destination.service", "regex": destination},
 		{"tag_name": "consul.destination.datacenter", "regex": datacenter},
 		{"tag_name": "consul.upstream.service", "regex": `^(?:tcp|http)\.upstream\.(([^.]+)\.)`},
+	}
+	if namespace != "" {
+		tags = append(tags, object{"tag_name": "consul.source.namespace", "fixed_value": namespace},
+			object{"tag_name": "consul.destination.namespace", "regex": `^cluster\.(?:[^.]+\.)?[^.]+\.(([^.]+)\.)[^.]+\.internal\.[^.]+\.consul\.`})
 	}
 	if !omitDeprecated {
 		tags = append(tags, object{"tag_name": "consul.service", "regex": destination}, object{"tag_name": "consul.datacenter", "regex": datacenter})

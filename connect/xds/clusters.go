@@ -291,7 +291,7 @@ func (r *renderer) upstreamConfig(u *Upstream, node *chain.Node) catalog.Upstrea
 			take(conf.Defaults)
 		}
 		for i := range conf.Overrides {
-			if conf.Overrides[i].Name == u.Key.Name && conf.Overrides[i].Peer == u.Key.Peer {
+			if conf.Overrides[i].About(u.Key, r.defaults().Namespace) {
 				take(&conf.Overrides[i])
 			}
 		}

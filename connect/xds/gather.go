@@ -213,8 +213,8 @@ func saidProtocol(u *Upstream, d *catalog.ServiceDefaults) string {
 		if all := d.UpstreamConfig.Defaults; all != nil {
 			said = all.Protocol
 		}
-		for _, o := range d.UpstreamConfig.Overrides {
-			if o.Name == u.Key.Name && o.Peer == u.Key.Peer && o.Protocol != "" {
+		for i := range d.UpstreamConfig.Overrides {
+			if o := &d.UpstreamConfig.Overrides[i]; o.About(u.Key, d.Namespace) && o.Protocol != "" {
 				said = o.Protocol
 			}
 		}

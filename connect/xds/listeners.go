@@ -360,7 +360,7 @@ func (r *renderer) upstream(u *Upstream) error {
 	if err != nil {
 		return err
 	}
-	name := u.Key.Name + ":" + where
+	name := titled(u.Key) + ":" + where
 	if l := r.escapedListener(u); l != nil {
 		return r.add(ListenerType, cmp.Or(l.GetName(), name), l)
 	}
@@ -369,6 +369,22 @@ func (r *renderer) upstream(u *Upstream) error {
 		return err
 	}
 	return r.listener(name, addr, corev3.TrafficDirection_OUTBOUND, &listenerv3.FilterChain{Filters: filters}, "")
+}
+
+// titled is an upstream's name in those of resources: a namespace that isn't the default stands before it.
+func titled(k catalog.Key) string {
+	if k.Namespace == "" || k.Namespace == catalog.DefaultNamespace {
+		return k.Name
+	}
+	return k.Namespace + "/" + k.Name
+}
+
+// statistics is the prefix of an upstream's statistics: what tags are taken out of begins with the service's name.
+func statistics(k catalog.Key) string {
+	if k.Namespace == "" || k.Namespace == catalog.DefaultNamespace {
+		return "upstream." + k.Name
+	}
+	return "upstream." + k.Name + "." + k.Namespace
 }
 
 // upstreamFilters handle a connection to an upstream. What is HTTP goes by routes of this name.
@@ -386,7 +402,7 @@ func (r *renderer) upstreamFilters(u *Upstream, name string, clusters map[string
 		if err := r.upstreamRoutes(u, name, clusters); err != nil {
 			return nil, err
 		}
-		f, err = r.manager("upstream."+u.Key.Name, name, u.Chain.Protocol, false, len(u.Outside) > 0, log, u.Chain.Fallback)
+		f, err = r.manager(statistics(u.Key), name, u.Chain.Protocol, false, len(u.Outside) > 0, log, u.Chain.Fallback)
 	} else {
 		f, err = tcpUpstream(u, clusters, log)
 		if by, refused := r.refusedOutside(u, u.Chain.StartNode); refused && err == nil {
@@ -401,7 +417,7 @@ func (r *renderer) upstreamFilters(u *Upstream, name string, clusters map[string
 	if err != nil {
 		return nil, err
 	}
-	detect, err := r.detect("upstream."+u.Key.Name, false, log, action)
+	detect, err := r.detect(statistics(u.Key), false, log, action)
 	return append(filters, detect, f), err
 }
 
@@ -465,7 +481,7 @@ func sortedNodes(c *chain.Chain) []string {
 var errSplit = errors.New("the chain of a TCP service begins with neither a resolver nor a splitter")
 
 func tcpUpstream(u *Upstream, clusters map[string]string, log []*accesslogv3.AccessLog) (*listenerv3.Filter, error) {
-	t := &tcpv3.TcpProxy{StatPrefix: "upstream." + u.Key.Name, AccessLog: log, IdleTimeout: durationpb.New(0)}
+	t := &tcpv3.TcpProxy{StatPrefix: statistics(u.Key), AccessLog: log, IdleTimeout: durationpb.New(0)}
 	switch n := u.Chain.Nodes[u.Chain.StartNode]; n.Type {
 	case chain.TypeResolver:
 		t.ClusterSpecifier = &tcpv3.TcpProxy_Cluster{Cluster: clusters[u.Chain.StartNode]}

@@ -77,9 +77,9 @@ func everything() *routev3.RouteMatch {
 
 // upstreamRoutes turns a chain into routes.
 func (r *renderer) upstreamRoutes(u *Upstream, name string, clusters map[string]string) error {
-	host := &routev3.VirtualHost{Name: u.Key.Name, Domains: []string{"*"}}
+	host := &routev3.VirtualHost{Name: titled(u.Key), Domains: []string{"*"}}
 	c := u.Chain
-	routes := []*chain.Route{{NextNode: c.StartNode, Source: "service " + u.Key.Name}}
+	routes := []*chain.Route{{NextNode: c.StartNode, Source: "service " + titled(u.Key)}}
 	if start := c.Nodes[c.StartNode]; start.Type == chain.TypeRouter {
 		routes = start.Routes
 	}

@@ -48,7 +48,7 @@ func (r *renderer) upstreamsByName(all []named) error {
 		if err != nil {
 			return err
 		}
-		chain := &listenerv3.FilterChain{Name: u.Key.Name, Filters: []*listenerv3.Filter{f}}
+		chain := &listenerv3.FilterChain{Name: titled(u.Key), Filters: []*listenerv3.Filter{f}}
 		if u.names != nil {
 			chain.FilterChainMatch = &listenerv3.FilterChainMatch{ServerNames: u.names}
 		}

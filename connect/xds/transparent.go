@@ -119,7 +119,7 @@ func (r *renderer) upstreamChains(u *Upstream, clusters map[string]string) error
 	if _, ok := addressed(r.in.Txn, u.Definition, r.in.Proxy.Scope); !ok {
 		return nil
 	}
-	filters, err := r.upstreamFilters(u, u.Key.Name+":"+OutboundListener, clusters)
+	filters, err := r.upstreamFilters(u, titled(u.Key)+":"+OutboundListener, clusters)
 	if err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func (r *renderer) directChain(u *Upstream) (*listenerv3.FilterChain, error) {
 	if err := r.passthrough(name, &proxyv1.ClusterInfo{Service: ref(t.Key(), "")}, tls); err != nil {
 		return nil, err
 	}
-	f, err := r.toCluster(name, "upstream."+u.Key.Name)
+	f, err := r.toCluster(name, statistics(u.Key))
 	return &listenerv3.FilterChain{Filters: []*listenerv3.Filter{f}}, err
 }
 

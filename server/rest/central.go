@@ -141,7 +141,7 @@ func centralUpstream(t *catalog.Txn, r *api.Request, scope catalog.Scope, u cata
 	}
 	modes = append(modes, own.MeshGateway.Mode)
 	for i := range conf.Overrides {
-		if o := &conf.Overrides[i]; o.Name == key.Name && o.Peer == key.Peer {
+		if o := &conf.Overrides[i]; o.About(key, d.Namespace) {
 			putUpstream(config, o)
 			modes = append(modes, o.MeshGateway.Mode)
 		}

@@ -71,7 +71,10 @@ func randomEntry(r *rand.Rand, dst string) *catalog.ServiceIntentions {
 		if r.IntN(3) == 0 {
 			continue
 		}
-		s := catalog.SourceIntention{Name: name}
+		s := catalog.SourceIntention{Name: name, Namespace: pick(r, "", "", "red")}
+		if name == "*" && r.IntN(2) == 0 {
+			s.Namespace = "*"
+		}
 		if dst != "*" && r.IntN(2) == 0 {
 			for range 1 + r.IntN(3) {
 				s.Permissions = append(s.Permissions, randomPermission(r))
@@ -119,11 +122,14 @@ func TestProxyAgreesWithIntentions(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for _, dst := range []string{"db", "*"} {
+		for i, dst := range []string{"db", "*", "*"} {
 			if r.IntN(5) == 0 {
 				continue
 			}
 			e := randomEntry(r, dst)
+			if i == 2 {
+				e.Namespace = "*"
+			}
 			if requests && dst != "*" && r.IntN(4) == 0 {
 				e.JWT = randomToken(r)
 			}
@@ -156,6 +162,7 @@ func TestProxyAgreesWithIntentions(t *testing.T) {
 		}
 		for range 200 {
 			src, req := w.ID(pick(r, "web", "WEB", "shop", "api.v2", "apixv2", "other")), randomRequest(r)
+			src.Namespace = pick(r, "", "red", "blue")
 			want := rules.Decide(src, w.DefaultAllow)
 			if requests {
 				if want, err = rules.DecideRequest(src, req, w.DefaultAllow); err != nil {

@@ -146,6 +146,7 @@ func (w *World) Write(entries ...catalog.Entry) error {
 type Sidecar struct {
 	Node, Address string // "n1" and 127.0.0.1 if empty
 	Service       string
+	Namespace     string
 	Port          int // of the application
 	PublicPort    int // of the sidecar
 	Meta          map[string]string
@@ -163,13 +164,13 @@ func (w *World) Register(s Sidecar) (*catalog.Service, error) {
 	if s.Address == "" {
 		s.Address = "127.0.0.1"
 	}
-	id := s.Service + "-" + s.Node
+	id, in := s.Service+"-"+s.Node, catalog.Scope{Namespace: s.Namespace}
 	reg := catalog.Register{
 		Node: catalog.Node{Node: s.Node, Address: s.Address},
 		Services: []catalog.Service{
-			{ID: id, Service: s.Service, Port: s.Port, Meta: s.Meta, Tags: s.Tags},
+			{Scope: in, ID: id, Service: s.Service, Port: s.Port, Meta: s.Meta, Tags: s.Tags},
 			{
-				ID: id + "-sidecar-proxy", Service: s.Service + "-sidecar-proxy", Kind: catalog.KindConnectProxy, Port: s.PublicPort, Meta: s.Meta, Tags: s.Tags,
+				Scope: in, ID: id + "-sidecar-proxy", Service: s.Service + "-sidecar-proxy", Kind: catalog.KindConnectProxy, Port: s.PublicPort, Meta: s.Meta, Tags: s.Tags,
 				Weights: catalog.Weights{Passing: 1, Warning: 1},
 				Proxy: &catalog.Proxy{
 					DestinationServiceName: s.Service, DestinationServiceID: id, LocalServiceAddress: "127.0.0.1", LocalServicePort: s.Port,
@@ -179,12 +180,12 @@ func (w *World) Register(s Sidecar) (*catalog.Service, error) {
 		},
 	}
 	if s.Status != "" {
-		reg.Checks = []catalog.Check{{CheckID: id + ":1", ServiceID: id + "-sidecar-proxy", Status: s.Status}}
+		reg.Checks = []catalog.Check{{Scope: in, CheckID: id + ":1", ServiceID: id + "-sidecar-proxy", Status: s.Status}}
 	}
 	if err := w.Apply(reg); err != nil {
 		return nil, err
 	}
-	all, err := w.Store.Read().ConnectInstances(catalog.Scope{}.Name(s.Service))
+	all, err := w.Store.Read().ConnectInstances(in.Name(s.Service))
 	if err != nil {
 		return nil, err
 	}
