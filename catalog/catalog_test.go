@@ -647,7 +647,7 @@ func TestPanic(t *testing.T) {
 	results, panicked := make([]Result, 3), map[int]error{}
 	batch := []LogEntry{{2, nil}, {3, nil}, {4, nil}}
 	for {
-		w := newWrite(s, 1)
+		w := newWrite(s)
 		if w.applyAll(batch, bodies, results, panicked) {
 			s.publish(w)
 			break

@@ -48,7 +48,7 @@ func (s *Store) ApplyItems(u Update) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.state.Load()
-	r := &replicaWrite{w: newWrite(s, 0), covered: map[Topic]bool{}}
+	r := &replicaWrite{w: newWrite(s), covered: map[Topic]bool{}}
 	each(r.w.txn, tableCovered, "id_prefix", "", func(c *coveredRow) { r.covered[c.topic] = true })
 	if u.Position.Epoch != st.epoch {
 		for t := range r.covered {

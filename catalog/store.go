@@ -53,6 +53,7 @@ type Store struct {
 	state atomic.Pointer[state]
 
 	digests *digests // the writers'; nil in a replica
+	touched int      // how many topics the last of them changed
 
 	waiters waiters
 	recent  recent
@@ -141,7 +142,7 @@ func (s *Store) Apply(batch []LogEntry) []Result {
 func (s *Store) applyLocked(batch []LogEntry, bodies []timed, results []Result) {
 	panicked := map[int]error{}
 	for {
-		b := newWrite(s, len(batch))
+		b := newWrite(s)
 		b.txn.TrackChanges()
 		if b.applyAll(batch, bodies, results, panicked) {
 			s.publish(b)
@@ -189,6 +190,7 @@ func decodeSafely(data []byte) (c timed, err error) {
 // publish makes a transaction visible, then wakes whom it concerns.
 func (s *Store) publish(w *write) {
 	w.finish()
+	s.touched = len(w.topics)
 	s.window.add(w.changes, w.index)
 	if s.digests != nil {
 		s.digests.note(w.txn.Changes())

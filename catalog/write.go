@@ -25,9 +25,8 @@ type write struct {
 	woken    []Topic  // live topics beside them that changed
 }
 
-// newWrite begins one for so many commands; 0: nobody knows.
-func newWrite(s *Store, commands int) *write {
-	w := &write{store: s, txn: s.state.Load().db.Txn(true), dc: s.config.Datacenter, topics: make(map[Topic]uint64, 2*commands)}
+func newWrite(s *Store) *write {
+	w := &write{store: s, txn: s.state.Load().db.Txn(true), dc: s.config.Datacenter, topics: make(map[Topic]uint64, s.touched)}
 	if m := first[*metaRow](w.txn, tableMeta, "meta"); m != nil {
 		w.meta = *m
 	}
