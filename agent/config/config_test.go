@@ -92,7 +92,7 @@ func TestFaults(t *testing.T) {
 	at := func(file string) string { return filepath.Join(dir, file) }
 	for _, want := range []string{
 		at("a.hcl") + ":3: nod_name: unknown field", at("a.hcl") + ":5: ports.http: want a whole number",
-		at("b.json") + ":2: service[0].prot: unknown field", at("c.yaml") + `:1: check_update_interval: want a duration`,
+		at("b.json") + ":2: service[0].prot: unknown field", at("c.yaml") + `:1: check_update_interval: invalid duration`,
 		`"node" at 2:1 was already set`, at("e.hcl") + ":", at("f.json") + ":1: invalid UTF-8", at("g.json") + ":", "none.hcl: no such file",
 		"x.toml: no such file",
 	} {

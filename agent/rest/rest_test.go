@@ -209,6 +209,20 @@ func TestViews(t *testing.T) {
 }
 
 // A wait by hash ends when the registration is another, or with its time.
+// What the agent shows of a check can be registered again: that is how Ansible's module changes one.
+func TestShownCheckRegistersAgain(t *testing.T) {
+	r := newRig(t)
+	for range 2 {
+		body := `{"ID":"c1","Name":"c","Notes":"n","ServiceID":"","Interval":"","Timeout":"","TTL":"30s"}`
+		if w := r.do(http.MethodPut, "/v1/agent/check/register", body); w.Code != http.StatusOK {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+	}
+	if w := r.do(http.MethodPut, "/v1/agent/check/register", `{"Name":"c","TTL":"soon"}`); w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "invalid duration") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
 // Programs that start proxies learn from agent/self where xDS is, in plain text and over TLS.
 func TestXDSPorts(t *testing.T) {
 	c := Config{GRPCPort: 8502, GRPCTLSPort: 8503}

@@ -100,6 +100,18 @@ func TestFormsAgree(t *testing.T) {
 	}
 }
 
+// An empty duration is one that isn't given: that is how Consul shows it.
+func TestEmptyDuration(t *testing.T) {
+	d, err := Parse("a.json", []byte(`{"Interval":"","Timeout":"2s"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct{ Interval, Timeout time.Duration }
+	if err := d.Into(&got); err != nil || got.Interval != 0 || got.Timeout != 2*time.Second {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 func TestFaultsAreNamed(t *testing.T) {
 	for _, c := range []struct{ file, text, want string }{
 		{"a.hcl", "service {\n  nme = \"x\"\n}", "a.hcl:2: service[0].nme: unknown field; did you mean name?"},
@@ -115,7 +127,7 @@ func TestFaultsAreNamed(t *testing.T) {
 		{"a.json", "[]", "a.json:1: the document must be an object, not a list"},
 		{"a.json", "", "a.json: the document is empty"},
 		{"a.yaml", "services:\n- port: 99999999999999999999\n", `a.yaml:2: services[0].port: want a whole number, got a number "99999999999999999999"`},
-		{"a.yaml", "services:\n- check: {interval: soon}\n", `a.yaml:2: services[0].check[0].interval: want a duration as "10s" or "1m30s", got "soon"`},
+		{"a.yaml", "services:\n- check: {interval: soon}\n", `a.yaml:2: services[0].check[0].interval: invalid duration "soon": want one as "10s" or "1m30s"`},
 		{"a.toml", "", "a.toml: unknown format: the name must end in .hcl, .json, .yaml or .yml"},
 		{"a.json", "{\"a\": \"\n\xff\"}", "a.json:2: invalid UTF-8 at byte 8"},
 		{"a.json", strings.Repeat("{\"a\":", 80), "a.json:1: nested deeper than 64 levels"},

@@ -166,13 +166,17 @@ func (w *walker) duration(n *Node, field string, v reflect.Value) {
 		}
 		v.SetInt(int64(ns))
 	case String:
+		if n.Text == "" { // as Consul shows a time that isn't there, and gets it back
+			v.SetInt(0)
+			return
+		}
 		d, err := time.ParseDuration(n.Text)
 		if err != nil {
 			if ns, err := strconv.ParseInt(n.Text, 10, 64); err == nil {
 				v.SetInt(ns)
 				return
 			}
-			w.fail(n, field, `want a duration as "10s" or "1m30s", got %q`, n.Text)
+			w.fail(n, field, `invalid duration %q: want one as "10s" or "1m30s"`, n.Text) // clients look for the first two words
 			return
 		}
 		v.SetInt(int64(d))
