@@ -107,8 +107,6 @@ func (f *fakePCA) make(by, of *authority, template string, csr *x509.Certificate
 		t.URIs, t.DNSNames, parent = nil, nil, t
 	case "SubordinateCACertificate_PathLen0":
 		t.MaxPathLenZero = true
-	case "EndEntityCertificate":
-		t.IsCA, t.KeyUsage, t.ExtKeyUsage = false, x509.KeyUsageDigitalSignature|x509.KeyUsageKeyEncipherment, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	default:
 		return nil, refuse("InvalidArnException", "no such template")
 	}

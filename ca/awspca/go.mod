@@ -1,6 +1,6 @@
 module github.com/weftmesh/weft/ca/awspca
 
-go 1.26.7
+go 1.26.0
 
 require (
 	github.com/aws/aws-sdk-go-v2 v1.48.0
