@@ -171,18 +171,14 @@ func (m *Methods) claims(ctx context.Context, c *jwtConfig, bearer string) (clai
 	if err != nil {
 		return claims, nil, err
 	}
-	verified := false
-	for _, key := range have.keys {
-		if k, ok := key.(jose.JSONWebKey); ok && len(token.Headers) > 0 && token.Headers[0].KeyID != "" && k.KeyID != "" && k.KeyID != token.Headers[0].KeyID {
-			continue
+	claims, all, ok := verified(token, have.keys)
+	if !ok && m.mayAskAgain(c) { // by a key that is newer than what is known
+		if have, err = m.fetch(ctx, c); err != nil {
+			return claims, nil, err
 		}
-		claims, all = jwt.Claims{}, map[string]any{}
-		if token.Claims(key, &claims, &all) == nil {
-			verified = true
-			break
-		}
+		claims, all, ok = verified(token, have.keys)
 	}
-	if !verified {
+	if !ok {
 		return claims, nil, errors.New("no key verifies the JWT's signature")
 	}
 	if err := m.checkTimes(c, &claims); err != nil {
@@ -192,6 +188,20 @@ func (m *Methods) claims(ctx context.Context, c *jwtConfig, bearer string) (clai
 		return claims, nil, errors.New("the JWT is of another issuer")
 	}
 	return claims, all, nil
+}
+
+// verified gives a token's claims, if one of the keys has signed it.
+func verified(token *jwt.JSONWebToken, keys []any) (claims jwt.Claims, all map[string]any, ok bool) {
+	for _, key := range keys {
+		if k, ok := key.(jose.JSONWebKey); ok && len(token.Headers) > 0 && token.Headers[0].KeyID != "" && k.KeyID != "" && k.KeyID != token.Headers[0].KeyID {
+			continue
+		}
+		claims, all = jwt.Claims{}, map[string]any{}
+		if token.Claims(key, &claims, &all) == nil {
+			return claims, all, true
+		}
+	}
+	return jwt.Claims{}, nil, false
 }
 
 // checkTimes wants the token to be of now; one that never ends isn't taken.
@@ -291,13 +301,18 @@ func lookup(all map[string]any, claim string) (any, bool) {
 	return at, true
 }
 
-// keysLife is how long keys that were fetched are used.
-const keysLife = 5 * time.Minute
+const (
+	// keysLife is how long keys that were fetched are used.
+	keysLife = 5 * time.Minute
+	// keysAgain is how soon they are fetched again for a token that none of them has signed: anybody can send such tokens.
+	keysAgain = 10 * time.Second
+)
 
 type cachedKeys struct {
 	keys     []any
 	provider provider
 	until    time.Time
+	asked    time.Time
 }
 
 // keyCache holds the keys of other servers for a while.
@@ -322,14 +337,38 @@ func (m *Methods) keysFor(ctx context.Context, c *jwtConfig) (cachedKeys, error)
 	if len(c.keys) > 0 {
 		return cachedKeys{keys: c.keys}, nil
 	}
-	source := c.JWKSURL + "\x00" + c.OIDCDiscoveryURL + "\x00" + c.JWKSCACert + "\x00" + c.OIDCDiscoveryCACert
 	m.keys.mu.Lock()
-	have, ok := m.keys.known[source]
+	have, ok := m.keys.known[c.source()]
 	m.keys.mu.Unlock()
 	if ok && m.c.Now().Before(have.until) {
 		return have, nil
 	}
-	got := cachedKeys{until: m.c.Now().Add(keysLife)}
+	return m.fetch(ctx, c)
+}
+
+// source is where the keys come from.
+func (c *jwtConfig) source() string {
+	return c.JWKSURL + "\x00" + c.OIDCDiscoveryURL + "\x00" + c.JWKSCACert + "\x00" + c.OIDCDiscoveryCACert
+}
+
+// mayAskAgain says whether it is time to look for newer keys, to one caller at a time.
+func (m *Methods) mayAskAgain(c *jwtConfig) bool {
+	m.keys.mu.Lock()
+	defer m.keys.mu.Unlock()
+	have, ok := m.keys.known[c.source()]
+	now := m.c.Now()
+	if !ok || now.Before(have.asked.Add(keysAgain)) {
+		return false
+	}
+	have.asked = now
+	m.keys.known[c.source()] = have
+	return true
+}
+
+// fetch asks for the keys.
+func (m *Methods) fetch(ctx context.Context, c *jwtConfig) (cachedKeys, error) {
+	now := m.c.Now()
+	got := cachedKeys{until: now.Add(keysLife), asked: now}
 	from, caCert := c.JWKSURL, c.JWKSCACert
 	if c.OIDCDiscoveryURL != "" {
 		var err error
@@ -348,7 +387,7 @@ func (m *Methods) keysFor(ctx context.Context, c *jwtConfig) (cachedKeys, error)
 		}
 	}
 	m.keys.mu.Lock()
-	m.keys.known[source] = got
+	m.keys.known[c.source()] = got
 	m.keys.mu.Unlock()
 	return got, nil
 }

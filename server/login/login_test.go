@@ -6,7 +6,9 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"net/http"
@@ -139,6 +141,107 @@ func TestJWKSIsFetchedAndKept(t *testing.T) {
 	}
 }
 
+// TestC37_C38_C41_WhatAJWTSays: a JWT is believed if its issuer's key signed it, all of it, for this audience and this time. The control is the same token
+// without the trick.
+func TestC37_C38_C41_WhatAJWTSays(t *testing.T) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, _ := x509.MarshalPKIXPublicKey(key.Public())
+	pub := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	m := New(Config{Now: func() time.Time { return now }})
+	method := &catalog.ACLAuthMethod{Type: "jwt", Config: catalog.Opaque{"JWTValidationPubKeys": []any{string(pub)}, "BoundIssuer": "ci", "BoundAudiences": []any{"weft"}}}
+	head := func(more map[jose.HeaderKey]any) string {
+		signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: key}, &jose.SignerOptions{ExtraHeaders: more})
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, _ := json.Marshal(claims(nil))
+		signed, err := signer.Sign(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := signed.CompactSerialize()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	good := sign(t, key, jose.RS256, "", claims(nil))
+	parts := strings.Split(good, ".")
+	unsigned := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + parts[1] + "."
+	encrypter, err := jose.NewEncrypter(jose.A256GCM, jose.Recipient{Algorithm: jose.RSA_OAEP_256, Key: key.Public()}, &jose.EncrypterOptions{Compression: jose.DEFLATE})
+	if err != nil {
+		t.Fatal(err)
+	}
+	zipped, err := encrypter.Encrypt([]byte(strings.Repeat("a", 4<<20)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bomb, err := zipped.CompactSerialize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, token := range map[string]string{
+		"C37 none": unsigned, "C37 none with its signature": unsigned + parts[2], "C37 shared secret": sign(t, pub, jose.HS256, "", claims(nil)),
+		"C37 shared secret of the key": sign(t, der, jose.HS256, "", claims(nil)), "C37 critical": head(map[jose.HeaderKey]any{"crit": []string{"mine"}, "mine": true}),
+		"C37 no signature": parts[0] + "." + parts[1] + ".", "C38 no end": sign(t, key, jose.RS256, "", claims(map[string]any{"exp": nil})),
+		"C38 another audience": sign(t, key, jose.RS256, "", claims(map[string]any{"aud": "x"})), "C38 no audience": sign(t, key, jose.RS256, "", claims(map[string]any{"aud": nil})),
+		"C38 another issuer": sign(t, key, jose.RS256, "", claims(map[string]any{"iss": "x"})), "C38 no issuer": sign(t, key, jose.RS256, "", claims(map[string]any{"iss": nil})),
+		"C38 not yet": sign(t, key, jose.RS256, "", claims(map[string]any{"nbf": now.Add(time.Hour).Unix()})),
+		"C41 dots":    strings.Repeat(".", 1<<20), "C41 encrypted": good + ".a.b", "C41 a zip bomb": bomb,
+	} {
+		if _, err := m.Verify(t.Context(), method, token); err == nil {
+			t.Errorf("%s is taken", name)
+		}
+	}
+	for name, token := range map[string]string{"as it is": good, "key by path": head(map[jose.HeaderKey]any{"kid": "../../dev/null"}), "type": head(map[jose.HeaderKey]any{"typ": "JWT"})} {
+		if _, err := m.Verify(t.Context(), method, token); err != nil {
+			t.Errorf("the control, %s: %v", name, err)
+		}
+	}
+}
+
+// Keys that are newer than those that are known are looked for, but not for whoever sends tokens of no key.
+func TestNewKeysAreFetched(t *testing.T) {
+	first, _ := newKey(t)
+	second, _ := newKey(t)
+	key, asked := first, 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked++
+		_ = json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: "k", Algorithm: "ES256"}}})
+	}))
+	defer server.Close()
+	at := now
+	m := New(Config{Now: func() time.Time { return at }})
+	method := &catalog.ACLAuthMethod{Type: "jwt", Config: catalog.Opaque{"JWKSURL": server.URL, "BoundAudiences": []any{"weft"}}}
+	old, fresh := sign(t, first, jose.ES256, "k", claims(nil)), sign(t, second, jose.ES256, "k", claims(nil))
+	if _, err := m.Verify(t.Context(), method, old); err != nil {
+		t.Fatal(err)
+	}
+	key = second
+	for range 5 {
+		if _, err := m.Verify(t.Context(), method, fresh); err == nil {
+			t.Error("it is verified by a key that isn't known yet")
+		}
+	}
+	if at = at.Add(keysAgain); asked != 1 {
+		t.Errorf("asked %d times", asked)
+	}
+	if _, err := m.Verify(t.Context(), method, fresh); err != nil {
+		t.Error(err)
+	}
+	for range 5 {
+		if _, err := m.Verify(t.Context(), method, old); err == nil {
+			t.Error("a key that is gone verifies")
+		}
+	}
+	if asked != 2 {
+		t.Errorf("asked %d times, want 2", asked)
+	}
+}
+
 func TestKubernetes(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer reviewer" {
@@ -177,6 +280,13 @@ func TestKubernetes(t *testing.T) {
 
 func TestConfigsAreValidated(t *testing.T) {
 	_, pub := newKey(t)
+	// What Consul's own library sends has the keys of the type oidc too, empty.
+	if err := Validate(&catalog.ACLAuthMethod{Type: "jwt", Config: catalog.Opaque{
+		"JWTValidationPubKeys": []any{pub}, "OIDCClientID": "", "OIDCClientSecret": "", "OIDCClientAssertion": nil, "OIDCClientUsePKCE": nil, "OIDCScopes": nil,
+		"OIDCACRValues": nil, "AllowedRedirectURIs": nil, "VerboseOIDCLogging": false, "ClockSkewLeeway": 0,
+	}}); err != nil {
+		t.Error(err)
+	}
 	for want, m := range map[string]*catalog.ACLAuthMethod{
 		"no auth method type":  {Type: "ldap"},
 		"exactly one of":       {Type: "jwt"},
