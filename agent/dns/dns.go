@@ -25,6 +25,7 @@ import (
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/weftmesh/weft/internal/guard"
 	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/run"
 )
@@ -206,7 +207,7 @@ func (s *Server) respond(ctx context.Context, req *dns.Msg, client netip.Addr, t
 	msg.Question = req.Question
 	q := &query{rules: r, s: s, ctx: ctx, req: req, msg: msg, client: client, tcp: tcp, block: block}
 	switch {
-	case req.Opcode != dns.OpcodeQuery:
+	case req.Opcode != dns.OpcodeQuery && !guard.Off("C129"):
 		msg.Rcode = dns.RcodeNotImplemented
 	case len(req.Question) != 1:
 		msg.Rcode = dns.RcodeFormatError

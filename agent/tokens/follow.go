@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 const (
@@ -71,7 +72,7 @@ func (t *Tokens) note(index, before uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.lost = false
-	if index == before {
+	if index == before || guard.Off("C107") {
 		return
 	}
 	t.need = index

