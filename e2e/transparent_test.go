@@ -44,9 +44,11 @@ func command(t *testing.T, name string, args ...string) string {
 func TestTransparent(t *testing.T) {
 	enabled(t)
 	for i, test := range []string{"TestTransparentInside", "TestOutsideInside", "TestDialedDirectlyInside"} {
-		for _, k := range []Kind{Envoy, Builtin} {
-			t.Run(test+"/"+string(k), func(t *testing.T) { inNamespace(t, test, k, fmt.Sprintf("weft-%d-%d-%s", os.Getpid(), i, k)) })
-		}
+		t.Run(test, func(t *testing.T) {
+			for _, k := range []Kind{Envoy, Builtin} {
+				t.Run(string(k), func(t *testing.T) { inNamespace(t, test, k, fmt.Sprintf("weft-%d-%d-%s", os.Getpid(), i, k)) })
+			}
+		})
 	}
 }
 
