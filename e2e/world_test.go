@@ -301,6 +301,7 @@ func (m *Mesh) forget(src, dst string) {
 // Instance is a registered service with its sidecar.
 type Instance struct {
 	ID, Name string // as registered
+	space    string // namespace, "" for the default one
 	Public   int    // where its sidecar takes mutual TLS
 	Port     int    // where the application listens
 	Up       map[string]string
@@ -338,6 +339,7 @@ func (m *Mesh) described(service, id string, port int, fields object, ups ...str
 	for k, v := range fields {
 		body[k] = v
 	}
+	i.space, _ = fields["Namespace"].(string)
 	m.put("/v1/agent/service/register", body)
 	m.t.Cleanup(func() { m.remove(i) })
 	m.sidecar(i)
@@ -387,6 +389,9 @@ func (m *Mesh) runSidecar(kind Kind, i *Instance) *process {
 	}
 	i.admin, i.envoy = loopback(mustPort(m.t)), kind == Envoy
 	args = append(args, "-http-addr", loopback(m.w.http), "-sidecar-for", i.ID, "-admin-bind", i.admin)
+	if i.space != "" {
+		args = append(args, "-namespace", i.space)
+	}
 	if kind == Envoy {
 		args = append(args, "--", "--concurrency", "1", "-l", "warning")
 	}
@@ -412,7 +417,7 @@ type proxyStatus struct {
 
 func (m *Mesh) status(i *Instance) (proxyStatus, error) {
 	var all []proxyStatus
-	if err := m.w.do(http.MethodGet, "/v1/agent/connect/proxies", nil, &all); err != nil {
+	if err := m.w.do(http.MethodGet, "/v1/agent/connect/proxies?ns=*", nil, &all); err != nil {
 		return proxyStatus{}, err
 	}
 	for _, p := range all {
