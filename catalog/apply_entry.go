@@ -95,7 +95,7 @@ func (u *unit) legacy(id string) (Key, int, bool) {
 }
 
 func sameSource(a, b *SourceIntention) bool {
-	return strings.EqualFold(a.Name, b.Name) && a.Peer == b.Peer &&
+	return strings.EqualFold(a.Name, b.Name) && a.Peer == b.Peer && orDefault(a.Type, "consul") == orDefault(b.Type, "consul") &&
 		orDefault(a.Namespace, DefaultNamespace) == orDefault(b.Namespace, DefaultNamespace) &&
 		orDefault(a.Partition, DefaultPartition) == orDefault(b.Partition, DefaultPartition)
 }

@@ -267,6 +267,10 @@ func NewEntry(kind string) (Entry, error) {
 		return &SamenessGroup{}, nil
 	case KindRequestLimit:
 		return &RequestLimit{}, nil
+	case KindIdentitySet:
+		return &IdentitySet{}, nil
+	case KindMatchSet:
+		return &MatchSet{}, nil
 	}
 	return nil, fmt.Errorf("%w config entry kind: %s", ErrInvalid, kind)
 }
@@ -278,5 +282,6 @@ func EntryKinds() []string {
 		KindServiceSplitter, KindServiceResolver, KindMesh,
 		KindIngressEntry, KindTerminatingEntry, KindAPIGatewayEntry, KindBoundAPIGateway, KindHTTPRoute, KindTCPRoute,
 		KindInlineCertificate, KindFileCertificate, KindJWTProvider, KindExportedServices, KindSamenessGroup, KindRequestLimit,
+		KindIdentitySet, KindMatchSet,
 	}
 }

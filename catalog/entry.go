@@ -236,7 +236,7 @@ type SourceIntention struct {
 	Action      string                `json:",omitempty"`
 	Permissions []IntentionPermission `json:",omitempty"`
 	Precedence  int
-	Type        string // "consul"
+	Type        string // "consul": a service; weft's: "identity-set", those of the set that Name is
 	Description string `json:",omitempty"`
 	// What the intentions API before config entries shows of a rule made through it.
 	LegacyID         string            `json:",omitempty"`
@@ -250,6 +250,8 @@ type IntentionPermission struct {
 	Action string
 	HTTP   *IntentionHTTPPermission `json:",omitempty"`
 	JWT    *JWTRequirement          `json:",omitempty"`
+	// MatchSets are weft's, in place of HTTP: the permission is about what any match of these match-sets is about.
+	MatchSets []string `json:",omitempty"`
 	// Not is weft's: requests that it matches are left out of the permission.
 	Not *IntentionHTTPPermission `json:",omitempty"`
 }
@@ -296,7 +298,9 @@ type ServiceRoute struct {
 	Priority int                `json:",omitempty"`
 	Match    *ServiceRouteMatch `json:",omitempty"`
 	// MatchAny is weft's, in place of Match: the route is for what any of these matches.
-	MatchAny    []ServiceRouteMatch      `json:",omitempty"`
+	MatchAny []ServiceRouteMatch `json:",omitempty"`
+	// MatchSets are weft's, in place of MatchAny and of Match's HTTP: the route is for what any match of these match-sets is about.
+	MatchSets   []string                 `json:",omitempty"`
 	Destination *ServiceRouteDestination `json:",omitempty"`
 	// Redirect and Response are weft's, in place of a Destination: the proxy answers by itself.
 	Redirect *HTTPRedirect `json:",omitempty"`

@@ -31,6 +31,8 @@ type RouteSource struct {
 	// Identities are SPIFFE IDs, of which one must be the caller's; one that ends in * stands for all that begin so.
 	Identities []string          `json:",omitempty"`
 	Meta       map[string]string `json:",omitempty"` // of the caller's registration
+	// Sets are identity-sets, of which one must have the caller.
+	Sets []string `json:",omitempty"`
 }
 
 // Matches returns what the route is for; none is every request.

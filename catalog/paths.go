@@ -16,14 +16,20 @@ func (s *ServiceIntentions) UnmatchedPath() error {
 			if p.HTTP == nil {
 				continue
 			}
-			f := fmt.Sprintf("Sources[%d].Permissions[%d].HTTP", i, j)
-			if why := unmatched(p.HTTP.PathExact, true); why != "" {
-				return invalidf("%s.PathExact %q matches no request: %s", f, p.HTTP.PathExact, why)
-			}
-			if why := unmatched(p.HTTP.PathPrefix, false); why != "" {
-				return invalidf("%s.PathPrefix %q matches no request: %s", f, p.HTTP.PathPrefix, why)
+			if err := unmatchedPath(fmt.Sprintf("Sources[%d].Permissions[%d].HTTP", i, j), p.HTTP); err != nil {
+				return err
 			}
 		}
+	}
+	return nil
+}
+
+func unmatchedPath(f string, p *IntentionHTTPPermission) error {
+	if why := unmatched(p.PathExact, true); why != "" {
+		return invalidf("%s.PathExact %q matches no request: %s", f, p.PathExact, why)
+	}
+	if why := unmatched(p.PathPrefix, false); why != "" {
+		return invalidf("%s.PathPrefix %q matches no request: %s", f, p.PathPrefix, why)
 	}
 	return nil
 }

@@ -49,9 +49,12 @@ func (s *SourceIntention) validate(f, destination string) error {
 	if s.Name == "" {
 		return invalidf("%s.Name is required", f)
 	}
-	err := firstError(checkName(f+".Name", s.Name), wildcard(f+".Name", s.Name), oneOf(f+".Type", s.Type, "consul"))
+	err := firstError(checkName(f+".Name", s.Name), wildcard(f+".Name", s.Name), oneOf(f+".Type", s.Type, "consul", KindIdentitySet))
 	if err != nil {
 		return err
+	}
+	if s.Type == KindIdentitySet && (s.Name == Wildcard || s.Peer != "") {
+		return invalidf("%s: an identity-set has a name, and is of this cluster", f)
 	}
 	switch {
 	case s.Namespace == Wildcard && s.Name != Wildcard:
@@ -82,8 +85,14 @@ func (p *IntentionPermission) validate(f string) error {
 	if err := p.JWT.validate(f + ".JWT"); err != nil {
 		return err
 	}
-	if p.HTTP == nil && p.JWT == nil && p.Not == nil {
+	if p.HTTP == nil && p.JWT == nil && p.Not == nil && len(p.MatchSets) == 0 {
 		return invalidf("%s.HTTP is required", f)
+	}
+	if p.HTTP != nil && len(p.MatchSets) > 0 {
+		return invalidf("%s: HTTP and MatchSets exclude each other", f)
+	}
+	if err := setNames(f+".MatchSets", p.MatchSets); err != nil {
+		return err
 	}
 	return firstError(p.HTTP.validate(f+".HTTP"), p.Not.validate(f+".Not"))
 }

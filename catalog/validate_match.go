@@ -70,8 +70,11 @@ func (s *RouteSource) validate(f string) error {
 	if s == nil {
 		return nil
 	}
-	if len(s.Services)+len(s.NotServices)+len(s.Identities)+len(s.Meta) == 0 {
+	if len(s.Services)+len(s.NotServices)+len(s.Identities)+len(s.Meta)+len(s.Sets) == 0 {
 		return invalidf("%s should not be empty", f)
+	}
+	if err := setNames(f+".Sets", s.Sets); err != nil {
+		return err
 	}
 	for field, list := range map[string][]string{"Services": s.Services, "NotServices": s.NotServices} {
 		for i, name := range list {

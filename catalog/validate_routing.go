@@ -36,6 +36,12 @@ func (r *ServiceRoute) validate(f string) error {
 	if r.Match != nil && len(r.MatchAny) > 0 {
 		return invalidf("%s: Match and MatchAny exclude each other", f)
 	}
+	if len(r.MatchSets) > 0 && (len(r.MatchAny) > 0 || r.Match != nil && r.Match.HTTP != nil) {
+		return invalidf("%s: MatchSets stand in place of MatchAny and Match.HTTP", f)
+	}
+	if err := setNames(f+".MatchSets", r.MatchSets); err != nil {
+		return err
+	}
 	rewritable := len(r.Matches()) > 0
 	for i, m := range r.Matches() {
 		f := f + ".Match"

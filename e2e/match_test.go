@@ -20,6 +20,7 @@ var matchRows = []Row{
 	{Name: "match method", Run: matchMethod},
 	{Name: "match authority port and scheme", Run: matchAuthority},
 	{Name: "match source", Run: matchSource},
+	{Name: "match and protect by named sets", Run: matchSets},
 	{Name: "match order and alternatives", Run: matchOrder},
 	{Name: "match grpc service and method", Run: matchGRPC},
 	{Name: "explain a request", Run: explained},

@@ -83,6 +83,8 @@ type Route struct {
 	Mirrors []string `json:",omitempty"`
 	// Source is where the route was written, as "service-router/api route 2", or "service api" for the one at the end.
 	Source string `json:"-"`
+	// Callers are the identity-sets that the definition's sources name.
+	Callers map[string]*catalog.IdentitySet `json:"-"`
 }
 
 // Split is one share of a splitter.

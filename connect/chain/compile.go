@@ -150,7 +150,14 @@ func (c *compiler) router(e *catalog.ServiceRouter) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		n.Routes = append(n.Routes, alternatives(r, next, mirrors, fmt.Sprintf("%s/%s route %d", catalog.KindServiceRouter, e.Name, i+1))...)
+		expanded, callers, err := c.expand(e, i)
+		if err != nil {
+			return "", err
+		}
+		for _, a := range alternatives(expanded, next, mirrors, fmt.Sprintf("%s/%s route %d", catalog.KindServiceRouter, e.Name, i+1)) {
+			a.Callers = callers
+			n.Routes = append(n.Routes, a)
+		}
 	}
 	next, err := c.service(c.root, "")
 	if err != nil {

@@ -92,6 +92,12 @@ func (r *Route) About(c Caller) bool {
 	if len(s.Services) > 0 && !slices.ContainsFunc(s.Services, is) || slices.ContainsFunc(s.NotServices, is) {
 		return false
 	}
+	if len(s.Sets) > 0 && !slices.ContainsFunc(s.Sets, func(name string) bool {
+		set := r.Callers[name]
+		return set != nil && set.Has(c.Service.Name, c.Identity)
+	}) {
+		return false
+	}
 	for k, v := range s.Meta {
 		if have, ok := c.Meta[k]; !ok || have != v {
 			return false

@@ -25,6 +25,10 @@ type Rule struct {
 	Permissions []catalog.IntentionPermission
 	// JWT is what a request must have to be allowed, beside what Permissions say.
 	JWT *catalog.JWTRequirement
+	// Set is the identity-set by which the source is meant, "" where it is named itself.
+	Set string
+	// written are the places in the entry of those permissions that stand for a match-set or come after one; nil: they are as written.
+	written []int
 	// Index is the ModifyIndex of the entry that holds the rule.
 	Index uint64
 }
@@ -38,7 +42,11 @@ func (r Rule) Where() string {
 		}
 		return k.Name
 	}
-	return catalog.KindServiceIntentions + "/" + named(r.Destination) + " source " + named(r.Source)
+	where := catalog.KindServiceIntentions + "/" + named(r.Destination) + " source " + named(r.Source)
+	if r.Set != "" {
+		where += " of " + catalog.KindIdentitySet + "/" + r.Set
+	}
+	return where
 }
 
 // Matches says whether the rule is about src. Service identities carry no peer: a rule about a peer's service matches nobody
@@ -72,7 +80,7 @@ type Decision struct {
 	Default bool
 	// Destination is the name that the deciding rule was written for, "" with the default.
 	Destination string
-	// Permission is the index in Rule.Permissions of what decided, or -1.
+	// Permission is the place in the entry of the permission that decided, or -1.
 	Permission int
 	// Reason says it to a person, in the words that Consul's clients know.
 	Reason string
@@ -97,7 +105,11 @@ func Match(t *catalog.Txn, dst catalog.Key) (Rules, error) {
 			return nil, fmt.Errorf("intentions for %s: %w", dst, err)
 		}
 		if e != nil {
-			rules = append(rules, rulesOf(e, t.Datacenter())...)
+			own, err := rulesOf(t, e)
+			if err != nil {
+				return nil, fmt.Errorf("intentions for %s: %w", dst, err)
+			}
+			rules = append(rules, own...)
 		}
 	}
 	slices.SortStableFunc(rules, before)
@@ -107,6 +119,9 @@ func Match(t *catalog.Txn, dst catalog.Key) (Rules, error) {
 func before(a, b Rule) int {
 	if a.Precedence != b.Precedence {
 		return b.Precedence - a.Precedence
+	}
+	if a.Set != b.Set { // who is named counts as such, and of sets the one whose name comes first
+		return strings.Compare(a.Set, b.Set)
 	}
 	return strings.Compare(a.Source.String()+"\x00"+a.Destination.String(), b.Source.String()+"\x00"+b.Destination.String())
 }
@@ -134,7 +149,11 @@ func MatchSource(t *catalog.Txn, src catalog.Key) (Rules, error) {
 		if !ok {
 			continue
 		}
-		for _, r := range rulesOf(si, t.Datacenter()) {
+		all, err := rulesOf(t, si)
+		if err != nil {
+			return nil, fmt.Errorf("intentions of %s: %w", src, err)
+		}
+		for _, r := range all {
 			sameScope := sameOrAny(r.Source.Partition, src.Partition) && sameOrAny(r.Source.Namespace, src.Namespace) && r.Source.Peer == src.Peer
 			if sameScope && (r.Source.Name == catalog.Wildcard || strings.EqualFold(r.Source.Name, src.Name)) {
 				rules = append(rules, r)
@@ -143,18 +162,6 @@ func MatchSource(t *catalog.Txn, src catalog.Key) (Rules, error) {
 	}
 	slices.SortStableFunc(rules, before)
 	return rules, nil
-}
-
-func rulesOf(e *catalog.ServiceIntentions, dc string) []Rule {
-	out := make([]Rule, 0, len(e.Sources))
-	for _, s := range e.Sources {
-		src := catalog.Scope{Namespace: s.Namespace, Partition: s.Partition, Peer: s.Peer}.Default(dc).Name(s.Name)
-		out = append(out, Rule{
-			Destination: e.Key(), Source: src, Precedence: catalog.SourcePrecedence(src, e.Key()),
-			Allow: s.Action == catalog.ActionAllow, Permissions: s.Permissions, JWT: e.JWT, Index: e.ModifyIndex,
-		})
-	}
-	return out
 }
 
 // Decide answers for a connection from src to dst. A rule that depends on the request denies, as in Consul's authorize and check.
@@ -208,16 +215,16 @@ func (rs Rules) DecideRequest(src identity.Service, req Request, defaultAllow bo
 	for i, p := range r.Permissions {
 		ok, err := PermissionMatches(p.HTTP, req)
 		if err != nil {
-			return Decision{}, fmt.Errorf("%s, permission %d: %w", r.Where(), i+1, err)
+			return Decision{}, fmt.Errorf("%s, permission %d: %w", r.Where(), r.place(i)+1, err)
 		}
 		out, err := Excepted(&p, req)
 		if err != nil {
-			return Decision{}, fmt.Errorf("%s, permission %d: Not: %w", r.Where(), i+1, err)
+			return Decision{}, fmt.Errorf("%s, permission %d: Not: %w", r.Where(), r.place(i)+1, err)
 		}
 		if ok && !out && Satisfied(p.JWT, req.Claims) {
 			allow := p.Action == catalog.ActionAllow
 			return Decision{
-				Allowed: allow, Rule: r, Destination: r.Destination.Name, Permission: i,
+				Allowed: allow, Rule: r, Destination: r.Destination.Name, Permission: r.place(i),
 				Reason: "Matched L7 intention: " + r.text(action(allow)),
 			}, nil
 		}

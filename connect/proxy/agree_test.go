@@ -53,7 +53,8 @@ func newTrio(t *testing.T, r *rand.Rand, allow bool) *trio {
 	x := &trio{w: w, listener: map[string]string{}, mode: xdstest.Pick(r, catalog.MTLSStrict, catalog.MTLSPermissive, catalog.MTLSOff)}
 	x.decides = xdstest.RandomAuthorization(r)
 	must(w.Write(&catalog.ServiceDefaults{EntryHead: catalog.EntryHead{Name: "web"}, ExternalAuthorization: x.decides}))
-	must(w.Write(&catalog.ProxyDefaults{Config: catalog.Opaque{"protocol": protocol}, MutualTLSMode: x.mode}, xdstest.RandomRouter(r, protocol != "http"), xdstest.RandomIntentions(r)))
+	must(w.Write(&catalog.ProxyDefaults{Config: catalog.Opaque{"protocol": protocol}, MutualTLSMode: x.mode}))
+	must(w.Write(xdstest.RandomSets(r, xdstest.RandomRouter(r, protocol != "http"), xdstest.RandomIntentions(r))...))
 	proxy, err := w.Register(xdstest.Sidecar{Service: "web", Port: 8080, PublicPort: 21000, Upstreams: []catalog.Upstream{{DestinationName: "api", LocalBindPort: 9000}}})
 	must(err)
 	leaf, err := w.Leaf("web")

@@ -12,6 +12,7 @@ import (
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/chain"
 	"github.com/weftmesh/weft/connect/identity"
 	"github.com/weftmesh/weft/connect/intention"
 )
@@ -208,7 +209,7 @@ func request(h *catalog.IntentionHTTPPermission) *rbacv3.Permission {
 	}
 	if len(h.Hosts) > 0 {
 		all = append(all, &rbacv3.Permission{Rule: &rbacv3.Permission_Header{Header: &routev3.HeaderMatcher{
-			Name: ":authority", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: regex(anyHost(h.Hosts))},
+			Name: ":authority", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: regex(chain.AnyHost(h.Hosts))},
 		}}})
 	}
 	if len(h.Methods) > 0 {
@@ -236,18 +237,4 @@ func permissionHeader(h catalog.IntentionHTTPHeader) *routev3.HeaderMatcher {
 		name: h.Name, present: h.Present, exact: h.Exact, prefix: h.Prefix, suffix: h.Suffix, contains: h.Contains, regex: h.Regex,
 		invert: h.Invert, fold: h.IgnoreCase,
 	})
-}
-
-// anyHost matches an authority that names any of the hosts, with a port, a dot at the end, or neither.
-func anyHost(hosts []string) string {
-	var all []string
-	for _, h := range hosts {
-		h = strings.TrimSuffix(h, ".")
-		if below, ok := strings.CutPrefix(h, "*"); ok {
-			all = append(all, ".+"+regexp.QuoteMeta(below))
-		} else {
-			all = append(all, regexp.QuoteMeta(h))
-		}
-	}
-	return "(?i:" + strings.Join(all, "|") + `)\.?(?::[0-9]*)?`
 }

@@ -107,7 +107,7 @@ func readEntryBody(r *api.Request) (catalog.Entry, []string, error) {
 	if err := entry.Validate(); err != nil {
 		return nil, nil, refused(err)
 	}
-	if rules, ok := entry.(*catalog.ServiceIntentions); ok {
+	if rules, ok := entry.(interface{ UnmatchedPath() error }); ok {
 		if err := rules.UnmatchedPath(); err != nil {
 			return nil, nil, refused(err)
 		}
@@ -145,6 +145,9 @@ func (h *handlers) writeEntry(w http.ResponseWriter, r *api.Request) error {
 	if err := authorizeDestination(r, before, entry.Head().Key()); err != nil {
 		return err
 	}
+	if err := mayShare(r, entry.EntryKind()); err != nil {
+		return err
+	}
 	defer h.c.Cluster.LockEntries()()
 	before = h.c.Store.Read()
 	if err := firstFault(checkClash(before, entry), checkPlain(before, entry), checkGraph(before, before.With(entry), entry)); err != nil {
@@ -172,12 +175,15 @@ func (h *handlers) deleteEntry(w http.ResponseWriter, r *api.Request) error {
 	key := r.Options.Scope.Name(r.PathValue("name"))
 	head := old.Head()
 	head.Scope, head.Name = key.Scope, key.Name
+	if err := mayShare(r, old.EntryKind()); err != nil {
+		return err
+	}
 	if err := atAll(r, h.c.Store.Read(), old.EntryKind(), key.Name); err != nil {
 		return err
 	}
 	defer h.c.Cluster.LockEntries()()
 	before := h.c.Store.Read()
-	if err := checkGraph(before, before.Without(old.EntryKind(), key), old); err != nil {
+	if err := firstFault(checkUnused(before, old), checkGraph(before, before.Without(old.EntryKind(), key), old)); err != nil {
 		return refused(err)
 	}
 	result, err := h.propose(w, r, catalog.DeleteEntry{Kind: old.EntryKind(), Key: key, CAS: cas})
@@ -195,12 +201,12 @@ func checkGraph(before, after *catalog.Txn, changed catalog.Entry) error {
 	for _, key := range concerned(after, changed) {
 		_, err := chain.Compile(after, key, chain.Overrides{})
 		if err == nil {
-			err = firstFault(checkPermissions(after, key), checkAuthorizer(after, key))
+			err = firstFault(checkRules(after, key), checkPermissions(after, key), checkAuthorizer(after, key))
 		}
 		if err == nil {
 			continue
 		}
-		if _, was := chain.Compile(before, key, chain.Overrides{}); was == nil && firstFault(checkPermissions(before, key), checkAuthorizer(before, key)) == nil {
+		if _, was := chain.Compile(before, key, chain.Overrides{}); was == nil && firstFault(checkRules(before, key), checkPermissions(before, key), checkAuthorizer(before, key)) == nil {
 			return err
 		}
 	}
@@ -264,6 +270,16 @@ func concerned(t *catalog.Txn, changed catalog.Entry) []catalog.Key {
 		return []catalog.Key{head.Key()}
 	case catalog.KindMesh:
 		return nil
+	case catalog.KindIdentitySet, catalog.KindMatchSet:
+		var keys []catalog.Key
+		users, err := t.SetUsers(changed.EntryKind(), head.Key())
+		if err != nil {
+			return nil // a server covers everything
+		}
+		for _, e := range users {
+			keys = append(keys, e.Head().Key())
+		}
+		return keys
 	}
 	if catalog.Inert(changed.EntryKind()) {
 		return nil

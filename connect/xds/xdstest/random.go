@@ -159,6 +159,40 @@ func RandomAuthorization(r *rand.Rand) *catalog.ExternalAuthorization {
 	return a
 }
 
+// RandomSets are an identity-set "shops" and a match-set "some", and the entries with references to them in the place of some of what they say.
+func RandomSets(r *rand.Rand, router *catalog.ServiceRouter, rules *catalog.ServiceIntentions) []catalog.Entry {
+	some := &catalog.MatchSet{EntryHead: catalog.EntryHead{Name: "some"}}
+	for range 1 + r.IntN(3) {
+		some.Matches = append(some.Matches, *somePermission(r).HTTP)
+	}
+	for i := range rules.Sources {
+		for j := range rules.Sources[i].Permissions {
+			if p := &rules.Sources[i].Permissions[j]; r.IntN(3) == 0 {
+				p.HTTP, p.MatchSets = nil, []string{"some"}
+			}
+		}
+	}
+	if r.IntN(2) == 0 {
+		rules.Sources = append(rules.Sources, catalog.SourceIntention{Name: "shops", Type: catalog.KindIdentitySet, Permissions: []catalog.IntentionPermission{{Action: "allow", MatchSets: []string{"some"}}}})
+	}
+	for i := range router.Routes {
+		route := &router.Routes[i]
+		if r.IntN(3) == 0 {
+			route.Match, route.MatchAny, route.MatchSets = nil, nil, []string{"some"}
+		}
+		if r.IntN(4) == 0 && len(route.MatchAny) == 0 {
+			if route.Match == nil {
+				route.Match = &catalog.ServiceRouteMatch{}
+			}
+			route.Match.Source = &catalog.RouteSource{Sets: []string{Pick(r, "shops", "callers")}}
+		}
+	}
+	return []catalog.Entry{
+		some, &catalog.IdentitySet{EntryHead: catalog.EntryHead{Name: "shops"}, Services: []string{"SHOP", "nobody", "apixv2"}},
+		&catalog.IdentitySet{EntryHead: catalog.EntryHead{Name: "callers"}, Services: []string{"x"}, Identities: []string{"spiffe://*"}}, router, rules,
+	}
+}
+
 // RandomIntentions are rules about who may call web.
 func RandomIntentions(r *rand.Rand) *catalog.ServiceIntentions {
 	e := &catalog.ServiceIntentions{EntryHead: catalog.EntryHead{Name: "web"}, Sources: []catalog.SourceIntention{{Name: "first", Action: "allow"}}}
