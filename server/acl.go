@@ -56,13 +56,39 @@ func (s *Server) setUpACL() error {
 	if err != nil {
 		return err
 	}
-	s.c.Resolver = resolver
+	s.c.Resolver = currentTokens{resolver, s}
 	methods := login.New(login.Config{Now: s.c.Now, Rand: s.c.Rand, Log: s.c.Log, Seal: s.sealForBrowser, Open: s.openFromBrowser})
 	s.acl = &rest.ACL{
 		Tokens: resolver, DefaultPolicy: s.c.ACL.defaultPolicy(), DownPolicy: s.c.ACL.DownPolicy, ResetIndex: s.aclResetIndex,
 		Login: methods.Verify, AuthURL: methods.AuthURL, Callback: methods.Callback, ValidateMethod: login.Validate, SealMethod: s.sealMethod, OpenMethod: s.openMethod,
 	}
 	return nil
+}
+
+// currentTokens knows the tokens that were made until it is asked, at any server: whoever gets one may use it at once.
+type currentTokens struct {
+	*tokens.Resolver
+	s *Server
+}
+
+// tokenWait bounds how long who brings a token that isn't known here waits for what the leader knows: anybody can bring one.
+const tokenWait = time.Second
+
+// Resolve implements api.Resolver.
+func (c currentTokens) Resolve(ctx context.Context, secret string) (api.Subject, error) {
+	subject, err := c.Resolver.Resolve(ctx, secret)
+	if !errors.Is(err, api.ErrTokenUnknown) || c.s.leads() {
+		return subject, err
+	}
+	if led, _ := c.s.freshness(); !led {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, tokenWait)
+	defer cancel()
+	if c.s.Confirm(ctx) != nil {
+		return nil, err
+	}
+	return c.Resolver.Resolve(ctx, secret)
 }
 
 // aclResetIndex reads and removes the file by which an operator with access to the leader's disk allows one more bootstrap.
@@ -182,4 +208,4 @@ func (s *Server) reapOver(ctx context.Context, kind string, now time.Time) error
 	return err
 }
 
-var _ api.Resolver = (*tokens.Resolver)(nil)
+var _ api.Resolver = currentTokens{}

@@ -294,3 +294,35 @@ func TestRevocationReachesWaitingRequests(t *testing.T) {
 		})
 	}
 }
+
+// A token is good at every server as soon as its maker has it, also for what asks no leader; one that nobody has is refused at once, and without a leader too.
+func TestNewTokensAreKnownEverywhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTown(t)
+		for n := 1; n <= 3; n++ {
+			w.server(n, 3, func(c *Config) { c.ACL = ACLConfig{Enabled: true, InitialManagement: rootSecret} })
+		}
+		leader := w.leader()
+		for _, s := range w.followers() {
+			for range 5 {
+				code, text, _ := leader.do("PUT", "/v1/acl/token?token="+rootSecret, `{"ServiceIdentities":[{"ServiceName":"web"}]}`)
+				if code != 200 {
+					t.Fatal(code, text)
+				}
+				_, secret := made(t, text)
+				s.want("GET", "/v1/catalog/services?stale&token="+secret, "", 200, "{")
+				s.want("GET", "/v1/catalog/services?stale&token="+rootSecret[1:]+"0", "", 403, "ACL not found")
+			}
+		}
+		for _, s := range w.all[1:] {
+			w.isolate(s.c.Address[:len(s.c.Address)-len(":8300")], true)
+		}
+		time.Sleep(10 * time.Second)
+		alone, began := w.all[1], time.Now()
+		alone.want("GET", "/v1/catalog/services?stale&token="+rootSecret, "", 200, "{")
+		alone.want("GET", "/v1/catalog/services?stale&token="+rootSecret[1:]+"0", "", 403, "ACL not found")
+		if took := time.Since(began); took > 0 {
+			t.Errorf("without a leader that took %s", took)
+		}
+	})
+}
