@@ -35,14 +35,30 @@ func TestSetsAndTheirUsers(t *testing.T) {
 	}
 }
 
-// A set changes who may call services of all names, so that the right to write its own name isn't enough.
-func TestWhoMayWriteSets(t *testing.T) {
+// What holds for services of all names takes the right to change the mesh, and who may call the right to change intentions: to be a service's
+// owner isn't enough.
+func TestWhoMayWriteEntries(t *testing.T) {
 	r := locked(t)
-	const set = `{"Kind":"identity-set","Name":"ops","Services":["console"]}`
 	_, service := r.token(`service_prefix "" { policy = "write" }`)
-	_, mesh := r.token("mesh = \"write\"\nservice_prefix \"\" { policy = \"write\" }")
-	r.as(service, "PUT", "/v1/config", set, 403, "mesh:write")
-	r.as(mesh, "PUT", "/v1/config", set, 200, "true")
-	r.as(service, "DELETE", "/v1/config/identity-set/ops", "", 403, "mesh:write")
-	r.as(mesh, "DELETE", "/v1/config/identity-set/ops", "", 200, "")
+	_, mesh := r.token(`mesh = "write"`)
+	_, rules := r.token(`service "web" { policy = "read" intentions = "write" }`)
+	for _, c := range []struct{ token, path, entry, missing string }{
+		{service, "service-defaults/web", `{"Kind":"service-defaults","Name":"web","Protocol":"http"}`, ""},
+		{mesh, "service-defaults/web", `{"Kind":"service-defaults","Name":"web","Protocol":"http"}`, "service:write"},
+		{service, "identity-set/ops", `{"Kind":"identity-set","Name":"ops","Services":["console"]}`, "mesh:write"},
+		{mesh, "identity-set/ops", `{"Kind":"identity-set","Name":"ops","Services":["console"]}`, ""},
+		{service, "proxy-defaults/global", `{"Kind":"proxy-defaults","Name":"global"}`, "mesh:write"},
+		{service, "mesh/mesh", `{"Kind":"mesh"}`, "mesh:write"},
+		{mesh, "mesh/mesh", `{"Kind":"mesh"}`, ""},
+		{service, "service-intentions/web", `{"Kind":"service-intentions","Name":"web","Sources":[{"Name":"a","Action":"allow"}]}`, "intentions:write"},
+		{rules, "service-intentions/web", `{"Kind":"service-intentions","Name":"web","Sources":[{"Name":"a","Action":"allow"}]}`, ""},
+		{rules, "service-intentions/api", `{"Kind":"service-intentions","Name":"api","Sources":[{"Name":"a","Action":"allow"}]}`, "intentions:write"},
+	} {
+		status := 200
+		if c.missing != "" {
+			status = 403
+		}
+		r.as(c.token, "PUT", "/v1/config", c.entry, status, c.missing)
+		r.as(c.token, "DELETE", "/v1/config/"+c.path, "", status, c.missing)
+	}
 }

@@ -98,7 +98,7 @@ var Routes = []Route{
 	{http.MethodPut, "/v1/config", Server, serviceWrite, InBody, "", false},
 	{http.MethodGet, "/v1/config/{kind}", Server, serviceRead, Listed, "service", true},
 	{http.MethodGet, "/v1/config/{kind}/{name}", Server, serviceRead, PathName, "", true},
-	{http.MethodDelete, "/v1/config/{kind}/{name}", Server, serviceWrite, PathName, "", false},
+	{http.MethodDelete, "/v1/config/{kind}/{name}", Server, serviceWrite, ByHandler, "", false},
 	{http.MethodGet, "/v1/connect/intentions", Server, intentionRead, Listed, "intentions", true},
 	{http.MethodPost, "/v1/connect/intentions", Server, intentionWrite, InBody, "", false},
 	{http.MethodGet, "/v1/connect/intentions/exact", Server, intentionRead, ByHandler, "", true},

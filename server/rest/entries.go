@@ -142,10 +142,7 @@ func (h *handlers) writeEntry(w http.ResponseWriter, r *api.Request) error {
 		return err
 	}
 	before := h.c.Store.Read()
-	if err := authorizeDestination(r, before, entry.Head().Key()); err != nil {
-		return err
-	}
-	if err := mayShare(r, entry.EntryKind()); err != nil {
+	if err := mayWriteEntry(r, before, entry.EntryKind(), entry.Head().Key()); err != nil {
 		return err
 	}
 	defer h.c.Cluster.LockEntries()()
@@ -175,14 +172,15 @@ func (h *handlers) deleteEntry(w http.ResponseWriter, r *api.Request) error {
 	key := r.Options.Scope.Name(r.PathValue("name"))
 	head := old.Head()
 	head.Scope, head.Name = key.Scope, key.Name
-	if err := mayShare(r, old.EntryKind()); err != nil {
+	if err := atAll(r, old.EntryKind(), key.Name); err != nil {
 		return err
 	}
-	if err := atAll(r, h.c.Store.Read(), old.EntryKind(), key.Name); err != nil {
+	before := h.c.Store.Read()
+	if err := mayWriteEntry(r, before, old.EntryKind(), key); err != nil {
 		return err
 	}
 	defer h.c.Cluster.LockEntries()()
-	before := h.c.Store.Read()
+	before = h.c.Store.Read()
 	if err := firstFault(checkUnused(before, old), checkGraph(before, before.Without(old.EntryKind(), key), old)); err != nil {
 		return refused(err)
 	}
@@ -359,7 +357,11 @@ func (h *handlers) readEntry(w http.ResponseWriter, r *api.Request) error {
 		return badRequest("invalid config entry kind: %s", r.PathValue("kind"))
 	}
 	return api.Answer(w, r, h.c.Store, func(t *catalog.Txn) (map[string]any, error) {
-		if err := atAll(r, t, r.PathValue("kind"), r.PathValue("name")); err != nil {
+		err := atAll(r, r.PathValue("kind"), r.PathValue("name"))
+		if err == nil && r.Options.Scope.Namespace == catalog.Wildcard {
+			err = authorizeDestination(r, t, r.Options.Scope.Name(r.PathValue("name")))
+		}
+		if err != nil {
 			return nil, err
 		}
 		e, err := t.Entry(r.PathValue("kind"), r.Options.Scope.Name(r.PathValue("name")))

@@ -120,31 +120,32 @@ func (h *handlers) deleteNamespace(w http.ResponseWriter, r *api.Request) error 
 	return err
 }
 
-// authorizeDestination asks for the route's permission on a destination of intentions, or whatever else a config entry is about. What is for
-// the services of all namespaces is for who may write it in all that there are and that may come.
+// authorizeDestination asks for the route's permission on a destination of intentions, or whatever else a config entry is about.
 func authorizeDestination(r *api.Request, t *catalog.Txn, key catalog.Key) error {
-	if key.Namespace != catalog.Wildcard {
-		return r.AuthorizeIn(key.Namespace, key.Name)
+	return inEach(t, key.Namespace, func(ns string) error { return r.AuthorizeIn(ns, key.Name) })
+}
+
+// inEach asks for a namespace. What is for the services of all of them is for who may write it in all that there are and that may come.
+func inEach(t *catalog.Txn, namespace string, allow func(namespace string) error) error {
+	if namespace != catalog.Wildcard {
+		return allow(namespace)
 	}
 	all, err := t.Namespaces()
 	if err != nil {
 		return err
 	}
 	for _, n := range all {
-		if err := r.AuthorizeIn(n.Name, key.Name); err != nil {
+		if err := allow(n.Name); err != nil {
 			return err
 		}
 	}
-	return r.AuthorizeIn(catalog.Wildcard, key.Name)
+	return allow(catalog.Wildcard)
 }
 
 // atAll checks a request that names all namespaces and one thing: there is one sort of thing that is for all of them.
-func atAll(r *api.Request, t *catalog.Txn, kind, name string) error {
-	if r.Options.Scope.Namespace != catalog.Wildcard {
-		return nil
-	}
-	if kind != catalog.KindServiceIntentions || name != catalog.Wildcard {
+func atAll(r *api.Request, kind, name string) error {
+	if r.Options.Scope.Namespace == catalog.Wildcard && (kind != catalog.KindServiceIntentions || name != catalog.Wildcard) {
 		return badRequest("Invalid namespace \"*\": only service-intentions \"*\" are for all namespaces: name one")
 	}
-	return authorizeDestination(r, t, r.Options.Scope.Name(name))
+	return nil
 }

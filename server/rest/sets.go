@@ -12,10 +12,17 @@ import (
 	"github.com/weftmesh/weft/internal/api"
 )
 
-// mayShare demands the mesh: a set changes who may call services of all names, whatever its own is.
-func mayShare(r *api.Request, kind string) error {
-	if !catalog.ShareKind(kind) {
-		return nil
+// mayWriteEntry says what writing an entry demands: the service's owner writes what is about it, who may change intentions those of a
+// destination, and who may change the mesh what holds for services of all names.
+func mayWriteEntry(r *api.Request, t *catalog.Txn, kind string, key catalog.Key) error {
+	switch kind {
+	case catalog.KindServiceDefaults, catalog.KindServiceRouter, catalog.KindServiceSplitter, catalog.KindServiceResolver,
+		catalog.KindIngressEntry, catalog.KindTerminatingEntry, catalog.KindAPIGatewayEntry:
+		return r.AuthorizeIn(key.Namespace, key.Name)
+	case catalog.KindServiceIntentions:
+		return inEach(t, key.Namespace, func(ns string) error {
+			return r.In(ns).Allow(api.Permission{Resource: "intentions", Access: api.Write}, key.Name)
+		})
 	}
 	return r.Subject.Allow(api.Permission{Resource: "mesh", Access: api.Write}, "")
 }

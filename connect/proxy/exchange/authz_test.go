@@ -396,3 +396,37 @@ func FuzzParseCheck(f *testing.F) {
 		}
 	})
 }
+
+// A body that stops coming while it is to be decided about is given up as any other, and doesn't hold its memory.
+func TestABodyThatStopsBeforeTheQuestion(t *testing.T) {
+	r, a := asking(t, true, func(s *config.Snapshot, ask *config.Ask) {
+		ask.MaxBody = 1000
+		s.Listeners["l"].HTTP.StreamIdle = 100 * time.Millisecond
+	}, mirrorOf)
+	conn, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nX-Do: allow\r\nContent-Length: 100\r\n\r\nhalf")
+	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || resp.StatusCode != 408 || resp.Header.Get(reason.Header) != "stream_idle_timeout" {
+		t.Error(resp, err)
+	}
+	stalled, end := io.Pipe()
+	defer end.Close()
+	req, err := http.NewRequestWithContext(t.Context(), "POST", r.url("/"), stalled)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := client(t, 2).Do(req); err == nil {
+		_ = resp.Body.Close()
+		if resp.StatusCode != 408 {
+			t.Error(resp.Status)
+		}
+	}
+	if a.asked.Load() != 0 {
+		t.Error("it was asked about a body that isn't there")
+	}
+}
