@@ -79,6 +79,8 @@ type Config struct {
 	Metrics *prometheus.Registry
 	// NodeCertificate is what this node shows to others, and whether it is from files; nil: it shows none.
 	NodeCertificate func() (cert *x509.Certificate, files bool)
+	// AutoCertificate is what this node got when it joined, for tls.grpc.use_auto_cert; nil: it got none.
+	AutoCertificate config.CertSource
 	// ReadAgain reads the configuration anew and gives it to Reload; nil: there is none to read.
 	ReadAgain func() error
 	// Seal says by what secrets on this node's disk are sealed; nil: nobody does.

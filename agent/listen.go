@@ -130,7 +130,7 @@ func (a *Agent) loadTLS(s *config.Config) error {
 		a.httpsTLS.Store(c)
 	}
 	if s.Ports.GRPCTLS > 0 {
-		c, err := s.TLS.GRPCFiles().Server("tls.grpc", "h2")
+		c, err := s.TLS.GRPCServer(a.c.AutoCertificate)
 		if err != nil {
 			return err
 		}

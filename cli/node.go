@@ -209,9 +209,17 @@ func (n *node) make(ctx context.Context) error {
 		Settings: n.s, NodeName: n.s.NodeName, NodeID: n.s.NodeID, Address: n.address, Version: Version, Servers: n.forward, Conn: n.conn, Tokens: n.tokens,
 		ReadAgain: n.readAgain, Audit: n.audit,
 		Door: n.door, LAN: n.gossip.lan, WAN: n.gossip.wan, Leave: n.leave, Logs: &n.tap, Metrics: n.metrics, Log: n.log,
-		Seal: n.sealStats, StartHostProxy: startHostProxy(n.s), NodeCertificate: n.plane.Certificate,
+		Seal: n.sealStats, StartHostProxy: startHostProxy(n.s), NodeCertificate: n.plane.Certificate, AutoCertificate: n.autoCertificate(),
 	})
 	return err
+}
+
+// autoCertificate gives listeners the certificate that this node got when it joined, if it did.
+func (n *node) autoCertificate() config.CertSource {
+	if n.plane.Mode() != plane.Joined {
+		return nil
+	}
+	return n.plane.ServerCertificate
 }
 
 // dialServers makes the agent's two ways to the servers: within the process to its own, else over the plane to one that is chosen.

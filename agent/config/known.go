@@ -14,7 +14,7 @@ import (
 // ineffective are Consul's keys that this version takes without acting on them.
 var ineffective = []string{
 	"primary_gateways", "primary_gateways_interval",
-	"tls.grpc.use_auto_cert", "ui", "ui_config", "ui_content_path", "ui_dir",
+	"ui", "ui_config", "ui_content_path", "ui_dir",
 	"ports.proxy_min_port", "ports.proxy_max_port",
 	"telemetry.disable_compat_*", "telemetry.circonus_*", // the first has a dot in it, which isn't a block's
 	"connect.enable_mesh_gateway_wan_federation", "connect.enable_serverless_plugin",

@@ -3,6 +3,7 @@
 package config
 
 import (
+	"crypto/tls"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -70,6 +71,9 @@ func TestValidateWeb(t *testing.T) {
 		`ports { https = 8501 }`:                                                         "tls.https: a TLS listener needs cert_file and key_file",
 		"ports { https = 8501 }\ntls { https { cert_file = \"/n\" key_file = \"/n\" } }": "tls.https.cert_file: open /n",
 		`tls { grpc { verify_outgoing = true } }`:                                        "verify_outgoing is not valid in the tls.grpc stanza",
+		`tls { https { use_auto_cert = true } }`:                                         "use_auto_cert is only valid in the tls.grpc stanza",
+		`ports { grpc_tls = 8503 }`:                                                      "tls.grpc: a TLS listener needs cert_file and key_file",
+		"ports { grpc_tls = 8503 }\ntls { grpc { use_auto_cert = true } }":               "",
 		`unix_sockets { mode = "9" }`:                                                    `unix_sockets.mode: "9"`,
 		`unix_sockets { user = "nobody-of-this-name" }`:                                  "unix_sockets.user",
 		`limits { http_max_conns_per_client = -2 }`:                                      "limits.http_max_conns_per_client",
@@ -88,5 +92,25 @@ func TestValidateWeb(t *testing.T) {
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", hcl, err, want)
 		}
+	}
+}
+
+// tls.grpc.use_auto_cert shows the certificate that the node got when it joined, and no file's; without one it is an error.
+func TestUseAutoCert(t *testing.T) {
+	files := TLS{Defaults: TLSPart{CertFile: "/none", KeyFile: "/none"}, GRPC: TLSPart{UseAutoCert: true}}
+	joined := &tls.Certificate{}
+	c, err := files.GRPCServer(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return joined, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.GetCertificate(nil); got != joined || err != nil || len(c.Certificates) != 0 || !slices.Equal(c.NextProtos, []string{"h2"}) {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if _, err := files.GRPCServer(nil); err == nil || !strings.Contains(err.Error(), "tls.grpc.use_auto_cert") {
+		t.Error(err)
+	}
+	files.GRPC.UseAutoCert = false
+	if _, err := files.GRPCServer(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return joined, nil }); err == nil || !strings.Contains(err.Error(), "/none") {
+		t.Error(err)
 	}
 }

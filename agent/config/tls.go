@@ -30,6 +30,7 @@ type TLSPart struct {
 	VerifyIncoming       *bool
 	VerifyOutgoing       *bool
 	VerifyServerHostname *bool
+	UseAutoCert          bool // of grpc alone: the certificate that this node got when it joined, in place of CertFile
 }
 
 // OldTLS are the keys that Consul had before there was a tls block; they stand for tls.defaults.
@@ -131,11 +132,33 @@ func (p TLSPart) Server(key string, protocols ...string) (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s.cert_file: %w", key, err)
 	}
+	return p.listener(key, &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: protocols})
+}
+
+// CertSource gives a listener's certificate at each handshake.
+type CertSource func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+
+// GRPCServer is that of xDS: with use_auto_cert, auto gives the certificate; nil: this node has got none.
+func (t *TLS) GRPCServer(auto CertSource) (*tls.Config, error) {
+	const key, protocol = "tls.grpc", "h2"
+	switch p := t.GRPCFiles(); {
+	case !p.UseAutoCert:
+		return p.Server(key, protocol)
+	case auto == nil:
+		return nil, fmt.Errorf("%s.use_auto_cert: this node has no certificate of its own: it gets one when it joins a locked cluster by a join_token", key)
+	default:
+		return p.listener(key, &tls.Config{GetCertificate: auto, NextProtos: []string{protocol}})
+	}
+}
+
+// listener completes what has a certificate already.
+func (p TLSPart) listener(key string, c *tls.Config) (*tls.Config, error) {
 	version, ok := tlsVersions[p.TLSMinVersion]
 	if !ok {
 		return nil, fmt.Errorf("%s.tls_min_version: %q: want TLSv1_0, TLSv1_1, TLSv1_2 or TLSv1_3", key, p.TLSMinVersion)
 	}
-	c := &tls.Config{MinVersion: version, Certificates: []tls.Certificate{pair}, NextProtos: protocols}
+	c.MinVersion = version
+	var err error
 	if c.CipherSuites, err = suites(p.TLSCipherSuites); err != nil {
 		return nil, fmt.Errorf("%s.tls_cipher_suites: %w", key, err)
 	}
@@ -238,8 +261,11 @@ func (c *Config) validateTLS() error {
 		faults = append(faults, err)
 	}
 	if c.Ports.GRPCTLS > 0 {
-		_, err := c.TLS.GRPCFiles().Server("tls.grpc")
+		_, err := c.TLS.GRPCServer(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil }) // it isn't known yet
 		faults = append(faults, err)
+	}
+	if c.TLS.Defaults.UseAutoCert || c.TLS.HTTPS.UseAutoCert || c.TLS.InternalRPC.UseAutoCert {
+		faults = append(faults, errors.New("use_auto_cert is only valid in the tls.grpc stanza"))
 	}
 	_, err := c.ChecksTLS()
 	faults = append(faults, err)

@@ -71,6 +71,9 @@ func TestJoinedNodes(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 	}
+	if cert, err := second.ServerCertificate(nil); err != nil || cert.Leaf == nil || cert.Leaf.Subject.CommonName != "s2" {
+		t.Errorf("what other listeners show: %v, %v", cert, err)
+	}
 	if _, err := New(Config{Datacenter: "dc1", NodeName: "other", Identity: identityOf(t, ours, server, time.Now())}); err == nil || !strings.Contains(err.Error(), "join anew") {
 		t.Errorf("another node's identity: %v", err)
 	}

@@ -18,6 +18,7 @@ package plane
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"io"
@@ -180,6 +181,15 @@ func (p *Plane) Certificate() (cert *x509.Certificate, files bool) {
 		return nil, false // it was used, so it can be read
 	}
 	return cert, p.mode == Files
+}
+
+// ServerCertificate is what this node shows, for a listener that isn't the plane's own.
+func (p *Plane) ServerCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	m := p.current()
+	if m.cert == nil {
+		return nil, errors.New("this node has no certificate")
+	}
+	return m.cert, nil
 }
 
 func (p *Plane) load() (*material, error) {
