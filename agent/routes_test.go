@@ -11,11 +11,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -173,6 +175,7 @@ type row struct {
 	ask     string // path and query; "" is the route's path
 	body    string
 	code    int               // 0 is 200
+	also    string            // where it isn't: the test elsewhere that asserts the answer of a request that is granted
 	kind    string            // the answer's Content-Type; "" is application/json
 	header  map[string]string // of the answer
 	want    string            // a part of the body, as a regular expression
@@ -525,6 +528,31 @@ func TestNamesInPaths(t *testing.T) {
 	})
 }
 
+// testNames are the names of all tests of the module.
+func testNames(t *testing.T) (names []string) {
+	t.Helper()
+	found := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && strings.HasPrefix(d.Name(), ".") && path != "..":
+			return fs.SkipDir
+		case d.IsDir() || !strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range found.FindAllSubmatch(text, -1) {
+			names = append(names, string(m[1]))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
 // The table of routes in the page about the API is the one that is routed and tested by. WEFT_WRITE=1 writes it.
 func TestRoutesPage(t *testing.T) {
 	const page, begin, end = "../website/docs/http-api.md", "<!-- routes: written by TestRoutesPage -->\n", "<!-- end of routes -->\n"
@@ -537,6 +565,7 @@ func TestRoutesPage(t *testing.T) {
 	if !ok || !ok2 {
 		t.Fatal("the page has no place for the table")
 	}
+	tests := testNames(t)
 	var table strings.Builder
 	table.WriteString("| | route | tier | needs | asserted | what differs, and why |\n| --- | --- | --- | --- | --- | --- |\n")
 	for _, route := range api.Routes {
@@ -545,6 +574,12 @@ func TestRoutesPage(t *testing.T) {
 			t.Errorf("%s has no row in the table of tests", route.Name())
 		}
 		asserted := "answer"
+		if r.code != 0 {
+			if !slices.Contains(tests, r.also) {
+				t.Errorf("%s: %q isn't a test: which one asserts the answer of a request that is granted?", route.Name(), r.also)
+			}
+			asserted = "refusal, answer (`" + r.also + "`)"
+		}
 		if r.wake != "" {
 			asserted += ", wake"
 		}
