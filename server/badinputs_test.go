@@ -62,6 +62,12 @@ func TestC101_PrefixesEndWhereTheyAreGranted(t *testing.T) {
 	}
 	r.as(token, "PUT", "/v1/txn", `[{"KV":{"Verb":"delete-tree","Key":"app"}}]`, 409, "Permission denied")
 	r.as(rootSecret, "GET", "/v1/kv/application?raw", "", 200, "x")
+	// A key within the prefix that isn't granted goes with no recursive delete, whichever way it is asked for.
+	_, part := r.token("key_prefix \"app/\" { policy = \"write\" }\nkey \"app/b\" { policy = \"read\" }")
+	r.as(part, "DELETE", "/v1/kv/app/?recurse", "", 403, "Permission denied")
+	r.as(part, "PUT", "/v1/txn", `[{"KV":{"Verb":"delete-tree","Key":"app/"}}]`, 409, "Permission denied")
+	r.as(rootSecret, "GET", "/v1/kv/app/b?raw", "", 200, "x")
+	r.as(part, "DELETE", "/v1/kv/app/c?recurse", "", 200, "true") // the control: nothing else is beneath it
 	r.as(token, "DELETE", "/v1/kv/app/?recurse", "", 200, "true") // the control
 	r.as(rootSecret, "GET", "/v1/kv/app/a", "", 404, "")
 }

@@ -235,7 +235,7 @@ var Routes = []Route{
 // sessions: the node's).
 var Operations = map[string]Permission{
 	"kv set": keyWrite, "kv cas": keyWrite, "kv lock": keyWrite, "kv unlock": keyWrite,
-	"kv delete": keyWrite, "kv delete-cas": keyWrite, "kv delete-tree": keyWrite,
+	"kv delete": keyWrite, "kv delete-cas": keyWrite, "kv delete-tree": {"key", WritePrefix},
 	"kv get": keyRead, "kv get-or-empty": keyRead, "kv get-tree": keyRead,
 	"kv check-session": keyRead, "kv check-index": keyRead, "kv check-not-exists": keyRead,
 	"node get": nodeRead, "node set": nodeWrite, "node cas": nodeWrite, "node delete": nodeWrite, "node delete-cas": nodeWrite,

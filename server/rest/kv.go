@@ -215,6 +215,9 @@ func (h *handlers) deleteKV(w http.ResponseWriter, r *api.Request) error {
 		return badRequest("Conflicting flags: %s", q.Encode())
 	case q.Has("recurse"):
 		op.Verb = catalog.KVDeleteTree
+		if err := r.Subject.Allow(api.Operations["kv delete-tree"], r.PathValue("name")); err != nil {
+			return err
+		}
 	case op.Key == "":
 		return badRequest("Missing key name")
 	case q.Has("cas"):
