@@ -166,15 +166,11 @@ func (p *Proxy) Ineffective() (keys []string) {
 // IneffectiveFields names the fields of an entry that are kept and have no effect yet.
 func IneffectiveFields(e Entry) (fields []string) {
 	var extensions []EnvoyExtension
-	var expose Expose
 	switch e := e.(type) {
 	case *ServiceDefaults:
-		extensions, expose = e.EnvoyExtensions, e.Expose
+		extensions = e.EnvoyExtensions
 	case *ProxyDefaults:
-		extensions, expose = e.EnvoyExtensions, e.Expose
-	}
-	if expose.Checks {
-		fields = append(fields, "Expose.Checks (say it in the proxy's registration)")
+		extensions = e.EnvoyExtensions
 	}
 	return append(fields, ineffectiveExtensions(extensions)...)
 }

@@ -19,12 +19,51 @@ import (
 type exposed struct {
 	min, max int
 	ports    map[string]int
+	central  map[string]catalog.Expose // by proxy: what the configuration entries say of it
+}
+
+// Expose is told what config entries say of which paths a proxy exposes, checks among them; it holds where the registration says nothing.
+func (s *State) Expose(proxy string, central catalog.Expose) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.exposed.central[proxy]
+	if old.Checks == central.Checks && slices.Equal(old.Paths, central.Paths) {
+		return
+	}
+	if s.exposed.central == nil {
+		s.exposed.central = map[string]catalog.Expose{}
+	}
+	if !central.Checks && len(central.Paths) == 0 {
+		delete(s.exposed.central, proxy)
+	} else {
+		s.exposed.central[proxy] = central
+	}
+	if old.Checks || central.Checks || s.now.exposing[proxy] {
+		s.publishLocked()
+	}
+}
+
+// proxies are those that expose checks, by their registration or by config entries.
+func (e *exposed) proxies(w *Wanted, said map[string]bool) map[string]bool {
+	if len(e.central) == 0 {
+		return said
+	}
+	all := maps.Clone(said)
+	for id, central := range e.central {
+		switch svc := w.Services[id]; {
+		case svc == nil || svc.Record.Proxy == nil:
+			delete(e.central, id) // whoever has the ID next is told of anew
+		case central.Checks && svc.Record.Proxy.DestinationServiceID != "":
+			all[id] = true
+		}
+	}
+	return all
 }
 
 // grpcHealth is what a gRPC check calls.
 const grpcHealth = "/grpc.health.v1.Health/Check"
 
-// over has the proxies that ask for it by Expose.Checks let their services' checks by HTTP and gRPC through, and these checks ask there: what
+// over has the proxies let their services' checks by HTTP and gRPC through, and these checks ask there: what
 // w holds is replaced, not changed. Where no port is left, or a check is over TLS, the check stays as it is.
 func (e *exposed) over(w *Wanted, proxies map[string]bool) {
 	used := map[string]int{}
@@ -34,7 +73,7 @@ func (e *exposed) over(w *Wanted, proxies map[string]bool) {
 		if text, ok := proxy.Record.Proxy.Config["bind_address"].(string); ok && net.ParseIP(text) != nil && !net.ParseIP(text).IsUnspecified() {
 			host = text
 		}
-		paths := slices.Clone(proxy.Record.Proxy.Expose.Paths)
+		paths := slices.Clone(proxy.Record.Proxy.Expose.Over(e.central[id]).Paths)
 		for _, check := range w.ChecksOf(proxy.Record.Proxy.DestinationServiceID) {
 			path, at, ok := throughProxy(&check.Definition)
 			if !ok || used[check.Record.CheckID] != 0 {

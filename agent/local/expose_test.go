@@ -3,6 +3,7 @@
 package local
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -73,4 +74,48 @@ func TestExposedChecks(t *testing.T) {
 	d.Connect.SidecarService.Proxy.Expose.Checks = false
 	register(t, s, d)
 	is(map[string]string{"page": "http://127.0.0.1:8080/health?deep=1", "call": "127.0.0.1:9000/shop"})
+}
+
+// Config entries say it too, for proxies whose registration doesn't; their paths hold where it names none.
+func TestExposedCentrally(t *testing.T) {
+	s := newState(t, "")
+	register(t, s, ServiceDefinition{
+		Name: "web", Port: 80, Checks: []CheckDefinition{{ID: "page", HTTP: "http://127.0.0.1:8080/health", Interval: time.Second}},
+		Connect: &ConnectDefinition{SidecarService: &ServiceDefinition{Address: "10.0.0.1"}},
+	})
+	const proxy = "web-sidecar-proxy"
+	is := func(check string, paths ...catalog.ExposePath) {
+		t.Helper()
+		w, _ := s.Wanted()
+		if got := w.Checks["page"].Definition.HTTP; got != check {
+			t.Errorf("the check asks %s, want %s", got, check)
+		}
+		if got := w.Services[proxy].Record.Proxy.Expose.Paths; !slices.Equal(got, paths) {
+			t.Errorf("paths %v, want %v", got, paths)
+		}
+	}
+	metrics := catalog.ExposePath{Path: "/metrics", ListenerPort: 9102, LocalPathPort: 90, Protocol: "http"}
+	health := catalog.ExposePath{Path: "/health", ListenerPort: 21500, LocalPathPort: 8080, Protocol: "http"}
+	direct, through := "http://127.0.0.1:8080/health", "http://10.0.0.1:21500/health"
+	_, changed := s.Wanted()
+	s.Expose(proxy, catalog.Expose{Paths: []catalog.ExposePath{metrics}})
+	is(direct) // the renderer has them
+	select {
+	case <-changed:
+		t.Error("what changes nothing here wakes")
+	default:
+	}
+	s.Expose(proxy, catalog.Expose{Checks: true, Paths: []catalog.ExposePath{metrics}})
+	select {
+	case <-changed:
+	default:
+		t.Error("nobody is woken")
+	}
+	is(through, metrics, health)
+	s.Expose(proxy, catalog.Expose{Checks: true})
+	is(through, health)
+	s.Expose("nobody", catalog.Expose{Checks: true})
+	is(through, health)
+	s.Expose(proxy, catalog.Expose{})
+	is(direct)
 }

@@ -469,8 +469,8 @@ func (s *State) Wanted() (Wanted, <-chan struct{}) {
 		s.published = &Wanted{
 			Version: s.version, Node: s.node, Services: maps.Clone(s.now.services), Checks: maps.Clone(s.now.checks), of: maps.Clone(s.now.of),
 		}
-		if len(s.now.exposing) > 0 {
-			s.exposed.over(s.published, s.now.exposing)
+		if all := s.exposed.proxies(s.published, s.now.exposing); len(all) > 0 || len(s.exposed.ports) > 0 {
+			s.exposed.over(s.published, all)
 		}
 	}
 	return *s.published, s.changed

@@ -485,6 +485,7 @@ func (s *session) render(txn *catalog.Txn, proxy *catalog.Service) time.Duration
 		warnings = append(slices.Clone(warnings), "no server was heard since "+expires.Add(-s.m.c.Replica.MaxAge()).Format(time.RFC3339)+
 			", which is longer than proxy.offline_max_age: all callers are denied")
 	}
+	s.m.c.State.Expose(s.id, out.Expose) // if that changes the registration, that is rendered next
 	s.publish(out)
 	s.m.note(s.id, func(st *rest.ProxyStatus) {
 		st.NotReady, st.Warnings = "", warnings

@@ -97,6 +97,8 @@ type Output struct {
 	Deadline time.Time
 	// Warnings name what was asked for and has no effect.
 	Warnings []string
+	// Expose is what config entries say of the proxy: that its registration must say too before its checks are exposed.
+	Expose catalog.Expose
 	// Hash is over all resources.
 	Hash string
 	// ConfigHash is over all but the certificate: whoever knows the catalog, the registration and the proxy's abilities comes
@@ -143,6 +145,10 @@ func Render(in Input) (*Output, error) {
 		if err := step(); err != nil {
 			return nil, fmt.Errorf("proxy %s: %w", in.Proxy.ID, err)
 		}
+	}
+	r.out.Expose = r.defaults().Expose
+	if g.Global != nil {
+		r.out.Expose = r.out.Expose.Over(g.Global.Expose)
 	}
 	return r.finish(), nil
 }
