@@ -5,6 +5,7 @@ package proxy
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -89,6 +90,37 @@ func TestCaptured(t *testing.T) {
 	if got := b.first(); got != "" {
 		t.Errorf("to nobody's address: %q", got)
 	}
+}
+
+// What a client says first, by which its tunnel is chosen, goes on whole; who says nothing has asked for no name.
+func TestCapturedByName(t *testing.T) {
+	api, other := &config.Listener{Name: "l|api", TCP: &config.TCP{Cluster: "api"}}, &config.Listener{Name: "l|other", TCP: &config.TCP{Cluster: "other"}}
+	b, goes := captures(t, &config.Captured{
+		Exact: map[netip.Addr]*config.Listener{netip.MustParseAddr("240.0.0.1"): api}, Otherwise: other, // which captures takes up
+		Peek: time.Second,
+		Choose: &config.Choice{
+			Look: config.LookName, Exact: map[string]*config.Choice{"a.test": {Listener: api}, "b.test": nil}, Otherwise: &config.Choice{Listener: other},
+		},
+	})
+	goes("192.0.2.1:443", nil)
+	got := make(chan []byte, 1)
+	b.upstream("api", func(c net.Conn) {
+		head := make([]byte, 5)
+		_, _ = io.ReadFull(c, head)
+		got <- head
+	})
+	b.upstream("other", says("oth"))
+	handshake := func(name string) { // which nobody answers
+		_ = tls.Client(b.dial(), &tls.Config{ServerName: name, InsecureSkipVerify: true}).Handshake()
+	}
+	handshake("a.test")
+	if head := <-got; head[0] != 22 || head[1] != 3 {
+		t.Errorf("the tunnel begins with %v, want a ClientHello", head)
+	}
+	if first := b.first(); first != "oth" {
+		t.Errorf("who says nothing gets %q", first)
+	}
+	handshake("b.test") // is nobody's, and ends
 }
 
 // HTTP is routed on a captured connection, and goes by what is configured now.

@@ -124,8 +124,20 @@ func (r *renderer) outsideChain(o *Outside) (*listenerv3.FilterChain, error) {
 			return nil, err
 		}
 	}
+	filters, err := r.askingWho()
+	if err != nil {
+		return nil, err
+	}
 	on, err := r.toCluster(cluster, name)
-	return &listenerv3.FilterChain{Name: name, Filters: []*listenerv3.Filter{decide, on}}, err
+	return &listenerv3.FilterChain{Name: name, Filters: append(filters, decide, on)}, err
+}
+
+// askingWho keeps what leads outside to the processes that the service is, as its upstreams; an Envoy, which can't tell, lets nobody.
+func (r *renderer) askingWho() ([]*listenerv3.Filter, error) {
+	if !r.in.Abilities.Weft {
+		return nil, nil
+	}
+	return r.localPeer()
 }
 
 func hostsName(port int) string { return "outside-hosts:" + strconv.Itoa(port) }
@@ -169,7 +181,11 @@ func (r *renderer) hostsChain(g *ground, port int) (*listenerv3.FilterChain, err
 		return nil, err
 	}
 	conf.VirtualHosts = append(conf.VirtualHosts, rest)
-	return &listenerv3.FilterChain{Name: name, Filters: []*listenerv3.Filter{m}}, r.add(RouteType, name, conf)
+	filters, err := r.askingWho()
+	if err != nil {
+		return nil, err
+	}
+	return &listenerv3.FilterChain{Name: name, Filters: append(filters, m)}, r.add(RouteType, name, conf)
 }
 
 func (r *renderer) hostOutside(key catalog.Key, domains []string, allowed bool, by string) (*routev3.VirtualHost, error) {

@@ -85,6 +85,9 @@ func (r *renderer) allows(o *Outside) (bool, string) {
 	if r.in.DenyAll {
 		return false, "default policy"
 	}
+	if r.in.Proxy.Proxy.LocalIdentity != nil && !r.in.Abilities.Weft { // it can't tell which user calls
+		return false, "LocalIdentity"
+	}
 	return o.Allows(r.g.Service, r.in.DefaultAllow)
 }
 

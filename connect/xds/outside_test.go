@@ -68,6 +68,44 @@ func TestOutsideTransparently(t *testing.T) {
 	}
 }
 
+// Whose upstreams are kept to the users that it runs as, goes outside as these users alone: weft's own proxy asks who calls, and an Envoy,
+// which can't, lets nobody.
+func TestOutsideLocalIdentity(t *testing.T) {
+	w := world(t)
+	write(t, w, &catalog.ProxyDefaults{EntryHead: head("global"), Mode: "transparent"}, allow("net", "web"),
+		outside("net", "tcp", catalog.Outside{Addresses: []string{"10.9.0.0/16"}}), outside("site", "http", catalog.Outside{Addresses: []string{"a.test"}, Port: 80}))
+	proxy := transparently(t, w, nil)
+	changed, own := *proxy, *proxy.Proxy
+	own.LocalIdentity = &catalog.LocalIdentity{UIDs: []uint32{7}}
+	changed.Proxy = &own
+	for _, weft := range []bool{false, true} {
+		w.Abilities = xds.Abilities{Weft: weft}
+		leaf, err := w.Leaf("web")
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := w.Render(&changed, leaf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, res := range out.Resources[xds.ListenerType] {
+			l := &listenerv3.Listener{}
+			if err := res.Any.UnmarshalTo(l); err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range l.GetFilterChains() {
+				asks := c.GetFilters()[0].GetName() == "weft.proxy.v1.LocalPeer"
+				if strings.HasPrefix(c.GetName(), "outside") && asks != weft {
+					t.Errorf("weft's own %t: chain %s asks who calls: %t", weft, c.GetName(), asks)
+				}
+				if ok, _ := passes(t, c.GetFilters()[map[bool]int{true: 1}[asks]:]); c.GetName() == "outside~net" && ok != weft {
+					t.Errorf("weft's own %t: net is reached: %t", weft, ok)
+				}
+			}
+		}
+	}
+}
+
 // What nobody reaches although it is written is said.
 func TestOutsideWarnings(t *testing.T) {
 	w := world(t)
