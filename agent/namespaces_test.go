@@ -132,6 +132,16 @@ func TestC98_OtherNamespace(t *testing.T) {
 				}
 			}
 		}
+		for _, line := range []string{ // an ID that is in use, for another service's name
+			`PUT /v1/agent/service/register?ns=red {"ID":"azure1","Name":"own"}`, `PUT /v1/agent/services/register?ns=red {"Services":[{"ID":"azure1","Name":"own"}]}`,
+			`PUT /v1/agent/check/register?ns=red {"ID":"azure-beat","Name":"x","TTL":"1h","ServiceID":"red0"}`,
+		} {
+			method, rest, _ := strings.Cut(line, " ")
+			path, body, _ := strings.Cut(rest, " ")
+			if got := w.asRed(red, method, path, body, ""); got.Code == http.StatusOK {
+				t.Errorf("%s: %d", line, got.Code)
+			}
+		}
 		if after := w.blueState(); after != before {
 			t.Errorf("what is in blue was changed:\n%s\nis now\n%s", before, after)
 		}
@@ -151,6 +161,26 @@ func TestC98_OtherNamespace(t *testing.T) {
 			}
 		}
 		t.Logf("%d routes, %d requests", len(api.Routes), checked)
+	})
+}
+
+// Who may write a service takes no other's place by its ID.
+func TestC98_IDInUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		t.Cleanup(func() { time.Sleep(time.Minute) }) // what memberlist has on its way ends
+		w := newWholeWith(t, false)
+		w.do(`PUT /v1/agent/service/register {"ID":"two1","Name":"two","Port":91}`)
+		_, own := w.token(`service "own" { policy = "write" }`, "")
+		for path, body := range map[string]string{
+			"/v1/agent/service/register": `{"ID":"two1","Name":"own"}`, "/v1/agent/services/register": `{"Services":[{"Name":"own"},{"ID":"two1","Name":"own"}]}`,
+		} {
+			if got := w.asRed(own, http.MethodPut, path, body, ""); got.Code != http.StatusForbidden {
+				t.Errorf("%s %s: %d %s", path, body, got.Code, &got.Body)
+			}
+		}
+		if got := w.asRed(own, http.MethodPut, "/v1/agent/service/register", `{"ID":"own1","Name":"own"}`, ""); got.Code != http.StatusOK {
+			t.Errorf("its own: %d %s", got.Code, &got.Body)
+		}
 	})
 }
 

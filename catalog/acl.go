@@ -414,6 +414,10 @@ func (u *unit) flushACL(s *slot[*aclRow]) {
 	} else {
 		remove(u.w.txn, tableACL, s.old)
 	}
+	if s.old != nil && s.old.Namespace != nil || s.new != nil && s.new.Namespace != nil {
+		u.w.touch(namespacesTopic) // no token grants more or less by it
+		return
+	}
 	u.w.touch(aclTopic)
 	if s.old != nil {
 		u.w.touch(ACLChangedTopic())

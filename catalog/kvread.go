@@ -48,7 +48,7 @@ func NodeSessionsTopic(s Scope, node string) Topic {
 func (t Topic) local() bool {
 	switch t.Kind {
 	case TopicKV, TopicKVPrefix, TopicKVTable, TopicSession, TopicSessions, TopicNodeSessions, TopicAllSessions, TopicQuery, TopicQueries, TopicPeerings, TopicACL, TopicACLChanged, TopicCoordinates, TopicVirtual,
-		TopicImports, TopicAbroad:
+		TopicImports, TopicAbroad, TopicNamespaces:
 		return true
 	}
 	return false

@@ -157,28 +157,35 @@ func (u *unit) homeOf(e Entry) error {
 	return u.home(head.Scope)
 }
 
+// TopicNamespaces is all namespaces: they are few.
+const TopicNamespaces TopicKind = "namespaces"
+
+var namespacesTopic = Topic{Kind: TopicNamespaces}
+
 // Namespace gives a namespace by its name, nil if there is none; the default one is there always.
 func (t *Txn) Namespace(name string) (*Namespace, error) {
-	if name == DefaultNamespace {
-		return &Namespace{Name: name, Description: "Builtin Default Namespace", Indexes: Indexes{1, 1}}, t.use(aclTopic)
+	if err := t.use(namespacesTopic); err != nil {
+		return nil, err
 	}
-	o, err := t.ACL(Namespaces, name)
-	return o.Namespace, err
+	if name == DefaultNamespace {
+		return &Namespace{Name: name, Description: "Builtin Default Namespace", Indexes: Indexes{1, 1}}, nil
+	}
+	if r := first[*aclRow](t.db, tableACL, aclString(Namespaces, name)); r != nil {
+		return r.Namespace, nil
+	}
+	return nil, nil
 }
 
 // Namespaces lists the namespaces by name, the default one with them.
 func (t *Txn) Namespaces() ([]*Namespace, error) {
-	all, err := t.ACLList(Namespaces)
+	own, err := t.Namespace(DefaultNamespace)
 	if err != nil {
 		return nil, err
 	}
-	own, err := t.Namespace(DefaultNamespace)
 	out := []*Namespace{own}
-	for _, o := range all {
-		out = append(out, o.Namespace)
-	}
+	each(t.db, tableACL, "id_prefix", join(Namespaces), func(r *aclRow) { out = append(out, r.Namespace) })
 	slices.SortFunc(out, func(a, b *Namespace) int { return strings.Compare(a.Name, b.Name) })
-	return out, err
+	return out, nil
 }
 
 // ErrNamespace says that something is to be written into a namespace that doesn't exist.

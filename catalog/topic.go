@@ -174,7 +174,7 @@ func (t Topic) canonical(dc string) (Topic, error) {
 		return VirtualsTopic(k.Scope), nil
 	case TopicCoordinates:
 		return coordinatesTopic(k.Scope), nil
-	case TopicAllSessions, TopicQuery, TopicQueries, TopicPeerings, TopicACL, TopicACLChanged, TopicImports, TopicAbroad:
+	case TopicAllSessions, TopicQuery, TopicQueries, TopicPeerings, TopicACL, TopicACLChanged, TopicImports, TopicAbroad, TopicNamespaces:
 		return t, nil
 	}
 	return Topic{}, fmt.Errorf("%w: unknown kind of topic %q", ErrInvalid, t.Kind)

@@ -118,9 +118,9 @@ func checkItem(item catalog.SyncItem) error {
 	return nil
 }
 
-// Host gives what the catalog has of a host.
+// Host gives what the catalog has of a host, in all namespaces: to who may write it all.
 func (c *catalogService) Host(ctx context.Context, req *weftv1.HostRequest) (*weftv1.HostResponse, error) {
-	if err := api.AuthorizeRPC(ctx, c.s.c.Resolver, nodeRead, req.GetNode()); err != nil {
+	if err := api.AuthorizeRPC(ctx, c.s.c.Resolver, nodeWrite, req.GetNode()); err != nil {
 		return nil, api.GRPC(err)
 	}
 	txn := c.s.store.Read()

@@ -222,11 +222,22 @@ func (h *handlers) register(w http.ResponseWriter, r *api.Request) error {
 	if err := r.Authorize(d.Name); err != nil {
 		return err
 	}
+	if err := h.mayReplace(r, &d); err != nil {
+		return err
+	}
 	warnings, err := h.c.State.Register(d, api.TokenOf(r.Request), !keep)
 	if err != nil {
 		return fault(err)
 	}
 	warn(w, warnings)
+	return nil
+}
+
+// mayReplace authorises a write on what has the ID of a registration now.
+func (h *handlers) mayReplace(r *api.Request, d *local.ServiceDefinition) error {
+	if old := h.c.State.Service(cmp.Or(d.ID, d.Name)); old != nil {
+		return r.AuthorizeIn(old.Record.Namespace, old.Record.Service)
+	}
 	return nil
 }
 
@@ -248,6 +259,9 @@ func (h *handlers) registerAll(w http.ResponseWriter, r *api.Request) error {
 		}
 		d.Namespace = api.Shown(ns)
 		if err := r.AuthorizeIn(ns, d.Name); err != nil {
+			return err
+		}
+		if err := h.mayReplace(r, d); err != nil {
 			return err
 		}
 	}

@@ -279,7 +279,7 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if m.c.Loopback && m.tricked(r) {
 		http.Error(w, "refused: this API answers no request that another site's page makes; use the address, or add the name to http_config.allow_hosts; and no Origin",
 			http.StatusForbidden)
-		m.c.Audit.request("refused before its route: another site's page", r, nil, http.StatusForbidden, nil)
+		m.c.Audit.request("refused before its route: another site's page", "", r, nil, http.StatusForbidden, nil)
 		return
 	}
 	if m.c.Compress {
@@ -334,10 +334,11 @@ func (m *Mux) serve(route Route, h Handler) http.HandlerFunc {
 		}
 		if m.c.Audit != nil {
 			var who Subject
+			namespace := ""
 			if req != nil {
-				who = req.Subject
+				who, namespace = req.Subject, req.Options.Scope.Namespace
 			}
-			m.c.Audit.request(route.Name(), r, who, cmp.Or(aw.code, http.StatusOK), err)
+			m.c.Audit.request(route.Name(), namespace, r, who, cmp.Or(aw.code, http.StatusOK), err)
 		}
 	}
 }
@@ -353,7 +354,7 @@ func (m *Mux) request(route Route, r *http.Request) (*Request, error) {
 		if err != nil {
 			return err
 		}
-		req.Subject, req.hidden = subject.In(req.Options.Scope.Namespace), false
+		req.Subject, req.hidden = bound(subject, req.Options.Scope.Namespace), false
 		return m.allow(req)
 	}
 	if req.Options, err = parseOptions(r, m.c.Datacenter); err != nil {

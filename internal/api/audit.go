@@ -30,6 +30,7 @@ type Audited struct {
 	What   string    `json:"what"`            // the route, or gRPC's method
 	Path   string    `json:"path,omitempty"`  // as it was asked for
 	Query  string    `json:"query,omitempty"` // without token
+	In     string    `json:"in,omitempty"`    // the namespace that the request was about, where it isn't the default one
 	Status int       `json:"status"`
 	Result string    `json:"result"` // "done", "denied" or "failed"
 	Reason string    `json:"reason,omitempty"`
@@ -104,7 +105,7 @@ func resultOf(err error, code int) string {
 }
 
 // request writes what came of an HTTP request. subject is nil where nobody knows who asked.
-func (a *Audit) request(what string, r *http.Request, subject Subject, code int, err error) {
+func (a *Audit) request(what, namespace string, r *http.Request, subject Subject, code int, err error) {
 	if a == nil {
 		return
 	}
@@ -113,7 +114,7 @@ func (a *Audit) request(what string, r *http.Request, subject Subject, code int,
 	if !guard.Off("C122") {
 		q.Del("token")
 	}
-	e := Audited{Who: "unknown", From: r.RemoteAddr, What: what, Path: r.URL.Path, Query: q.Encode(), Status: code, Result: resultOf(err, code)}
+	e := Audited{Who: "unknown", From: r.RemoteAddr, What: what, Path: r.URL.Path, Query: q.Encode(), In: Shown(namespace), Status: code, Result: resultOf(err, code)}
 	if subject != nil {
 		e.Who = subject.String()
 	}

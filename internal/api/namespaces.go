@@ -112,10 +112,16 @@ func (r *Request) Within(namespace string) error {
 		return bad("Invalid namespace %q: want lower-case letters, digits and - within, at most 63", namespace)
 	}
 	r.Options.Scope.Namespace = namespace
-	if namespace != catalog.Wildcard { // in all of them is decided one by one: see In
-		r.Subject = r.Subject.In(namespace)
-	}
+	r.Subject = bound(r.Subject, namespace)
 	return nil
+}
+
+// bound is a subject asked about a namespace. About all of them is decided one by one: see Request.In.
+func bound(s Subject, namespace string) Subject {
+	if namespace == catalog.Wildcard {
+		return s
+	}
+	return s.In(namespace)
 }
 
 // NamespaceIn is the namespace of one of several things that a body holds: its own word, else the request's. It is refused as Within refuses it.

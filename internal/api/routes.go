@@ -257,7 +257,7 @@ var RPCs = []RPC{
 	{"/weft.v1.Feed/Subscribe", nodeRead, ByHandler},
 	{"/weft.v1.Feed/Report", nodeWrite, ByHandler},
 	{"/weft.v1.Catalog/Sync", serviceWrite, ByHandler},
-	{"/weft.v1.Catalog/Host", nodeRead, ByHandler},
+	{"/weft.v1.Catalog/Host", nodeWrite, ByHandler}, // it has the services of all namespaces,
 	{"/weft.v1.CA/Sign", serviceWrite, ByHandler},
 	// Between servers: the connection's certificate has to be a server's.
 	{"/weft.v1.Servers/Status", none, Nothing},
@@ -266,7 +266,7 @@ var RPCs = []RPC{
 	{"/weft.v1.Servers/Streams", none, Nothing},
 	{"/weft.v1.Servers/SealKeys", none, Nothing},
 	{"topic nodes", nodeRead, Listed},
-	{"topic node", nodeRead, ByHandler},
+	{"topic node", nodeWrite, ByHandler}, // as above,
 	{"topic services", serviceRead, Listed},
 	{"topic service", serviceRead, ByHandler},
 	{"topic connect", serviceRead, ByHandler},

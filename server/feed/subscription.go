@@ -363,7 +363,9 @@ func readPermission(t catalog.Topic) api.Permission {
 	switch t.Kind {
 	case catalog.TopicCA:
 		return api.Permission{}
-	case catalog.TopicNode, catalog.TopicNodes:
+	case catalog.TopicNode: // with its services in all namespaces
+		return nodeWrite
+	case catalog.TopicNodes:
 		return nodeRead
 	}
 	return serviceRead

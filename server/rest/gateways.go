@@ -256,29 +256,46 @@ func (h *handlers) usage(w http.ResponseWriter, r *api.Request) error {
 		if err != nil {
 			return nil, err
 		}
-		names, err := t.ServiceNames(r.Options.Scope)
+		u.Nodes = len(nodes)
+		spaces, err := t.Namespaces()
 		if err != nil {
 			return nil, err
 		}
-		u.Nodes, u.Services = len(nodes), len(names)
-		for name := range names {
-			instances, err := t.Instances(r.Options.Scope.Name(name))
-			if err != nil {
+		for _, n := range spaces {
+			scope := r.Options.Scope
+			scope.Namespace = n.Name
+			if err := u.count(t, scope); err != nil {
 				return nil, err
-			}
-			for _, i := range instances {
-				u.ServiceInstances++
-				switch {
-				case i.Service.Kind != "":
-					u.ConnectServiceInstances[i.Service.Kind]++
-				case i.Service.Connect != nil && i.Service.Connect.Native:
-					u.ConnectServiceInstances["connect-native"]++
-				}
-				if i.Service.Kind == "" && i.Service.Service != "consul" {
-					u.BillableServiceInstances++
-				}
 			}
 		}
 		return map[string]any{"Usage": map[string]usage{t.Datacenter(): u}}, nil
 	})
+}
+
+// count adds what is registered in a namespace.
+func (u *usage) count(t *catalog.Txn, scope catalog.Scope) error {
+	names, err := t.ServiceNames(scope)
+	if err != nil {
+		return err
+	}
+	u.Services += len(names)
+	for name := range names {
+		instances, err := t.Instances(scope.Name(name))
+		if err != nil {
+			return err
+		}
+		for _, i := range instances {
+			u.ServiceInstances++
+			switch {
+			case i.Service.Kind != "":
+				u.ConnectServiceInstances[i.Service.Kind]++
+			case i.Service.Connect != nil && i.Service.Connect.Native:
+				u.ConnectServiceInstances["connect-native"]++
+			}
+			if i.Service.Kind == "" && i.Service.Service != "consul" {
+				u.BillableServiceInstances++
+			}
+		}
+	}
+	return nil
 }

@@ -401,14 +401,10 @@ func (h *handlers) matchIntentions(w http.ResponseWriter, r *api.Request) error 
 	})
 }
 
-// matching are the rules among which those are that concern names. Where no namespace is there but the default one, these are its rules.
+// matching are the rules among which those are that concern names: those of the request's namespace and for all, unless names are of others, or
+// sources, whose destinations may be anywhere.
 func matching(t *catalog.Txn, s catalog.Scope, by string, names []string) ([]intentionView, error) {
-	spaces, err := t.Namespaces()
-	if err != nil {
-		return nil, err
-	}
-	one := by == "destination" && !slices.ContainsFunc(names, func(given string) bool { return name(s, given).Namespace != s.Namespace })
-	if len(spaces) > 1 && !one {
+	if by == "source" || slices.ContainsFunc(names, func(given string) bool { return name(s, given).Namespace != s.Namespace }) {
 		s.Namespace = catalog.Wildcard
 		return all(t, s)
 	}
