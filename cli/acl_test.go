@@ -110,8 +110,9 @@ func TestACLExplain(t *testing.T) {
 	for args, want := range map[string]string{
 		"service:write web": "service \"web\" {\n      policy = \"write\"",
 		"acl:read":          `acl = "read"`,
-		`Permission denied: token with AccessorID 'a1' lacks permission 'intentions:write' on "api"`:       "intentions = \"write\"",
-		`Permission denied: anonymous token lacks permission 'node:read'. The anonymous token is used ...`: "node_prefix \"\"",
+		`Permission denied: token with AccessorID 'a1' lacks permission 'intentions:write' on "api"`:            "intentions = \"write\"",
+		`Permission denied: token with AccessorID 'a1' lacks permission 'key:read' on "a/b" in namespace "red"`: "namespace \"red\" {\n      key \"a/b\"",
+		`Permission denied: anonymous token lacks permission 'node:read'. The anonymous token is used ...`:      "node_prefix \"\"",
 	} {
 		words := []string{"acl", "explain", args}
 		if !strings.Contains(args, "denied") {

@@ -12,16 +12,16 @@ import (
 )
 
 // denial is what a server's or an agent's refusal says.
-var denial = regexp.MustCompile(`(?:AccessorID '([^']*)' )?lacks permission '([a-z]+):([a-z-]+)'(?: on "(.*)")?`)
+var denial = regexp.MustCompile(`(?:AccessorID '([^']*)' )?lacks permission '([a-z]+):([a-z-]+)'(?: on "((?:[^"\\]|\\.)*)")?(?: in namespace "([a-z0-9*-]+)")?`)
 
 func aclExplainCommand(env Env) *ucli.Command {
 	return &ucli.Command{
 		Name: "explain", Usage: "say which rule would grant what was refused", ArgsUsage: "PERMISSION [NAME] | TEXT-OF-THE-REFUSAL",
 		Action: func(c *ucli.Context) error {
 			all := strings.Join(c.Args().Slice(), " ")
-			resource, access, name, accessor := "", "", "", ""
+			resource, access, name, accessor, namespace := "", "", "", "", ""
 			if m := denial.FindStringSubmatch(all); m != nil {
-				accessor, resource, access, name = m[1], m[2], m[3], m[4]
+				accessor, resource, access, name, namespace = m[1], m[2], m[3], m[4], m[5]
 			} else if r, a, ok := strings.Cut(c.Args().First(), ":"); ok {
 				resource, access, name = r, a, c.Args().Get(1)
 			} else {
@@ -30,6 +30,13 @@ func aclExplainCommand(env Env) *ucli.Command {
 			rule, err := granting(resource, access, name)
 			if err != nil {
 				return err
+			}
+			switch namespace {
+			case "":
+			case "*":
+				rule = "namespace_prefix \"\" {\n  " + strings.ReplaceAll(rule, "\n", "\n  ") + "\n}"
+			default:
+				rule = fmt.Sprintf("namespace %q {\n  %s\n}", namespace, strings.ReplaceAll(rule, "\n", "\n  "))
 			}
 			fmt.Fprintf(env.Stdout, "Any policy of the token with this rule grants it:\n\n%s\n", indent(rule))
 			switch {

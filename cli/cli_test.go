@@ -107,6 +107,10 @@ func TestCommands(t *testing.T) {
 		{name: "completion", args: []string{"completion", "zsh"}, out: "#compdef weft consul"},
 		{name: "completion of no shell", args: []string{"completion", "csh"}, code: 1, err: "bash, fish, zsh"},
 		{name: "no remote commands", args: []string{"exec", "-node", "x", "ls"}, code: 1, err: "ssh"},
+		{
+			name: "intentions of namespaces", answers: map[string]string{"GET /v1/connect/intentions": `[{"SourceNS":"default","SourceName":"web","DestinationNS":"red","DestinationName":"api","Action":"allow"}]`},
+			args: []string{"intention", "list", "-namespace", "red"}, out: "web     allow   red/api", asked: []string{"GET /v1/connect/intentions?ns=red"},
+		},
 		{name: "no partitions to look after", args: []string{"partition", "list"}, code: 1, err: "-partition"},
 		{
 			name: "namespaces", answers: map[string]string{"GET /v1/namespaces": `[{"Name":"red","Description":"d"},{"Name":"default"}]`}, args: []string{"namespace", "list"},

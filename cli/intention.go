@@ -18,7 +18,9 @@ import (
 // intention is the API's form of an intention, as far as the commands use it.
 type intention struct {
 	ID              string            `json:",omitempty"`
+	SourceNS        string            `json:",omitempty"`
 	SourceName      string            `json:",omitempty"`
+	DestinationNS   string            `json:",omitempty"`
 	DestinationName string            `json:",omitempty"`
 	SourceType      string            `json:",omitempty"`
 	Action          string            `json:",omitempty"`
@@ -26,6 +28,17 @@ type intention struct {
 	Description     string            `json:",omitempty"`
 	Meta            map[string]string `json:",omitempty"`
 	Precedence      int               `json:",omitempty"`
+}
+
+// source and destination are the two ends, with their namespaces where these aren't the default one.
+func (i *intention) source() string      { return spaced(i.SourceNS, i.SourceName) }
+func (i *intention) destination() string { return spaced(i.DestinationNS, i.DestinationName) }
+
+func spaced(namespace, name string) string {
+	if namespace == "" || namespace == "default" {
+		return name
+	}
+	return namespace + "/" + name
 }
 
 func (i *intention) effect() string {
@@ -122,9 +135,9 @@ func createFromFiles(c *ucli.Context, env Env, cl *apiclient.Client) error {
 }
 
 func createIntention(c *ucli.Context, env Env, cl *apiclient.Client, in intention) error {
-	what := fmt.Sprintf("%s => %s (%s)", in.SourceName, in.DestinationName, in.Action)
+	what := fmt.Sprintf("%s => %s (%s)", in.source(), in.destination(), in.Action)
 	if c.Bool("replace") {
-		q := url.Values{"source": {in.SourceName}, "destination": {in.DestinationName}}
+		q := url.Values{"source": {in.source()}, "destination": {in.destination()}}
 		header, err := cl.Do(c.Context, http.MethodPut, "/v1/connect/intentions/exact", q, in, nil)
 		if err != nil {
 			return err
@@ -132,11 +145,11 @@ func createIntention(c *ucli.Context, env Env, cl *apiclient.Client, in intentio
 		fmt.Fprintln(env.Stdout, "Created: "+what)
 		return awaitProxies(c, env, cl, header)
 	}
-	if old, err := getIntention(c, cl, in.SourceName, in.DestinationName); err != nil {
+	if old, err := getIntention(c, cl, in.source(), in.destination()); err != nil {
 		return err
 	} else if old != nil {
 		return fmt.Errorf("an intention from %q to %q stands already (%s): give -replace to put this one in its place",
-			in.SourceName, in.DestinationName, old.effect())
+			in.source(), in.destination(), old.effect())
 	}
 	header, err := cl.Do(c.Context, http.MethodPost, "/v1/connect/intentions", nil, in, nil)
 	if err != nil {
@@ -159,7 +172,7 @@ func getIntention(c *ucli.Context, cl *apiclient.Client, src, dst string) (*inte
 func intentionRows(all []intention) [][]string {
 	var rows [][]string
 	for _, i := range all {
-		rows = append(rows, []string{i.ID, i.SourceName, i.effect(), i.DestinationName, strconv.Itoa(i.Precedence)})
+		rows = append(rows, []string{i.ID, i.source(), i.effect(), i.destination(), strconv.Itoa(i.Precedence)})
 	}
 	return rows
 }
@@ -223,8 +236,8 @@ func intentionGet(env Env) *ucli.Command {
 				}
 			}
 			for _, l := range [][2]string{
-				{"Source", in.SourceName},
-				{"Destination", in.DestinationName},
+				{"Source", in.source()},
+				{"Destination", in.destination()},
 				{"Action", in.effect()},
 				{"ID", in.ID},
 				{"Precedence", strconv.Itoa(in.Precedence)},
