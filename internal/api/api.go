@@ -134,8 +134,10 @@ func (r *Request) Route() Route { return r.route }
 func (r *Request) Authorize(name string) error { return r.Subject.Allow(r.route.Need, name) }
 
 // Visible says whether a listed thing of this name may be shown.
-func (r *Request) Visible(name string) bool {
-	if r.Subject.Allow(Permission{r.route.Filter, Read}, name) != nil && !guard.Off("C99") {
+func (r *Request) Visible(name string) bool { return r.visibleTo(r.Subject, name) }
+
+func (r *Request) visibleTo(s Subject, name string) bool {
+	if s.Allow(Permission{r.route.Filter, Read}, name) != nil && !guard.Off("C99") {
 		r.hidden = true
 		return false
 	}

@@ -158,13 +158,7 @@ func (r *Request) AuthorizeIn(namespace, name string) error {
 }
 
 // VisibleIn says whether a listed thing of this name in a namespace may be shown.
-func (r *Request) VisibleIn(namespace, name string) bool {
-	if r.In(namespace).Allow(Permission{r.route.Filter, Read}, name) != nil {
-		r.hidden = true
-		return false
-	}
-	return true
-}
+func (r *Request) VisibleIn(namespace, name string) bool { return r.visibleTo(r.In(namespace), name) }
 
 // SeesIn is Sees for what is in a namespace.
 func (r *Request) SeesIn(namespace, resource, name string) bool {

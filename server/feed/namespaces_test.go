@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package feed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/api"
+	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
+)
+
+// within is a subject that may do everything in one namespace, and nothing in others.
+type within struct{ may, asked string }
+
+func (w within) Resolve(context.Context, string) (api.Subject, error) { return w, nil }
+func (w within) In(namespace string) api.Subject                      { return within{w.may, namespace} }
+func (w within) String() string                                       { return "of " + w.may }
+func (w within) Allow(p api.Permission, name string) error {
+	if p.Resource == "node" || p.Resource == "" || w.asked == w.may {
+		return nil
+	}
+	return fmt.Errorf("%w: %s on %q in %q", api.ErrDenied, p, name, w.asked)
+}
+
+// A proxy gets what is in its own namespace and what is for all, and of another namespace only what its token may read there: the rest it
+// does without, and is told why.
+func TestOtherNamespace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in := func(ns, name string) catalog.Key { return catalog.Scope{Namespace: ns}.Default("dc1").Name(name) }
+		closure := func(t *catalog.Txn, _ *catalog.Service) error {
+			var errs error
+			for _, k := range []catalog.Key{in("red", "api"), in("blue", "api"), in("default", "api")} {
+				_, err := t.ConnectInstances(k)
+				errs = errors.Join(errs, err)
+			}
+			_, err := t.Entry(catalog.KindProxyDefaults, in("default", catalog.ProxyDefaultsName))
+			_, err2 := t.Entry(catalog.KindServiceIntentions, in("*", "*"))
+			return errors.Join(errs, err, err2)
+		}
+		w := newWorld(t, Config{Resolver: within{may: "red"}, Closure: closure}, 0)
+		proxy, err := catalog.Canonical(catalog.Service{
+			Scope: catalog.Scope{Namespace: "red"}.Default("dc1"), ID: "p", Kind: catalog.KindConnectProxy, Proxy: &catalog.Proxy{DestinationServiceName: "web"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := w.open(&weftv1.Interest{Id: "p", Proxy: proxy})
+		defer w.end(s)
+		w.drain(s)
+		var covered []string
+		why := ""
+		for _, m := range w.got {
+			for _, c := range m.GetCovered() {
+				covered = append(covered, c.GetKind()+" "+c.GetNamespace()+"/"+c.GetName())
+			}
+			for _, e := range m.GetErrors() {
+				why = e.GetMessage()
+			}
+		}
+		slices.Sort(covered)
+		if got, want := strings.Join(covered, ", "), "ca /, connect red/api, entry */*, entry default/global"; got != want {
+			t.Errorf("the proxy gets %s, want %s", got, want)
+		}
+		for _, ns := range []string{"blue", "default"} {
+			if !strings.Contains(why, `"api" in "`+ns+`"`) {
+				t.Errorf("nothing is said of %s: %s", ns, why)
+			}
+		}
+	})
+}
