@@ -184,6 +184,8 @@ func kubernetesConfigOf(method *catalog.ACLAuthMethod) (*kubernetesConfig, error
 		return nil, errors.New("Config.CACert is required: the API server's CA certificates, PEM")
 	case c.ServiceAccountJWT == "":
 		return nil, errors.New("Config.ServiceAccountJWT is required: who may review tokens")
+	case c.MapNamespaces:
+		return nil, errors.New("Config.MapNamespaces: tokens are of no namespace: bind a policy with a block namespace \"…\" { … } instead")
 	}
 	return &c, nil
 }
