@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -499,6 +500,14 @@ func status(t *testing.T, c *api.Client) {
 	self, err := c.Agent().Self()
 	if err != nil || self["Config"]["NodeName"] != "host" {
 		t.Errorf("%v %v", self, err)
+	}
+	// Programs that wait for their agent wait for these two.
+	if checks, _, err := c.Health().Node("host", nil); err != nil ||
+		!slices.ContainsFunc(checks, func(c *api.HealthCheck) bool { return c.CheckID == "serfHealth" && c.Status == api.HealthPassing }) {
+		t.Errorf("checks of the node: %+v %v", checks, err)
+	}
+	if list, _, err := c.Catalog().Service("consul", "", nil); err != nil || len(list) != 1 || list[0].Node != "host" {
+		t.Errorf("the service consul: %+v %v", list, err)
 	}
 	if _, err := c.Raw().Query("/v1/nothing", &bytes.Buffer{}, nil); err == nil || !strings.Contains(err.Error(), "404") {
 		t.Errorf("%v", err)

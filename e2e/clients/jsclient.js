@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Does with the npm package consul what programs in Node.js do with it: jsclient.js HOST PORT, on an agent that nobody else uses.
+// Does with the npm packages consul and @creditkarma/consul-client what programs in Node.js do with them: jsclient.js HOST PORT, on an
+// agent that nobody else uses.
 
 const assert = require("node:assert/strict");
 const { createRequire } = require("node:module");
-const Consul = createRequire(process.env.WEFT_NODE_MODULES + "/")("consul");
+const modules = createRequire(process.env.WEFT_NODE_MODULES + "/");
+const Consul = modules("consul");
+const { KvStore, Catalog } = modules("@creditkarma/consul-client");
 
 const [host, port] = [process.argv[2], Number(process.argv[3])];
 const c = new Consul({ host, port });
@@ -98,9 +101,26 @@ async function rest() {
   await assert.rejects(c.session.create({ ttl: "1s" }), /Invalid Session TTL|TTL/);
 }
 
+// The other package calls the agent by the name "consul", whatever its address is.
+async function named() {
+  const at = [`http://${host}:${port}`];
+  const [kv, catalog] = [new KvStore(at), new Catalog(at)];
+  assert.equal(await kv.get({ path: "named/none" }), null);
+  assert.equal(await kv.set({ path: "named/a" }, { n: 1 }), true);
+  const watch = kv.watch({ path: "named/a" });
+  const seen = new Promise((done, failed) => watch.onValue((v) => v.n === 2 && done(), failed));
+  assert.equal(await kv.set({ path: "named/a" }, { n: 2 }), true);
+  await seen;
+  watch.destroy();
+  assert.equal(await kv.delete({ path: "named/a" }), true);
+  await catalog.registerEntity({ Node: "elsewhere", Address: "10.1.1.1", Service: { Service: "named", Address: "10.1.1.2", Port: 80 } });
+  assert.equal(await catalog.resolveAddress("named"), "10.1.1.2:80");
+}
+
 (async () => {
-  for (const job of [keys, sessions, services, rest]) await job();
+  for (const job of [keys, sessions, services, rest, named]) await job();
   console.log("ok");
+  process.exit(0); // a watch may wait still
 })().catch((err) => {
   console.error(err);
   process.exit(1);
