@@ -98,6 +98,9 @@ func connectEnvoy(c *ucli.Context, env Env) error {
 	if err != nil {
 		return err
 	}
+	if err := keepMemory(env); err != nil {
+		return err
+	}
 	return execEnvoy(binary, bootstrap, c.Args().Slice())
 }
 

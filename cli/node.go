@@ -91,6 +91,9 @@ const (
 // runAgent runs an agent, and where it is one a server with it, until ctx ends. The server is there before the agent and goes
 // after it, and gossip is there longest.
 func runAgent(ctx context.Context, env Env, s config.Config, warnings []string, again func() (config.Config, []string, error), files []string) error {
+	if err := keepMemory(env); err != nil {
+		return err
+	}
 	out, end, err := logOutput(env.Stdout, &s.Logging)
 	if err != nil {
 		return err

@@ -33,6 +33,9 @@ type proxyRun struct {
 
 // runProxy runs weft's own proxy for one service until ctx ends.
 func runProxy(ctx context.Context, env Env, a rest.Access, r proxyRun, log *slog.Logger) error {
+	if err := keepMemory(env); err != nil {
+		return err
+	}
 	metrics := prometheus.NewRegistry()
 	door, err := listen.New(listen.Config{Log: log, Metrics: metrics})
 	if err != nil {
@@ -133,6 +136,9 @@ func (r runner) Ready() bool                   { return r.one.Ready() }
 
 // runHostProxy is the sidecar of all services that an agent names on the control socket, until ctx ends.
 func runHostProxy(ctx context.Context, env Env, socket string, r proxyRun, log *slog.Logger) error {
+	if err := keepMemory(env); err != nil {
+		return err
+	}
 	m := &members{process: prometheus.NewRegistry(), all: map[*member]struct{}{}}
 	door, err := listen.New(listen.Config{Log: log, Metrics: m.process})
 	if err != nil {
