@@ -76,7 +76,7 @@ func TestOutsideLocalIdentity(t *testing.T) {
 		outside("net", "tcp", catalog.Outside{Addresses: []string{"10.9.0.0/16"}}), outside("site", "http", catalog.Outside{Addresses: []string{"a.test"}, Port: 80}))
 	proxy := transparently(t, w, nil)
 	changed, own := *proxy, *proxy.Proxy
-	own.LocalIdentity = &catalog.LocalIdentity{UIDs: []uint32{7}}
+	own.LocalIdentity = &catalog.LocalIdentity{LocalProcesses: catalog.LocalProcesses{UIDs: []uint32{7}}}
 	changed.Proxy = &own
 	for _, weft := range []bool{false, true} {
 		w.Abilities = xds.Abilities{Weft: weft}
