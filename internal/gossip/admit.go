@@ -5,6 +5,7 @@ package gossip
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"strings"
@@ -51,6 +52,7 @@ func (p *Pool) learn(kind serf.EventType, m *serf.Member) {
 	member := memberOf(m)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	delete(p.claims, member.Name)
 	old, was := p.known[member.Name]
 	if was && p.names[old.id] == member.Name {
 		delete(p.names, old.id)
@@ -106,8 +108,62 @@ func addressOf(ip net.IP, port uint16) string {
 	return netip.AddrPortFrom(addr.Unmap(), port).String()
 }
 
+// claim is a member that was let in, until serf's event tells of it: two that come at once could both have a name, or an ID, otherwise.
+type claim struct {
+	known
+	until time.Time
+}
+
+const (
+	claimFor  = 10 * time.Second // far longer than serf's events take
+	maxClaims = 4096
+)
+
 // NotifyAlive is memberlist's question whether a node may be a member. It holds its lock meanwhile.
-func (p *Pool) NotifyAlive(n *memberlist.Node) error { return p.refuse(p.admit(n, true)) }
+func (p *Pool) NotifyAlive(n *memberlist.Node) error {
+	m, err := p.admit(n, true)
+	if err == nil && m != nil {
+		p.claim(m, addressOf(n.Addr, n.Port))
+	}
+	return p.refuse(err)
+}
+
+// claim keeps name and ID for a member that is let in.
+func (p *Pool) claim(m *Member, address string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if k := p.known[m.Name]; k.there && k.id == m.ID && k.address == address {
+		return // as nearly always
+	}
+	now := time.Now()
+	if len(p.claims) >= maxClaims {
+		maps.DeleteFunc(p.claims, func(_ string, c claim) bool { return now.After(c.until) })
+	}
+	if len(p.claims) < maxClaims {
+		p.claims[m.Name] = claim{known{id: m.ID, address: address, there: true}, now.Add(claimFor)}
+	}
+}
+
+// holderLocked is who has a name, by the last event or by a claim.
+func (p *Pool) holderLocked(name string) known {
+	if c, ok := p.claims[name]; ok && time.Now().Before(c.until) {
+		return c.known
+	}
+	return p.known[name]
+}
+
+// holderOfLocked is the name of who has an ID.
+func (p *Pool) holderOfLocked(id string) string {
+	if name := p.names[id]; name != "" {
+		return name
+	}
+	for name, c := range p.claims { // few, and for a moment
+		if c.id == id && time.Now().Before(c.until) {
+			return name
+		}
+	}
+	return ""
+}
 
 // NotifyMerge is memberlist's question whether two pools may become one: this one and that of a node that joins, or that this
 // one joins.
@@ -116,8 +172,8 @@ func (p *Pool) NotifyMerge(nodes []*memberlist.Node) error {
 		if n.State == memberlist.StateLeft {
 			continue
 		}
-		if err := p.refuse(p.admit(n, n.State != memberlist.StateDead)); err != nil {
-			return err
+		if _, err := p.admit(n, n.State != memberlist.StateDead); err != nil {
+			return p.refuse(err)
 		}
 	}
 	return nil
@@ -140,37 +196,38 @@ func (p *Pool) refuse(err error) error {
 // maxRefused bounds how many refusals are kept: their names are the sender's.
 const maxRefused = 64
 
-// admit decides whether a node may be in the pool. Of a dead one, name and ID may be those of another.
-func (p *Pool) admit(n *memberlist.Node, alive bool) error {
+// admit decides whether a node may be in the pool. Of a dead one, name and ID may be those of another. It gives
+// what a live one says of itself.
+func (p *Pool) admit(n *memberlist.Node, alive bool) (*Member, error) {
 	address := addressOf(n.Addr, n.Port)
 	no := func(reason error, format string, args ...any) error {
 		return &RefuseError{Name: printable(n.Name), Address: address, Reason: reason, Detail: fmt.Sprintf(format, args...)}
 	}
 	if guard.Off("C125") {
-		return nil
+		return nil, nil
 	}
 	if len(n.Addr) != net.IPv4len && len(n.Addr) != net.IPv6len {
-		return no(ErrForeign, "its address has %d bytes", len(n.Addr))
+		return nil, no(ErrForeign, "its address has %d bytes", len(n.Addr))
 	}
 	if err := checkName(n.Name); err != nil {
-		return no(ErrForeign, "%v", err)
+		return nil, no(ErrForeign, "%v", err)
 	}
 	if len(n.Meta) > memberlist.MetaMaxSize {
-		return no(ErrForeign, "%d bytes of tags", len(n.Meta))
+		return nil, no(ErrForeign, "%d bytes of tags", len(n.Meta))
 	}
 	tags, err := decodeTags(n.Meta)
 	if err != nil {
-		return no(ErrForeign, "its tags can't be read: %v", err)
+		return nil, no(ErrForeign, "its tags can't be read: %v", err)
 	}
 	m := Member{Name: n.Name}
 	m.fromTags(tags)
 	if err := p.belongs(&m, no); err != nil {
-		return err
+		return nil, err
 	}
 	if !alive {
-		return nil
+		return nil, nil
 	}
-	return p.unique(&m, address, no)
+	return &m, p.unique(&m, address, no)
 }
 
 type refusal func(reason error, format string, args ...any) error
@@ -220,13 +277,13 @@ func (p *Pool) unique(m *Member, address string, no refusal) error {
 		return no(ErrIDTaken, "this node, %s at %s, has ID %s too: delete the file node-id in data_dir of one of them, or give it another node_id",
 			self.Name, own, self.ID)
 	}
-	if k, ok := p.known[m.Name]; ok && k.there && k.id != m.ID && k.address != address {
+	if k := p.holderLocked(m.Name); k.there && k.id != m.ID && k.address != address {
 		return no(ErrNameTaken, "a node at %s is called so with ID %s, that one has %s: give one of them another name with node or -node",
 			k.address, k.id, printable(m.ID))
 	}
-	if name := p.names[m.ID]; name != "" && name != m.Name && p.known[name].address != address {
+	if name := p.holderOfLocked(m.ID); name != "" && name != m.Name && p.holderLocked(name).address != address {
 		return no(ErrIDTaken, "%s at %s has ID %s too: delete the file node-id in data_dir of one of them, or give it another node_id",
-			name, p.known[name].address, printable(m.ID))
+			printable(name), p.holderLocked(name).address, printable(m.ID))
 	}
 	return nil
 }

@@ -116,6 +116,7 @@ type Pool struct {
 	known   map[string]known        // by name: what the last event said
 	names   map[string]string       // by ID: the name of the member that is there with it
 	refused map[string]*RefuseError // by name: whom admit turned away last
+	claims  map[string]claim        // by name: who was let in a moment ago, of whom serf has told nothing yet
 	returns returns
 }
 
@@ -144,7 +145,7 @@ func New(c Config) (*Pool, error) {
 	}
 	p := &Pool{
 		c: c, log: c.Log, ready: make(chan struct{}), changed: make(chan struct{}),
-		known: map[string]known{}, names: map[string]string{}, refused: map[string]*RefuseError{},
+		known: map[string]known{}, names: map[string]string{}, refused: map[string]*RefuseError{}, claims: map[string]claim{},
 		returns: returns{more: make(chan struct{}, 1)},
 	}
 	var err error
