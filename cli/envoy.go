@@ -85,6 +85,10 @@ func connectEnvoy(c *ucli.Context, env Env) error {
 	if err != nil {
 		return err
 	}
+	var secrets []string
+	if !c.Bool("bootstrap") { // who starts an Envoy by himself has its environment in his hands
+		secrets = inEnvironment(&conf)
+	}
 	bootstrap, err := xds.Bootstrap(conf)
 	if err != nil {
 		return err
@@ -101,7 +105,20 @@ func connectEnvoy(c *ucli.Context, env Env) error {
 	if err := keepMemory(env); err != nil {
 		return err
 	}
-	return execEnvoy(binary, bootstrap, c.Args().Slice())
+	return execEnvoy(binary, bootstrap, c.Args().Slice(), secrets)
+}
+
+// inEnvironment moves a bootstrap's secrets to the environment, from where Envoy takes them: its admin port shows the bootstrap to all processes
+// of the host, and a process's environment is its user's alone.
+func inEnvironment(c *xds.BootstrapConfig) (env []string) {
+	c.FromEnvironment = true
+	for name, secret := range map[string]*string{"WEFT_PROXY_SECRET": &c.Secret, "WEFT_PROXY_TOKEN": &c.Token} {
+		if *secret != "" {
+			env = append(env, name+"="+*secret)
+			*secret = name
+		}
+	}
+	return env
 }
 
 // bootstrapOf is what flags, the registration and proxy-defaults say of the bootstrap.
@@ -342,7 +359,7 @@ func envoyKnown(c *ucli.Context, version string) error {
 
 // execEnvoy replaces this process by Envoy. The bootstrap holds the proxy's secret: it is written to a file that only this user
 // may read, is open already when Envoy starts, and has no name any more.
-func execEnvoy(binary string, bootstrap []byte, more []string) error {
+func execEnvoy(binary string, bootstrap []byte, more, env []string) error {
 	f, err := os.CreateTemp("", "weft-envoy-*.json") // 0600
 	if err != nil {
 		return err
@@ -365,7 +382,7 @@ func execEnvoy(binary string, bootstrap []byte, more []string) error {
 	if !contains(more, "--restart-epoch") {
 		args = append(args, "--disable-hot-restart")
 	}
-	return syscall.Exec(binary, append(args, more...), os.Environ())
+	return syscall.Exec(binary, append(args, more...), append(os.Environ(), env...))
 }
 
 func contains(args []string, flag string) bool {

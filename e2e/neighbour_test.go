@@ -215,6 +215,30 @@ func (h *sharedHost) secretsBy(uid int) ([]byte, error) {
 	return all.Bytes(), err
 }
 
+// envoyShowsNoSecret starts an Envoy as a sidecar, which gets its configuration by its secret and token, and seeks both and its key in what it shows.
+func (h *sharedHost) envoyShowsNoSecret(program string) {
+	t, admin := h.t, loopback(mustPort(h.t))
+	var a struct{ Secret string }
+	_, text := h.ask(sidecarUser, "GET", "/v1/agent/connect/proxy/api-sidecar-proxy", h.token, "")
+	if err := json.Unmarshal([]byte(text), &a); err != nil || a.Secret == "" {
+		t.Fatalf("%v: %s", err, text)
+	}
+	p := h.start(0, "envoy", "connect", "envoy", "-envoy-binary", program, "-http-addr", h.http, "-token", h.token, "-sidecar-for", "api", "-admin-bind", admin)
+	defer p.kill()
+	var got string
+	until(t, 20*time.Second, func() error {
+		if got = h.get(neighbour, "http://"+admin+"/config_dump?include_eds"); !strings.Contains(got, "CERTIFICATE") && !strings.Contains(got, `"leaf"`) {
+			return fmt.Errorf("%.200s %s", got, tail(filepath.Join(h.dir, "envoy.log"), 5))
+		}
+		return nil
+	})
+	for what, secret := range map[string]string{"secret": a.Secret, "token": h.token, "key": "PRIVATE KEY"} {
+		if strings.Contains(got, secret) {
+			t.Errorf("%s shows the %s", program, what)
+		}
+	}
+}
+
 // runAs runs a program as a user.
 func runAs(uid uint32, args ...string) (string, error) {
 	c := exec.Command(args[0], args[1:]...)
@@ -283,6 +307,13 @@ func TestWhatANeighbourCantDo(t *testing.T) {
 		for _, path := range []string{"/config", "/certs", "/metrics"} {
 			if got := h.get(neighbour, "http://"+h.admin+path); !strings.Contains(got, "web") || strings.Contains(got, "PRIVATE KEY") || strings.Contains(got, h.webSecret) {
 				t.Errorf("%s: %.300q", path, got)
+			}
+		}
+	})
+	t.Run("find a secret at Envoy's admin port", func(t *testing.T) {
+		for _, program := range []string{envoy(), os.Getenv("WEFT_ENVOY_OLDEST")} {
+			if program != "" {
+				h.envoyShowsNoSecret(program)
 			}
 		}
 	})

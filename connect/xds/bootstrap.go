@@ -22,7 +22,10 @@ type BootstrapConfig struct {
 	// ADSAddress is host:port, or unix:/path.
 	ADSAddress    string
 	Secret, Token string
-	AdminAddress  string // host:port
+	// FromEnvironment says that these are the names of environment variables, from where Envoy takes them: its admin port shows what stands in the
+	// bootstrap.
+	FromEnvironment bool
+	AdminAddress    string // host:port
 	// AdminAccessLogPath is where accesses to the admin page are logged.
 	AdminAccessLogPath string
 	// ADSCA are the certificates, in PEM, of which that of ADSAddress must come; "" is plain text. ADSName is the name that it must
@@ -39,6 +42,24 @@ type BootstrapConfig struct {
 
 type object = map[string]any
 
+// addHeaders adds headers, whose values are the names of environment variables, to what is sent to a cluster. What a gRPC service says itself of
+// its headers, Envoy takes as it stands.
+func addHeaders(headers []object) []object {
+	var mutations []object
+	for _, h := range headers {
+		mutations = append(mutations, object{"append": object{
+			"header": object{"key": h["key"], "value": fmt.Sprintf("%%ENVIRONMENT(%s)%%", h["value"])}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+		}})
+	}
+	return []object{
+		{"name": "envoy.filters.http.header_mutation", "typed_config": object{
+			"@type":     "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+			"mutations": object{"request_mutations": mutations},
+		}},
+		{"name": "envoy.filters.http.upstream_codec", "typed_config": object{"@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"}},
+	}
+}
+
 // Bootstrap is Envoy's bootstrap as JSON. It holds the proxy's secret: who can read it can be the proxy.
 func Bootstrap(c BootstrapConfig) ([]byte, error) {
 	ads, err := address(c.ADSAddress)
@@ -53,13 +74,17 @@ func Bootstrap(c BootstrapConfig) ([]byte, error) {
 	if c.Token != "" {
 		metadata = append(metadata, object{"key": "x-consul-token", "value": c.Token})
 	}
+	speaks := object{
+		"@type":                "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+		"explicit_http_config": object{"http2_protocol_options": object{"connection_keepalive": object{"interval": "30s", "timeout": "10s"}}},
+	}
+	if c.FromEnvironment {
+		speaks["http_filters"], metadata = addHeaders(metadata), []object{}
+	}
 	local := object{
 		"name": "local_agent", "type": "STATIC", "connect_timeout": "1s", "ignore_health_on_host_removal": false,
-		"typed_extension_protocol_options": object{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": object{
-			"@type":                "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-			"explicit_http_config": object{"http2_protocol_options": object{"connection_keepalive": object{"interval": "30s", "timeout": "10s"}}},
-		}},
-		"load_assignment": object{"cluster_name": "local_agent", "endpoints": endpoints(ads)},
+		"typed_extension_protocol_options": object{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": speaks},
+		"load_assignment":                  object{"cluster_name": "local_agent", "endpoints": endpoints(ads)},
 	}
 	if c.ADSCA != "" {
 		local["transport_socket"] = adsTLS(c.ADSCA, c.ADSName)
