@@ -140,30 +140,15 @@ func outsideServers(t *testing.T, at string) (plain, secure string) {
 // relay hands connections on from an address to another.
 func relay(t *testing.T, at, to string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", net.JoinHostPort(at, "0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() { // ends with the listener
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() { // ends with the connection
-				defer conn.Close()
-				on, err := net.Dial("tcp", to)
-				if err != nil {
-					return
-				}
-				defer on.Close()
-				go func() { _, _ = io.Copy(on, conn); _ = on.Close() }() // ends with either
-				_, _ = io.Copy(conn, on)
-			}()
+	return serveConns(t, at, func(conn net.Conn) {
+		on, err := net.Dial("tcp", to)
+		if err != nil {
+			return
 		}
-	}()
-	return l.Addr().String()
+		defer on.Close()
+		go func() { _, _ = io.Copy(on, conn); _ = on.Close() }() // ends with either
+		_, _ = io.Copy(conn, on)
+	})
 }
 
 // What is outside the mesh is reached by a transparent proxy's service as intentions say: by network, address and port, by the name that

@@ -88,6 +88,12 @@ func named() (*http.Client, func()) {
 // echoServer answers in plain text, from the first byte on, outside the mesh.
 func echoServer(t *testing.T, at string) string {
 	t.Helper()
+	return serveConns(t, at, func(conn net.Conn) { _, _ = io.Copy(conn, conn) })
+}
+
+// serveConns listens at an address until the test ends, and gives its port to it; serve has each connection, which is closed afterwards.
+func serveConns(t *testing.T, at string, serve func(net.Conn)) string {
+	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(at, "0"))
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +107,7 @@ func echoServer(t *testing.T, at string) string {
 			}
 			go func() { // ends with the connection
 				defer conn.Close()
-				_, _ = io.Copy(conn, conn)
+				serve(conn)
 			}()
 		}
 	}()

@@ -16,21 +16,9 @@ import (
 	"github.com/weftmesh/weft/connect/xds/xdstest"
 )
 
-// What is rendered for a transparent proxy is compiled: a listener without a socket for each service, by its address.
-func TestCompileCaptured(t *testing.T) {
-	w, err := xdstest.NewWorld(time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.DefaultAllow, w.Abilities = true, xds.Abilities{Weft: true}
-	if err := w.Write(&catalog.ProxyDefaults{Mode: catalog.ModeTransparent}, &catalog.ServiceDefaults{EntryHead: catalog.EntryHead{Name: "api"}, Protocol: "http"}); err != nil {
-		t.Fatal(err)
-	}
-	for i, name := range []string{"api", "db"} { // db has not said what it speaks
-		if _, err := w.Register(xdstest.Sidecar{Service: name, Node: "n2", Address: "10.0.0.2", Port: 1, PublicPort: 21001 + i}); err != nil {
-			t.Fatal(err)
-		}
-	}
+// sidecarOfWeb registers a sidecar of web, and gives what is rendered for it, by type and name.
+func sidecarOfWeb(t *testing.T, w *xdstest.World) map[string]map[string]*anypb.Any {
+	t.Helper()
 	proxy, err := w.Register(xdstest.Sidecar{Service: "web", Port: 8080, PublicPort: 21000})
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +38,25 @@ func TestCompileCaptured(t *testing.T) {
 			resources[url][r.Name] = r.Any
 		}
 	}
-	s, err := intake.Compile(resources, time.Now)
+	return resources
+}
+
+// What is rendered for a transparent proxy is compiled: a listener without a socket for each service, by its address.
+func TestCompileCaptured(t *testing.T) {
+	w, err := xdstest.NewWorld(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.DefaultAllow, w.Abilities = true, xds.Abilities{Weft: true}
+	if err := w.Write(&catalog.ProxyDefaults{Mode: catalog.ModeTransparent}, &catalog.ServiceDefaults{EntryHead: catalog.EntryHead{Name: "api"}, Protocol: "http"}); err != nil {
+		t.Fatal(err)
+	}
+	for i, name := range []string{"api", "db"} { // db has not said what it speaks
+		if _, err := w.Register(xdstest.Sidecar{Service: name, Node: "n2", Address: "10.0.0.2", Port: 1, PublicPort: 21001 + i}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := intake.Compile(sidecarOfWeb(t, w), time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,26 +47,7 @@ func outsideResources(t *testing.T, meshOnly bool) map[string]map[string]*anypb.
 	if _, err := w.Register(xdstest.Sidecar{Service: "api", Node: "n2", Address: "10.0.0.2", Port: 1, PublicPort: 21001}); err != nil {
 		t.Fatal(err)
 	}
-	proxy, err := w.Register(xdstest.Sidecar{Service: "web", Port: 8080, PublicPort: 21000})
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := w.Leaf("web")
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := w.Render(proxy, leaf)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resources := map[string]map[string]*anypb.Any{}
-	for url, all := range out.Resources {
-		resources[url] = map[string]*anypb.Any{}
-		for _, r := range all {
-			resources[url][r.Name] = r.Any
-		}
-	}
-	return resources
+	return sidecarOfWeb(t, w)
 }
 
 // A captured connection is that of the closest network at its port, of services before all; then of the name that TLS asks for; what isn't TLS is
