@@ -18,6 +18,8 @@ import (
 	"io/fs"
 	mrand "math/rand/v2"
 	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -39,6 +41,7 @@ type flock struct {
 	secrets map[string]string // by what they are
 	answers bytes.Buffer
 	root    string
+	logs    []string // of sidecars
 }
 
 // secret makes a secret and has it sought.
@@ -145,7 +148,7 @@ func folder(t *testing.T, dir string) []byte {
 }
 
 // Secrets that are put into a locked server and an agent, by every way that takes some, in requests that are refused too and in URLs, are in
-// nothing that comes out: logs at their loudest, audit logs, metrics, what agents say of themselves, debug bundles, snapshots, answers to others,
+// nothing that comes out: logs at their loudest, audit logs, access logs of both kinds of sidecars, metrics, what agents say of themselves, debug bundles, snapshots, answers to others,
 // arguments of processes. The control is a text in the nodes' names, which most of these have: it is found there.
 func TestSecretsAreNowhere(t *testing.T) {
 	enabled(t)
@@ -159,6 +162,7 @@ func TestSecretsAreNowhere(t *testing.T) {
 	f.authorities()
 	f.services()
 	f.refusals()
+	f.mesh(control)
 	f.hidden()
 	f.seek(control)
 }
@@ -214,7 +218,7 @@ func (f *flock) begin(control string) {
 	if err := os.WriteFile(file, []byte(join.Token), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	run("a1", fmt.Sprintf("acl { enable_token_persistence = true }\nservice { name = \"file\"  port = 81  token = %q }", f.secret("token of a service's file")), 101, "-join-token=@"+file)
+	run("a1", fmt.Sprintf("acl { enable_token_persistence = true }\nports { grpc = 8502 }\nservice { name = \"file\"  port = 81  token = %q }", f.secret("token of a service's file")), 101, "-join-token=@"+file)
 }
 
 // tokens makes ACL tokens, uses them in every place that takes one, and gives the agent its own.
@@ -222,7 +226,7 @@ func (f *flock) tokens() {
 	f.t.Helper()
 	for what, rules := range map[string]string{
 		"token": `key_prefix \"app/\" { policy = \"write\" }`, "service's token": `service_prefix \"\" { policy = \"write\" }`,
-		"agent's token": `node_prefix \"\" { policy = \"write\" }`,
+		"agent's token": `node_prefix \"\" { policy = \"write\" }`, "sidecars' token": `service_prefix \"\" { policy = \"write\" } node_prefix \"\" { policy = \"read\" }`,
 	} {
 		name := regexp.MustCompile(`\W`).ReplaceAllString(what, "-")
 		f.want(200, "s1", "PUT", "/v1/acl/policy", f.root, `{"Name":"`+name+`","Rules":"`+rules+`"}`, false)
@@ -321,6 +325,82 @@ func (f *flock) refusals() {
 	}
 }
 
+// mesh has requests with secrets go through sidecars of both kinds, which log each: one that is answered, and one that is refused.
+func (f *flock) mesh(control string) {
+	f.t.Helper()
+	t, token := f.t, f.secrets["sidecars' token"]
+	bearer, cookie, answered := f.secret("bearer of a request"), f.secret("cookie of a request"), f.secret("cookie of an answer")
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Set-Cookie", "session="+answered) }))
+	t.Cleanup(backend.Close)
+	local, err := netip.ParseAddrPort(backend.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range []string{
+		`{"Kind":"proxy-defaults","Name":"global","Config":{"protocol":"http"},"AccessLogs":{"Enabled":true}}`,
+		`{"Kind":"service-intentions","Name":"back","Sources":[{"Name":"front","Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/open"}}]}]}`,
+	} {
+		f.want(200, "s1", "PUT", "/v1/config", f.root, entry, false)
+	}
+	upstream := mustPort(t)
+	for name, sidecar := range map[string]string{
+		"back": "{}", "front": fmt.Sprintf(`{"Proxy":{"Upstreams":[{"DestinationName":"back","LocalBindPort":%d}]}}`, upstream),
+	} {
+		f.want(200, "a1", "PUT", "/v1/agent/service/register", token, fmt.Sprintf(`{"Name":%q,"Port":%d,"Connect":{"SidecarService":%s}}`, name, local.Port(), sidecar), false)
+	}
+	file := filepath.Join(f.dir, "sidecars-token")
+	if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, args := range map[string][]string{"front": {"proxy"}, "back": {"envoy", "-envoy-binary", envoy(), "-admin-bind", loopback(mustPort(t))}} {
+		log := filepath.Join(f.dir, name+"-sidecar.log")
+		p, err := start(name, log, binary(), append(append([]string{"connect"}, args...), "-sidecar-for", name, "-http-addr", f.urls["a1"], "-token-file", file)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(p.kill)
+		f.logs = append(f.logs, log)
+		var access struct{ Secret string }
+		if err := json.Unmarshal([]byte(f.want(200, "a1", "GET", "/v1/agent/connect/proxy/"+name+"-sidecar-proxy", token, "", true)), &access); err != nil || access.Secret == "" {
+			t.Fatalf("%v", err)
+		}
+		f.secrets["secret of the sidecar of "+name] = access.Secret
+		var leaf struct{ PrivateKeyPEM string }
+		if err := json.Unmarshal([]byte(f.want(200, "a1", "GET", "/v1/agent/connect/ca/leaf/"+name, token, "", true)), &leaf); err != nil {
+			t.Fatal(err)
+		}
+		f.secrets["key of "+name] = strings.Split(leaf.PrivateKeyPEM, "\n")[1]
+	}
+	for path, want := range map[string]int{"/open/": 200, "/closed/": 403} {
+		until(t, 30*time.Second, func() error {
+			req, err := http.NewRequest(http.MethodGet, "http://"+loopback(upstream)+path+control, nil)
+			if err != nil {
+				return err
+			}
+			req.Header.Set("Authorization", "Bearer "+bearer)
+			req.Header.Set("Cookie", "session="+cookie)
+			resp, err := http.DefaultTransport.RoundTrip(req)
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != want {
+				return fmt.Errorf("%s: %d: %s", path, resp.StatusCode, tail(f.logs[0], 5))
+			}
+			return nil
+		})
+	}
+	for _, log := range f.logs { // they are written a moment later
+		until(t, 15*time.Second, func() error {
+			data, err := os.ReadFile(log)
+			if err == nil && !(strings.Contains(string(data), "/open/"+control) && strings.Contains(string(data), "/closed/"+control)) {
+				err = fmt.Errorf("%s has no line of each request: %s", log, tail(log, 5))
+			}
+			return err
+		})
+	}
+}
+
 // hidden has those sought that the nodes made themselves.
 func (f *flock) hidden() {
 	f.t.Helper()
@@ -383,6 +463,13 @@ func (f *flock) seek(control string) {
 			}
 			out[file] = data
 		}
+	}
+	for _, log := range f.logs {
+		data, err := os.ReadFile(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[filepath.Base(log)] = data
 	}
 	running, err := processesOf(control)
 	if err != nil || len(running) < len(f.urls) {
