@@ -16,7 +16,10 @@ import (
 // took for failed, which serf has them do seldom. So a node that sees several return, and still misses some, exchanges states
 // with members that are there, now and not in half a minute. Measured in virtual time with a tenth of the packets lost, a cut in
 // two of 20 s to 5 min, until all saw all: 9 to 21 s with serf's interval of 30 s (20 nodes); with one of 2 s up to 16 s (20), 20 s (60)
-// and 29 s (120); with the exchange too up to 5.5 s (20) and 4 s (60).
+// and 29 s (120); with the exchange too mostly up to 5.5 s (20) and 4 s (60).
+//
+// Whoever missed that one member returned sees nobody return, and was the one that took 28 s: with a member failed, a node of a small pool
+// exchanges states with another from time to time anyhow. Who is dead in truth costs each node some KB a second so.
 const (
 	// reconnectEvery is how often a failed member is tried, by all of the pool together: serf spreads it over those that are there.
 	reconnectEvery = 2 * time.Second
@@ -27,6 +30,11 @@ const (
 	// healEvery is the time between exchanges, more or less, and healRounds the number of them: each costs a whole state both ways.
 	healEvery  = time.Second
 	healRounds = 8
+	// healShare is the time between two exchanges of all of the pool together, while a member is failed, and healLeast that between two of a node.
+	// From healLarge members on a node would do it less often than memberlist does by itself, every 30 s.
+	healShare = 100 * time.Millisecond
+	healLeast = time.Second
+	healLarge = 300
 )
 
 // returns counts the members that came back from failed.
@@ -55,19 +63,19 @@ func (p *Pool) backLocked(now time.Time) {
 // heal exchanges states with others after partitions, until ctx ends.
 func (p *Pool) heal(ctx context.Context) error {
 	for {
+		rounds := 1
+		wait := time.NewTimer(spread(max(healLeast, time.Duration(p.members())*healShare)))
 		select {
 		case <-p.returns.more:
-		case <-ctx.Done():
-			return nil
-		}
-		for range healRounds {
-			timer := time.NewTimer(healEvery/2 + rand.N(healEvery))
-			select {
-			case <-timer.C:
-			case <-ctx.Done():
-				timer.Stop()
-				return nil
+			rounds = healRounds
+		case <-wait.C:
+			if p.members() >= healLarge {
+				continue
 			}
+		case <-ctx.Done():
+		}
+		wait.Stop()
+		for ; rounds > 0 && ctx.Err() == nil; rounds-- {
 			to := p.informant()
 			if to == "" {
 				break
@@ -75,9 +83,31 @@ func (p *Pool) heal(ctx context.Context) error {
 			if s, err := p.running(); err == nil {
 				_, _ = s.Memberlist().Join([]string{to}) // another one answers in the next round
 			}
+			if rounds == 1 {
+				break
+			}
+			timer := time.NewTimer(spread(healEvery))
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				timer.Stop()
+			}
+		}
+		if ctx.Err() != nil {
+			return nil
 		}
 	}
 }
+
+// members is how many members there are, dead ones with them.
+func (p *Pool) members() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.known)
+}
+
+// spread is about d, for each another.
+func spread(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 
 // informant is the address of a member to ask for those that this node takes for failed; "" if there are none.
 func (p *Pool) informant() string {
