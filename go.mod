@@ -2,6 +2,8 @@ module github.com/weftmesh/weft
 
 go 1.26.0
 
+toolchain go1.26.10 // its standard library mends what govulncheck finds in 1.26.8
+
 require (
 	github.com/anishathalye/porcupine v1.3.1
 	github.com/cncf/xds/go v0.0.0-20260202195803-dba9d589def2
