@@ -44,14 +44,7 @@ func outsideByPort(t *testing.T, w *World) {
 		!strings.Contains(out, "allowed by service-intentions/"+m.name("db")) {
 		t.Errorf("explained as\n%s", out)
 	}
-	open, err := dialTCP(db)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer open.Close()
-	if err := ping(open); err != nil {
-		t.Fatal(err)
-	}
+	open := opened(t, dialTCP, db)
 	m.intend("deny", "web", "db")
 	m.intend("deny", "web", "site")
 	until(t, effect+slack, func() error { return refused(db) })
@@ -207,23 +200,9 @@ func TestOutsideInside(t *testing.T) {
 		if err := refused(far); err != nil {
 			t.Fatal(err)
 		}
-		conn, err := dialTCP(one)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		if err := ping(conn); err != nil {
-			t.Fatal(err)
-		}
+		opened(t, dialTCP, one)
 	}
-	open, err := dialTCP(one)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer open.Close()
-	if err := ping(open); err != nil {
-		t.Fatal(err)
-	}
+	open := opened(t, dialTCP, one)
 	for _, s := range []string{"net", "named", "site"} {
 		m.intend("deny", "web", s)
 	}
@@ -237,14 +216,7 @@ func TestOutsideInside(t *testing.T) {
 	if err := errors.Join(refused(one), noTLS(secure, "a.outside.test"), forbidden("http://"+plain+"/", "h.outside.test")); err != nil {
 		t.Errorf("denied, where all else may be reached: %v", err)
 	}
-	open, err = dialTCP(far)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer open.Close()
-	if err := ping(open); err != nil {
-		t.Fatal(err)
-	}
+	open = opened(t, dialTCP, far)
 	m.put("/v1/config", object{"Kind": "mesh", "TransparentProxy": object{"MeshDestinationsOnly": true}})
 	until(t, effect+slack, func() error { return errors.Join(refused(far), cut(open)) })
 }

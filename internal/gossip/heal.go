@@ -60,22 +60,14 @@ func (p *Pool) backLocked(now time.Time) {
 	}
 }
 
-// heal exchanges states with others after partitions, until ctx ends.
+// heal exchanges states with others after partitions, and from time to time, until ctx ends.
 func (p *Pool) heal(ctx context.Context) error {
 	for {
-		rounds := 1
-		wait := time.NewTimer(spread(max(healLeast, time.Duration(p.members())*healShare)))
-		select {
-		case <-p.returns.more:
-			rounds = healRounds
-		case <-wait.C:
-			if p.members() >= healLarge {
-				continue
+		rounds := p.healing(ctx)
+		for round := range rounds {
+			if round > 0 && !pause(ctx, healEvery) {
+				return nil
 			}
-		case <-ctx.Done():
-		}
-		wait.Stop()
-		for ; rounds > 0 && ctx.Err() == nil; rounds-- {
 			to := p.informant()
 			if to == "" {
 				break
@@ -83,19 +75,38 @@ func (p *Pool) heal(ctx context.Context) error {
 			if s, err := p.running(); err == nil {
 				_, _ = s.Memberlist().Join([]string{to}) // another one answers in the next round
 			}
-			if rounds == 1 {
-				break
-			}
-			timer := time.NewTimer(spread(healEvery))
-			select {
-			case <-timer.C:
-			case <-ctx.Done():
-				timer.Stop()
-			}
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
+	}
+}
+
+// healing waits until something is to be healed, or may be, and says with how many exchanges.
+func (p *Pool) healing(ctx context.Context) (rounds int) {
+	wait := time.NewTimer(spread(max(healLeast, time.Duration(p.members())*healShare)))
+	defer wait.Stop()
+	select {
+	case <-p.returns.more:
+		return healRounds
+	case <-wait.C:
+		if p.members() < healLarge {
+			return 1
+		}
+	case <-ctx.Done():
+	}
+	return 0
+}
+
+// pause waits for about d; false is ctx's end.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(spread(d))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -8,14 +8,15 @@ import (
 	"io"
 	"net"
 	"sync"
-	"syscall"
+
+	"github.com/weftmesh/weft/internal/records"
 )
 
 // Conn is an accepted connection that is counted until it is closed. For TLS it
 // is what (*tls.Conn).NetConn returns. Copies between two Conns go through the
 // kernel (splice) where the two sockets allow it.
 type Conn struct {
-	net.Conn
+	records.Wrapped
 	l       *Listener
 	shaking *shaking // of the goroutine that does the handshake; nil before and after
 
@@ -28,9 +29,6 @@ var (
 	_ io.ReaderFrom = (*Conn)(nil)
 	_ io.WriterTo   = (*Conn)(nil)
 )
-
-// NetConn returns the connection inside, such as a *net.TCPConn.
-func (c *Conn) NetConn() net.Conn { return c.Conn }
 
 // Socket returns the connection inside where reading and writing on this one are nothing more than on that: of a plain connection,
 // not of one that TLS is spoken on.
@@ -56,22 +54,6 @@ func (c *Conn) CloseWrite() error {
 		return w.CloseWrite()
 	}
 	return c.Close()
-}
-
-// SetLinger with 0 makes Close a reset, where the connection can do that.
-func (c *Conn) SetLinger(sec int) error {
-	if s, ok := c.Conn.(interface{ SetLinger(int) error }); ok {
-		return s.SetLinger(sec)
-	}
-	return nil
-}
-
-// SyscallConn gives access to the socket; it fails for in-memory connections.
-func (c *Conn) SyscallConn() (syscall.RawConn, error) {
-	if s, ok := c.Conn.(syscall.Conn); ok {
-		return s.SyscallConn()
-	}
-	return nil, fmt.Errorf("a connection of network %q has no socket", c.RemoteAddr().Network())
 }
 
 // ReadFrom copies r to the connection until r ends.

@@ -166,7 +166,7 @@ func (l *Listener) admit(raw net.Conn) *Conn {
 		if l.spec.TLS != nil {
 			raw = records.Under(raw)
 		}
-		return &Conn{Conn: raw, l: l, holder: h}
+		return &Conn{Wrapped: records.Wrapped{Conn: raw}, l: l, holder: h}
 	}
 	l.refuse(reasonAddress)
 	l.reject(raw)

@@ -29,9 +29,39 @@ func (nothing) Error() string   { return "nothing has come" }
 func (nothing) Timeout() bool   { return true }
 func (nothing) Temporary() bool { return true }
 
+// Wrapped is a connection that something is put around, with what its socket can do beyond net.Conn.
+type Wrapped struct{ net.Conn }
+
+// NetConn returns the connection inside, such as a *net.TCPConn.
+func (w Wrapped) NetConn() net.Conn { return w.Conn }
+
+// SyscallConn gives access to the socket; it fails for in-memory connections.
+func (w Wrapped) SyscallConn() (syscall.RawConn, error) {
+	if c, ok := w.Conn.(syscall.Conn); ok {
+		return c.SyscallConn()
+	}
+	return nil, fmt.Errorf("a connection of network %q has no socket", w.RemoteAddr().Network())
+}
+
+// SetLinger with 0 makes Close a reset, where the connection can do that.
+func (w Wrapped) SetLinger(sec int) error {
+	if c, ok := w.Conn.(interface{ SetLinger(int) error }); ok {
+		return c.SetLinger(sec)
+	}
+	return nil
+}
+
+// CloseWrite ends writing where the connection can do that; otherwise it closes.
+func (w Wrapped) CloseWrite() error {
+	if c, ok := w.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return w.Close()
+}
+
 // Conn is a connection beneath crypto/tls. One goroutine at a time may use what reads, and one what writes, as crypto/tls does.
 type Conn struct {
-	net.Conn
+	Wrapped
 
 	eager   bool
 	only    bool // give what is here, and don't wait
@@ -45,7 +75,7 @@ type Conn struct {
 }
 
 // Under makes a Conn of a socket, for crypto/tls to use.
-func Under(conn net.Conn) *Conn { return &Conn{Conn: conn} }
+func Under(conn net.Conn) *Conn { return &Conn{Wrapped: Wrapped{conn}} }
 
 // Of finds the Conn beneath a connection; nil if there is none.
 func Of(conn net.Conn) *Conn {
@@ -59,33 +89,6 @@ func Of(conn net.Conn) *Conn {
 			return nil
 		}
 	}
-}
-
-// NetConn is the socket.
-func (c *Conn) NetConn() net.Conn { return c.Conn }
-
-// SyscallConn gives access to the socket; it fails where there is none.
-func (c *Conn) SyscallConn() (syscall.RawConn, error) {
-	if s, ok := c.Conn.(syscall.Conn); ok {
-		return s.SyscallConn()
-	}
-	return nil, fmt.Errorf("a connection of network %q has no socket", c.RemoteAddr().Network())
-}
-
-// SetLinger with 0 makes Close a reset, where the socket can do that.
-func (c *Conn) SetLinger(sec int) error {
-	if s, ok := c.Conn.(interface{ SetLinger(int) error }); ok {
-		return s.SetLinger(sec)
-	}
-	return nil
-}
-
-// CloseWrite ends writing where the socket can do that; otherwise it closes.
-func (c *Conn) CloseWrite() error {
-	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return w.CloseWrite()
-	}
-	return c.Close()
 }
 
 // Eager has reads take more from the socket than was asked for, or not. Only the goroutine that reads may call it.

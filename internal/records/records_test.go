@@ -88,29 +88,35 @@ func payload() []byte {
 	return p
 }
 
+// arrives sends something, gathered or not, and wants it to arrive as it is.
+func arrives(t *testing.T, from, to end, want []byte, gather bool) {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() {
+		if gather {
+			from.under.Gather()
+		}
+		_, err := from.Write(want)
+		done <- errors.Join(err, from.under.Flush())
+	}()
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(to, got); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Fatal("something else arrived than was sent")
+	}
+}
+
 func TestGathersRecordsIntoOneWrite(t *testing.T) {
 	client, server := pair(t)
 	want := payload()
 	for _, gather := range []bool{true, false} { // without it each record is a write: the test's control
 		before := client.socket.writes.Load()
-		done := make(chan error, 1)
-		go func() {
-			if gather {
-				client.under.Gather()
-			}
-			_, err := client.Write(want)
-			done <- errors.Join(err, client.under.Flush())
-		}()
-		got := make([]byte, len(want))
-		if _, err := io.ReadFull(server, got); err != nil {
-			t.Fatal(err)
-		}
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(got, want) {
-			t.Fatal("something else arrived than was sent")
-		}
+		arrives(t, client, server, want, gather)
 		wanted := int64(4)
 		if gather {
 			wanted = 1
@@ -123,23 +129,7 @@ func TestGathersRecordsIntoOneWrite(t *testing.T) {
 
 func TestMoreThanSizeIsWrittenInPieces(t *testing.T) {
 	client, server := pair(t)
-	want := bytes.Repeat(payload(), 5)
-	done := make(chan error, 1)
-	go func() {
-		client.under.Gather()
-		_, err := client.Write(want)
-		done <- errors.Join(err, client.under.Flush())
-	}()
-	got := make([]byte, len(want))
-	if _, err := io.ReadFull(server, got); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Error("something else arrived than was sent")
-	}
+	arrives(t, client, server, bytes.Repeat(payload(), 5), true)
 }
 
 func TestOnlyGivesWhatHasComeAndDoesNotWait(t *testing.T) {
