@@ -73,11 +73,13 @@ func New(c Config) (*Runner, error) {
 // Run follows the state until ctx ends: a new or changed check is started, a removed one is stopped.
 func (r *Runner) Run(ctx context.Context) error {
 	g := run.New(ctx)
+	var pace local.Pace
 	for {
 		wanted, changed := r.state.Wanted()
 		r.reconcile(g, wanted)
 		select {
 		case <-changed:
+			pace.Wait(ctx)
 		case <-ctx.Done():
 			return g.Stop()
 		}

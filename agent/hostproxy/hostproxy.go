@@ -72,6 +72,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 	defer conn.Close()
 	client := proxyv1.NewHostProxyClient(conn)
+	var pace local.Pace
 	for {
 		wanted, changed := k.c.State.Wanted()
 		wait := again
@@ -86,6 +87,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		timer := time.NewTimer(wait)
 		select {
 		case <-changed:
+			pace.Wait(ctx)
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()

@@ -145,6 +145,7 @@ func (m *Manager) Run(ctx context.Context) error {
 // keepLeaves names the leaves that are needed, each as soon as the catalog knows its service. Something in the wanted state that
 // the catalog refuses doesn't hold up the rest for long.
 func (m *Manager) keepLeaves(ctx context.Context) error {
+	var pace local.Pace
 	for {
 		wanted, changed := m.c.State.Wanted()
 		sctx, cancel := context.WithTimeout(ctx, syncedWithin)
@@ -162,6 +163,7 @@ func (m *Manager) keepLeaves(ctx context.Context) error {
 		m.c.Leaves.Keep(leaves)
 		select {
 		case <-changed:
+			pace.Wait(ctx)
 		case <-ctx.Done():
 			return nil
 		}
@@ -173,6 +175,7 @@ func (m *Manager) keepInterests(ctx context.Context) error {
 	report := time.NewTicker(reportAtLeast)
 	defer report.Stop()
 	var known map[string]replica.Interest // nil: nobody was told yet
+	var pace local.Pace
 	for {
 		wanted, changed := m.c.State.Wanted()
 		now := m.want(&wanted, known)
@@ -185,6 +188,7 @@ func (m *Manager) keepInterests(ctx context.Context) error {
 		known = now
 		select {
 		case <-changed:
+			pace.Wait(ctx)
 		case <-m.changed:
 			m.report(ctx, false)
 		case <-report.C:

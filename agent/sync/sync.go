@@ -79,6 +79,7 @@ func New(c Config) (*Syncer, error) {
 func (s *Syncer) Run(ctx context.Context) error {
 	retry := retryFirst
 	full, outputs := s.c.Now(), s.c.Now().Add(s.c.Outputs)
+	var pace local.Pace
 	for {
 		wanted, changed := s.c.State.Wanted()
 		now := s.c.Now()
@@ -106,6 +107,7 @@ func (s *Syncer) Run(ctx context.Context) error {
 		timer := time.NewTimer(max(wait, 0))
 		select {
 		case <-changed:
+			pace.Wait(ctx)
 		case <-s.again:
 			full = s.c.Now()
 		case <-timer.C:
