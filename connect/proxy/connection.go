@@ -407,12 +407,13 @@ func reset(conn net.Conn) {
 // drainListener lets the connections of a listener that is gone come to their end.
 func (p *Proxy) drainListener(name string) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	for c := range p.conns {
 		if c.listener == name {
 			c.beginDrain()
 		}
 	}
+	p.mu.Unlock()
+	p.engine.Drain()
 }
 
 // cutListener ends the connections of a listener that is gone.

@@ -28,9 +28,10 @@ const (
 	quiet     = 0.5 // of one processor less: that would be enough
 	quietLong = 10 * time.Second
 
-	resting  = 0.05            // of a processor is no work
-	restLong = 2 * time.Second // of no work: it is quiet
-	restWork = 200 * time.Millisecond
+	resting   = 0.05            // of a processor is no work
+	restLong  = 2 * time.Second // of no work: it is quiet
+	restWork  = 200 * time.Millisecond
+	restShare = 5 // times what a rest costs is the least work between two
 )
 
 // Governor sets the number of processors.
@@ -50,13 +51,14 @@ func New(c Config) (*Governor, error) {
 // Run begins with one processor, takes one more as long as those that it has are busy, and gives one back when one less would
 // have been enough for ten seconds. At the end of ctx all are there. Rest is called after two seconds without work, the first time in
 // any case, then if there was any since the last time: a sidecar that had its configuration within 60 ms of processor time, and then
-// nothing to do, never gave back what beginning had taken.
+// nothing to do, never gave back what beginning had taken. What counts is the two seconds together: a proxy that did 5 ms of work in each
+// of them, all in one look's time, gave nothing back for hours. Rests take a sixth of what the process works at the most.
 func (g *Governor) Run(ctx context.Context) error {
 	g.c.Set(g.n)
 	tick := time.NewTicker(look)
 	defer tick.Stop()
-	used, at, quietSince, restSince := g.c.Used(), time.Now(), time.Now(), time.Now()
-	rested := -restWork // the processor time at the last rest: to begin was work, however little time it took
+	used, at, quietSince := g.c.Used(), time.Now(), time.Now()
+	last := lately{from: -restWork, work: restWork} // to begin was work, however little time it took
 	for {
 		select {
 		case <-ctx.Done():
@@ -71,12 +73,9 @@ func (g *Governor) Run(ctx context.Context) error {
 		if g.n == 1 || load > quiet*float64(g.n-1) {
 			quietSince = now
 		}
-		if load > resting {
-			restSince = now
-		}
-		if g.c.Rest != nil && now.Sub(restSince) >= restLong && u-rested >= restWork {
+		if g.c.Rest != nil && last.quiet(now, u) {
 			g.c.Rest()
-			rested = g.c.Used()
+			last.rested(u, g.c.Used())
 		}
 		switch {
 		case load > busy*float64(g.n) && g.n < g.c.Most:
@@ -87,5 +86,35 @@ func (g *Governor) Run(ctx context.Context) error {
 			quietSince = now
 			g.c.Set(g.n)
 		}
+	}
+}
+
+// lately is what a process worked in the last looks, and since it rested.
+type lately struct {
+	looks [restLong / look]struct {
+		at   time.Time
+		used time.Duration
+	}
+	next int
+	from time.Duration // the processor time at the last rest
+	work time.Duration // the least since then for another
+}
+
+// quiet takes a look, and says whether the process is to rest: it had no work for restLong, and enough before.
+func (l *lately) quiet(now time.Time, used time.Duration) bool {
+	before := l.looks[l.next]
+	l.looks[l.next].at, l.looks[l.next].used = now, used
+	l.next = (l.next + 1) % len(l.looks)
+	if before.at.IsZero() || used-l.from < l.work {
+		return false
+	}
+	return float64(used-before.used) <= resting*float64(now.Sub(before.at))
+}
+
+// rested notes a rest that began and ended at these processor times.
+func (l *lately) rested(began, ended time.Duration) {
+	l.from, l.work = ended, max(restWork, restShare*(ended-began))
+	for i := range l.looks {
+		l.looks[i].at = time.Time{} // what the rest took is no work
 	}
 }

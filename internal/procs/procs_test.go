@@ -114,3 +114,36 @@ func TestRestAfterBeginning(t *testing.T) {
 		}
 	})
 }
+
+// A process that does a little now and then, all in the time of one look, rests as well: the two seconds together count. How often it
+// does goes by what a rest costs.
+func TestRestsBesideALittleWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		const share, cost = 20 * time.Millisecond, 100 * time.Millisecond
+		var rests atomic.Int32
+		g, err := New(Config{Most: 1, Set: func(int) {}, Rest: func() { rests.Add(1) }, Used: func() time.Duration {
+			return time.Since(begin).Truncate(time.Second)/time.Second*share + time.Duration(rests.Load())*cost
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- g.Run(ctx) }()
+		for _, c := range []struct {
+			after time.Duration
+			want  int32
+		}{{4 * time.Second, 1}, {20 * time.Second, 1}, {4 * time.Second, 2}, {20 * time.Second, 2}, {8 * time.Second, 3}} {
+			time.Sleep(c.after)
+			synctest.Wait()
+			if n := rests.Load(); n != c.want {
+				t.Errorf("after %s it rested %d times, want %d", time.Since(begin), n, c.want)
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -182,6 +182,7 @@ func TestConnectionLimitWaits(t *testing.T) {
 		r := newRig(t, func(s *config.Snapshot) {
 			codec(up)(s)
 			s.Clusters["api"].Limits.Connections = 1
+			s.Clusters["api"].ConnectTimeout = 20 * time.Second // they wait for as long, all for one
 		}, upstream(t, echo))
 		c := client(t, 1)
 		var wg sync.WaitGroup
@@ -391,7 +392,7 @@ func TestDrainEndsConnections(t *testing.T) {
 		r := newRig(t, nil, upstream(t, echo))
 		c := client(t, version)
 		_, _ = get(t, c, r.url("/"))
-		r.drain.Store(uint32(Closing))
+		r.drains(Closing)
 		deadline := time.After(5 * time.Second)
 		for left := 1; left > 0; {
 			r.e.downMu.Lock()

@@ -82,7 +82,8 @@ func (e *Engine) ServeHTTP(ctx context.Context, conn net.Conn, l *config.Listene
 type Manner struct {
 	ALPN    string // what was agreed by TLS
 	Opening []byte // what has been read already
-	// Drains says how far the connection is on its way out; nil: always Serving. While it isn't, the connection ends in order.
+	// Drains says how far the connection is on its way out; nil: always Serving. While it isn't, the connection ends in order. It is
+	// asked with each answer, and by Engine.Drain, which is called after it began to say something else than Serving.
 	Drains func() Drain
 	// RestAfter, where it is positive, is how long a connection is idle until Serve gives it back to rest. Wake is called when one that
 	// rests, or is about to, is to be served at once.
@@ -117,9 +118,7 @@ func (e *Engine) Open(conn net.Conn, l *config.Listener, peer *config.Peer, m Ma
 		d.edge = e.config.Metrics.Inbound(d.source)
 		d.edge.Connection(Connected)
 	}
-	e.downMu.Lock()
-	e.downs[d] = struct{}{}
-	e.downMu.Unlock()
+	e.enter(d)
 	return &Downstream{d}, nil
 }
 
@@ -136,10 +135,7 @@ func (d *Downstream) Serve(ctx context.Context) error {
 // Close closes the connection, and counts it as over. It is called once, when nobody is in Serve.
 func (d *Downstream) Close() {
 	_ = d.d.conn.Close() // as a rule it is
-	e := d.d.engine
-	e.downMu.Lock()
-	delete(e.downs, d.d)
-	e.downMu.Unlock()
+	d.d.engine.leave(d.d)
 	if d.d.edge != nil {
 		d.d.edge.Closed()
 	}
@@ -157,11 +153,8 @@ func (d *downstream) over(beside time.Duration) bool {
 	return c.MaxAge > 0 && time.Since(d.born) >= c.MaxAge+beside || c.MaxRequests > 0 && d.served.Load() >= int64(c.MaxRequests)
 }
 
-// drain is called now and then.
+// drain is called now and then while the connection leaves.
 func (d *downstream) drain() {
-	if !d.leaving() {
-		return
-	}
 	if s := d.server.Load(); s != nil {
 		s.Drain()
 	} else if d.closing() && d.idle.Load() {

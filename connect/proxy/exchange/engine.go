@@ -50,8 +50,9 @@ type Engine struct {
 
 	workers workers
 
-	downMu sync.Mutex // guards downs
+	downMu sync.Mutex // guards downs and ending
 	downs  map[*downstream]struct{}
+	ending map[*downstream]struct{} // those of downs that were found to be on their way out
 }
 
 // New makes an engine. It starts nothing.
@@ -74,7 +75,7 @@ func New(c Config) (*Engine, error) {
 	if c.Spans == nil {
 		c.Spans = trace.New(trace.Config{Log: c.Log})
 	}
-	e := &Engine{config: c, began: time.Now(), spare: spareTime, states: map[string]*clusterState{}, downs: map[*downstream]struct{}{}}
+	e := &Engine{config: c, began: time.Now(), spare: spareTime, states: map[string]*clusterState{}, downs: map[*downstream]struct{}{}, ending: map[*downstream]struct{}{}}
 	e.base, e.cancel = context.WithCancel(context.Background())
 	e.view.Store(noView)
 	return e, nil
@@ -123,7 +124,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.workers.start()
 	tick := time.NewTicker(drainLook)
 	defer tick.Stop()
-	var pools, trimmed time.Time
+	var pools, trimmed, aged time.Time
 	swept := time.Now()
 	for {
 		select {
@@ -133,7 +134,11 @@ func (e *Engine) Run(ctx context.Context) error {
 			<-logs
 			return nil
 		case now := <-tick.C:
-			e.Drain()
+			e.drainEnding()
+			if every := e.current().ageLook; every > 0 && now.Sub(aged) >= every {
+				aged = now
+				e.Drain()
+			}
 			e.fetchKeys(now)
 			if e.leaving.Load() {
 				e.prune(now.Add(-leaveIdle))
@@ -202,13 +207,46 @@ func (e *Engine) Leave() {
 }
 
 // Drain looks at once which downstream connections are to end: HTTP/2 ones are told to open no more requests, and those of
-// HTTP/1 that are idle and Closing are closed. Run does so ten times a second.
+// HTTP/1 that are idle and Closing are closed. Whoever has connections leave calls it; from then on Run looks at these ten times a
+// second, and at all of them only where a listener bounds their age: to look at 9,000 idle ones so often took a twentieth of a processor.
 func (e *Engine) Drain() {
 	e.downMu.Lock()
 	defer e.downMu.Unlock()
 	for d := range e.downs {
-		d.drain()
+		if d.leaving() {
+			e.ending[d] = struct{}{}
+			d.drain()
+		}
 	}
+}
+
+func (e *Engine) drainEnding() {
+	e.downMu.Lock()
+	defer e.downMu.Unlock()
+	for d := range e.ending {
+		if d.leaving() {
+			d.drain()
+		} else {
+			delete(e.ending, d) // its listener's bounds were changed
+		}
+	}
+}
+
+// enter counts a downstream connection in. It may be leaving already.
+func (e *Engine) enter(d *downstream) {
+	e.downMu.Lock()
+	defer e.downMu.Unlock()
+	e.downs[d] = struct{}{}
+	if d.leaving() { // asked when it is in downs: what comes later is found by Drain
+		e.ending[d] = struct{}{}
+	}
+}
+
+func (e *Engine) leave(d *downstream) {
+	e.downMu.Lock()
+	defer e.downMu.Unlock()
+	delete(e.downs, d)
+	delete(e.ending, d)
 }
 
 // Upstream is a connection to an endpoint, for plain TCP. Done must be called once, and closes it.

@@ -96,9 +96,8 @@ func TestAnIdleConnectionServesOnceMoreWhileItLeaves(t *testing.T) {
 		in := bufio.NewReader(conn)
 		for i := range before + 1 {
 			if i == before {
-				r.drain.Store(uint32(Leaving))
 				for range 3 {
-					r.e.Drain()
+					r.drains(Leaving)
 				}
 			}
 			_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
@@ -124,7 +123,7 @@ func TestSilentConnectionsEndWithADrain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	r.drain.Store(uint32(Closing))
+	r.drains(Closing)
 	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
 		t.Error(err)

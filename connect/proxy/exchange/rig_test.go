@@ -93,6 +93,12 @@ func (r *rig) put(change func(*config.Snapshot)) {
 	r.e.Follow(s)
 }
 
+// drains has all connections on their way out.
+func (r *rig) drains(d Drain) {
+	r.drain.Store(uint32(d))
+	r.e.Drain()
+}
+
 func (r *rig) url(path string) string { return "http://" + r.addr + path }
 
 // upstream is a net/http server that speaks HTTP/1.1 and HTTP/2 without TLS.

@@ -4,6 +4,7 @@ package exchange
 
 import (
 	"crypto/tls"
+	"time"
 
 	"github.com/weftmesh/weft/connect/proxy/config"
 )
@@ -15,6 +16,7 @@ type view struct {
 	clusters  map[string]*clusterView
 	listeners map[string]*listenerView
 	tables    map[*config.RouteTable]*routes
+	ageLook   time.Duration // how often connections are looked at for their age; 0: none has a bound
 }
 
 type listenerView struct {
@@ -70,10 +72,29 @@ func (e *Engine) refresh() *view {
 		}
 		for name, l := range s.Listeners {
 			v.listeners[name] = e.listener(v, l, old)
+			v.ageLook = soonest(v.ageLook, ageLook(l.HTTP))
 		}
 	}
 	e.view.Store(v)
 	return v
+}
+
+// ageLook is how often a listener's connections are looked at for having had their time, or their requests; 0: they have no bound.
+func ageLook(c *config.HTTP) time.Duration {
+	switch {
+	case c == nil || c.MaxAge <= 0 && c.MaxRequests <= 0:
+		return 0
+	case c.MaxAge <= 0:
+		return time.Second
+	}
+	return min(time.Second, max(drainLook, c.MaxAge/10))
+}
+
+func soonest(a, b time.Duration) time.Duration {
+	if a == 0 || b == 0 {
+		return a + b
+	}
+	return min(a, b)
 }
 
 func (e *Engine) listener(v *view, l *config.Listener, old *view) *listenerView {
