@@ -266,10 +266,11 @@ func (b *body) ended() *header.List {
 }
 
 func (b *body) available() int {
+	if b.done || b.err != nil {
+		return 0 // once the body is done, a watch may be using the reader
+	}
 	n := b.rd.buffered()
 	switch {
-	case b.done || b.err != nil:
-		return 0
 	case b.kind == bodyLength || b.kind == bodyChunked:
 		return int(min(int64(n), b.left))
 	}
