@@ -5,6 +5,7 @@ package gossip
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"maps"
 	"net"
 	"net/netip"
@@ -45,6 +46,29 @@ type known struct {
 	id      string
 	address string // with port
 	there   bool   // alive or leaving
+	// let is the fingerprint of the address and the tags that admit let in last; 0: none since the last event.
+	let uint64
+}
+
+// fingerprint is of all that admit looks at but the name. Nobody outside knows the seed, so that nobody finds two that are alike; it is never 0.
+func (p *Pool) fingerprint(n *memberlist.Node) uint64 {
+	var h maphash.Hash
+	h.SetSeed(p.seed)
+	_, _ = h.Write([]byte{byte(len(n.Addr)), byte(n.Port >> 8), byte(n.Port)}) // it never fails
+	_, _ = h.Write(n.Addr)
+	_, _ = h.Write(n.Meta)
+	return max(1, h.Sum64())
+}
+
+// again says that a member that is there says what it said when it was let in. Gossip repeats everything a dozen times, and each time asks:
+// to read the tags anew was half of what it cost to be told of a member.
+func (p *Pool) again(n *memberlist.Node) bool {
+	print := p.fingerprint(n)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k := p.known[n.Name]
+	_, claimed := p.claims[n.Name]
+	return k.there && k.let == print && !claimed && p.names[k.id] == n.Name
 }
 
 // learn remembers what an event said, for admit.
@@ -121,19 +145,24 @@ const (
 
 // NotifyAlive is memberlist's question whether a node may be a member. It holds its lock meanwhile.
 func (p *Pool) NotifyAlive(n *memberlist.Node) error {
+	if p.again(n) {
+		return nil // as nearly always
+	}
 	m, err := p.admit(n, true)
 	if err == nil && m != nil {
-		p.claim(m, addressOf(n.Addr, n.Port))
+		p.claim(m, addressOf(n.Addr, n.Port), p.fingerprint(n))
 	}
 	return p.refuse(err)
 }
 
-// claim keeps name and ID for a member that is let in.
-func (p *Pool) claim(m *Member, address string) {
+// claim keeps name and ID for a member that is let in, and notes what it said.
+func (p *Pool) claim(m *Member, address string, print uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if k := p.known[m.Name]; k.there && k.id == m.ID && k.address == address {
-		return // as nearly always
+		k.let = print
+		p.known[m.Name] = k
+		return
 	}
 	now := time.Now()
 	if len(p.claims) >= maxClaims {
@@ -169,7 +198,7 @@ func (p *Pool) holderOfLocked(id string) string {
 // one joins.
 func (p *Pool) NotifyMerge(nodes []*memberlist.Node) error {
 	for _, n := range nodes {
-		if n.State == memberlist.StateLeft {
+		if n.State == memberlist.StateLeft || n.State != memberlist.StateDead && p.again(n) {
 			continue
 		}
 		if _, err := p.admit(n, n.State != memberlist.StateDead); err != nil {

@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -107,6 +108,7 @@ type Pool struct {
 	log     *slog.Logger
 	metrics *metrics
 	ready   chan struct{}
+	seed    maphash.Seed // of fingerprints
 
 	mu      sync.Mutex
 	serf    *serf.Serf // nil: not running
@@ -144,7 +146,7 @@ func New(c Config) (*Pool, error) {
 		c.Lookup = lookup
 	}
 	p := &Pool{
-		c: c, log: c.Log, ready: make(chan struct{}), changed: make(chan struct{}),
+		c: c, log: c.Log, ready: make(chan struct{}), seed: maphash.MakeSeed(), changed: make(chan struct{}),
 		known: map[string]known{}, names: map[string]string{}, refused: map[string]*RefuseError{}, claims: map[string]claim{},
 		returns: returns{more: make(chan struct{}, 1)},
 	}
