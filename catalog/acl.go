@@ -22,6 +22,7 @@ const (
 type ACLToken struct {
 	AccessorID        string
 	SecretHash        string
+	Name              string               `json:",omitempty"`
 	Description       string               `json:",omitempty"`
 	Policies          []ACLLink            `json:",omitempty"`
 	Roles             []ACLLink            `json:",omitempty"`
@@ -123,21 +124,79 @@ type ACLAuthMethod struct {
 	Description   string        `json:",omitempty"`
 	MaxTokenTTL   time.Duration `json:",omitempty"`
 	TokenLocality string        `json:",omitempty"`
-	Config        Opaque        `json:",omitempty"`
-	Namespace     string        `json:",omitempty"`
-	Partition     string        `json:",omitempty"`
+	// TokenNameFormat is what its tokens are named by, with ${…} of what is known of who logs in.
+	TokenNameFormat string `json:",omitempty"`
+	Config          Opaque `json:",omitempty"`
+	Namespace       string `json:",omitempty"`
+	Partition       string `json:",omitempty"`
 	Indexes
 }
 
-// Secrets are the texts in Config that nobody else may know, by field; servers seal them before they are proposed.
-func (m *ACLAuthMethod) Secrets() map[string]string {
-	out := map[string]string{}
-	for _, field := range []string{"ServiceAccountJWT", "OIDCClientSecret"} {
-		if secret, _ := m.Config[field].(string); secret != "" {
-			out[field] = secret
-		}
-	}
+// Secrets are the texts in Config that nobody else may know; servers seal them before they are proposed.
+func (m *ACLAuthMethod) Secrets() []string {
+	var out []string
+	_, _ = m.ChangeSecrets(func(secret string) (string, error) {
+		out = append(out, secret)
+		return secret, nil
+	})
 	return out
+}
+
+// ChangeSecrets gives a method with another text in the place of each secret, none where change gives "". They are found as the configuration is
+// read: at any depth, without regard to case, underscores and dashes in names.
+func (m *ACLAuthMethod) ChangeSecrets(change func(string) (string, error)) (*ACLAuthMethod, error) {
+	config, err := changeSecrets(map[string]any(m.Config), change)
+	if err != nil {
+		return nil, err
+	}
+	out := *m
+	out.Config, _ = config.(map[string]any)
+	return &out, nil
+}
+
+func changeSecrets(v any, change func(string) (string, error)) (any, error) {
+	switch v := v.(type) {
+	case map[string]any:
+		if v == nil {
+			return v, nil
+		}
+		out := make(map[string]any, len(v))
+		for name, inner := range v {
+			var err error
+			secret, _ := inner.(string)
+			if secret == "" || !isSecret(name) {
+				if out[name], err = changeSecrets(inner, change); err != nil {
+					return nil, err
+				}
+				continue
+			}
+			if secret, err = change(secret); err != nil {
+				return nil, err
+			}
+			if secret != "" {
+				out[name] = secret
+			}
+		}
+		return out, nil
+	case []any:
+		out := make([]any, len(v))
+		for i, inner := range v {
+			var err error
+			if out[i], err = changeSecrets(inner, change); err != nil {
+				return nil, err
+			}
+		}
+		return out, nil
+	}
+	return v, nil
+}
+
+func isSecret(name string) bool {
+	switch strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(name)) {
+	case "serviceaccountjwt", "oidcclientsecret", "pemkey":
+		return true
+	}
+	return false
 }
 
 // ACLObject is one of the kinds; exactly one field is set.

@@ -205,12 +205,13 @@ func aclMethodCommand(env Env) *ucli.Command {
 		&ucli.StringFlag{Name: "name", Usage: "its name"}, &ucli.StringFlag{Name: "type", Usage: "jwt, oidc or kubernetes"},
 		&ucli.StringFlag{Name: "display-name", Usage: "its name for people"}, &ucli.StringFlag{Name: "description", Usage: "what it is for"},
 		&ucli.DurationFlag{Name: "max-token-ttl", Usage: "how long its tokens are good"}, &ucli.StringFlag{Name: "token-locality", Usage: "local or global"},
+		&ucli.StringFlag{Name: "token-name-format", Usage: "what its tokens are named, such as ${auth_method_name}-${value.user}"},
 		&ucli.StringFlag{Name: "config", Usage: "its configuration as JSON, @FILE, or - for standard input"},
 		&ucli.StringFlag{Name: "kubernetes-host", Usage: "URL of the API server"}, &ucli.StringFlag{Name: "kubernetes-ca-cert", Usage: "its CA certificate, or @FILE"},
 		&ucli.StringFlag{Name: "kubernetes-service-account-jwt", Usage: "who may review tokens, or @FILE"}, formatFlag(), metaFlag(),
 	}
 	pretty := func(c *ucli.Context, w io.Writer, m doc) {
-		for _, f := range [][2]string{{"Name", "Name"}, {"Type", "Type"}, {"DisplayName", "DisplayName"}, {"Description", "Description"}, {"MaxTokenTTL", "MaxTokenTTL"}, {"TokenLocality", "TokenLocality"}} {
+		for _, f := range [][2]string{{"Name", "Name"}, {"Type", "Type"}, {"DisplayName", "DisplayName"}, {"Description", "Description"}, {"MaxTokenTTL", "MaxTokenTTL"}, {"TokenLocality", "TokenLocality"}, {"TokenNameFormat", "TokenNameFormat"}} {
 			if v := text(m[f[1]]); v != "" {
 				field(w, f[0], v)
 			}
@@ -289,7 +290,7 @@ func aclMethodCommand(env Env) *ucli.Command {
 
 // takeMethod puts what flags say into an auth method.
 func takeMethod(c *ucli.Context, env Env, m doc) error {
-	setText(c, m, map[string]string{"name": "Name", "type": "Type", "display-name": "DisplayName", "description": "Description", "token-locality": "TokenLocality"})
+	setText(c, m, map[string]string{"name": "Name", "type": "Type", "display-name": "DisplayName", "description": "Description", "token-locality": "TokenLocality", "token-name-format": "TokenNameFormat"})
 	if d := c.Duration("max-token-ttl"); d != 0 {
 		m["MaxTokenTTL"] = d.String()
 	}

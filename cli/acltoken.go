@@ -18,6 +18,9 @@ import (
 func prettyToken(w io.Writer, t doc) {
 	field(w, "AccessorID", text(t["AccessorID"]))
 	field(w, "SecretID", text(t["SecretID"]))
+	if name := text(t["Name"]); name != "" {
+		field(w, "Name", name)
+	}
 	field(w, "Description", text(t["Description"]))
 	field(w, "Local", t["Local"])
 	if m := text(t["AuthMethod"]); m != "" {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"strings"
 
 	"github.com/weftmesh/weft/catalog"
@@ -21,12 +20,12 @@ const sealedMethod = "weft: the secrets of the auth method "
 
 // sealMethod gives a method whose secrets are sealed.
 func (s *Server) sealMethod(ctx context.Context, m *catalog.ACLAuthMethod) (*catalog.ACLAuthMethod, error) {
-	return eachSecret(m, func(secret string) (string, error) { return s.sealText(ctx, sealedMethod+m.Name, secret) })
+	return m.ChangeSecrets(func(secret string) (string, error) { return s.sealText(ctx, sealedMethod+m.Name, secret) })
 }
 
 // openMethod gives a method whose secrets are in clear.
 func (s *Server) openMethod(ctx context.Context, m *catalog.ACLAuthMethod) (*catalog.ACLAuthMethod, error) {
-	return eachSecret(m, func(secret string) (string, error) { return s.unsealText(ctx, sealedMethod+m.Name, secret) })
+	return m.ChangeSecrets(func(secret string) (string, error) { return s.unsealText(ctx, sealedMethod+m.Name, secret) })
 }
 
 // sealedLogin is the purpose of the keys that seal what browsers carry.
@@ -57,28 +56,11 @@ func (s *Server) openFromBrowser(purpose string, data []byte) ([]byte, error) {
 	}, purpose, data)
 }
 
-func eachSecret(m *catalog.ACLAuthMethod, change func(string) (string, error)) (*catalog.ACLAuthMethod, error) {
-	secrets := m.Secrets()
-	if len(secrets) == 0 {
-		return m, nil
-	}
-	out := *m
-	out.Config = maps.Clone(m.Config)
-	for field, secret := range secrets {
-		next, err := change(secret)
-		if err != nil {
-			return nil, err
-		}
-		out.Config[field] = next
-	}
-	return &out, nil
-}
-
 // sealMethods seals what was written by an older weft, or came with a snapshot.
 func (s *Server) sealMethods(ctx context.Context) error {
 	return s.changeMethods(ctx, func(m *catalog.ACLAuthMethod) (*catalog.ACLAuthMethod, error) {
 		clear := false
-		next, err := eachSecret(m, func(secret string) (string, error) {
+		next, err := m.ChangeSecrets(func(secret string) (string, error) {
 			if strings.HasPrefix(secret, sealedText) {
 				return secret, nil
 			}
@@ -99,13 +81,9 @@ func (s *Server) forgetMethodSecrets(ctx context.Context) error {
 		if !errors.Is(err, seal.ErrNoKey) && !errors.Is(err, seal.ErrDamaged) {
 			return nil, err
 		}
-		out := *m
-		out.Config = maps.Clone(m.Config)
-		for field := range m.Secrets() {
-			delete(out.Config, field)
-		}
+		out, err := m.ChangeSecrets(func(string) (string, error) { return "", nil })
 		s.c.Log.Warn("the restored auth method's secrets are thrown away: nobody logs in by it until it is written anew", "method", m.Name)
-		return &out, nil
+		return out, err
 	})
 }
 

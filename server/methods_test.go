@@ -4,6 +4,13 @@ package server
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"os"
@@ -74,6 +81,64 @@ func TestC123_MethodsSecretsAreSealed(t *testing.T) {
 		other.as(rootSecret, "POST", "/v1/acl/login", `{"AuthMethod":"k8s","BearerToken":"x"}`, 403, "ServiceAccountJWT is required")
 		other.as(rootSecret, "PUT", "/v1/acl/auth-method/k8s", methodBody, 200, serviceAccount)
 	})
+}
+
+// A secret is sealed however its key is spelled and however deep it lies: what is read as the secret is sealed as the secret.
+func TestC123_SecretsAreSealedInEverySpelling(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	r := startWith(t, Config{ACL: ACLConfig{Enabled: true, InitialManagement: rootSecret}})
+	oidc := func(with map[string]any) map[string]any {
+		with["OIDCDiscoveryURL"], with["OIDCClientID"], with["AllowedRedirectURIs"] = "https://idp", "weft", []string{"http://localhost:8550/oidc/callback"}
+		return with
+	}
+	for i, c := range []struct {
+		kind, secret string
+		config       map[string]any
+	}{
+		{"oidc", "canary-1", oidc(map[string]any{"oidc_client_secret": "canary-1"})},
+		{"oidc", "canary-2", oidc(map[string]any{"OIDC-CLIENTSECRET": "canary-2"})},
+		{"oidc", "canary-3", oidc(map[string]any{"oidcclient\u212asecret": "canary-3"})}, // no such key: it isn't read as one
+		{"kubernetes", "canary-4", map[string]any{"host": "http://127.0.0.1:1", "service_account_jwt": "canary-4"}},
+		{"oidc", private, oidc(map[string]any{"OIDCClientAssertion": map[string]any{"PrivateKey": map[string]any{"PemKey": private}}})},
+		{"oidc", private, oidc(map[string]any{"oidc_client_assertion": map[string]any{"private_key": map[string]any{"pem_key": private, "key_id": "k"}}})},
+		{"oidc", private, oidc(map[string]any{"oidc_client_assertion": []any{map[string]any{"private_key": []any{map[string]any{"pem_key": private}}}}})},
+	} {
+		name := fmt.Sprintf("m%d", i)
+		body, err := json.Marshal(map[string]any{"Name": name, "Type": c.kind, "MaxTokenTTL": "1h", "Config": c.config})
+		if err != nil {
+			t.Fatal(err)
+		}
+		status, text, _ := r.ask("PUT", "/v1/acl/auth-method", rootSecret, string(body))
+		o, err := r.store.Read().ACL(catalog.ACLAuthMethods, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status != 200 {
+			if o.AuthMethod != nil || i != 2 && i != 6 {
+				t.Errorf("%s: %d %s", body, status, text)
+			}
+			continue
+		}
+		stored, err := json.Marshal(o.AuthMethod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		quoted, _ := json.Marshal(c.secret)
+		if bytes.Contains(stored, quoted) || !strings.Contains(string(stored), sealedText) {
+			t.Errorf("in clear in the catalog: %s", stored)
+		}
+		if !strings.Contains(r.as(rootSecret, "GET", "/v1/acl/auth-method/"+name, "", 200, ""), string(quoted)) {
+			t.Errorf("%s: who may read it doesn't see it", name)
+		}
+	}
 }
 
 // What an older weft wrote of a method in clear is sealed by the next leader.

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -35,10 +36,10 @@ func TestOIDCLogin(t *testing.T) {
 		}
 		return string(data)
 	}
-	method := map[string]any{"Name": "Corp", "Type": "oidc", "MaxTokenTTL": "1h", "Config": map[string]any{
+	method := map[string]any{"Name": "Corp", "Type": "oidc", "MaxTokenTTL": "1h", "TokenNameFormat": "${auth_method_name}: ${value.name}${value.mail}", "Config": map[string]any{
 		"OIDCDiscoveryURL": web.URL, "OIDCDiscoveryCACert": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: web.Certificate().Raw})),
 		"OIDCClientID": "weft", "OIDCClientSecret": "canary-of-oidc", "AllowedRedirectURIs": []string{redirect},
-		"ClaimMappings": map[string]string{"sub": "name"}, "ListClaimMappings": map[string]string{"groups": "groups"}, "OIDCClientAssertion": nil, "JWKSURL": "",
+		"ClaimMappings": map[string]string{"sub": "name", "email": "mail"}, "ListClaimMappings": map[string]string{"groups": "groups"}, "OIDCClientAssertion": nil, "JWKSURL": "",
 	}}
 	r.as(rootSecret, "PUT", "/v1/acl/auth-method", body(method), 200, "canary-of-oidc")
 	begin := func(meta map[string]string) (state, code string) {
@@ -71,9 +72,9 @@ func TestOIDCLogin(t *testing.T) {
 	state, code = begin(map[string]string{"host": "laptop"})
 	text := end(state, code, 200, `"ServiceName":"alice-app"`)
 	var token struct {
-		Description, AuthMethod, SecretID string
-		Local                             bool
-		CreateTime, ExpirationTime        time.Time
+		Name, Description, AuthMethod, SecretID, AccessorID string
+		Local                                               bool
+		CreateTime, ExpirationTime                          time.Time
 	}
 	if err := json.Unmarshal([]byte(text), &token); err != nil {
 		t.Fatal(err)
@@ -82,6 +83,17 @@ func TestOIDCLogin(t *testing.T) {
 		t.Errorf("%s", text)
 	}
 	r.as(token.SecretID, "GET", "/v1/acl/token/self", "", 200, "alice-app")
+	if token.Name != "Corp: alice" { // there is no address
+		t.Errorf("its name is %q", token.Name)
+	}
+	r.as(rootSecret, "PUT", "/v1/acl/token/"+token.AccessorID, `{"Description":"kept by a client that knows no names","ServiceIdentities":[{"ServiceName":"alice-app"}],"Local":true}`, 200, `"Name":"Corp: alice"`)
+	for key, want := range map[string]string{
+		"TokenNameFormat": "there is no ${value.team}: want some of ${auth_method_type}, ${auth_method_name}, ${value.mail}, ${value.name}", "MaxTokenTTL": "MaxTokenTTL is required",
+	} {
+		changed := maps.Clone(method)
+		changed[key] = map[string]string{"TokenNameFormat": "${value.team}", "MaxTokenTTL": ""}[key]
+		r.as(rootSecret, "PUT", "/v1/acl/auth-method/corp", body(changed), 500, want)
+	}
 	end(state, code, 403, "done before: begin again")
 	clear := base64.RawURLEncoding.EncodeToString([]byte(body(map[string]any{"s": make([]byte, 16), "r": redirect, "e": time.Now().Add(time.Hour).Unix()})))
 	end(clear, "c", 403, "of no login that was begun here")

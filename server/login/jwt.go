@@ -41,7 +41,7 @@ type jwtConfig struct {
 
 	// Of oidc alone.
 	OIDCClientID, OIDCClientSecret string
-	OIDCClientAssertion            map[string]any
+	OIDCClientAssertion            *clientAssertion
 	OIDCClientUsePKCE              *bool
 	OIDCScopes, OIDCACRValues      []string
 	AllowedRedirectURIs            []string
@@ -63,7 +63,7 @@ func jwtConfigOf(method *catalog.ACLAuthMethod) (*jwtConfig, error) {
 	if err := configInto(method, &c); err != nil {
 		return nil, err
 	}
-	if c.OIDCClientID != "" || c.OIDCClientSecret != "" || len(c.OIDCClientAssertion)+len(c.OIDCScopes)+len(c.OIDCACRValues)+len(c.AllowedRedirectURIs) > 0 {
+	if c.OIDCClientID != "" || c.OIDCClientSecret != "" || c.OIDCClientAssertion.given() || len(c.OIDCScopes)+len(c.OIDCACRValues)+len(c.AllowedRedirectURIs) > 0 {
 		return nil, errors.New("the keys OIDCClient…, OIDCScopes, OIDCACRValues and AllowedRedirectURIs are of methods of type oidc")
 	}
 	sources := 0
@@ -85,6 +85,9 @@ func jwtConfigOf(method *catalog.ACLAuthMethod) (*jwtConfig, error) {
 	if err := secureURL("Config.JWKSURL", c.JWKSURL); c.JWKSURL != "" && err != nil {
 		return nil, err
 	}
+	if err := certificates("Config.JWKSCACert", c.JWKSCACert, "Config.JWKSURL", c.JWKSURL); err != nil {
+		return nil, err
+	}
 	return &c, c.complete()
 }
 
@@ -100,6 +103,9 @@ func (c *jwtConfig) complete() error {
 		c.algs = algorithms
 	}
 	if err := secureURL("Config.OIDCDiscoveryURL", c.OIDCDiscoveryURL); c.OIDCDiscoveryURL != "" && err != nil {
+		return err
+	}
+	if err := certificates("Config.OIDCDiscoveryCACert", c.OIDCDiscoveryCACert, "Config.OIDCDiscoveryURL", c.OIDCDiscoveryURL); err != nil {
 		return err
 	}
 	for of, mapping := range map[string]map[string]string{"ClaimMappings": c.ClaimMappings, "ListClaimMappings": c.ListClaimMappings} {
@@ -204,41 +210,39 @@ func verified(token *jwt.JSONWebToken, keys []any) (claims jwt.Claims, all map[s
 	return jwt.Claims{}, nil, false
 }
 
-// checkTimes wants the token to be of now; one that never ends isn't taken.
+// checkTimes wants the token to be of now; one that never ends isn't taken. What the token doesn't say of when it begins and ends follows from the
+// rest: it ends ExpirationLeeway after it began, or it began NotBeforeLeeway before it ends.
 func (m *Methods) checkTimes(c *jwtConfig, claims *jwt.Claims) error {
-	leeway := func(d time.Duration) time.Duration {
+	or := func(d, otherwise time.Duration) time.Duration {
 		switch {
 		case d < 0:
 			return 0
 		case d == 0:
-			return defaultLeeway
+			return otherwise
 		}
 		return d
 	}
-	skew := c.ClockSkewLeeway
-	switch {
-	case skew == 0:
-		skew = time.Minute
-	case skew < 0:
-		skew = 0
+	made, begins, ends := claims.IssuedAt.Time(), claims.NotBefore.Time(), claims.Expiry.Time()
+	start := begins
+	if made.After(start) {
+		start = made
 	}
-	now := m.c.Now()
-	var end time.Time
 	switch {
-	case claims.Expiry != nil:
-		end = claims.Expiry.Time()
-	case claims.IssuedAt != nil:
-		end = claims.IssuedAt.Time().Add(leeway(c.ExpirationLeeway))
-	default:
+	case claims.Expiry == nil && claims.IssuedAt == nil && claims.NotBefore == nil:
 		return errors.New("the JWT says neither when it ends nor when it was made")
+	case claims.Expiry == nil:
+		ends = start.Add(or(c.ExpirationLeeway, defaultLeeway))
+	case claims.IssuedAt == nil && claims.NotBefore == nil:
+		begins = ends.Add(-or(c.NotBeforeLeeway, defaultLeeway))
 	}
-	if now.After(end.Add(skew)) {
+	skew := or(c.ClockSkewLeeway, time.Minute)
+	now := m.c.Now()
+	switch {
+	case now.After(ends.Add(skew)):
 		return errors.New("the JWT's time is over")
-	}
-	if nbf := claims.NotBefore; nbf != nil && now.Before(nbf.Time().Add(-skew)) {
+	case now.Before(begins.Add(-skew)):
 		return errors.New("the JWT isn't good yet")
-	}
-	if iat := claims.IssuedAt; iat != nil && now.Before(iat.Time().Add(-skew)) {
+	case now.Before(made.Add(-skew)):
 		return errors.New("the JWT is from the future")
 	}
 	return nil

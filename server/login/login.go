@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -46,15 +47,19 @@ type Methods struct {
 	c    Config
 	keys keyCache
 	used usedLogins
-	busy chan struct{}
+	busy map[string]chan struct{} // by type: a provider that is slow holds up nobody who logs in by another
 }
 
 // New makes Methods.
 func New(c Config) *Methods {
-	return &Methods{
+	m := &Methods{
 		c: c, keys: keyCache{now: c.Now, known: map[string]cachedKeys{}},
-		used: usedLogins{until: map[string]time.Time{}}, busy: make(chan struct{}, atOnce),
+		used: usedLogins{until: map[string]time.Time{}}, busy: map[string]chan struct{}{},
 	}
+	for _, kind := range []string{typeJWT, typeKubernetes, typeOIDC} {
+		m.busy[kind] = make(chan struct{}, atOnce)
+	}
+	return m
 }
 
 // Verify proves who bears a token. Its error says what isn't as it must be, and nothing of the token.
@@ -68,12 +73,24 @@ func (m *Methods) Verify(ctx context.Context, method *catalog.ACLAuthMethod, bea
 		if err != nil {
 			return nil, err
 		}
+		if len(c.keys) == 0 { // else nobody is asked
+			leave, err := m.enter(typeJWT)
+			if err != nil {
+				return nil, err
+			}
+			defer leave()
+		}
 		return m.verifyJWT(ctx, c, bearer)
 	case typeKubernetes:
 		c, err := kubernetesConfigOf(method)
 		if err != nil {
 			return nil, err
 		}
+		leave, err := m.enter(typeKubernetes)
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
 		return verifyKubernetes(ctx, c, bearer)
 	case typeOIDC:
 		return nil, errors.New("people log in by this auth method, in a browser: weft login -type oidc")
@@ -83,24 +100,48 @@ func (m *Methods) Verify(ctx context.Context, method *catalog.ACLAuthMethod, bea
 
 // Validate checks a method's configuration without asking anybody.
 func Validate(method *catalog.ACLAuthMethod) error {
+	var vars []string
 	switch method.Type {
-	case typeJWT:
-		_, err := jwtConfigOf(method)
-		return err
+	case typeJWT, typeOIDC:
+		configOf := jwtConfigOf
+		if method.Type == typeOIDC {
+			configOf = oidcConfigOf
+		}
+		c, err := configOf(method)
+		if err != nil {
+			return err
+		}
+		for _, to := range slices.Sorted(maps.Values(c.ClaimMappings)) {
+			vars = append(vars, "value."+to)
+		}
 	case typeKubernetes:
-		_, err := kubernetesConfigOf(method)
-		return err
-	case typeOIDC:
-		_, err := oidcConfigOf(method)
-		return err
+		if _, err := kubernetesConfigOf(method); err != nil {
+			return err
+		}
+		vars = []string{"serviceaccount.namespace", "serviceaccount.name", "serviceaccount.uid"}
+	default:
+		return fmt.Errorf("no auth method type %q: want jwt, oidc or kubernetes", method.Type)
 	}
-	return fmt.Errorf("no auth method type %q: want jwt, oidc or kubernetes", method.Type)
+	return rest.CheckTokenNameFormat(method.TokenNameFormat, vars...)
 }
 
 // configInto decodes a method's Config strictly.
 func configInto(method *catalog.ACLAuthMethod, dst any) error {
 	doc := &decode.Document{File: "Config", Root: decode.FromAny(map[string]any(method.Config))}
 	return doc.Into(dst)
+}
+
+// certificates wants the CA certificates of a place to be PEM, and the place to be named too.
+func certificates(name, text, placeName, place string) error {
+	switch {
+	case text == "":
+		return nil
+	case place == "":
+		return fmt.Errorf("%s has no effect without %s", name, placeName)
+	case !x509.NewCertPool().AppendCertsFromPEM([]byte(text)):
+		return fmt.Errorf("%s has no PEM certificate in it", name)
+	}
+	return nil
 }
 
 // answerMax bounds what another server's answer may hold.
@@ -182,6 +223,8 @@ func kubernetesConfigOf(method *catalog.ACLAuthMethod) (*kubernetesConfig, error
 		return nil, secureURL("Config.Host", c.Host)
 	case c.CACert == "" && strings.HasPrefix(c.Host, "https://"):
 		return nil, errors.New("Config.CACert is required: the API server's CA certificates, PEM")
+	case certificates("Config.CACert", c.CACert, "Config.Host", c.Host) != nil:
+		return nil, certificates("Config.CACert", c.CACert, "Config.Host", c.Host)
 	case c.ServiceAccountJWT == "":
 		return nil, errors.New("Config.ServiceAccountJWT is required: who may review tokens")
 	case c.MapNamespaces:

@@ -123,7 +123,7 @@ func TestJWKSIsFetchedAndKept(t *testing.T) {
 	at := now
 	m := New(Config{Now: func() time.Time { return at }})
 	method := &catalog.ACLAuthMethod{Type: "jwt", Config: catalog.Opaque{"OIDCDiscoveryURL": server.URL, "BoundAudiences": []any{"weft"}}}
-	token := sign(t, key, jose.ES256, "k1", claims(map[string]any{"iss": server.URL, "exp": now.Add(time.Hour).Unix()}))
+	token := sign(t, key, jose.ES256, "k1", claims(map[string]any{"iss": server.URL, "iat": now.Unix(), "exp": now.Add(time.Hour).Unix()}))
 	for range 3 {
 		if _, err := m.Verify(t.Context(), method, token); err != nil {
 			t.Fatal(err)
@@ -288,18 +288,95 @@ func TestConfigsAreValidated(t *testing.T) {
 		t.Error(err)
 	}
 	for want, m := range map[string]*catalog.ACLAuthMethod{
-		"no auth method type":  {Type: "ldap"},
-		"exactly one of":       {Type: "jwt"},
-		"isn't PEM":            {Type: "jwt", Config: catalog.Opaque{"JWTValidationPubKeys": []any{"x"}}},
-		"JWTSupportedAlgs":     {Type: "jwt", Config: catalog.Opaque{"JWTValidationPubKeys": []any{pub}, "JWTSupportedAlgs": []any{"none"}}},
-		"must begin with http": {Type: "jwt", Config: catalog.Opaque{"JWKSURL": "http://other/keys"}},
-		"Unknown":              {Type: "jwt", Config: catalog.Opaque{"Unknown": true}},
-		"two claims":           {Type: "jwt", Config: catalog.Opaque{"JWTValidationPubKeys": []any{pub}, "ClaimMappings": map[string]any{"a": "x", "b": "x"}}},
-		"Config.Host":          {Type: "kubernetes"},
-		"CACert":               {Type: "kubernetes", Config: catalog.Opaque{"Host": "https://k"}},
+		"no auth method type":    {Type: "ldap"},
+		"exactly one of":         {Type: "jwt"},
+		"isn't PEM":              {Type: "jwt", Config: catalog.Opaque{"JWTValidationPubKeys": []any{"x"}}},
+		"JWTSupportedAlgs":       {Type: "jwt", Config: catalog.Opaque{"JWTValidationPubKeys": []any{pub}, "JWTSupportedAlgs": []any{"none"}}},
+		"must begin with http":   {Type: "jwt", Config: catalog.Opaque{"JWKSURL": "http://other/keys"}},
+		"Unknown":                {Type: "jwt", Config: catalog.Opaque{"Unknown": true}},
+		"two claims":             {Type: "jwt", Config: catalog.Opaque{"JWTValidationPubKeys": []any{pub}, "ClaimMappings": map[string]any{"a": "x", "b": "x"}}},
+		"JWKSCACert has no PEM":  {Type: "jwt", Config: catalog.Opaque{"JWKSURL": "https://idp/keys", "JWKSCACert": "x"}},
+		"without Config.JWKSURL": {Type: "jwt", Config: catalog.Opaque{"JWTValidationPubKeys": []any{pub}, "JWKSCACert": "x"}},
+		"without Config.OIDCDi":  {Type: "jwt", Config: catalog.Opaque{"JWTValidationPubKeys": []any{pub}, "OIDCDiscoveryCACert": "x"}},
+		"Config.CACert has no":   {Type: "kubernetes", Config: catalog.Opaque{"Host": "https://k", "CACert": "x", "ServiceAccountJWT": "j"}},
+		"Config.Host":            {Type: "kubernetes"},
+		"CACert":                 {Type: "kubernetes", Config: catalog.Opaque{"Host": "https://k"}},
 	} {
 		if err := Validate(m); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
+	}
+}
+
+// What a JWT leaves out of when it begins and ends follows from the rest and the leeways; -1 is none, 0 the default.
+func TestLeeways(t *testing.T) {
+	key, pub := newKey(t)
+	at := func(d time.Duration) int64 { return now.Add(d).Unix() }
+	const s, m = time.Second, time.Minute
+	for name, c := range map[string]struct {
+		config map[string]any
+		claims map[string]any
+		taken  bool
+	}{
+		"ended, within the skew":                 {nil, map[string]any{"exp": at(-59 * s)}, true},
+		"ended, beyond the skew":                 {nil, map[string]any{"exp": at(-61 * s)}, false},
+		"ended, no skew":                         {map[string]any{"ClockSkewLeeway": int64(-1)}, map[string]any{"exp": at(-1 * s)}, false},
+		"ended, more skew":                       {map[string]any{"ClockSkewLeeway": "5m"}, map[string]any{"exp": at(-4 * m)}, true},
+		"begins, within the skew":                {nil, map[string]any{"nbf": at(59 * s)}, true},
+		"begins, beyond the skew":                {nil, map[string]any{"nbf": at(61 * s)}, false},
+		"no end, made lately":                    {nil, map[string]any{"exp": nil, "iat": at(-150 * s)}, true},
+		"no end, made long ago":                  {nil, map[string]any{"exp": nil, "iat": at(-4 * m)}, false},
+		"no end, made long ago, more leeway":     {map[string]any{"ExpirationLeeway": "10m"}, map[string]any{"exp": nil, "iat": at(-4 * m)}, true},
+		"no end, made a while ago, no leeway":    {map[string]any{"ExpirationLeeway": int64(-1)}, map[string]any{"exp": nil, "iat": at(-90 * s)}, false},
+		"no end, made long ago, good since then": {nil, map[string]any{"exp": nil, "iat": at(-9 * m), "nbf": at(-1 * m)}, true},
+		"no end, good since lately":              {nil, map[string]any{"exp": nil, "nbf": at(-2 * m)}, true},
+		"no beginning, ends soon":                {nil, map[string]any{"exp": at(3 * m)}, true},
+		"no beginning, ends late":                {nil, map[string]any{"exp": at(10 * m)}, false},
+		"no beginning, ends late, more leeway":   {map[string]any{"NotBeforeLeeway": "10m"}, map[string]any{"exp": at(10 * m)}, true},
+		"no beginning, ends soon, no leeway":     {map[string]any{"NotBeforeLeeway": int64(-1)}, map[string]any{"exp": at(90 * s)}, false},
+		"made now, ends late":                    {nil, map[string]any{"iat": at(0), "exp": at(10 * m)}, true},
+		"nothing said":                           {nil, map[string]any{"exp": nil}, false},
+	} {
+		config := catalog.Opaque{"JWTValidationPubKeys": []any{pub}, "BoundAudiences": []any{"weft"}}
+		for k, v := range c.config {
+			config[k] = v
+		}
+		method := &catalog.ACLAuthMethod{Type: "jwt", Config: config}
+		if err := Validate(method); err != nil {
+			t.Fatal(name, err)
+		}
+		_, err := New(Config{Now: func() time.Time { return now }}).Verify(t.Context(), method, sign(t, key, jose.ES256, "", claims(c.claims)))
+		if (err == nil) != c.taken {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Strangers make logins: those that have a server ask others are bounded for each type of method, not for one alone, and hold up no other type.
+func TestLoginsAtOnceAreBounded(t *testing.T) {
+	_, pub := newKey(t)
+	m := New(Config{Now: func() time.Time { return now }})
+	for kind, config := range map[string]catalog.Opaque{
+		typeJWT: {"JWKSURL": "http://127.0.0.1:1/keys"}, typeKubernetes: {"Host": "http://127.0.0.1:1", "ServiceAccountJWT": "reviewer"},
+	} {
+		for range atOnce {
+			m.busy[kind] <- struct{}{}
+		}
+		method := &catalog.ACLAuthMethod{Type: kind, Config: config}
+		if _, err := m.Verify(t.Context(), method, "x.y.z"); err == nil || !strings.Contains(err.Error(), "too many logins") {
+			t.Errorf("%s: %v", kind, err)
+		}
+		for range atOnce {
+			<-m.busy[kind]
+		}
+		if _, err := m.Verify(t.Context(), method, "x.y.z"); err == nil || strings.Contains(err.Error(), "too many logins") {
+			t.Errorf("%s, the control: %v", kind, err)
+		}
+	}
+	for range atOnce {
+		m.busy[typeJWT] <- struct{}{}
+	}
+	if _, err := m.Verify(t.Context(), &catalog.ACLAuthMethod{Type: typeJWT, Config: catalog.Opaque{"JWTValidationPubKeys": []any{pub}}}, "x"); err == nil || strings.Contains(err.Error(), "too many") {
+		t.Error("a login that has nobody asked is refused:", err)
 	}
 }

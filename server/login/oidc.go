@@ -76,11 +76,12 @@ func tooMany() error {
 	return &api.StatusError{Code: http.StatusTooManyRequests, Text: "too many logins at once: try again later"}
 }
 
-// enter bounds how many calls wait for providers.
-func (m *Methods) enter() (leave func(), err error) {
+// enter bounds how many calls wait for providers: strangers make them.
+func (m *Methods) enter(kind string) (leave func(), err error) {
+	busy := m.busy[kind]
 	select {
-	case m.busy <- struct{}{}:
-		return func() { <-m.busy }, nil
+	case busy <- struct{}{}:
+		return func() { <-busy }, nil
 	default:
 		return nil, tooMany()
 	}
@@ -94,16 +95,19 @@ func oidcConfigOf(method *catalog.ACLAuthMethod) (*jwtConfig, error) {
 	switch {
 	case c.BoundIssuer != "" || c.JWKSURL != "" || c.JWKSCACert != "" || len(c.JWTValidationPubKeys) > 0:
 		return nil, errors.New("BoundIssuer, JWKSURL, JWKSCACert and JWTValidationPubKeys are of methods of type jwt: OIDCDiscoveryURL says the issuer and the keys")
-	case len(c.OIDCClientAssertion) > 0:
-		return nil, errors.New("Config.OIDCClientAssertion isn't known: register weft with OIDCClientSecret, or with none as a public client")
 	case c.OIDCDiscoveryURL == "":
 		return nil, errors.New("Config.OIDCDiscoveryURL is required: the provider's URL, without /.well-known/…")
 	case c.OIDCClientID == "":
 		return nil, errors.New("Config.OIDCClientID is required: what the provider knows weft by")
-	case c.OIDCClientSecret == "" && !c.pkce():
-		return nil, errors.New("without Config.OIDCClientSecret, Config.OIDCClientUsePKCE can't be false: a stranger could use a code")
+	case c.OIDCClientSecret == "" && !c.OIDCClientAssertion.given() && !c.pkce():
+		return nil, errors.New("without Config.OIDCClientSecret or Config.OIDCClientAssertion, Config.OIDCClientUsePKCE can't be false: a stranger could use a code")
 	case len(c.AllowedRedirectURIs) == 0:
 		return nil, errors.New(`Config.AllowedRedirectURIs is required, such as ["http://localhost:8550/oidc/callback"], which weft login listens on`)
+	}
+	if c.OIDCClientAssertion.given() {
+		if _, _, err := c.signing(); err != nil {
+			return nil, err
+		}
 	}
 	for i, text := range c.AllowedRedirectURIs {
 		u, err := url.Parse(text)
@@ -181,7 +185,7 @@ func (m *Methods) AuthURL(ctx context.Context, method *catalog.ACLAuthMethod, st
 	if meta, err := json.Marshal(start.Meta); err != nil || len(meta) > metaMax {
 		return "", fmt.Errorf("Meta must take at most %d bytes", metaMax)
 	}
-	leave, err := m.enter()
+	leave, err := m.enter(typeOIDC)
 	if err != nil {
 		return "", err
 	}
@@ -250,7 +254,7 @@ func (m *Methods) Callback(ctx context.Context, method *catalog.ACLAuthMethod, e
 	if err != nil {
 		return nil, nil, err
 	}
-	leave, err := m.enter()
+	leave, err := m.enter(typeOIDC)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -301,7 +305,7 @@ func (m *Methods) finish(ctx context.Context, method *catalog.ACLAuthMethod, c *
 	if err != nil {
 		return nil, err
 	}
-	idToken, accessToken, err := exchange(ctx, c, have.provider, p, code)
+	idToken, accessToken, err := m.exchange(ctx, c, have.provider, p, code)
 	if err != nil {
 		return nil, err
 	}
@@ -333,17 +337,26 @@ func (m *Methods) finish(ctx context.Context, method *catalog.ACLAuthMethod, c *
 }
 
 // exchange changes a code for tokens (RFC 6749, 4.1.3).
-func exchange(ctx context.Context, c *jwtConfig, to provider, p *pending, code string) (idToken, accessToken string, err error) {
+func (m *Methods) exchange(ctx context.Context, c *jwtConfig, to provider, p *pending, code string) (idToken, accessToken string, err error) {
 	form := url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {p.Redirect}}
 	if c.pkce() {
 		form.Set("code_verifier", p.verifier())
 	}
-	basic := c.OIDCClientSecret != "" && (len(to.TokenAuth) == 0 || slices.Contains(to.TokenAuth, "client_secret_basic"))
+	signs := c.OIDCClientAssertion.given()
+	basic := !signs && c.OIDCClientSecret != "" && (len(to.TokenAuth) == 0 || slices.Contains(to.TokenAuth, "client_secret_basic"))
 	if !basic {
 		form.Set("client_id", c.OIDCClientID)
-		if c.OIDCClientSecret != "" {
-			form.Set("client_secret", c.OIDCClientSecret)
+	}
+	switch {
+	case signs:
+		proof, err := c.assertion(to, m.c.Now(), m.c.Rand)
+		if err != nil {
+			return "", "", err
 		}
+		form.Set("client_assertion_type", assertionType)
+		form.Set("client_assertion", proof)
+	case !basic && c.OIDCClientSecret != "":
+		form.Set("client_secret", c.OIDCClientSecret)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.Token, strings.NewReader(form.Encode()))
 	if err != nil {

@@ -305,7 +305,7 @@ func TestBeginningsTakeNoMemory(t *testing.T) {
 			t.Fatal("it was taken")
 		}
 	}
-	if n := len(d.m.used.until); n != 0 || len(d.m.busy) != 0 {
+	if n := len(d.m.used.until); n != 0 || len(d.m.busy[typeOIDC]) != 0 {
 		t.Errorf("%d logins are remembered", n)
 	}
 	if n := strings.Count(strings.Join(d.p.Asked(), "\n"), "openid-configuration"); n != 1 {
@@ -323,7 +323,7 @@ func TestBeginningsTakeNoMemory(t *testing.T) {
 		t.Error("what is over isn't forgotten:", err, len(d.m.used.until))
 	}
 	for range atOnce {
-		d.m.busy <- struct{}{}
+		d.m.busy[typeOIDC] <- struct{}{}
 	}
 	_, err = d.m.AuthURL(t.Context(), d.method, rest.LoginStart{RedirectURI: here})
 	d.refused(err, "too many logins")
@@ -396,7 +396,7 @@ func TestOIDCConfigsAreValidated(t *testing.T) {
 		"Config.OIDCDiscoveryURL must":       whole(map[string]any{"OIDCDiscoveryURL": "http://127.0.0.1.evil.example"}),
 		"Config.OIDCDiscoveryURL is":         whole(map[string]any{"OIDCDiscoveryURL": ""}),
 		"Config.OIDCClientID":                whole(map[string]any{"OIDCClientID": ""}),
-		"Config.OIDCClientAssertion":         whole(map[string]any{"OIDCClientAssertion": map[string]any{"Audience": []any{"x"}}}),
+		"Config.OIDCClientAssertion wants":   whole(map[string]any{"OIDCClientAssertion": map[string]any{"Audience": []any{"x"}}}),
 		"Config.OIDCClientUsePKCE":           whole(map[string]any{"OIDCClientSecret": "", "OIDCClientUsePKCE": false}),
 		"Config.AllowedRedirectURIs is":      whole(map[string]any{"AllowedRedirectURIs": []any{}}),
 		"Config.AllowedRedirectURIs[0]":      whole(map[string]any{"AllowedRedirectURIs": []any{"http://example.com/cb"}}),

@@ -128,6 +128,7 @@ func (h *handlers) logIn(w http.ResponseWriter, r *api.Request, method string, w
 		if err := bind(t, m.Name, who, k); err != nil {
 			return err
 		}
+		k.Name = tokenName(m, who.Vars)
 		k.AuthMethod, k.Local = m.Name, m.TokenLocality != "global"
 		if ttl := m.MaxTokenTTL; ttl > 0 {
 			end := h.c.Now().Add(ttl).UTC()
@@ -219,7 +220,7 @@ func matchesSelector(selector string, fields any) bool {
 	return err == nil && ok
 }
 
-var variable = regexp.MustCompile(`\$\{([a-z0-9_.\-]+)\}`)
+var variable = regexp.MustCompile(`\$\{([A-Za-z0-9_.\-]+)\}`)
 
 // interpolate replaces ${…}, in lower case; not ok if a variable isn't there.
 func interpolate(text string, vars map[string]string) (string, bool) {

@@ -160,6 +160,7 @@ type methodView struct {
 	DisplayName, Description string         `json:",omitempty"`
 	MaxTokenTTL              string         `json:",omitempty"`
 	TokenLocality            string         `json:",omitempty"`
+	TokenNameFormat          string         `json:",omitempty"`
 	Config                   map[string]any `json:",omitempty"`
 	CreateIndex, ModifyIndex uint64
 }
@@ -167,7 +168,7 @@ type methodView struct {
 func viewMethod(m *catalog.ACLAuthMethod, whole bool) methodView {
 	v := methodView{
 		Name: m.Name, Type: m.Type, DisplayName: m.DisplayName, Description: m.Description, TokenLocality: m.TokenLocality,
-		CreateIndex: m.CreateIndex, ModifyIndex: m.ModifyIndex,
+		TokenNameFormat: m.TokenNameFormat, CreateIndex: m.CreateIndex, ModifyIndex: m.ModifyIndex,
 	}
 	if m.MaxTokenTTL != 0 {
 		v.MaxTokenTTL = m.MaxTokenTTL.String()
@@ -179,12 +180,12 @@ func viewMethod(m *catalog.ACLAuthMethod, whole bool) methodView {
 }
 
 type methodBody struct {
-	Name, Type, DisplayName, Description, TokenLocality string
-	MaxTokenTTL                                         time.Duration
-	Config                                              map[string]any
-	CreateIndex, ModifyIndex                            uint64
-	NamespaceRules                                      []any
-	Namespace, Partition                                string
+	Name, Type, DisplayName, Description, TokenLocality, TokenNameFormat string
+	MaxTokenTTL                                                          time.Duration
+	Config                                                               map[string]any
+	CreateIndex, ModifyIndex                                             uint64
+	NamespaceRules                                                       []any
+	Namespace, Partition                                                 string
 }
 
 func (b *methodBody) method() (*catalog.ACLAuthMethod, error) {
@@ -199,6 +200,9 @@ func (b *methodBody) method() (*catalog.ACLAuthMethod, error) {
 	if len(b.NamespaceRules) > 0 {
 		return nil, aclFault("Invalid Auth Method: NamespaceRules: what the ACL system holds is of no namespace; rules for one stand in a policy's block namespace \"…\" { … }")
 	}
+	if b.MaxTokenTTL == 0 && b.Type == "oidc" {
+		return nil, aclFault("Invalid Auth Method: MaxTokenTTL is required with the type oidc: how long people's tokens are good, such as \"8h\"")
+	}
 	if b.MaxTokenTTL != 0 && b.MaxTokenTTL < minExpiry {
 		return nil, aclFault("MaxTokenTTL %s cannot be less than %s", b.MaxTokenTTL, minExpiry)
 	}
@@ -209,7 +213,7 @@ func (b *methodBody) method() (*catalog.ACLAuthMethod, error) {
 	config, _ := plain.(map[string]any)
 	return &catalog.ACLAuthMethod{
 		Name: b.Name, Type: b.Type, DisplayName: b.DisplayName, Description: b.Description, MaxTokenTTL: b.MaxTokenTTL,
-		TokenLocality: b.TokenLocality, Config: config,
+		TokenLocality: b.TokenLocality, TokenNameFormat: b.TokenNameFormat, Config: config,
 	}, nil
 }
 

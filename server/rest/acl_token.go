@@ -22,6 +22,7 @@ const hidden = "<hidden>"
 type tokenView struct {
 	CreateIndex, ModifyIndex uint64
 	AccessorID, SecretID     string
+	Name                     string `json:",omitempty"`
 	Description              string
 	Policies                 []catalog.ACLLink            `json:",omitempty"`
 	Roles                    []catalog.ACLLink            `json:",omitempty"`
@@ -37,8 +38,9 @@ type tokenView struct {
 
 func viewToken(t *catalog.Txn, k *catalog.ACLToken) tokenView {
 	return tokenView{
-		CreateIndex: k.CreateIndex, ModifyIndex: k.ModifyIndex, AccessorID: k.AccessorID, SecretID: hidden, Description: k.Description,
-		Policies: shownLinks(t, catalog.ACLPolicies, k.Policies), Roles: shownLinks(t, catalog.ACLRoles, k.Roles),
+		CreateIndex: k.CreateIndex, ModifyIndex: k.ModifyIndex, AccessorID: k.AccessorID, SecretID: hidden, Name: k.Name,
+		Description: k.Description,
+		Policies:    shownLinks(t, catalog.ACLPolicies, k.Policies), Roles: shownLinks(t, catalog.ACLRoles, k.Roles),
 		ServiceIdentities: k.ServiceIdentities, NodeIdentities: k.NodeIdentities, TemplatedPolicies: k.TemplatedPolicies, Local: k.Local,
 		AuthMethod: k.AuthMethod, ExpirationTime: k.ExpirationTime, CreateTime: k.CreateTime, Hash: k.Hash,
 	}
@@ -56,21 +58,21 @@ type expandedToken struct {
 
 // tokenBody is what a token is made or changed by. What the caller can't decide is taken and passed over.
 type tokenBody struct {
-	AccessorID, SecretID, Description string
-	Policies, Roles                   []catalog.ACLLink
-	ServiceIdentities                 []catalog.ACLServiceIdentity
-	NodeIdentities                    []catalog.ACLNodeIdentity
-	TemplatedPolicies                 []catalog.ACLTemplatedPolicy
-	Local                             bool
-	AuthMethod                        string
-	ExpirationTTL                     time.Duration
-	ExpirationTime                    *time.Time
-	CreateTime                        *time.Time
-	Hash                              any
-	CreateIndex, ModifyIndex          uint64
-	Namespace, Partition              string
-	AuthMethodNamespace               string
-	Rules                             string
+	AccessorID, SecretID, Name, Description string
+	Policies, Roles                         []catalog.ACLLink
+	ServiceIdentities                       []catalog.ACLServiceIdentity
+	NodeIdentities                          []catalog.ACLNodeIdentity
+	TemplatedPolicies                       []catalog.ACLTemplatedPolicy
+	Local                                   bool
+	AuthMethod                              string
+	ExpirationTTL                           time.Duration
+	ExpirationTime                          *time.Time
+	CreateTime                              *time.Time
+	Hash                                    any
+	CreateIndex, ModifyIndex                uint64
+	Namespace, Partition                    string
+	AuthMethodNamespace                     string
+	Rules                                   string
 }
 
 // apply sets what may change of a token.
@@ -82,6 +84,12 @@ func (b *tokenBody) apply(t *catalog.Txn, k *catalog.ACLToken) error {
 	roles, err := completeLinks(t, catalog.ACLRoles, b.Roles)
 	if err != nil {
 		return err
+	}
+	if b.Name != "" { // clients that don't know names keep them
+		if len(b.Name) > nameMax || plainName(b.Name) != b.Name {
+			return aclFault("Invalid Token: Name has more than %d bytes, or characters that can't be printed", nameMax)
+		}
+		k.Name = b.Name
 	}
 	k.Description, k.Policies, k.Roles, k.ServiceIdentities, k.NodeIdentities, k.TemplatedPolicies = b.Description, g.Policies, roles, g.ServiceIdentities, g.NodeIdentities, g.TemplatedPolicies
 	k.Hash = hashOf([]any{k.Description, g, roles})

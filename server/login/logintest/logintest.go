@@ -28,6 +28,8 @@ type Provider struct {
 	Redirects      []string
 	Now            func() time.Time
 	Key            *rsa.PrivateKey
+	// Proof is the key by which the client signs who it is (RFC 7523): a public key, or a shared secret as bytes. nil where it sends a secret.
+	Proof any
 	// Claims are what is known of the person; "sub" must be there. Info is what only userinfo tells.
 	Claims, Info map[string]any
 
@@ -42,6 +44,7 @@ type Provider struct {
 	codes  map[string]grant
 	access map[string]bool
 	asked  []string
+	proofs map[string]bool
 }
 
 type grant struct {
@@ -54,7 +57,7 @@ func New(client, secret string, now func() time.Time, redirects ...string) (*Pro
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	return &Provider{
 		Client: client, Secret: secret, Now: now, Redirects: redirects, Key: key, Claims: map[string]any{"sub": "alice"},
-		codes: map[string]grant{}, access: map[string]bool{},
+		codes: map[string]grant{}, access: map[string]bool{}, proofs: map[string]bool{},
 	}, err
 }
 
@@ -136,12 +139,41 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 	if !basic {
 		id = r.PostForm.Get("client_id")
 	}
+	if p.Proof != nil {
+		if basic || r.PostForm.Has("client_secret") || !p.proven(r.PostForm) {
+			no(http.StatusUnauthorized, "invalid_client")
+			return
+		}
+		p.change(w, r, no)
+		return
+	}
 	plainID, _ := url.QueryUnescape(id)
 	plain, _ := url.QueryUnescape(secret)
 	if plainID != p.Client || plain != p.Secret || basic == (p.Secret == "") {
 		no(http.StatusUnauthorized, "invalid_client")
 		return
 	}
+	p.change(w, r, no)
+}
+
+// proven checks a client assertion: its signature, for whom and by whom it is, its time, and that it is new.
+func (p *Provider) proven(form url.Values) bool {
+	token, err := jwt.ParseSigned(form.Get("client_assertion"), []jose.SignatureAlgorithm{jose.RS256, jose.PS256, jose.ES256, jose.ES384, jose.EdDSA, jose.HS256, jose.HS512})
+	if err != nil || form.Get("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer" {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var c jwt.Claims
+	if token.Claims(p.Proof, &c) != nil || c.ID == "" || p.proofs[c.ID] || c.Expiry == nil || c.Expiry.Time().After(p.Now().Add(time.Hour)) {
+		return false
+	}
+	p.proofs[c.ID] = true
+	return c.Validate(jwt.Expected{Issuer: p.Client, Subject: p.Client, AnyAudience: jwt.Audience{p.issuer}, Time: p.Now()}) == nil
+}
+
+// change gives tokens for a code.
+func (p *Provider) change(w http.ResponseWriter, r *http.Request, no func(int, string)) {
 	p.mu.Lock()
 	g, ok := p.codes[r.PostForm.Get("code")]
 	delete(p.codes, r.PostForm.Get("code"))
