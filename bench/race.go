@@ -49,6 +49,7 @@ func works(seconds time.Duration) []work {
 		{"tcp bulk x4", "tcp", closed(dialTCP(true), 4), false},
 		{"tcp new connections", "tcp", closed(dialFresh(dialTCP(false)), 16), false},
 		{"memory plain side", "http", load{dial: one, conns: manyConnections}, true},
+		{"memory HTTP/2 side", "http2", load{dial: dialHTTP2, conns: manyConnections}, true},
 		{"memory mTLS side", "tcp", load{dial: dialTCP(false), conns: manyConnections}, true},
 	}
 }

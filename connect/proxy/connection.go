@@ -16,7 +16,6 @@ import (
 
 	"github.com/weftmesh/weft/connect/proxy/config"
 	"github.com/weftmesh/weft/connect/proxy/exchange"
-	"github.com/weftmesh/weft/connect/proxy/h1"
 	"github.com/weftmesh/weft/connect/proxy/lounge"
 	"github.com/weftmesh/weft/connect/proxy/opening"
 	"github.com/weftmesh/weft/connect/proxy/reason"
@@ -190,7 +189,7 @@ func (c *connection) openHTTP(ctx context.Context, l *config.Listener, alpn stri
 
 func (c *connection) serveHTTP(ctx context.Context) (rests bool) {
 	err := c.http.Serve(ctx)
-	if rest := new(h1.Rest); errors.As(err, &rest) {
+	if rest := new(exchange.Rest); errors.As(err, &rest) {
 		c.guest.Until = rest.Until
 		return true
 	}

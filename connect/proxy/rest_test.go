@@ -6,7 +6,9 @@ package proxy
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -16,6 +18,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2"
 
 	"github.com/weftmesh/weft/connect/proxy/config"
 )
@@ -233,4 +237,197 @@ func TestNothingIsLostAroundARest(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// exchanged does something on a new connection, after which nothing moves on it; it gives the connection, which the test may go on with.
+type exchanged struct {
+	name  string
+	do    func(t *testing.T, b *bench) net.Conn
+	again func(t *testing.T, c net.Conn) // after a rest; nil: nothing more can be done
+}
+
+func h1Kinds() []exchanged {
+	again := func(t *testing.T, c net.Conn) { ask(t, c, "/again") }
+	send := func(text, want string) func(*testing.T, *bench) net.Conn {
+		return func(t *testing.T, b *bench) net.Conn {
+			c := b.dial()
+			for _, piece := range strings.SplitAfter(text, "|") { // one after the other
+				if _, err := io.WriteString(c, strings.TrimSuffix(piece, "|")); err != nil {
+					t.Fatal(err)
+				}
+				<-time.After(time.Millisecond)
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if body, err := io.ReadAll(resp.Body); err != nil || string(body) != want {
+				t.Errorf("answered %q, %v", body, err)
+			}
+			return c
+		}
+	}
+	return []exchanged{
+		{"a request", send("GET /1 HTTP/1.1\r\nHost: api\r\n\r\n", "/1"), again},
+		{"a body", send("POST /2 HTTP/1.1\r\nHost: api\r\nContent-Length: 4\r\n\r\nbody", "/2"), again},
+		{"a body that comes slowly", send("POST /2 HTTP/1.1\r\nHost: api\r\nContent-Length: 4\r\n\r\n|bo|dy", "/2"), again},
+		{"chunks", send("POST /3 HTTP/1.1\r\nHost: api\r\nTransfer-Encoding: chunked\r\n\r\n|4\r\nbody\r\n|0\r\n\r\n", "/3"), again},
+		{"an answer that is slow", send("GET /slow HTTP/1.1\r\nHost: api\r\n\r\n", "/slow"), again}, // the client is watched for hanging up
+		{"an answer that is cut", func(t *testing.T, b *bench) net.Conn {
+			c := b.dial()
+			if _, err := io.WriteString(c, "GET /cut HTTP/1.1\r\nHost: api\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil || resp.StatusCode != http.StatusBadGateway && resp.StatusCode != http.StatusServiceUnavailable {
+				t.Fatalf("%v, %v", resp, err)
+			}
+			_, _ = io.Copy(io.Discard, resp.Body) // all that is wanted is its end
+			return c
+		}, again},
+	}
+}
+
+// Connections rest after every sort of exchange, and go on after the rest.
+func TestConnectionsRestAfterAllSortsOfExchanges(t *testing.T) {
+	kinds := h1Kinds()
+	for _, over := range []string{"h2c", "h2 over TLS"} {
+		for _, what := range []string{"a request", "a body", "a request that is given up"} {
+			kinds = append(kinds, exchanged{name: over + ": " + what, do: func(t *testing.T, b *bench) net.Conn { return multi(t, b, over == "h2c", what) }})
+		}
+	}
+	kinds = append(kinds, exchanged{"HTTP/1 over TLS", func(t *testing.T, b *bench) net.Conn {
+		conf := &tls.Config{Certificates: []tls.Certificate{shown(t)}, MinVersion: tls.VersionTLS13}
+		c := tls.Client(b.dialTLS(conf), &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13})
+		ask(t, c, "/tls")
+		return c
+	}, func(t *testing.T, c net.Conn) { ask(t, c, "/again") }})
+	for _, k := range kinds {
+		for _, detect := range []bool{false, true} {
+			t.Run(k.name+map[bool]string{true: ", detected"}[detect], func(t *testing.T) {
+				b := newUndeclared(t)
+				b.s.Listeners["l"].Detect = detect
+				b.upstream("api", fickle)
+				b.s.Clusters["api"].Codec = config.HTTP1
+				c := k.do(t, b)
+				b.resting()
+				if k.again != nil {
+					k.again(t, c)
+					b.resting()
+				}
+				_ = c.Close()
+				b.gone()
+			})
+		}
+	}
+}
+
+// fickle is served, but slow for one path, and gone for another.
+func fickle(c net.Conn) {
+	r := bufio.NewReader(c)
+	for {
+		req, err := http.ReadRequest(r)
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(io.Discard, req.Body) // it ends with the connection
+		switch req.URL.Path {
+		case "/cut":
+			_ = c.Close()
+			return
+		case "/slow":
+			<-time.After(50 * time.Millisecond)
+		}
+		fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(req.URL.Path), req.URL.Path)
+	}
+}
+
+// multi does something over HTTP/2, rests twice in between, and goes on.
+func multi(t *testing.T, b *bench, plain bool, what string) net.Conn {
+	t.Helper()
+	var c net.Conn
+	if plain {
+		c = b.dial()
+	} else {
+		cert := shown(t)
+		conf := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}}
+		c = tls.Client(b.dialTLS(conf), &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}})
+	}
+	cc, err := (&http2.Transport{AllowHTTP: true}).NewClientConn(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cc.Close() })
+	for turn := range 3 {
+		ctx, cancel := context.WithCancel(t.Context())
+		path, body := "/h2", io.Reader(nil)
+		switch what {
+		case "a body":
+			body = strings.NewReader(strings.Repeat("x", 100<<10))
+		case "a request that is given up":
+			path = "/slow"
+			time.AfterFunc(10*time.Millisecond, cancel)
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://api"+path, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := cc.RoundTrip(req)
+		if err == nil {
+			var got []byte
+			got, err = io.ReadAll(resp.Body)
+			if string(got) != path {
+				t.Errorf("turn %d: answered %q", turn, got)
+			}
+		}
+		if err != nil && what != "a request that is given up" {
+			t.Fatal(turn, err)
+		}
+		cancel()
+		b.resting()
+	}
+	return c
+}
+
+// A resting HTTP/2 connection is told that it is over when its listener goes, and ends.
+func TestARestingHTTP2ConnectionDrains(t *testing.T) {
+	b := httpBench(t)
+	b.s.Clusters["api"].Codec = config.HTTP1
+	c := multi(t, b, true, "a request")
+	b.p.drainListener("l")
+	b.gone()
+	_ = c.Close()
+}
+
+// After a websocket's end nothing of it is left; while it is open and silent it stays.
+func TestNothingIsLeftOfAWebsocket(t *testing.T) {
+	b := newUndeclared(t)
+	b.s.Listeners["l"].Detect = false
+	b.upstream("api", func(c net.Conn) {
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
+			return
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		_, _ = io.Copy(c, c)
+	})
+	c := b.dial()
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: api\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-Websocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	r := bufio.NewReader(c)
+	if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	for range 2 {
+		<-time.After(3 * b.p.restAfter)
+		if _, err := io.WriteString(c, "hello"); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, 5)
+		if _, err := io.ReadFull(r, got); err != nil || string(got) != "hello" {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	_ = c.Close()
+	b.gone()
 }

@@ -122,12 +122,24 @@ func (e *Engine) Open(conn net.Conn, l *config.Listener, peer *config.Peer, m Ma
 	return &Downstream{d}, nil
 }
 
-// Serve serves the connection until it ends, which gives nil where that was in order, or rests, which gives an error that is an *h1.Rest:
-// then it is to be called again when something has come, and at the rest's end at the latest. The end of ctx ends the connection at once.
+// Rest is what Serve gives for a connection that rests. It holds nothing but its socket, and what its protocol has to remember.
+type Rest struct {
+	Until time.Time // zero for no end
+}
+
+func (*Rest) Error() string { return "the connection rests" }
+
+// Serve serves the connection until it ends, which gives nil where that was in order, or rests, which gives a *Rest: then it is to be
+// called again when something has come, and at the rest's end at the latest. The end of ctx ends the connection at once.
 func (d *Downstream) Serve(ctx context.Context) error {
 	err := d.d.run(ctx)
-	if !errors.As(err, &d.d.rest) {
-		d.d.rest = nil
+	d.d.rest = nil
+	var multi *h2.Rest
+	switch {
+	case errors.As(err, &d.d.rest):
+		return &Rest{Until: d.d.rest.Until}
+	case errors.As(err, &multi):
+		return &Rest{Until: multi.Until}
 	}
 	return err
 }
@@ -157,6 +169,9 @@ func (d *downstream) over(beside time.Duration) bool {
 func (d *downstream) drain() {
 	if s := d.server.Load(); s != nil {
 		s.Drain()
+		if d.manner.Wake != nil {
+			d.manner.Wake() // it drains when it is served
+		}
 	} else if d.closing() && d.idle.Load() {
 		h1.Wake(d.conn)
 		if d.manner.Wake != nil {
@@ -173,6 +188,9 @@ func (d *downstream) run(ctx context.Context) error {
 		d.turn++
 		d.mu.Unlock()
 		return d.serveHTTP1(ctx, c, nil)
+	}
+	if s := d.server.Load(); s != nil {
+		return s.Run(ctx)
 	}
 	codec, prefix := c.Codec, d.manner.Opening
 	d.manner.Opening = nil
@@ -204,7 +222,8 @@ func (d *downstream) run(ctx context.Context) error {
 	}
 	d.multied, d.making = true, make(chan struct{}, maxMaking)
 	s, err := h2.NewServer(d.conn, h2.ServerConfig{
-		Prefix: prefix, Limits: limitsOf(c), IdleTimeout: orDefault(c.IdleTimeout, defaultIdle), Do: d.engine.workers.do,
+		Prefix: prefix, Limits: limitsOf(c), IdleTimeout: orDefault(c.IdleTimeout, defaultIdle), RestAfter: d.manner.RestAfter,
+		Do: d.engine.workers.do,
 	}, d.serve)
 	if err != nil {
 		return err

@@ -70,6 +70,7 @@ type conn struct {
 	blockEnd bool
 	blockID  uint32
 	blockN   int
+	heading  bool          // such a head is under way
 	owes     bool          // so much that it has to rest
 	answered bool          // something waits in the writer that nobody has flushed
 	fresh    []*serverExch // requests whose handlers weren't started yet
@@ -81,8 +82,9 @@ type conn struct {
 	lost     bool  // streams have been failed, none may be added
 	streams  map[uint32]*exch
 	starved  []*exch
-	closed   [128]ended // the last streams that ended
+	closed   []ended // the last streams that ended, maxClosed at the most
 	closedAt int
+	until    time.Time // the reader's deadline
 	recvWin  int
 	given    int
 	sendWin  int
@@ -95,6 +97,9 @@ type conn struct {
 	pingEvery, pingWait time.Duration
 	pinger              *time.Timer
 }
+
+// maxClosed is of how many streams it is known how they ended.
+const maxClosed = 128
 
 // how a stream ended, for frames that come late.
 type how uint8
@@ -123,9 +128,7 @@ func (c *conn) setup(nc net.Conn, prefix []byte, lim stream.Limits, f Floods, wr
 		c.pause()
 		c.rest()
 	})
-	c.fr = http2.NewFramer(nil, &c.br)
-	c.fr.SetMaxReadFrameSize(minFrameSize)
-	c.fr.SetReuseFrames()
+	c.startFramer()
 	c.in.lim = lim
 	c.dec = hpack.NewDecoder(headerTable, c.in.add)
 	c.dec.SetMaxStringLength(2 * lim.HeadBytes)
@@ -136,6 +139,12 @@ func (c *conn) setup(nc net.Conn, prefix []byte, lim stream.Limits, f Floods, wr
 	c.sendWin, c.peerInit = defaultWindow, defaultWindow
 	c.resets = newBucket(f.Resets, resetsPerSecond)
 	c.control = newBucket(f.Control, controlPerSecond)
+}
+
+func (c *conn) startFramer() {
+	c.fr = http2.NewFramer(nil, &c.br)
+	c.fr.SetMaxReadFrameSize(minFrameSize)
+	c.fr.SetReuseFrames()
 }
 
 // prefixReader gives bytes that were read before, and lets go of them.
@@ -178,13 +187,14 @@ func (c *conn) stopLocked(err error) {
 // readBy sets the reader's deadline (zero: none), unless the connection is being ended.
 func (c *conn) readBy(t time.Time) {
 	c.mu.Lock()
+	c.until = t
 	if c.stopErr == nil {
 		_ = c.nc.SetReadDeadline(t)
 	}
 	c.mu.Unlock()
 }
 
-// run reads until the connection ends, and ends it.
+// run reads until the connection ends, and ends it, or is to rest, which gives errRests.
 func (c *conn) run(ctx context.Context, hello func() error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	c.mu.Lock()
@@ -197,9 +207,15 @@ func (c *conn) run(ctx context.Context, hello func() error) error {
 		err = c.read()
 	}
 	c.pause()
+	if err == errRests && unhook() {
+		cancel(err)
+		return err
+	}
 	unhook()
 	c.mu.Lock()
 	switch {
+	case err == errRests:
+		err = context.Cause(ctx)
 	case c.stopErr != nil:
 		err = c.stopErr
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -335,7 +351,11 @@ func (c *conn) removeLocked(e *exch, h how) {
 }
 
 func (c *conn) noteEndedLocked(id uint32, h how) {
-	c.closed[c.closedAt%len(c.closed)] = ended{id, h}
+	if len(c.closed) < maxClosed {
+		c.closed = append(c.closed, ended{id, h})
+		return
+	}
+	c.closed[c.closedAt%maxClosed] = ended{id, h}
 	c.closedAt++
 }
 

@@ -15,9 +15,14 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/stream"
 )
 
-// read takes frames until the connection ends; the first must be SETTINGS.
+// read takes frames until the connection ends or is to rest; the first must be SETTINGS.
 func (c *conn) read() error {
-	for first := true; ; first = false {
+	for first := c.frames.Load() == 0; ; first = false {
+		if c.br.late != nil && c.br.Buffered() == 0 && !c.heading {
+			if err := c.await(); err != nil {
+				return err
+			}
+		}
 		fh, err := c.fr.ReadFrameHeader()
 		if err != nil {
 			return c.readError(fh, err)
@@ -218,6 +223,7 @@ func (c *conn) onHeaders(f *http2.HeadersFrame) error {
 	}
 	c.blockID, c.blockEnd, c.blockN = f.StreamID, f.StreamEnded(), 0
 	c.block = append(c.block[:0], f.HeaderBlockFragment()...)
+	c.heading = true
 	c.readBy(time.Now().Add(headTimeout))
 	return nil
 }
@@ -231,6 +237,7 @@ func (c *conn) onContinuation(f *http2.ContinuationFrame) error {
 	if !f.HeadersEnded() {
 		return nil
 	}
+	c.heading = false
 	c.readBy(time.Time{})
 	block := c.block
 	c.block = nil
@@ -541,7 +548,8 @@ func (c *conn) setting(s http2.Setting) error {
 	switch s.ID {
 	case http2.SettingHeaderTableSize:
 		c.w.mu.Lock()
-		c.w.enc.SetMaxDynamicTableSize(min(s.Val, headerTable))
+		c.w.table = min(s.Val, headerTable)
+		c.w.enc.SetMaxDynamicTableSize(c.w.table)
 		c.w.mu.Unlock()
 	case http2.SettingMaxFrameSize:
 		c.w.mu.Lock()

@@ -3,7 +3,9 @@
 package h2
 
 import (
+	"errors"
 	"io"
+	"os"
 	"sync"
 )
 
@@ -14,14 +16,19 @@ const (
 	emptyReads = 100
 )
 
-var largeInputs = sync.Pool{New: func() any { return new([largeInput]byte) }}
+var (
+	smallInputs = sync.Pool{New: func() any { return new([smallInput]byte) }}
+	largeInputs = sync.Pool{New: func() any { return new([largeInput]byte) }}
+)
 
 // input is the connection's buffered reader. It calls before each time before it reads from the connection, which may wait:
-// what was gathered until then is passed on there. Its buffer is small, and a large one while much comes.
+// what was gathered until then is passed on there. Its buffer is small, and a large one while much comes. Where a deadline ends a wait in
+// which nothing has come, late says whether to wait again; nil for no.
 type input struct {
 	from   io.Reader
 	before func()
-	small  [smallInput]byte
+	late   func() bool
+	small  *[smallInput]byte
 	large  *[largeInput]byte
 	buf    []byte // one of both
 	r, w   int
@@ -29,7 +36,24 @@ type input struct {
 }
 
 func (in *input) init(from io.Reader, before func()) {
-	in.from, in.before, in.buf = from, before, in.small[:]
+	in.before = before
+	in.begin(from)
+}
+
+// begin has it read from from, with an empty buffer.
+func (in *input) begin(from io.Reader) {
+	in.from, in.small = from, smallInputs.Get().(*[smallInput]byte)
+	in.buf, in.r, in.w, in.calm = in.small[:], 0, 0, 0
+}
+
+// wait is one read, and again where a deadline that wasn't the peer's has ended it.
+func (in *input) wait(p []byte) (int, error) {
+	for {
+		n, err := in.from.Read(p)
+		if n > 0 || err == nil || in.late == nil || !errors.Is(err, os.ErrDeadlineExceeded) || !in.late() {
+			return n, err
+		}
+	}
 }
 
 // Buffered is how many bytes can be read without waiting.
@@ -39,9 +63,9 @@ func (in *input) Buffered() int { return in.w - in.r }
 func (in *input) fill() error {
 	in.before()
 	in.r, in.w = 0, 0
-	n, err := in.from.Read(in.buf)
+	n, err := in.wait(in.buf)
 	for tries := 0; n == 0 && err == nil && tries < emptyReads; tries++ {
-		n, err = in.from.Read(in.buf)
+		n, err = in.wait(in.buf)
 	}
 	in.w = n
 	switch {
@@ -73,22 +97,30 @@ func (in *input) grow() {
 func (in *input) shrink() {
 	n := copy(in.small[:], in.buf[in.r:in.w])
 	in.buf, in.r, in.w = in.small[:], 0, n
-	in.drop()
+	in.dropLarge()
 }
 
-// drop gives the large buffer back; nothing is read after that.
-func (in *input) drop() {
+func (in *input) dropLarge() {
 	if in.large != nil {
 		largeInputs.Put(in.large)
 		in.large = nil
 	}
 }
 
+// drop gives the buffers back; nothing is read after that, unless it begins again.
+func (in *input) drop() {
+	in.dropLarge()
+	if in.small != nil {
+		smallInputs.Put(in.small)
+	}
+	in.from, in.small, in.buf, in.r, in.w = nil, nil, nil, 0, 0
+}
+
 func (in *input) Read(p []byte) (int, error) {
 	if in.r == in.w {
 		if len(p) >= len(in.buf) {
 			in.before()
-			return in.from.Read(p)
+			return in.wait(p)
 		}
 		if err := in.fill(); err != nil {
 			return 0, err

@@ -35,6 +35,9 @@ type ServerConfig struct {
 	// PingEvery sends PING on a connection from which nothing came for that long, and PingTimeout (default 10 s) ends it
 	// when nothing comes after that either. Default: no PING.
 	PingEvery, PingTimeout time.Duration
+	// RestAfter, where it is positive, is how long nothing moves on a connection without a stream, or half as long again, until Run gives
+	// it back with a *Rest. With PingEvery it isn't.
+	RestAfter time.Duration
 	// Do runs a request's handler in another goroutine than the caller's; it doesn't wait for it. Default: a new goroutine.
 	Do func(func())
 }
@@ -60,7 +63,7 @@ type Server struct {
 	do      func(func())
 	preface time.Duration
 	idle    time.Duration
-
+	resting
 	// Guarded by conn.mu.
 	maxID      uint32 // the highest stream that the client opened
 	lastID     uint32 // with drained: the highest that is served
@@ -72,6 +75,8 @@ type Server struct {
 	drained    bool // the last one
 	drainer    *time.Timer
 	idler      *time.Timer
+	idleAt     time.Time // when the idler looks
+	idleSeen   uint64    // served, at its last look
 }
 
 // Serve serves the connection until it ends: NewServer and Run in one, for who needs no Drain.
@@ -92,6 +97,9 @@ func NewServer(nc net.Conn, cfg ServerConfig, handler stream.Handler) (*Server, 
 	s.conn.role, s.conn.server = s, true
 	s.setup(nc, cfg.Prefix, cfg.Limits.WithDefaults(), cfg.Floods.withDefaults(), orDefault(cfg.WriteTimeout, defaultWrite))
 	s.preface, s.idle = orDefault(cfg.PrefaceTimeout, defaultPreface), cfg.IdleTimeout
+	if cfg.RestAfter > 0 && cfg.PingEvery <= 0 {
+		s.restAfter, s.br.late = cfg.RestAfter, s.late
+	}
 	s.pingEvery, s.pingWait = cfg.PingEvery, orDefault(cfg.PingTimeout, defaultPingWait)
 	return s, nil
 }
@@ -99,20 +107,30 @@ func NewServer(nc net.Conn, cfg ServerConfig, handler stream.Handler) (*Server, 
 // Run serves until the client goes away, the connection breaks, a drain is done or ctx ends, closes the connection and
 // returns when every handler has returned. It is nil for a client that closed and for a drain that is done; ctx's cause; a
 // *ConnError for a breach of the protocol; ErrTimeout; else what the connection said. When ctx ends, open exchanges fail:
-// Drain first, and end ctx later, to let them finish. Run is called once.
+// Drain first, and end ctx later, to let them finish. Run is called once, and once more after each *Rest that it gives: then the connection
+// is open.
 func (s *Server) Run(ctx context.Context) error {
-	defer s.stopTimers()
-	return s.run(ctx, s.hello)
+	begin := s.hello
+	if s.rested() {
+		begin = s.goOn
+	}
+	err := s.run(ctx, begin)
+	s.stopTimers()
+	if err == errRests {
+		return s.letGo()
+	}
+	return err
 }
 
 func (s *Server) stopTimers() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, t := range []*time.Timer{s.drainer, s.idler} {
+	for _, t := range []*time.Timer{s.drainer, s.idler, s.rester} {
 		if t != nil {
 			t.Stop()
 		}
 	}
+	s.rester = nil
 }
 
 func (s *Server) hello() error {
@@ -142,35 +160,43 @@ func (s *Server) hello() error {
 	if err != nil {
 		return err
 	}
-	if s.idle > 0 {
-		s.mu.Lock()
-		s.idler = time.AfterFunc(s.idle, s.watchIdle(0))
-		s.mu.Unlock()
-	}
+	s.idleAt = time.Now().Add(s.idle)
+	s.startTimers()
 	return nil
 }
 
-func (s *Server) watchIdle(seen uint64) func() {
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.stopErr != nil {
-			return
-		}
-		if s.served == seen && s.handlers == 0 {
-			go s.Drain()
-			return
-		}
-		s.idler = time.AfterFunc(s.idle, s.watchIdle(s.served))
+// startTimers begins to look for the time when the connection has been idle for long, or is to rest.
+func (s *Server) startTimers() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.idle > 0 {
+		s.idler = time.AfterFunc(time.Until(s.idleAt), s.watchIdle)
 	}
+	if s.restAfter > 0 {
+		s.rester = time.AfterFunc(s.restAfter, s.lookForRest)
+	}
+}
+
+func (s *Server) watchIdle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopErr != nil || s.asleep {
+		return
+	}
+	if s.served == s.idleSeen && s.handlers == 0 {
+		go s.Drain()
+		return
+	}
+	s.idleSeen, s.idleAt = s.served, time.Now().Add(s.idle)
+	s.idler.Reset(s.idle)
 }
 
 // Drain lets the connection end in order: the client is told to open no more streams (GOAWAY with the highest possible
 // id, then, when it has seen that or a second later, with the last one that is served), and Run returns nil when the
-// open ones are done. It doesn't wait and may be called more than once.
+// open ones are done. It doesn't wait and may be called more than once. A connection that rests drains as soon as Run is called.
 func (s *Server) Drain() {
 	s.mu.Lock()
-	if s.draining || s.stopErr != nil || !s.greeted {
+	if s.draining || s.stopErr != nil || !s.greeted || s.asleep {
 		s.drainFirst = true
 		s.mu.Unlock()
 		return

@@ -54,6 +54,7 @@ type writer struct {
 	tailOf   uint32
 	maxFrame int // the peer's SETTINGS_MAX_FRAME_SIZE
 	enc      *hpack.Encoder
+	table    uint32 // how large the peer lets HPACK's table be, within ours
 	block    bytes.Buffer
 	names    interner // two, as a text may be a name in capitals here and a value there
 	values   interner
@@ -72,7 +73,29 @@ func (w *writer) init(nc net.Conn, timeout time.Duration, open *atomic.Int32, fa
 	w.room.L = &w.mu
 	w.maxFrame = minFrameSize
 	w.tail = -1
+	w.enc, w.table = hpack.NewEncoder(&w.block), headerTable
+}
+
+// quiet says that nothing is being written, or waits for it.
+func (w *writer) quiet() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err == nil && !w.busy && len(w.buf) == 0
+}
+
+// rests lets go of what only writing needs. HPACK's table goes too: the next head begins with telling the peer to empty its own.
+func (w *writer) rests() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.enc, w.block, w.names, w.values = nil, bytes.Buffer{}, interner{}, interner{}
+}
+
+func (w *writer) goesOn() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.enc = hpack.NewEncoder(&w.block)
+	w.enc.SetMaxDynamicTableSize(0)
+	w.enc.SetMaxDynamicTableSize(w.table)
 }
 
 // frame begins a frame of n bytes in buf.
