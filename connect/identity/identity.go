@@ -74,7 +74,7 @@ func (td TrustDomain) Validate() error {
 	}
 	// The library also takes a whole URI here and lowers nothing: what it gives back must be what went in.
 	parsed, err := spiffeid.TrustDomainFromString(string(td))
-	if err != nil || parsed.Name() != string(td) {
+	if err != nil || parsed.Name() != string(td) || td == "." || td == ".." { // these two are steps of a path to whoever resolves URIs
 		return fmt.Errorf("%w: trust domain %q: only lower-case letters, digits, dot, dash and underscore are allowed", ErrInvalid, clip(string(td)))
 	}
 	return nil

@@ -54,6 +54,8 @@ var refused = []string{
 	"spiffe://td:8443/ns/default/dc/dc1/svc/web",
 	"spiffe://u@td/ns/default/dc/dc1/svc/web",
 	"spiffe://u:p@td/ns/default/dc/dc1/svc/web",
+	"spiffe://./ns/default/dc/dc1/svc/web",
+	"spiffe://../ns/default/dc/dc1/svc/web",
 	"spiffe://@td/ns/default/dc/dc1/svc/web",
 	"spiffe://td/ns/default/dc/dc1/svc/web?x=1",
 	"spiffe://td/ns/default/dc/dc1/svc/web?",
