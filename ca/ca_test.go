@@ -20,6 +20,7 @@ import (
 	"github.com/weftmesh/weft/ca"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/identity"
+	"github.com/weftmesh/weft/internal/stormtest"
 )
 
 const cluster = "11111111-2222-3333-4444-555555555555"
@@ -395,7 +396,7 @@ func FuzzCheckCSR(f *testing.F) {
 	key := must(ca.NewKey(rand.Reader))(f)
 	block, _ := pem.Decode([]byte(must(ca.CSR(web, key, rand.Reader))(f)))
 	f.Add(block.Bytes)
-	f.Fuzz(func(t *testing.T, der []byte) {
+	stormtest.Fuzz(f, func(t *testing.T, der []byte) {
 		text := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
 		req, err := ca.CheckCSR(text, web.TrustDomain, "dc1")
 		if err == nil && (req.Identity.Domain() != web.TrustDomain || req.PublicKey == nil || req.Identity.Kind() == identity.KindSigning) {

@@ -17,6 +17,8 @@ import (
 	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/weftmesh/weft/internal/stormtest"
 )
 
 func newStore(t testing.TB, c Config) *Store {
@@ -664,7 +666,7 @@ func FuzzApply(f *testing.F) {
 	for range 50 {
 		f.Add(mustEncode(f, randomCommand(r)))
 	}
-	f.Fuzz(func(t *testing.T, data []byte) {
+	stormtest.Fuzz(f, func(t *testing.T, data []byte) {
 		s := newStore(t, Config{})
 		do(t, s, web("n1", 80))
 		if n := len(data) - 4; n >= 0 {
@@ -690,7 +692,7 @@ func FuzzRestore(f *testing.F) {
 	var snap bytes.Buffer
 	_, _ = s.Snapshot().WriteTo(&snap)
 	f.Add(snap.Bytes()[:snap.Len()-sha256.Size])
-	f.Fuzz(func(t *testing.T, data []byte) {
+	stormtest.Fuzz(f, func(t *testing.T, data []byte) {
 		sum := sha256.Sum256(data) // right, so that what is inside gets read
 		data = append(bytes.Clone(data), sum[:]...)
 		_ = newStore(t, Config{}).Restore(bytes.NewReader(data))

@@ -20,6 +20,7 @@ import (
 
 	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/memnet"
+	"github.com/weftmesh/weft/internal/stormtest"
 )
 
 // upstream is a recursor on an in-memory network, over UDP and TCP.
@@ -301,7 +302,7 @@ func FuzzPacket(f *testing.F) {
 	f.Add(make([]byte, 11), true)
 	s := running(f, world(), zones(), nil)
 	out := make([]byte, dns.MaxMsgSize)
-	f.Fuzz(func(t *testing.T, in []byte, tcp bool) {
+	stormtest.Fuzz(f, func(t *testing.T, in []byte, tcp bool) {
 		if len(in) > dns.MaxMsgSize {
 			return
 		}

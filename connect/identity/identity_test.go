@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/weftmesh/weft/connect/identity"
+	"github.com/weftmesh/weft/internal/stormtest"
 )
 
 const td = identity.TrustDomain("11111111-2222-3333-4444-555555555555.consul")
@@ -140,7 +141,7 @@ func FuzzParse(f *testing.F) {
 	for _, uri := range refused {
 		f.Add(uri)
 	}
-	f.Fuzz(func(t *testing.T, uri string) {
+	stormtest.Fuzz(f, func(t *testing.T, uri string) {
 		id, err := identity.Parse(uri)
 		if err != nil {
 			if !errors.Is(err, identity.ErrInvalid) || id != nil {

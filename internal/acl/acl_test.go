@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/weftmesh/weft/internal/api"
+	"github.com/weftmesh/weft/internal/stormtest"
 )
 
 func parse(t *testing.T, text string) *Rules {
@@ -195,7 +196,7 @@ func TestDenialTexts(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add(GlobalManagement)
 	f.Add(`{"key_prefix":{"a/":{"policy":"list"}}}`)
-	f.Fuzz(func(_ *testing.T, text string) {
+	stormtest.Fuzz(f, func(_ *testing.T, text string) {
 		if r, err := Parse(text); err == nil {
 			a := New(Config{}, r, r)
 			a.Level("key", text)

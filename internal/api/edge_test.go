@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/stormtest"
 )
 
 func serverMux(t *testing.T, c MuxConfig, h Handler) *Mux {
@@ -120,7 +121,7 @@ func FuzzFilter(f *testing.F) {
 	for _, s := range []string{`Node == a`, `Meta["x"] is not empty and not (Node != "b")`, `((((Node==a))))`, `Node matches "^(a|b)*$"`} {
 		f.Add(s)
 	}
-	f.Fuzz(func(_ *testing.T, expr string) {
+	stormtest.Fuzz(f, func(_ *testing.T, expr string) {
 		_, _ = FilterList(expr, []struct {
 			Node string
 			Meta map[string]string

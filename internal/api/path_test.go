@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/weftmesh/weft/internal/stormtest"
 )
 
 // FuzzKeyPath asks for a key in each way in which clients write paths: whole escaped, part by part, and as it is. The handler gets the key
@@ -24,7 +26,7 @@ func FuzzKeyPath(f *testing.F) {
 	}
 	var m *Mux
 	var got []string
-	f.Fuzz(func(t *testing.T, key string) {
+	stormtest.Fuzz(f, func(t *testing.T, key string) {
 		if m == nil {
 			m = serverMux(t, MuxConfig{}, func(_ http.ResponseWriter, r *Request) error {
 				got = append(got, r.Method+" "+r.PathValue("name"))

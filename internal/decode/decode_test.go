@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/weftmesh/weft/internal/stormtest"
 )
 
 type base struct {
@@ -163,7 +165,7 @@ func FuzzParse(f *testing.F) {
 	for name, text := range forms {
 		f.Add(name, []byte(text))
 	}
-	f.Fuzz(func(t *testing.T, name string, data []byte) {
+	stormtest.Fuzz(f, func(t *testing.T, name string, data []byte) {
 		d, err := Parse(name, data)
 		if err != nil {
 			return
@@ -178,7 +180,7 @@ func FuzzQuick(f *testing.F) {
 	for _, s := range []string{`{"a":[1,-2.5e+3,"x\"y\\",true,false,null,{}],"ü":"\u00e9",` + "\n" + ` "b" : {"c":[ ]} }`, `{"a":1,"a":2}`, `[[]]`, ` "x" `, `1`, `{}`, `null`} {
 		f.Add([]byte(s))
 	}
-	f.Fuzz(func(t *testing.T, data []byte) {
+	stormtest.Fuzz(f, func(t *testing.T, data []byte) {
 		if !json.Valid(data) || invalidUTF8(data) >= 0 {
 			return
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/serf/serf"
 
 	"github.com/weftmesh/weft/internal/memnet"
+	"github.com/weftmesh/weft/internal/stormtest"
 )
 
 // bomb is a compressed message as memberlist would take it: a megabyte of zeros in some kilobytes.
@@ -174,7 +175,7 @@ func TestStreamLimit(t *testing.T) {
 func FuzzTags(f *testing.F) {
 	f.Add([]byte("\xff\x82\xa4role\xa4node\xa2dc\xa3dc1"))
 	f.Add([]byte("\xff\xde\x00\x01\xda\x00\x02id\xd9\x00"))
-	f.Fuzz(func(t *testing.T, meta []byte) {
+	stormtest.Fuzz(f, func(t *testing.T, meta []byte) {
 		tags, err := decodeTags(meta)
 		if err != nil {
 			return
@@ -195,7 +196,7 @@ func FuzzPacket(f *testing.F) {
 	f.Add([]byte{msgPing, 0x80})
 	f.Add(compound([]byte{msgPing, 0x80}, []byte{msgUser, 1}))
 	f.Add(bomb(f))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	stormtest.Fuzz(f, func(t *testing.T, b []byte) {
 		if checkPacket(b) == nil && b[0] == msgCompress {
 			t.Error("a compressed message passes")
 		}
@@ -207,7 +208,7 @@ func FuzzPacket(f *testing.F) {
 
 func FuzzKeyring(f *testing.F) {
 	f.Add([]byte(`["AAAAAAAAAAAAAAAAAAAAAA=="]`))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	stormtest.Fuzz(f, func(t *testing.T, b []byte) {
 		keys, err := parseKeyring(b)
 		if err == nil && len(keys) == 0 {
 			t.Error("an empty keyring is taken")

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/weftmesh/weft/internal/stormtest"
 )
 
 func sample(t testing.TB) []byte {
@@ -83,7 +85,7 @@ func FuzzRead(f *testing.F) {
 	f.Add(sample(f))
 	f.Add([]byte("\x1f\x8b"))
 	dir := f.TempDir()
-	f.Fuzz(func(t *testing.T, data []byte) {
+	stormtest.Fuzz(f, func(t *testing.T, data []byte) {
 		a, err := Read(bytes.NewReader(data), dir)
 		if err == nil {
 			_ = a.Close()

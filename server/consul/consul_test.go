@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/stormtest"
 	"github.com/weftmesh/weft/server/consul"
 	"github.com/weftmesh/weft/server/consul/consultest"
 	"github.com/weftmesh/weft/server/tokens"
@@ -112,7 +113,7 @@ func TestRefused(t *testing.T) {
 func FuzzConvert(f *testing.F) {
 	f.Add(consultest.Whole())
 	f.Add(consultest.State(5))
-	f.Fuzz(func(t *testing.T, state []byte) {
+	stormtest.Fuzz(f, func(t *testing.T, state []byte) {
 		store, report, err := consul.Convert(bytes.NewReader(state), config)
 		if err == nil && (store == nil || report == nil) {
 			t.Error("neither a catalog nor an error")

@@ -25,6 +25,7 @@ import (
 
 	"github.com/weftmesh/weft/connect/proxy/config"
 	"github.com/weftmesh/weft/connect/proxy/reason"
+	"github.com/weftmesh/weft/internal/stormtest"
 )
 
 // authorizer is asked by gRPC or by HTTP, and decides by the request's header x-do.
@@ -390,7 +391,7 @@ func TestAClientLeavesWhileItIsDecidedAbout(t *testing.T) {
 func FuzzParseCheck(f *testing.F) {
 	f.Add([]byte{0x0a, 2, 8, 7, 0x12, 4, 0x0a, 2, 8, 1})
 	f.Add([]byte{0x1a, 6, 0x12, 4, 0x0a, 2, 0x0a, 0})
-	f.Fuzz(func(_ *testing.T, data []byte) {
+	stormtest.Fuzz(f, func(_ *testing.T, data []byte) {
 		if d, err := parseCheck(data); err == nil && d == nil {
 			panic("no decision and no error")
 		}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/weftmesh/weft/connect/proxy/stream"
+	"github.com/weftmesh/weft/internal/stormtest"
 )
 
 // pieces is an exchange whose body comes in pieces of at most step bytes.
@@ -34,7 +35,7 @@ func FuzzWebText(f *testing.F) {
 	f.Add([]byte("AAAAAAA="), uint8(1), uint8(3))
 	f.Add([]byte("AAAAAAcKBWhlbGxvAAAAAAc=gAAA"), uint8(7), uint8(40))
 	f.Add([]byte("AA"), uint8(9), uint8(9))
-	f.Fuzz(func(t *testing.T, in []byte, step, room uint8) {
+	stormtest.Fuzz(f, func(t *testing.T, in []byte, step, room uint8) {
 		var want []byte
 		good := len(in)%4 == 0
 		for i := 0; i+4 <= len(in); i += 4 {

@@ -17,6 +17,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/header"
 	"github.com/weftmesh/weft/connect/proxy/normalize"
 	"github.com/weftmesh/weft/connect/proxy/stream"
+	"github.com/weftmesh/weft/internal/stormtest"
 )
 
 // script is a connection that gives fixed bytes, in pieces of step, and keeps what is written.
@@ -71,7 +72,7 @@ func FuzzServe(f *testing.F) {
 		f.Add([]byte(s), uint8(0))
 		f.Add([]byte(s), uint8(1))
 	}
-	f.Fuzz(func(t *testing.T, in []byte, step uint8) {
+	stormtest.Fuzz(f, func(t *testing.T, in []byte, step uint8) {
 		back := &script{}
 		var seen []message
 		conn := &script{in: in, step: int(step)}
@@ -161,7 +162,7 @@ func FuzzReadResponse(f *testing.F) {
 		f.Add([]byte(s), uint8(0), false)
 		f.Add([]byte(s), uint8(1), true)
 	}
-	f.Fuzz(func(t *testing.T, in []byte, step uint8, head bool) {
+	stormtest.Fuzz(f, func(t *testing.T, in []byte, step uint8, head bool) {
 		q := get("/")
 		if head {
 			q.Method = "HEAD"
@@ -211,7 +212,8 @@ func FuzzChunked(f *testing.F) {
 	for _, s := range []string{"5\r\nhello\r\n0\r\n\r\n", "1;x\r\na\r\n2\r\nbc\r\n0\r\nt: v\r\n\r\n", "0\r\n\r\n", "fffffffff\r\n", "1\nx\r\n0\r\n\r\n"} {
 		f.Add([]byte(s), uint8(1), uint16(7))
 	}
-	f.Fuzz(func(t *testing.T, in []byte, step uint8, size uint16) {
+	room := make([]byte, 1<<16)
+	stormtest.Fuzz(f, func(t *testing.T, in []byte, step uint8, size uint16) {
 		limits := stream.Limits{}.WithDefaults()
 		read := func(step, size int) (string, error) {
 			rd := &reader{}
@@ -219,7 +221,7 @@ func FuzzChunked(f *testing.F) {
 			b := &body{rd: rd, limits: &limits}
 			b.start(bodyChunked, 0)
 			var out []byte
-			buf := make([]byte, max(size, 1))
+			buf := room[:max(size, 1)]
 			for {
 				n, err := b.read(buf)
 				out = append(out, buf[:n]...)

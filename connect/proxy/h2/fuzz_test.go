@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/weftmesh/weft/connect/proxy/stream"
+	"github.com/weftmesh/weft/internal/stormtest"
 )
 
 // seedFrames are some good beginnings for the fuzzer.
@@ -51,7 +52,7 @@ func FuzzServer(f *testing.F) {
 	for _, b := range seedFrames(":method", "POST", ":scheme", "http", ":authority", "a", ":path", "/", "cookie", "a", "cookie", "b") {
 		f.Add(b)
 	}
-	f.Fuzz(func(t *testing.T, in []byte) {
+	stormtest.Fuzz(f, func(t *testing.T, in []byte) {
 		nc := fuzzConn{bytes.NewReader(append([]byte(preface), in...))}
 		s, err := NewServer(nc, ServerConfig{}, func(x stream.ServerExchange) {
 			checkHead(t, x.Request())
@@ -84,7 +85,7 @@ func FuzzClient(f *testing.F) {
 	for _, b := range seedFrames(":status", "200", "content-length", "4") {
 		f.Add(b)
 	}
-	f.Fuzz(func(t *testing.T, in []byte) {
+	stormtest.Fuzz(f, func(t *testing.T, in []byte) {
 		c, err := NewClient(fuzzConn{bytes.NewReader(in)}, ClientConfig{})
 		if err != nil {
 			t.Fatal(err)

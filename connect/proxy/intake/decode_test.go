@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/weftmesh/weft/internal/stormtest"
 	proxyv1 "github.com/weftmesh/weft/proto/weft/proxy/v1"
 )
 
@@ -162,7 +163,7 @@ func FuzzDecode(f *testing.F) {
 		f.Add(uint8(i), b)
 	}
 	f.Add(uint8(9), []byte{10, 2, 1, 2, 8, 3, 13, 1, 2, 3, 4, 128, 128, 128, 128, 16, 0}) // packed and not, of another wire type, a number out of range
-	f.Fuzz(func(t *testing.T, kind uint8, b []byte) { agrees(t, all[int(kind)%len(all)], b) })
+	stormtest.Fuzz(f, func(t *testing.T, kind uint8, b []byte) { agrees(t, all[int(kind)%len(all)], b) })
 }
 
 func TestCodec(t *testing.T) {

@@ -14,6 +14,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/weftmesh/weft/internal/stormtest"
 )
 
 // FuzzIntake takes any bytes as a resource: it is refused, and nothing has changed, or it is taken, and again with the same outcome,
@@ -38,7 +40,7 @@ func FuzzIntake(f *testing.F) {
 		Action: &routev3.Route_Route{Route: &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: "r"}}},
 	}}}}})
 	seed(4, &tlsv3.Secret{Name: "r"})
-	f.Fuzz(func(t *testing.T, kind uint8, value []byte) {
+	stormtest.Fuzz(f, func(t *testing.T, kind uint8, value []byte) {
 		w := newWorld(time.Now)
 		url := types[int(kind)%len(types)]
 		take := func() error {

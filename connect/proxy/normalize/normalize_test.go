@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/weftmesh/weft/internal/stormtest"
 )
 
 // Each row states a rule; "" as the result means that the path is refused.
@@ -174,7 +176,7 @@ func FuzzPath(f *testing.F) {
 			f.Add(s, uint8(a), a&1 == 1)
 		}
 	}
-	f.Fuzz(func(t *testing.T, raw string, action uint8, keep bool) {
+	stormtest.Fuzz(f, func(t *testing.T, raw string, action uint8, keep bool) {
 		o := Options{EscapedSlash: EscapedSlash(action % 4), KeepSlashes: keep}
 		once, _, err := o.Path(raw)
 		if err != nil {
@@ -206,7 +208,7 @@ func FuzzAuthority(f *testing.F) {
 	for _, s := range []string{"a", "A.b.:80", "[::1]:1", "a@b"} {
 		f.Add(s, true, true)
 	}
-	f.Fuzz(func(t *testing.T, raw string, port, dot bool) {
+	stormtest.Fuzz(f, func(t *testing.T, raw string, port, dot bool) {
 		o := Options{StripPort: port, StripDot: dot}
 		once, err := o.Authority(raw)
 		if err != nil {

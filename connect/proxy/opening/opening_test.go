@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weftmesh/weft/internal/stormtest"
 )
 
 // hello is what a client of Go's sends first.
@@ -141,7 +143,7 @@ func FuzzServerName(f *testing.F) {
 		f.Add(split(h, 50))
 	}
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
-	f.Fuzz(func(t *testing.T, in []byte) {
+	stormtest.Fuzz(f, func(t *testing.T, in []byte) {
 		name, more := ServerName(in)
 		if longer, still := ServerName(append(bytes.Clone(in), 22, 3, 1, 0)); !more && (longer != name || still) {
 			t.Fatalf("%x: %q, and %q (more %v) with bytes after it", in, name, longer, still)
@@ -164,7 +166,7 @@ func FuzzServerName(f *testing.F) {
 func FuzzOf(f *testing.F) {
 	f.Add([]byte("GET / HTTP/1.1\r\nUpgrade: x\r\n\r\n"))
 	f.Add([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
-	f.Fuzz(func(t *testing.T, in []byte) {
+	stormtest.Fuzz(f, func(t *testing.T, in []byte) {
 		got := Of(in)
 		if got == HTTP1 {
 			line, _, ok := bytes.Cut(in, []byte("\r\n"))
