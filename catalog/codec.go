@@ -22,7 +22,7 @@ var (
 		Sort: cbor.SortCoreDeterministic, ShortestFloat: cbor.ShortestFloat16, NaNConvert: cbor.NaNConvert7e00,
 		InfConvert: cbor.InfConvertFloat16, Time: cbor.TimeRFC3339NanoUTC, IndefLength: cbor.IndefLengthForbidden,
 		TagsMd: cbor.TagsForbidden,
-	}.EncMode())
+	}.UserBufferEncMode())
 	decMode = must(decOptions(cbor.ExtraDecErrorUnknownField).DecMode())
 	// laxMode reads feed items: what a newer server added is skipped.
 	laxMode = must(decOptions(cbor.ExtraDecErrorNone).DecMode())

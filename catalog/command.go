@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"math"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -140,65 +139,18 @@ func EncodeAt(body Body, at time.Time) ([]byte, error) {
 	if body == nil {
 		return nil, fmt.Errorf("%w: no command", ErrInvalid)
 	}
-	raw, err := encode(body)
+	var ms int64
+	if !at.IsZero() {
+		ms = at.UnixMilli()
+	}
+	data, err := encodeCommand(body.commandType(), ms, body)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", body.commandType(), err)
 	}
-	c := Command{Type: body.commandType(), Body: raw}
-	if !at.IsZero() {
-		c.At = at.UnixMilli()
-	}
-	data := c.encode()
 	if len(data) > MaxCommandBytes {
 		return nil, fmt.Errorf("%w: %s: %d bytes are more than %d", ErrInvalid, body.commandType(), len(data), MaxCommandBytes)
 	}
 	return seal(data), nil
-}
-
-// encode gives the same bytes as the encoder of everything else, in one piece with room for the checksum: the command is a map of its
-// fields, shorter names first, and what is in Body is encoded already.
-func (c *Command) encode() []byte {
-	data := make([]byte, 0, len(c.Body)+len(c.Type)+40)
-	fields := byte(2)
-	if c.At != 0 {
-		fields = 3
-	}
-	data = append(data, cborMap|fields)
-	if c.At != 0 {
-		data = append(data, cborText|2, 'A', 't')
-		if c.At > 0 {
-			data = cborHead(data, cborUint, uint64(c.At))
-		} else {
-			data = cborHead(data, cborNegative, uint64(-1-c.At))
-		}
-	}
-	data = append(append(data, cborText|4), "Body"...)
-	data = append(data, c.Body...)
-	data = append(append(data, cborText|4), "Type"...)
-	return append(cborHead(data, cborText, uint64(len(c.Type))), c.Type...)
-}
-
-// Major types of CBOR (RFC 8949, 3.1).
-const (
-	cborUint     = 0 << 5
-	cborNegative = 1 << 5
-	cborText     = 3 << 5
-	cborMap      = 5 << 5
-)
-
-// cborHead appends the shortest head of a type with a number.
-func cborHead(data []byte, major byte, n uint64) []byte {
-	switch {
-	case n < 24:
-		return append(data, major|byte(n))
-	case n <= math.MaxUint8:
-		return append(data, major|24, byte(n))
-	case n <= math.MaxUint16:
-		return binary.BigEndian.AppendUint16(append(data, major|25), uint16(n))
-	case n <= math.MaxUint32:
-		return binary.BigEndian.AppendUint32(append(data, major|26), uint32(n))
-	}
-	return binary.BigEndian.AppendUint64(append(data, major|27), n)
 }
 
 func seal(data []byte) []byte {
@@ -220,8 +172,8 @@ func decodeAt(data []byte) (Body, int64, error) {
 	if crc32.Checksum(data[:end], castagnoli) != binary.BigEndian.Uint32(data[end:]) && !guard.Off("C130") {
 		return nil, 0, errors.New("its checksum is wrong")
 	}
-	var c Command
-	if err := decode(data[:end], &c); err != nil {
+	c, err := openCommand(data[:end])
+	if err != nil {
 		return nil, 0, err
 	}
 	body, err := newBody(c.Type)
