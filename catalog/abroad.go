@@ -94,7 +94,7 @@ func (u *unit) importInstances(key Key, list []InstanceRecord) (kept map[string]
 		}
 		n, s := *list[i].Node, *list[i].Service
 		n.ID, n.Scope = "", Scope{Datacenter: key.Datacenter, Partition: key.Partition}
-		node, err := u.setNode(n, false)
+		node, err := u.setNode(&n, false)
 		if err != nil {
 			return nil, err
 		}
@@ -102,7 +102,7 @@ func (u *unit) importInstances(key Key, list []InstanceRecord) (kept map[string]
 		if d, ok := s.Destination(); !ok || d.Fold() != key {
 			return nil, invalidf("import of %q: instance %q isn't one of it", key, s.ID)
 		}
-		if err := u.setService(node, s); err != nil {
+		if err := u.setService(node, &s); err != nil {
 			return nil, err
 		}
 		row := serviceString(&s)
@@ -126,7 +126,7 @@ func (u *unit) importChecks(node *Node, service string, list []*Check) error {
 		if check.ServiceID != "" {
 			check.Namespace = u.services.at(u.w, service).new.Service.Namespace
 		}
-		if err := u.setCheck(node, check); err != nil {
+		if err := u.setCheck(node, &check); err != nil {
 			return err
 		}
 		kept[checkString(&check)] = true

@@ -37,27 +37,40 @@ func checkScope(s Scope) error {
 }
 
 func (u *unit) register(c *Register) error {
-	node, err := u.setNode(c.Node, c.SkipNodeUpdate)
+	node, err := u.setNode(&c.Node, c.SkipNodeUpdate)
 	if err != nil {
 		return err
 	}
 	for i := range c.Services {
-		if err := u.setService(node, c.Services[i]); err != nil {
+		if err := u.setService(node, apart(c.Services, i)); err != nil {
 			return err
 		}
 	}
 	for i := range c.Checks {
-		if err := u.setCheck(node, c.Checks[i]); err != nil {
+		if err := u.setCheck(node, apart(c.Checks, i)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// apart is a record of a list that doesn't hold the others in memory.
+func apart[T any](list []T, i int) *T {
+	if len(list) == 1 {
+		return &list[0]
+	}
+	one := list[i]
+	return &one
+}
+
+// setNode, setService and setCheck bring the record that they are given into the form in which it is stored, and compare it with the one that is
+// there: most that comes is as it was, and a copy of each was a twentieth of what a registration allocated. What setService and setCheck
+// are given becomes the row, if it is another.
+
 // setNode writes a node's record by these rules: a name that has another ID takes the new ID unless the node is alive; an ID that
 // has another name is a rename, for which the old node goes with all that is on it, unless that one is alive. Alive is a
 // serfHealth check that isn't critical. A record without ID keeps the ID that is there.
-func (u *unit) setNode(n Node, skip bool) (*Node, error) {
+func (u *unit) setNode(n *Node, skip bool) (*Node, error) {
 	n.Scope = n.Scope.Default(u.w.dc)
 	n.Namespace = DefaultNamespace
 	if n.Node == "" {
@@ -87,19 +100,20 @@ func (u *unit) setNode(n Node, skip bool) (*Node, error) {
 	if s.new != nil && s.new.ID != "" && !strings.EqualFold(s.new.ID, n.ID) && u.alive(s.key) && !guard.Off("C103") {
 		return nil, faultf(ErrConflict, "node name %q is in use by node ID %s, which is alive", n.Node, s.new.ID)
 	}
-	if err := u.takeID(&n, s.key); err != nil {
+	if err := u.takeID(n, s.key); err != nil {
 		return nil, err
 	}
 	ix := func(n *Node) *Indexes { return &n.Indexes }
 	var created uint64
 	if s.new != nil {
-		if same(s.new, &n, ix) {
+		if same(s.new, n, ix) {
 			return s.new, nil
 		}
 		created = s.new.CreateIndex
 	}
-	u.stamp(&n.Indexes, created)
-	s.new = &n
+	row := *n
+	u.stamp(&row.Indexes, created)
+	s.new = &row
 	return s.new, nil
 }
 
@@ -132,7 +146,7 @@ func (u *unit) alive(node string) bool {
 	return c != nil && c.Status != HealthCritical
 }
 
-func (u *unit) setService(node *Node, s Service) error {
+func (u *unit) setService(node *Node, s *Service) error {
 	ns := s.Namespace
 	s.Scope = node.Scope
 	s.Namespace = orDefault(ns, DefaultNamespace)
@@ -153,20 +167,20 @@ func (u *unit) setService(node *Node, s Service) error {
 			return err
 		}
 	}
-	slot := u.services.at(u.w, serviceString(&s))
-	keepVirtual(slot.new, &s)
+	slot := u.services.at(u.w, serviceString(s))
+	keepVirtual(slot.new, s)
 	var created uint64
 	if slot.new != nil {
-		if same(slot.new.Service, &s, func(s *Service) *Indexes { return &s.Indexes }) {
+		if same(slot.new.Service, s, func(s *Service) *Indexes { return &s.Indexes }) {
 			return nil
 		}
 		created = slot.new.Service.CreateIndex
 	}
 	u.stamp(&s.Indexes, created)
 	old := slot.new
-	slot.new = &instanceRow{Instance: Instance{Service: &s}, key: slot.key}
+	slot.new = &instanceRow{Instance: Instance{Service: s}, key: slot.key}
 	if old != nil && (old.Service.Service != s.Service || !slices.Equal(old.Service.Tags, s.Tags)) {
-		u.relabelChecks(slot.key, &s)
+		u.relabelChecks(slot.key, s)
 	}
 	return nil
 }
@@ -188,7 +202,7 @@ func (u *unit) relabelChecks(service string, s *Service) {
 	}
 }
 
-func (u *unit) setCheck(node *Node, c Check) error {
+func (u *unit) setCheck(node *Node, c *Check) error {
 	ns := c.Namespace
 	c.Scope = node.Scope
 	c.Namespace = orDefault(ns, DefaultNamespace)
@@ -212,16 +226,16 @@ func (u *unit) setCheck(node *Node, c Check) error {
 		}
 		c.ServiceName, c.ServiceTags = s.Service.Service, s.Service.Tags
 	}
-	at := u.checks.at(u.w, checkString(&c))
+	at := u.checks.at(u.w, checkString(c))
 	var created uint64
 	if at.new != nil {
-		if same(at.new, &c, func(c *Check) *Indexes { return &c.Indexes }) {
+		if same(at.new, c, func(c *Check) *Indexes { return &c.Indexes }) {
 			return nil
 		}
 		created = at.new.CreateIndex
 	}
 	u.stamp(&c.Indexes, created)
-	at.new = &c
+	at.new = c
 	if c.ServiceID != "" {
 		if u.onService == nil {
 			u.onService = map[string][]*slot[*Check]{}
@@ -276,7 +290,7 @@ func (u *unit) removeNode(key string) {
 }
 
 func (u *unit) sync(c *Sync) (any, error) {
-	node, err := u.setNode(c.Node, false)
+	node, err := u.setNode(&c.Node, false)
 	if err != nil {
 		return nil, err
 	}
@@ -323,17 +337,15 @@ func (u *unit) syncItem(node *Node, it *SyncItem) error {
 		if err := service(scope, orDefault(it.Service.ID, it.Service.Service), it.Service.Owner); err != nil {
 			return err
 		}
-		s := *it.Service
-		s.Namespace = scope.Namespace
-		return u.setService(node, s)
+		it.Service.Namespace = scope.Namespace
+		return u.setService(node, it.Service)
 	case it.Check != nil:
 		scope.Namespace = orDefault(it.Check.Namespace, scope.Namespace)
 		if err := check(scope, orDefault(it.Check.CheckID, it.Check.Name), it.Check.Owner); err != nil {
 			return err
 		}
-		c := *it.Check
-		c.Namespace = scope.Namespace
-		return u.setCheck(node, c)
+		it.Check.Namespace = scope.Namespace
+		return u.setCheck(node, it.Check)
 	case it.DeleteService != "":
 		if err := service(scope, it.DeleteService, ""); err != nil {
 			return err

@@ -169,7 +169,7 @@ func (u *unit) nodeOp(op *NodeOp) ([]OpResult, string) {
 	}
 	slot := u.nodes.at(u.w, key)
 	read, fault := onRecord(op.Verb, "node "+quoted(n.Node), rowIndexOf(slot.new, func(n *Node) *Indexes { return &n.Indexes }), op.Node.ModifyIndex,
-		func() error { _, err := u.setNode(n, false); return err }, func() { u.removeNode(key) })
+		func() error { _, err := u.setNode(&n, false); return err }, func() { u.removeNode(key) })
 	if !read {
 		return nil, fault
 	}
@@ -191,7 +191,7 @@ func (u *unit) serviceOp(op *ServiceOp) ([]OpResult, string) {
 		index = slot.new.Service.ModifyIndex
 	}
 	read, fault := onRecord(op.Verb, "service "+quoted(s.ID)+" on node "+quoted(s.Node), index, op.Service.ModifyIndex,
-		func() error { return u.setService(node, s) }, func() { u.removeService(key) })
+		func() error { return u.setService(node, &s) }, func() { u.removeService(key) })
 	if !read {
 		return nil, fault
 	}
@@ -210,7 +210,7 @@ func (u *unit) checkOp(op *CheckOp) ([]OpResult, string) {
 	slot := u.checks.at(u.w, key)
 	read, fault := onRecord(op.Verb, "check "+quoted(c.CheckID)+" on node "+quoted(c.Node),
 		rowIndexOf(slot.new, func(c *Check) *Indexes { return &c.Indexes }), op.Check.ModifyIndex,
-		func() error { return u.setCheck(node, c) }, func() { u.removeCheck(key) })
+		func() error { return u.setCheck(node, &c) }, func() { u.removeCheck(key) })
 	if !read {
 		return nil, fault
 	}

@@ -121,7 +121,7 @@ func (h *handlers) register(w http.ResponseWriter, r *api.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := mayRegister(r, h.c.Store.Read(), &cmd); err != nil {
+	if err := mayRegister(r, h.c.Store, &cmd); err != nil {
 		return err
 	}
 	if _, err := h.propose(w, r, cmd); err != nil {

@@ -55,11 +55,11 @@ func (h *holdings) check(scope catalog.Scope, id string) (string, error) {
 
 // mayRegister asks for node:write where a node is made or changed, or a check of its own; for service:write on each service, on
 // the one that has its ID now, on the one that a proxy stands for, and on that of a service's check.
-func mayRegister(r *api.Request, t *catalog.Txn, cmd *catalog.Register) error {
+func mayRegister(r *api.Request, store *catalog.Store, cmd *catalog.Register) error {
 	if _, all := r.Subject.(api.Open); all { // what is there is looked up for nothing then, a twentieth of what a registration costs
 		return nil
 	}
-	have, err := holdingsOf(t, cmd.Node.Key())
+	have, err := holdingsOf(store.Read(), cmd.Node.Key())
 	if err != nil {
 		return err
 	}
