@@ -3,6 +3,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -197,9 +198,23 @@ func noSniff(w http.ResponseWriter) {
 
 const noSniffHeader = "X-Content-Type-Options"
 
+// readBody reads a body whole, into no more memory than it says that it takes, if it says so.
+func readBody(r *Request) ([]byte, error) {
+	room := int64(bytes.MinRead)
+	if n := r.ContentLength; n >= 0 && n < believed {
+		room += n
+	}
+	buf := bytes.NewBuffer(make([]byte, 0, room))
+	_, err := buf.ReadFrom(r.Body)
+	return buf.Bytes(), err
+}
+
+// believed is how much memory a request gets for no more than saying that it has so much to say.
+const believed = 64 << 10
+
 // ReadJSON decodes a request's body into dst, strictly; faults name the field and are 400.
 func ReadJSON(r *Request, dst any) error {
-	data, err := io.ReadAll(r.Body)
+	data, err := readBody(r)
 	if err != nil {
 		return err
 	}
@@ -211,7 +226,7 @@ func ReadJSON(r *Request, dst any) error {
 
 // ReadDocument reads a request's body as a JSON document, for handlers that decode it in parts.
 func ReadDocument(r *Request) (*decode.Document, error) {
-	data, err := io.ReadAll(r.Body)
+	data, err := readBody(r)
 	if err != nil {
 		return nil, err
 	}

@@ -192,15 +192,21 @@ func invalidUTF8(data []byte) int {
 }
 
 // add puts a field into an object and refuses a second of the same name.
-func (n *Node) add(name string, line int, v *Node) error {
+func (n *Node) add(field *Field) error {
 	for _, f := range n.Fields {
-		if f.Name == name {
-			return &Error{Line: line, Field: name, Text: fmt.Sprintf("given twice, first on line %d", f.Line)}
+		if f.Name == field.Name {
+			return &Error{Line: field.Line, Field: field.Name, Text: fmt.Sprintf("given twice, first on line %d", f.Line)}
 		}
 	}
-	n.Fields = append(n.Fields, &Field{Name: name, Line: line, Value: v})
+	if n.Fields == nil {
+		n.Fields = make([]*Field, 0, someFields)
+	}
+	n.Fields = append(n.Fields, field)
 	return nil
 }
+
+// someFields is how many most objects have at most.
+const someFields = 6
 
 // fold brings a name into the form that comparisons use: without regard to case, underscores and dashes.
 func fold(name string) string {

@@ -40,7 +40,7 @@ func hclObject(list *ast.ObjectList, line, depth int) (*Node, error) {
 		// A block's labels are objects around it: service "web" {…} is service = {web = {…}}.
 		for i := len(item.Keys) - 1; i > 0; i-- {
 			outer := &Node{Kind: Object, Line: v.Line}
-			if err := outer.add(keyText(item.Keys[i]), item.Keys[i].Token.Pos.Line, v); err != nil {
+			if err := outer.add(&Field{Name: keyText(item.Keys[i]), Line: item.Keys[i].Token.Pos.Line, Value: v}); err != nil {
 				return nil, err
 			}
 			v = outer
@@ -56,7 +56,7 @@ func hclObject(list *ast.ObjectList, line, depth int) (*Node, error) {
 // addBlock adds a field; blocks of one name gather into a list, arguments of one name are an error.
 func (n *Node) addBlock(name string, line int, v *Node, block bool) error {
 	if !block {
-		return n.add(name, line, v)
+		return n.add(&Field{Name: name, Line: line, Value: v})
 	}
 	for _, f := range n.Fields {
 		if f.Name == name && f.Value.many {
@@ -64,7 +64,7 @@ func (n *Node) addBlock(name string, line int, v *Node, block bool) error {
 			return nil
 		}
 	}
-	return n.add(name, line, &Node{Kind: List, Line: line, Items: []*Node{v}, many: true})
+	return n.add(&Field{Name: name, Line: line, Value: &Node{Kind: List, Line: line, Items: []*Node{v}, many: true}})
 }
 
 func keyText(k *ast.ObjectKey) string {

@@ -68,20 +68,38 @@ func (w *walker) root(n *Node, field string, dst any) error {
 	if v.Kind() != reflect.Pointer || v.IsNil() {
 		return fmt.Errorf("decode into %T: want a pointer", dst)
 	}
-	w.value(n, field, v.Elem())
+	w.value(n, &place{name: field}, v.Elem())
 	return errors.Join(w.errs...)
 }
 
-func (w *walker) fail(n *Node, field, text string, args ...any) {
+func (w *walker) fail(n *Node, at *place, text string, args ...any) {
 	if len(w.errs) < maxErrors {
-		w.errs = append(w.errs, &Error{File: w.file, Line: n.Line, Field: field, Text: fmt.Sprintf(text, args...)})
+		w.errs = append(w.errs, &Error{File: w.file, Line: n.Line, Field: at.String(), Text: fmt.Sprintf(text, args...)})
 	}
 }
 
-func (w *walker) value(n *Node, field string, v reflect.Value) {
+// place is where in the document a value is. Its name is put together for a fault alone, as most documents have none.
+type place struct {
+	up    *place
+	name  string
+	index int // of an item of a list
+	item  bool
+}
+
+func (p *place) String() string {
+	switch {
+	case p == nil:
+		return ""
+	case p.item:
+		return p.up.String() + "[" + strconv.Itoa(p.index) + "]"
+	}
+	return join(p.up.String(), p.name)
+}
+
+func (w *walker) value(n *Node, at *place, v reflect.Value) {
 	if n.many && v.Kind() != reflect.Slice && v.Kind() != reflect.Interface {
 		if len(n.Items) > 1 {
-			w.fail(n.Items[1], field, "given %d times, want it once", len(n.Items))
+			w.fail(n.Items[1], at, "given %d times, want it once", len(n.Items))
 			return
 		}
 		n = n.Items[0]
@@ -89,7 +107,7 @@ func (w *walker) value(n *Node, field string, v reflect.Value) {
 	if w.over && n.Kind == List && len(n.Items) == 1 && (v.Kind() == reflect.Struct || v.Kind() == reflect.Map) {
 		n = n.Items[0] // in configuration files a list of one object stands for the object
 	}
-	if w.special(n, field, v) {
+	if w.special(n, at, v) {
 		return
 	}
 	if n.Kind == Null {
@@ -99,37 +117,37 @@ func (w *walker) value(n *Node, field string, v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Pointer:
 		p := reflect.New(v.Type().Elem())
-		w.value(n, field, p.Elem())
+		w.value(n, at, p.Elem())
 		v.Set(p)
 	case reflect.Struct:
-		w.object(n, field, v)
+		w.object(n, at, v)
 	case reflect.Map:
-		w.mapping(n, field, v)
+		w.mapping(n, at, v)
 	case reflect.Slice:
-		w.list(n, field, v)
+		w.list(n, at, v)
 	case reflect.Interface:
 		v.Set(reflect.ValueOf(Any(n)))
 	default:
-		w.scalar(n, field, v)
+		w.scalar(n, at, v)
 	}
 }
 
 // special handles the types that have a form of their own.
-func (w *walker) special(n *Node, field string, v reflect.Value) bool {
+func (w *walker) special(n *Node, at *place, v reflect.Value) bool {
 	if v.CanAddr() {
 		switch t := v.Addr().Interface().(type) {
 		case Decoder:
-			w.own(n, field, t.DecodeNode(n))
+			w.own(n, at, t.DecodeNode(n))
 			return true
 		case *time.Duration:
-			w.duration(n, field, v)
+			w.duration(n, at, v)
 			return true
 		case encoding.TextUnmarshaler:
 			if v.Type() == timeType || n.Kind == String {
 				if n.Kind != String {
-					w.fail(n, field, "want a string, got %s", n.Kind)
+					w.fail(n, at, "want a string, got %s", n.Kind)
 				} else if err := t.UnmarshalText([]byte(n.Text)); err != nil {
-					w.fail(n, field, "%v", err)
+					w.fail(n, at, "%v", err)
 				}
 				return true
 			}
@@ -138,7 +156,7 @@ func (w *walker) special(n *Node, field string, v reflect.Value) bool {
 	return false
 }
 
-func (w *walker) own(n *Node, field string, err error) {
+func (w *walker) own(n *Node, at *place, err error) {
 	if err == nil {
 		return
 	}
@@ -148,20 +166,20 @@ func (w *walker) own(n *Node, field string, err error) {
 		if line == 0 {
 			line = n.Line
 		}
-		w.errs = append(w.errs, &Error{File: w.file, Line: line, Field: join(field, e.Field), Text: e.Text})
+		w.errs = append(w.errs, &Error{File: w.file, Line: line, Field: join(at.String(), e.Field), Text: e.Text})
 		return
 	}
-	w.fail(n, field, "%v", err)
+	w.fail(n, at, "%v", err)
 }
 
-func (w *walker) duration(n *Node, field string, v reflect.Value) {
+func (w *walker) duration(n *Node, at *place, v reflect.Value) {
 	switch n.Kind {
 	case Null:
 		v.SetInt(0)
 	case Number:
 		ns, err := strconv.ParseFloat(n.Text, 64)
 		if err != nil || ns != math.Trunc(ns) || math.Abs(ns) > math.MaxInt64/2 {
-			w.fail(n, field, `want a duration as "10s", or a whole number of nanoseconds, got %s`, n.Text)
+			w.fail(n, at, `want a duration as "10s", or a whole number of nanoseconds, got %s`, n.Text)
 			return
 		}
 		v.SetInt(int64(ns))
@@ -176,38 +194,38 @@ func (w *walker) duration(n *Node, field string, v reflect.Value) {
 				v.SetInt(ns)
 				return
 			}
-			w.fail(n, field, `invalid duration %q: want one as "10s" or "1m30s"`, n.Text) // clients look for the first two words
+			w.fail(n, at, `invalid duration %q: want one as "10s" or "1m30s"`, n.Text) // clients look for the first two words
 			return
 		}
 		v.SetInt(int64(d))
 	default:
-		w.fail(n, field, `want a duration as "10s", got %s`, n.Kind)
+		w.fail(n, at, `want a duration as "10s", got %s`, n.Kind)
 	}
 }
 
-func (w *walker) object(n *Node, field string, v reflect.Value) {
+func (w *walker) object(n *Node, at *place, v reflect.Value) {
 	if n.Kind != Object {
-		w.fail(n, field, "want an object, got %s", n.Kind)
+		w.fail(n, at, "want an object, got %s", n.Kind)
 		return
 	}
 	seen := make([]given, 0, 16)
 	for _, f := range n.Fields {
-		at := join(field, f.Name)
+		here := place{up: at, name: f.Name}
 		target, ok := fieldOf(v, f.Name)
 		if !ok {
 			if w.unknown != nil {
-				*w.unknown = append(*w.unknown, at)
+				*w.unknown = append(*w.unknown, here.String())
 				continue
 			}
-			w.fail(&Node{Line: f.Line}, at, "unknown field%s", suggest(v, f.Name))
+			w.fail(&Node{Line: f.Line}, &here, "unknown field%s", suggest(v, f.Name))
 			continue
 		}
 		if i := slices.IndexFunc(seen, func(g given) bool { return g.field == target.name }); i >= 0 {
-			w.fail(&Node{Line: f.Line}, at, "given twice, also as %q", seen[i].as)
+			w.fail(&Node{Line: f.Line}, &here, "given twice, also as %q", seen[i].as)
 			continue
 		}
 		seen = append(seen, given{target.name, f.Name})
-		w.value(f.Value, at, target.value)
+		w.value(f.Value, &here, target.value)
 	}
 }
 
@@ -273,9 +291,9 @@ func fieldsOf(t reflect.Type) map[string]fieldAt {
 	return all
 }
 
-func (w *walker) mapping(n *Node, field string, v reflect.Value) {
+func (w *walker) mapping(n *Node, at *place, v reflect.Value) {
 	if n.Kind != Object {
-		w.fail(n, field, "want an object, got %s", n.Kind)
+		w.fail(n, at, "want an object, got %s", n.Kind)
 		return
 	}
 	m := reflect.MakeMapWithSize(v.Type(), len(n.Fields))
@@ -286,13 +304,13 @@ func (w *walker) mapping(n *Node, field string, v reflect.Value) {
 	}
 	for _, f := range n.Fields {
 		e := reflect.New(v.Type().Elem()).Elem()
-		w.value(f.Value, join(field, f.Name), e)
+		w.value(f.Value, &place{up: at, name: f.Name}, e)
 		m.SetMapIndex(reflect.ValueOf(f.Name).Convert(v.Type().Key()), e)
 	}
 	v.Set(m)
 }
 
-func (w *walker) list(n *Node, field string, v reflect.Value) {
+func (w *walker) list(n *Node, at *place, v reflect.Value) {
 	items := n.Items
 	switch n.Kind {
 	case List:
@@ -300,14 +318,14 @@ func (w *walker) list(n *Node, field string, v reflect.Value) {
 		items = []*Node{n}
 	default:
 		if v.Type().Elem().Kind() != reflect.String || n.Kind != String || !w.over {
-			w.fail(n, field, "want a list, got %s", n.Kind)
+			w.fail(n, at, "want a list, got %s", n.Kind)
 			return
 		}
 		items = []*Node{n} // in configuration files one string stands for a list of it
 	}
 	s := reflect.MakeSlice(v.Type(), len(items), len(items))
 	for i, item := range items {
-		w.value(item, fmt.Sprintf("%s[%d]", field, i), s.Index(i))
+		w.value(item, &place{up: at, index: i, item: true}, s.Index(i))
 	}
 	if w.over {
 		s = reflect.AppendSlice(v.Slice3(0, v.Len(), v.Len()), s)
@@ -315,9 +333,9 @@ func (w *walker) list(n *Node, field string, v reflect.Value) {
 	v.Set(s)
 }
 
-func (w *walker) scalar(n *Node, field string, v reflect.Value) {
+func (w *walker) scalar(n *Node, at *place, v reflect.Value) {
 	if n.Kind == List || n.Kind == Object {
-		w.fail(n, field, "want %s, got %s", wanted(v), n.Kind)
+		w.fail(n, at, "want %s, got %s", wanted(v), n.Kind)
 		return
 	}
 	text := n.Text
@@ -349,7 +367,7 @@ func (w *walker) scalar(n *Node, field string, v reflect.Value) {
 		err = errors.New("no such type")
 	}
 	if err != nil {
-		w.fail(n, field, "want %s, got %s %q", wanted(v), n.Kind, text)
+		w.fail(n, at, "want %s, got %s %q", wanted(v), n.Kind, text)
 	}
 }
 

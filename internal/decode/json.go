@@ -116,7 +116,7 @@ func (p *jsonParser) object(line, depth int) (*Node, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := n.add(name, at, v); err != nil {
+		if err := n.add(&Field{Name: name, Line: at, Value: v}); err != nil {
 			return nil, err
 		}
 	}

@@ -15,14 +15,22 @@ type quick struct {
 	at   int
 	line int
 
-	nodes []Node // room for the next ones, so that they aren't allocated one by one
+	nodes  []Node  // room for the next ones, so that they aren't allocated one by one
+	fields []Field // the same of fields
 }
 
-const quickRoom = 16
+// How much room is made at once: for as many values as what is left of the document has with so many bytes each.
+const (
+	bytesPerValue = 10
+	leastRoom     = 4
+	mostRoom      = 64
+)
+
+func (q *quick) room() int { return min(max((len(q.data)-q.at)/bytesPerValue, leastRoom), mostRoom) }
 
 func (q *quick) node(kind Kind) *Node {
 	if len(q.nodes) == 0 {
-		q.nodes = make([]Node, quickRoom)
+		q.nodes = make([]Node, q.room())
 	}
 	n := &q.nodes[0]
 	q.nodes = q.nodes[1:]
@@ -130,7 +138,13 @@ func (q *quick) object(depth int) (*Node, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := n.add(name, line, v); err != nil {
+		if len(q.fields) == 0 {
+			q.fields = make([]Field, q.room())
+		}
+		f := &q.fields[0]
+		q.fields = q.fields[1:]
+		f.Name, f.Line, f.Value = name, line, v
+		if err := n.add(f); err != nil {
 			return nil, err
 		}
 		if q.next() == ',' {

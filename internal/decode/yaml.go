@@ -78,7 +78,7 @@ func (p *yamlParser) mapping(y *yaml.Node, depth int) (*Node, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := n.add(key.Value, key.Line, v); err != nil {
+		if err := n.add(&Field{Name: key.Value, Line: key.Line, Value: v}); err != nil {
 			return nil, err
 		}
 	}
