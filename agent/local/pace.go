@@ -12,7 +12,7 @@ const between = 10 * time.Millisecond
 
 // Pace is for who follows the wanted state and looks at all of it each time: what comes alone is seen at once, and what
 // comes in numbers is seen together, a look every 10 ms. While a thousand services were registered, a look after each of
-// the journal's writes was a third of the agent's processor time: copies of the state, comparisons of all of it, and a
+// the journal's writes was a quarter of the agent's processor time: copies of the state, comparisons of all of it, and a
 // command for each few records. The zero value is ready. It is used by one goroutine.
 type Pace struct{ rest *time.Timer }
 

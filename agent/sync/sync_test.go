@@ -313,6 +313,28 @@ func TestLoopFollowsChanges(t *testing.T) {
 	})
 }
 
+// What comes in numbers is sent in few commands, and all of it.
+func TestLoopGathersChanges(t *testing.T) {
+	bubble(t, func(t *testing.T, st *state, sv *server, s *Syncer) {
+		synctest.Wait()
+		_, _, before := sv.snapshot()
+		const many = 100
+		for i := range many {
+			st.set(func(w *local.Wanted) {
+				id := fmt.Sprint("s", i)
+				w.Services[id] = &local.Service{Record: service(id, local.Owner, 80)}
+			})
+			time.Sleep(time.Millisecond)
+		}
+		if _, err := s.Wait(t.Context(), many+1); err != nil {
+			t.Fatal(err)
+		}
+		if host, _, synced := sv.snapshot(); len(host.Services) != many || synced-before > many/5 {
+			t.Errorf("the catalog has %d services after %d commands", len(host.Services), synced-before)
+		}
+	})
+}
+
 // What others change in the catalog is set right with the next comparison.
 func TestLoopComparesAll(t *testing.T) {
 	bubble(t, func(t *testing.T, st *state, sv *server, _ *Syncer) {
