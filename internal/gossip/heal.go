@@ -117,11 +117,26 @@ func (p *Pool) members() int {
 	return len(p.known)
 }
 
+// allThere says that no member is known that has left or failed.
+func (p *Pool) allThere() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, k := range p.known {
+		if !k.there {
+			return false
+		}
+	}
+	return true
+}
+
 // spread is about d, for each another.
 func spread(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 
 // informant is the address of a member to ask for those that this node takes for failed; "" if there are none.
 func (p *Pool) informant() string {
+	if p.allThere() {
+		return "" // as nearly always: the list is made for nothing
+	}
 	failed, self := false, p.c.Self.memberName(p.c.WAN)
 	var there []string
 	members := p.Members()
