@@ -89,7 +89,7 @@ func VerifyPeer(rawCerts [][]byte, roots *x509.CertPool, now time.Time, want Wan
 // VerifyChain is VerifyPeer for certificates that are parsed already, such as tls.ConnectionState.PeerCertificates.
 func VerifyChain(certs []*x509.Certificate, roots *x509.CertPool, now time.Time, want Want) (Peer, error) {
 	if len(certs) == 0 || len(certs) > maxChain && !guard.Off("C95") {
-		return Peer{}, fmt.Errorf("%w: the peer sent %d certificates, 1 to %d are read", ErrNoCertificate, len(certs), maxChain)
+		return Peer{}, errNumber(len(certs))
 	}
 	if roots == nil {
 		// A nil pool would mean the operating system's roots.
@@ -111,6 +111,10 @@ func VerifyChain(certs []*x509.Certificate, roots *x509.CertPool, now time.Time,
 		return Peer{}, err
 	}
 	return Peer{Identity: id, Leaf: leaf, Chain: chain}, nil
+}
+
+func errNumber(n int) error {
+	return fmt.Errorf("%w: the peer sent %d certificates, 1 to %d are read", ErrNoCertificate, n, maxChain)
 }
 
 func verifyX509(certs []*x509.Certificate, roots *x509.CertPool, now time.Time, use Use) ([]*x509.Certificate, error) {

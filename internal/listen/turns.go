@@ -16,7 +16,6 @@ const (
 	maxWaiting        = 2048
 	maxWaitingOfOne   = 1024 // of one address
 	waitForTurn       = 5 * time.Second
-	betweenTurns      = 100 * time.Microsecond
 	saidOverflowEvery = time.Minute
 )
 
@@ -25,10 +24,13 @@ var errQueue = errors.New("too many handshakes wait for a processor")
 // turns shares the processors between handshakes and everything else. A handshake is a millisecond of work for whoever asks; without
 // a bound a thousand of them stand before each request that is under way. So only some may calculate at once, and the others wait in
 // a line for each address, taken from in turn, so that one address can't keep another waiting for more than one handshake. Those that
-// have begun come first. A turn isn't held while a peer is waited for. It has no goroutine of its own.
+// have begun come first. A turn isn't held while a peer is waited for. Where somebody waits and a processor has nothing else to do, the next
+// turn begins at once. It has no goroutine that stays.
 type turns struct {
-	log  *slog.Logger
-	most func() int // that may calculate at once
+	log     *slog.Logger
+	most    func() int        // that may calculate at once
+	spare   func() bool       // whether a processor is left that they may not have
+	between func(then func()) // runs what gives the next turn where none is, once others had theirs
 
 	mu      sync.Mutex
 	running int
@@ -50,7 +52,7 @@ type waiter struct {
 }
 
 func newTurns(log *slog.Logger) *turns {
-	return &turns{log: log, most: handshakers, lines: map[holder]*line{}}
+	return &turns{log: log, most: handshakers, spare: spare, between: new(glance).before, lines: map[holder]*line{}}
 }
 
 // handshakers is how many processors handshakes may have at once: all but a quarter, so that there is one for the rest, and at least one.
@@ -58,6 +60,8 @@ func handshakers() int {
 	n := runtime.GOMAXPROCS(0)
 	return max(1, n-max(1, n/4))
 }
+
+func spare() bool { return handshakers() < runtime.GOMAXPROCS(0) }
 
 // take waits for a turn. begun is for a handshake that has had one, which is never refused for the length of a line.
 func (t *turns) take(ctx context.Context, of holder, begun bool) error {
@@ -146,20 +150,24 @@ func (t *turns) dropLocked(l *line) {
 	}
 }
 
-// leave gives a turn back. Where others wait, the next one begins a moment later: a processor looks for requests that have arrived only
-// when it has nothing to do, and would do one handshake after the other until then.
+// leave gives a turn back. Where others wait, the next one has it once this process has looked at what has arrived meanwhile: a processor
+// does so only when it has nothing to do, and would do one handshake after the other until then. Where handshakes have not all of the
+// processors, another one looks.
 func (t *turns) leave() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.begun)+t.waiting == 0 {
+	switch {
+	case len(t.begun)+t.waiting == 0:
 		t.running--
-		return
-	}
-	time.AfterFunc(betweenTurns, func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
+	case t.spare():
 		t.giveLocked()
-	})
+	default:
+		t.between(func() {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			t.giveLocked()
+		})
+	}
 }
 
 // giveLocked passes a turn on, or gives it back.

@@ -20,12 +20,15 @@ import (
 	"github.com/weftmesh/weft/internal/memnet"
 )
 
-// oneTurn is turns of which one is given at a time.
+// oneTurn is turns of which one is given at a time, with a moment between two.
 func oneTurn(log *slog.Logger) *turns {
 	t := newTurns(log)
-	t.most = func() int { return 1 }
+	t.most, t.spare = func() int { return 1 }, func() bool { return false }
+	t.between = func(then func()) { time.AfterFunc(moment, then) }
 	return t
 }
+
+const moment = 100 * time.Microsecond
 
 // A turn goes from address to address, so that one of them with many handshakes delays another by one; those that have begun are first.
 func TestTurnsAreSharedBetweenAddresses(t *testing.T) {
@@ -59,35 +62,38 @@ func TestTurnsAreSharedBetweenAddresses(t *testing.T) {
 		if want := []string{"goes on", "a1", "b1", "a2", "a3"}; !slices.Equal(order, want) {
 			t.Errorf("in the order %v, want %v", order, want)
 		}
-		time.Sleep(betweenTurns) // the last one's turn is given back
+		time.Sleep(moment) // the last one's turn is given back
 		if turns.running != 0 || turns.waiting != 0 || len(turns.lines) != 0 || len(turns.order) != 0 {
 			t.Errorf("%d have a turn and %d wait in %d lines after the last", turns.running, turns.waiting, len(turns.lines))
 		}
 	})
 }
 
-// Between two turns there is a moment in which nobody has one, so that requests are looked at.
+// Between two turns others are looked at; where a processor is left for them, the next turn begins at once.
 func TestTurnsLeaveAMomentBetween(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := oneTurn(logs.Discard())
-		began := time.Now()
-		var all sync.WaitGroup
-		for range 5 {
-			if err := turns.take(t.Context(), holder{name: "a"}, false); err != nil {
-				t.Fatal(err)
-			}
-			all.Go(func() {
+		for spare, want := range map[bool]time.Duration{false: 5 * moment, true: 0} {
+			turns := oneTurn(logs.Discard())
+			turns.spare = func() bool { return spare }
+			began := time.Now()
+			var all sync.WaitGroup
+			for range 5 {
 				if err := turns.take(t.Context(), holder{name: "a"}, false); err != nil {
-					t.Error(err)
+					t.Fatal(err)
 				}
+				all.Go(func() {
+					if err := turns.take(t.Context(), holder{name: "a"}, false); err != nil {
+						t.Error(err)
+					}
+					turns.leave()
+				})
+				synctest.Wait() // it is in line
 				turns.leave()
-			})
-			synctest.Wait() // it is in line
-			turns.leave()
-			all.Wait()
-		}
-		if took := time.Since(began); took != 5*betweenTurns {
-			t.Errorf("took %s, want %s", took, 5*betweenTurns)
+				all.Wait()
+			}
+			if took := time.Since(began); took != want {
+				t.Errorf("with a spare processor %v: took %s, want %s", spare, took, want)
+			}
 		}
 	})
 }

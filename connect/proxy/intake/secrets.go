@@ -26,7 +26,7 @@ import (
 type secret struct {
 	cert  *tls.Certificate
 	own   identity.Identity // in cert; nil if it names none
-	roots *x509.CertPool
+	roots *identity.Memory
 	sans  []sanMatch
 	hash  string // over what was given, to notice a change
 
@@ -126,7 +126,7 @@ func compileRoots(m *tlsv3.CertificateValidationContext) (*secret, error) {
 	if err != nil {
 		return nil, fmt.Errorf("custom_validator_config: %w", err)
 	}
-	s := &secret{roots: pool, sans: sans, trusted: digest(pem), revoked: revoked}
+	s := &secret{roots: identity.NewMemory(pool), sans: sans, trusted: digest(pem), revoked: revoked}
 	s.hash = s.trusted + "/"
 	if m.GetCustomValidatorConfig() != nil {
 		s.hash += digest(m.GetCustomValidatorConfig().GetTypedConfig().GetValue())

@@ -144,18 +144,18 @@ func (t *trust) verify(certs []*x509.Certificate) error {
 	if leaf == nil || leaf.own == nil || roots == nil || roots.roots == nil {
 		return ErrNoSecret
 	}
-	peer, err := identity.VerifyChain(certs, roots.roots, t.s.now(), identity.Want{TrustDomain: leaf.own.Domain(), Use: t.use})
+	peer, err := roots.roots.VerifyChain(certs, t.s.now(), identity.Want{TrustDomain: leaf.own.Domain(), Use: t.use})
 	if err != nil {
 		return err
 	}
-	if err := roots.revoked.Check(peer.Leaf); err != nil {
+	if err := roots.revoked.Check(certs[0]); err != nil {
 		return err
 	}
 	sans := append(append([]sanMatch(nil), t.sans...), roots.sans...)
 	if len(sans) == 0 {
 		return nil
 	}
-	uri := peer.Identity.String()
+	uri := peer.String()
 	for i := range sans {
 		if sans[i].Matches(uri) {
 			return nil
@@ -181,7 +181,7 @@ func (t *trust) gone(certs []*x509.Certificate, since string) (gone bool, now st
 	if at.After(certs[0].NotAfter) {
 		at = certs[0].NotAfter
 	}
-	_, err := identity.VerifyChain(certs, roots.roots, at, identity.Want{TrustDomain: own.own.Domain(), Use: t.use})
+	_, err := roots.roots.VerifyChain(certs, at, identity.Want{TrustDomain: own.own.Domain(), Use: t.use})
 	return err != nil, roots.hash
 }
 
