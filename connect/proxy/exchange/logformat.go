@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -104,31 +105,39 @@ func (l *Logs) log(f *format, r *record) {
 
 func appendFields(b []byte, fields []formatField, r *record) []byte {
 	b = append(b, '{')
-	var room [256]byte
 	for i, f := range fields {
 		if i > 0 {
 			b = append(b, ',')
 		}
 		b = append(b, f.name...)
-		if len(f.pieces) == 1 {
-			v, ok := f.pieces[0](room[:0], r)
-			if !ok {
-				b = append(b, "null"...)
-			} else {
-				b = quote(b, string(v))
-			}
-			continue
-		}
-		v := room[:0]
+		b = append(b, '"')
+		at, there := len(b), true
 		for _, p := range f.pieces {
 			var ok bool
-			if v, ok = p(v, r); !ok {
-				v = append(v, '-')
+			if b, ok = p(b, r); ok {
+				continue
+			}
+			if there = len(f.pieces) > 1; there {
+				b = append(b, '-')
 			}
 		}
-		b = quote(b, string(v))
+		if !there {
+			b = append(b[:at-1], "null"...)
+			continue
+		}
+		b = append(escape(b, at), '"')
 	}
 	return append(b, "}\n"...)
+}
+
+// escape makes what stands in b from at on the inside of a JSON string. It rarely has anything to do.
+func escape(b []byte, at int) []byte {
+	for _, c := range b[at:] {
+		if c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
+			return escaped(b[:at], string(b[at:]))
+		}
+	}
+	return b
 }
 
 // appendOwn writes weft's own fields.
@@ -175,9 +184,15 @@ func appendOwn(b []byte, r *record) []byte {
 
 const hexDigits = "0123456789abcdef"
 
-// quote appends s as a JSON string; what isn't UTF-8 becomes U+FFFD.
+// quote appends s as a JSON string.
 func quote(b []byte, s string) []byte {
 	b = append(b, '"')
+	at := len(b)
+	return append(escape(append(b, s...), at), '"')
+}
+
+// escaped appends s as the inside of a JSON string; what isn't UTF-8 becomes U+FFFD.
+func escaped(b []byte, s string) []byte {
 	for i := 0; i < len(s); {
 		c := s[i]
 		switch {
@@ -195,7 +210,7 @@ func quote(b []byte, s string) []byte {
 		}
 		i++
 	}
-	return append(b, '"')
+	return b
 }
 
 // parseFormat reads a format with Envoy's command operators. An operator that weft doesn't know gives "-", as Envoy's do
@@ -395,13 +410,33 @@ func fieldOf(l *header.List, name string) string {
 	return v
 }
 
+// second is a point in time, made ready as far as the point before its milliseconds.
+type second struct {
+	unix int64
+	text [len("2006-01-02T15:04:05.")]byte
+}
+
+// clockFace writes times. It keeps the last second: to make a date of one takes longer than most of a line.
+type clockFace struct{ last atomic.Pointer[second] }
+
+func (f *clockFace) append(b []byte, r *record) ([]byte, bool) {
+	now := f.last.Load()
+	if unix := r.began.Unix(); now == nil || now.unix != unix {
+		now = &second{unix: unix}
+		r.began.UTC().AppendFormat(now.text[:0], "2006-01-02T15:04:05.")
+		f.last.Store(now)
+	}
+	ms := r.began.Nanosecond() / 1e6
+	return append(append(b, now.text[:]...), '0'+byte(ms/100), '0'+byte(ms/10%10), '0'+byte(ms%10), 'Z'), true
+}
+
 // startTime reads the few forms of strftime that logs use.
 func startTime(arg string) piece {
-	layout := "2006-01-02T15:04:05.000Z"
-	if arg != "" {
-		layout = strings.NewReplacer("%Y", "2006", "%m", "01", "%d", "02", "%H", "15", "%M", "04", "%S", "05", "%T", "15:04:05",
-			"%F", "2006-01-02", "%3f", "000", "%6f", "000000", "%9f", "000000000", "%z", "-0700", "%Z", "MST", "%b", "Jan").Replace(arg)
+	if arg == "" {
+		return new(clockFace).append
 	}
+	layout := strings.NewReplacer("%Y", "2006", "%m", "01", "%d", "02", "%H", "15", "%M", "04", "%S", "05", "%T", "15:04:05",
+		"%F", "2006-01-02", "%3f", "000", "%6f", "000000", "%9f", "000000000", "%z", "-0700", "%Z", "MST", "%b", "Jan").Replace(arg)
 	if arg == "%s" {
 		return func(b []byte, r *record) ([]byte, bool) { return fmt.Appendf(b, "%d", r.began.Unix()), true }
 	}

@@ -80,6 +80,33 @@ func TestAccessLogForms(t *testing.T) {
 	}
 }
 
+// What is in a field's place is escaped, or null where a lone value isn't there, whichever field comes before; and a line makes no garbage.
+func TestFieldsOfALine(t *testing.T) {
+	l := NewLogs(nil, nil)
+	f := l.compileFormat(&config.AccessLog{Path: "/dev/stdout", JSON: map[string]string{
+		"a": "%REQ(X-NONE)%", "b": "%START_TIME%", "c": "%REQ(X-NONE)% %REQ(:PATH)%", "d": "%PROTOCOL%", "e": "%BYTES_SENT%", "f": "%REQ(X-LONG)%", "g": "",
+	}})
+	fields := &header.List{}
+	fields.Add("x-long", strings.Repeat("long ", 100))
+	r := &record{path: `/"\`, protocol: "HTTP/1.1", toDown: 1 << 40, request: fields}
+	for _, at := range []string{"2026-01-02T03:04:05.999Z", "2026-01-02T03:04:06.001Z", "2026-01-02T03:04:06.010Z", "2026-01-02T03:04:05.000Z"} {
+		var err error
+		if r.began, err = time.Parse(time.RFC3339, at); err != nil {
+			t.Fatal(err)
+		}
+		r.began = r.began.In(time.FixedZone("elsewhere", 3600))
+		want := `{"a":null,"b":"` + at + `","c":"- /\"\\","d":"HTTP/1.1","e":"1099511627776","f":"` + strings.Repeat("long ", 100) + `","g":""}` + "\n"
+		if got := string(appendFields(nil, f.fields, r)); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	r.path = "/plain"
+	room := make([]byte, 0, 4096)
+	if n := testing.AllocsPerRun(100, func() { _ = appendFields(room, f.fields, r) }); n != 0 {
+		t.Errorf("%.0f allocations for a line", n)
+	}
+}
+
 func TestLogsNeverHoldMoreThanTheirBound(t *testing.T) {
 	l := NewLogs(nil, nil)
 	s := l.sink("/dev/stdout")
