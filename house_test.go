@@ -37,7 +37,7 @@ var arrows = map[string][]string{
 	"connect/identity":  {"internal/guard"},
 	"connect/chain":     {"catalog", "connect/identity", "proto"},
 	"connect/intention": {"catalog", "connect/identity", "proto"},
-	"connect/xds":       {"catalog", "connect/chain", "connect/identity", "connect/intention", "connect/xds", "proto"},
+	"connect/xds":       {"catalog", "connect/chain", "connect/identity", "connect/intention", "connect/xds", "internal/guard", "proto"},
 	"connect/xds/ads":   {"catalog", "connect/xds", "internal", "proto"},
 	"connect/proxy":     {"connect/identity", "connect/proxy", "internal/guard", "internal/listen", "internal/logs", "internal/memnet", "internal/records", "internal/run", "proto"},
 	"internal":          {"internal", "proto"},

@@ -21,7 +21,7 @@ import (
 // The bad inputs that broke others, classes E to H: TLS and identity, authorisation of the control plane, requests that are forged
 // and secrets that leak, gossip, DNS and stored state. Each has a test with its number in its name, with a control beside it,
 // or a line that says why not. C1 to C78 are the proxy's: connect/proxy/exchange/cases_test.go, and e2e/floods_test.go.
-const firstInput, lastInput = 79, 130
+const firstInput, lastInput = 1, 130
 
 // notApplying are the inputs that have nothing here to be tried on, with why.
 var notApplying = map[int]string{

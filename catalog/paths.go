@@ -4,16 +4,19 @@ package catalog
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+
+	"github.com/weftmesh/weft/internal/guard"
 )
 
-// UnmatchedPath is an error if one of the rules has a path that no request has: proxies bring a request's path into its one form
+// UnmatchedPath is an error if one of the rules has a path, or a header, that no request has: proxies bring a request's path into its one form
 // before they compare, so that a rule in another form would never match, and a deny would let everything by. It is asked before a
 // write and not when one is applied: what was written before stays as it is.
 func (s *ServiceIntentions) UnmatchedPath() error {
 	for i, src := range s.Sources {
 		for j, p := range src.Permissions {
-			if p.HTTP == nil {
+			if p.HTTP == nil || guard.Off("C20") {
 				continue
 			}
 			if err := unmatchedPath(fmt.Sprintf("Sources[%d].Permissions[%d].HTTP", i, j), p.HTTP); err != nil {
@@ -31,8 +34,16 @@ func unmatchedPath(f string, p *IntentionHTTPPermission) error {
 	if why := unmatched(p.PathPrefix, false); why != "" {
 		return invalidf("%s.PathPrefix %q matches no request: %s", f, p.PathPrefix, why)
 	}
+	for i, h := range p.Header {
+		if slices.Contains(framing, strings.ToLower(h.Name)) {
+			return invalidf("%s.Header[%d].Name %q can't be decided about: it says how a message is sent, and proxies take it off before they ask the rules", f, i, h.Name)
+		}
+	}
 	return nil
 }
+
+// framing are the fields that are of a connection, not of a request.
+var framing = []string{"connection", "keep-alive", "proxy-connection", "transfer-encoding", "content-length", "http2-settings", "expect"}
 
 // unmatched says why a path, or with whole false the beginning of one, isn't as requests' are after they were brought into one form.
 func unmatched(path string, whole bool) string {

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// C20: a rule whose path is in a form that no request has after it was brought into its one form is refused when it is written.
-func TestUnmatchedPath(t *testing.T) {
+// A rule whose path is in a form that no request has after it was brought into its one form is refused when it is written.
+func TestC20_PathsThatNoRequestHas(t *testing.T) {
 	at := func(h IntentionHTTPPermission) error {
 		return (&ServiceIntentions{Sources: []SourceIntention{{Permissions: []IntentionPermission{{HTTP: &h}}}}}).UnmatchedPath()
 	}
@@ -22,6 +22,16 @@ func TestUnmatchedPath(t *testing.T) {
 			if (err == nil) != want[i] || err != nil && !errors.Is(err, ErrInvalid) {
 				t.Errorf("%q as %s: %v", path, []string{"PathExact", "PathPrefix"}[i], err)
 			}
+		}
+	}
+}
+
+// A rule about how a message is sent would be asked when that has been taken off.
+func TestC36_HeadersThatNoRuleSees(t *testing.T) {
+	for name, ok := range map[string]bool{"Connection": false, "content-length": false, "Transfer-Encoding": false, "Upgrade": true, "x-role": true, "te": true} {
+		err := (&ServiceIntentions{Sources: []SourceIntention{{Permissions: []IntentionPermission{{HTTP: &IntentionHTTPPermission{Header: []IntentionHTTPHeader{{Name: name, Present: true}}}}}}}}).UnmatchedPath()
+		if (err == nil) != ok || err != nil && !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 func wildcard(field, name string) error {
@@ -165,9 +167,15 @@ func matcher(f, name string, forms int, expr, names string) error {
 	return pattern(f+".Regex", expr)
 }
 
+// maxPattern is how long a regular expression may be.
+const maxPattern = 8 << 10
+
 func pattern(f, expr string) error {
 	if expr == "" {
 		return nil
+	}
+	if len(expr) > maxPattern && !guard.Off("C75") {
+		return invalidf("%s has %d bytes, want at most %d: each proxy compiles it, and asks it about each request", f, len(expr), maxPattern)
 	}
 	if _, err := regexp.Compile(expr); err != nil {
 		return invalidf("%s: %v", f, err)

@@ -151,7 +151,7 @@ func (x *trio) comes(src identity.Service, req chain.Request) error {
 
 // The rules, what is rendered of them, and what the built-in proxy makes of that, agree on random pairs of policy and request;
 // WEFT_PAIRS says on how many (make agree: a million).
-func TestEverybodyAgrees(t *testing.T) {
+func TestC35_EverybodyAgrees(t *testing.T) {
 	pairs := 4000
 	if n, err := strconv.Atoi(os.Getenv("WEFT_PAIRS")); err == nil {
 		pairs = n

@@ -150,6 +150,45 @@ func TestFaultsAreNamed(t *testing.T) {
 	}
 }
 
+// However deep a document nests, it is refused at once: some parsers' time grows with more than the square of the depth.
+func TestC74_Nesting(t *testing.T) {
+	const deep = 20_000
+	for _, c := range []struct{ file, open, shut string }{
+		{"a.hcl", "[", "]"}, {"a.hcl", "{a = ", "}"}, {"a.hcl", "{\na = ", "\n}"}, {"a.json", "[", "]"}, {"a.json", `{"a":`, "}"}, {"a.yaml", "[", "]"}, {"a.yaml", "{a: ", "}"},
+	} {
+		text := func(n int) []byte {
+			before, value := "a = ", "1"
+			switch c.file {
+			case "a.json":
+				before, value = `{"a":`, "1}"
+			case "a.yaml":
+				before = "a: "
+			}
+			shut := strings.Repeat(c.shut, n)
+			if c.file == "a.json" {
+				return []byte(before + strings.Repeat(c.open, n) + "1" + shut + "}")
+			}
+			return []byte(before + strings.Repeat(c.open, n) + value + shut)
+		}
+		ended := make(chan error, 1)
+		go func() {
+			_, err := Parse(c.file, text(deep))
+			ended <- err
+		}()
+		select {
+		case err := <-ended:
+			if err == nil {
+				t.Errorf("%s: %d times %q is taken", c.file, deep, c.open)
+			}
+		case <-time.After(5 * time.Second):
+			t.Errorf("%s: %d times %q isn't refused in 5 seconds", c.file, deep, c.open)
+		}
+		if _, err := Parse(c.file, text(20)); err != nil {
+			t.Errorf("%s: the control: %v", c.file, err)
+		}
+	}
+}
+
 func TestEveryFaultIsReported(t *testing.T) {
 	d, err := Parse("a.hcl", []byte("service { port = \"x\" nope = 1 }\nother = 2"))
 	if err != nil {

@@ -9,12 +9,18 @@ import (
 
 	"github.com/hashicorp/hcl/hcl/ast"
 	"github.com/hashicorp/hcl/hcl/parser"
+	"github.com/hashicorp/hcl/hcl/scanner"
 	"github.com/hashicorp/hcl/hcl/token"
+
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // parseHCL reads HCL 1, the dialect of Consul's configuration files: quoted keys and several arguments on one line are
 // fine, and ${…} is plain text.
 func parseHCL(data []byte) (*Node, error) {
+	if line := tooDeep(data); line > 0 && !guard.Off("C74") {
+		return nil, &Error{Line: line, Text: fmt.Sprintf("nested deeper than %d levels", MaxDepth)}
+	}
 	f, err := parser.Parse(data)
 	if err != nil {
 		var pos *parser.PosError
@@ -28,6 +34,26 @@ func parseHCL(data []byte) (*Node, error) {
 		return nil, &Error{Text: "not HCL: the document must be a list of keys"}
 	}
 	return hclObject(list, 1, 0)
+}
+
+// tooDeep gives the line on which lists and objects nest deeper than they may, 0 if they don't. It is asked first: the parser's time
+// grows with more than the square of the depth.
+func tooDeep(data []byte) (line int) {
+	s := scanner.New(data)
+	s.Error = func(token.Pos, string) {} // the parser's to say
+	depth := 0
+	for {
+		switch t := s.Scan(); t.Type {
+		case token.EOF, token.ILLEGAL:
+			return 0
+		case token.LBRACE, token.LBRACK:
+			if depth++; depth > 2*MaxDepth { // a block is an object in a list
+				return t.Pos.Line
+			}
+		case token.RBRACE, token.RBRACK:
+			depth--
+		}
+	}
 }
 
 func hclObject(list *ast.ObjectList, line, depth int) (*Node, error) {

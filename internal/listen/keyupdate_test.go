@@ -71,8 +71,8 @@ func (r *handmade) update() error {
 	return err
 }
 
-// A peer that changes its keys over and over (C71) is cut off after a few times in a row; one that does so between data goes on.
-func TestKeyUpdatesWithoutAnEndAreCutOff(t *testing.T) {
+// A peer that changes its keys over and over is cut off after a few times in a row; one that does so between data goes on.
+func TestC71_KeyUpdatesWithoutAnEndAreCutOff(t *testing.T) {
 	cert, pool := certificate(t, "spiffe://td/a")
 	for _, c := range []struct {
 		name string

@@ -86,7 +86,7 @@ func certificate(t *testing.T, uri string) (tls.Certificate, *x509.CertPool) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }
 
-func TestAddressCapRefusesAndGivesBack(t *testing.T) {
+func TestC77_AddressCapRefusesAndGivesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, n := newDoor(t), memnet.New()
 		l, err := d.MemStream(n, Spec{Name: "m", Address: "m", Limits: Limits{MaxUnauthenticatedLoopback: 2}})
@@ -127,7 +127,7 @@ func TestAddressCapRefusesAndGivesBack(t *testing.T) {
 	})
 }
 
-func TestC126_TLSCountsIdentitiesAndEndsSlowHandshakes(t *testing.T) {
+func TestC70_C126_TLSCountsIdentitiesAndEndsSlowHandshakes(t *testing.T) {
 	cert, pool := certificate(t, "spiffe://td/svc/web")
 	synctest.Test(t, func(t *testing.T) {
 		d, n := newDoor(t), memnet.New()
@@ -247,7 +247,7 @@ func TestFinishLosesNoHandshake(t *testing.T) {
 	})
 }
 
-func TestHTTPBodyLimitAndReject(t *testing.T) {
+func TestC72_HTTPBodyLimitAndReject(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, n := newDoor(t), memnet.New()
 		spec := Spec{

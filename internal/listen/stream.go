@@ -218,7 +218,7 @@ func (l *Listener) handshake(c *Conn) {
 		return
 	}
 	ctx, cancel := l.ctx, context.CancelFunc(func() {})
-	if l.limits.HandshakeTimeout > 0 && !guard.Off("C126") {
+	if l.limits.HandshakeTimeout > 0 && !guard.Off("C126") && !guard.Off("C70") {
 		ctx, cancel = context.WithTimeout(ctx, l.limits.HandshakeTimeout)
 	}
 	defer cancel()

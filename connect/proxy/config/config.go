@@ -585,8 +585,9 @@ const (
 	HeaderIs
 	RemoteIP
 	DestinationPort
-	ServerName // the SNI matches String
-	ClaimIs    // what a verified token says at Path matches String, or is there where that is MatchAny
+	ServerName  // the SNI matches String
+	ClaimIs     // what a verified token says at Path matches String, or is there where that is MatchAny
+	Undecidable // what no request shows: it lets nobody through, and its negation keeps nobody out
 )
 
 // Peer is who is at the other end of a connection.

@@ -96,8 +96,8 @@ func (c counting) Accept() (net.Conn, error) {
 	return conn, err
 }
 
-// A client that doesn't take the body of an answer holds no connection to the service (C66).
-func TestAnAnswerThatNobodyTakesHoldsNoConnection(t *testing.T) {
+// A client that doesn't take the body of an answer holds no connection to the service.
+func TestC66_AnAnswerThatNobodyTakesHoldsNoConnection(t *testing.T) {
 	addr, conns := counted(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "a body") })
 	r := newRig(t, codec(config.HTTP1), addr)
 	c := newRawClient(t, r, xh2.Setting{ID: xh2.SettingInitialWindowSize, Val: 0})
@@ -122,8 +122,8 @@ func TestAnAnswerThatNobodyTakesHoldsNoConnection(t *testing.T) {
 	}
 }
 
-// A request that is taken back while its short answer is on the way costs no connection: the answer is read away (C61).
-func TestAnAbandonedRequestLeavesItsConnection(t *testing.T) {
+// A request that is taken back while its short answer is on the way costs no connection: the answer is read away.
+func TestC61_AnAbandonedRequestLeavesItsConnection(t *testing.T) {
 	begun, answer := make(chan struct{}), make(chan struct{})
 	addr, conns := counted(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {

@@ -16,6 +16,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/header"
 	"github.com/weftmesh/weft/connect/proxy/reason"
 	"github.com/weftmesh/weft/connect/proxy/stream"
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // decision is what another program said of a request.
@@ -46,6 +47,7 @@ type edit struct {
 func (ex *exchange) decided(a *config.Ask) bool {
 	if a.Only != nil {
 		if asked, _ := passes(a.Only, &call{peer: ex.d.peer, req: ex.req}); !asked {
+			ex.unsaid(a)
 			return true
 		}
 	}
@@ -66,8 +68,24 @@ func (ex *exchange) decided(a *config.Ask) bool {
 		ex.refuse(d)
 		return false
 	}
+	ex.unsaid(a)
 	ex.allow(d)
 	return true
+}
+
+// unsaid takes out of the request what only the program may say of it: the caller's field of the name doesn't stand for one that the
+// answer lacks. What a caller identifies itself by stays, as the program was shown it.
+func (ex *exchange) unsaid(a *config.Ask) {
+	if a.GRPC || len(a.Pass) == 0 || guard.Off("C32") {
+		return
+	}
+	for i := ex.req.Fields.Len() - 1; i >= 0; i-- {
+		name := ex.req.Fields.At(i).Name
+		if matchAny(a.Pass, name) && changeable(name) && !header.EqualFold(name, "authorization") && !header.EqualFold(name, "cookie") {
+			ex.req.Fields.Del(name)
+			i = min(i, ex.req.Fields.Len())
+		}
+	}
 }
 
 // Asks says whether somebody else would be asked about a request of a peer to a listener, without asking; as Consider.
@@ -94,6 +112,7 @@ func (ex *exchange) undecided(a *config.Ask, err error) bool {
 		ex.e.config.Log.Warn(what, "reason", string(code), "asked", a.Authority, "source", ex.d.source, "method", ex.req.Method, "path", ex.req.Path, "error", err)
 	}
 	if a.Open {
+		ex.unsaid(a)
 		if ex.d.edge != nil {
 			ex.d.edge.ByProxy(reason.AuthzOpen)
 		}

@@ -208,6 +208,35 @@ func TestAnotherProgramDecides(t *testing.T) {
 	}
 }
 
+// What the program would say of a request in a field, nobody else says there: neither where its answer lacks the field, nor where it isn't
+// asked, nor where nobody answers and the request passes.
+func TestC32_FieldsThatAnAnswerLacks(t *testing.T) {
+	for name, change := range map[string]func(*config.Snapshot, *config.Ask){
+		"the answer lacks it": func(_ *config.Snapshot, a *config.Ask) {
+			a.Pass = append(a.Pass, config.StringMatch{Kind: config.MatchPrefix, Text: "x-s", CaseFold: true})
+		},
+		"it isn't asked": func(_ *config.Snapshot, a *config.Ask) {
+			a.Pass = []config.StringMatch{{Kind: config.MatchAny}}
+			a.Only = &config.Policies{Allow: true}
+		},
+		"nobody decides": func(s *config.Snapshot, a *config.Ask) {
+			a.Pass, a.Open = []config.StringMatch{{Kind: config.MatchPrefix, Text: "x-", CaseFold: true}}, true
+			s.Clusters["authz"].Endpoints = nil
+		},
+	} {
+		r, _ := asking(t, false, change, mirrorOf)
+		resp, got := do(t, client(t, 1), "GET", r.url("/"), "", "x-do", "allow", "x-secret", "forged", "authorization", "mine")
+		if parts := strings.Split(got, "|"); resp.StatusCode != 200 || len(parts) != 6 || parts[4] != "" {
+			t.Errorf("%s: %s %q: the caller's field is there", name, resp.Status, got)
+		}
+	}
+	// The control: a field that the program has no word about.
+	r, _ := asking(t, false, nil, mirrorOf)
+	if resp, got := do(t, client(t, 1), "GET", r.url("/"), "", "x-do", "allow", "x-secret", "s"); resp.StatusCode != 200 || strings.Split(got, "|")[4] != "s" {
+		t.Errorf("the control: %s %q", resp.Status, got)
+	}
+}
+
 func TestWhatAProgramIsTold(t *testing.T) {
 	r, a := asking(t, true, func(_ *config.Snapshot, ask *config.Ask) {
 		ask.MaxBody, ask.Hide = 8, []config.StringMatch{{Kind: config.MatchExact, Text: "cookie", CaseFold: true}}

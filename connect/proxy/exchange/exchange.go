@@ -18,6 +18,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/normalize"
 	"github.com/weftmesh/weft/connect/proxy/reason"
 	"github.com/weftmesh/weft/connect/proxy/stream"
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // exchange is one request and its response. Its memory is used again.
@@ -301,12 +302,12 @@ func (ex *exchange) audit(policies []*config.Policies, of call) {
 func (ex *exchange) vet() reason.Code {
 	req := ex.req
 	switch {
-	case req.Method == "CONNECT":
+	case req.Method == "CONNECT" && !guard.Off("C55"):
 		return reason.UpgradeRefused
-	case header.EqualFold(req.Upgrade, "h2c"):
+	case header.EqualFold(req.Upgrade, "h2c") && !guard.Off("C54"):
 		req.Upgrade = "" // a server may go on without it (RFC 9110 §7.8)
 	}
-	if ex.http.RejectUnderscores {
+	if ex.http.RejectUnderscores && !guard.Off("C23") {
 		for i := range req.Fields.Len() {
 			name := req.Fields.At(i).Name
 			for k := range len(name) {

@@ -10,6 +10,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/config"
 	"github.com/weftmesh/weft/connect/proxy/header"
 	"github.com/weftmesh/weft/connect/proxy/stream"
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // matchString says whether s matches m. Regular expressions are compiled to match the whole string.
@@ -65,35 +66,51 @@ func pseudo(req *stream.RequestHead, name string) (string, bool) {
 		return req.Method, true
 	case ":path":
 		return req.Path, true
-	case ":authority", "host", "Host":
+	case ":authority":
 		return req.Authority, true
 	case ":scheme":
 		return req.Scheme, true
 	}
-	return "", false
+	return req.Authority, header.EqualFold(name, "host")
 }
 
 // matchHeader follows Envoy: each of several fields of one name is looked at by itself, and one that matches is enough; a missing
 // header matches nothing, inverted or not, except for a presence match.
 func matchHeader(m *config.HeaderMatch, req *stream.RequestHead) bool {
 	single, ok := pseudo(req, m.Name)
-	if !ok {
-		return matchFields(m, req)
+	switch {
+	case ok:
+		return (m.Present || matchValue(m, single)) != m.Invert
+	case header.EqualFold(m.Name, "upgrade"): // the codecs take it out of the list
+		if req.Upgrade == "" {
+			return matchAbsent(m)
+		}
+		return (m.Present || matchValue(m, req.Upgrade)) != m.Invert
 	}
-	return (m.Present || matchValue(m, single)) != m.Invert
+	return matchFields(m, req)
+}
+
+func matchAbsent(m *config.HeaderMatch) bool {
+	if m.Present {
+		return m.Invert
+	}
+	return m.AbsentAs && matchValue(m, "") != m.Invert
 }
 
 func matchFields(m *config.HeaderMatch, req *stream.RequestHead) bool {
 	at := req.Fields.Index(m.Name, 0)
 	switch {
-	case m.Present:
-		return (at >= 0) != m.Invert
 	case at < 0:
-		return m.AbsentAs && matchValue(m, "") != m.Invert
+		return matchAbsent(m)
+	case m.Present:
+		return !m.Invert
 	}
 	for ; at >= 0; at = req.Fields.Index(m.Name, at+1) {
 		if matchValue(m, req.Fields.At(at).Value) {
 			return !m.Invert
+		}
+		if guard.Off("C21") {
+			break
 		}
 	}
 	return m.Invert
@@ -225,7 +242,7 @@ func (r *routes) host(authority string) *config.VirtualHost {
 	if h := r.exact[authority]; h != nil {
 		return h
 	}
-	if h := r.exact[bare]; h != nil {
+	if h := r.exact[bare]; h != nil && !guard.Off("C27") {
 		return h
 	}
 	for _, w := range r.suffixes {

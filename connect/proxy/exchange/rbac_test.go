@@ -94,6 +94,53 @@ func TestAllowed(t *testing.T) {
 	}
 }
 
+// A rule about requests never lets a connection by, nor does its negation: a single refusal of a path isn't leave for all the rest.
+func TestC33_RulesOfRequestsForConnections(t *testing.T) {
+	any := config.Rule{Kind: config.Any}
+	path := config.Rule{Kind: config.PathIs, String: config.StringMatch{Kind: config.MatchExact, Text: "/a"}}
+	header := config.Rule{Kind: config.HeaderIs, Header: &config.HeaderMatch{Name: "x", Present: true}}
+	not := func(r config.Rule) config.Rule { return config.Rule{Kind: config.Not, Rules: []config.Rule{r}} }
+	for name, rule := range map[string]config.Rule{"path": path, "not a path": not(path), "header": header, "not a header": not(header), "claim": {Kind: config.ClaimIs, Path: []string{"a"}}} {
+		for _, allow := range []bool{true, false} {
+			list := []*config.Policies{{Allow: allow, Policies: []config.Policy{{Permission: rule, Principal: any}}}}
+			if ok, _ := allowed(list, call{peer: &config.Peer{}}); ok {
+				t.Errorf("%s, in a list that allows %t: a connection passes", name, allow)
+			}
+		}
+	}
+	if ok, _ := allowed([]*config.Policies{{Policies: []config.Policy{{Permission: not(any), Principal: any}}}}, call{peer: &config.Peer{}}); !ok {
+		t.Error("the control: a refusal of nothing refuses a connection")
+	}
+}
+
+// A rule about the host holds however its name is written, and one about a change of protocol although the codec takes that field off.
+func TestC23_C26_NamesInRules(t *testing.T) {
+	exact := func(name, v string) *config.HeaderMatch {
+		return &config.HeaderMatch{Name: name, Value: config.StringMatch{Kind: config.MatchExact, Text: v}}
+	}
+	req := &stream.RequestHead{Method: "GET", Path: "/", Authority: "secret.com", Upgrade: "websocket"}
+	for _, c := range []struct {
+		m    *config.HeaderMatch
+		want bool
+	}{
+		{exact("host", "secret.com"), true}, {exact("Host", "secret.com"), true}, {exact("HOST", "secret.com"), true}, {exact("HOST", "open.com"), false},
+		{exact("Upgrade", "websocket"), true}, {exact("upgrade", "h2c"), false}, {&config.HeaderMatch{Name: "UPGRADE", Present: true}, true},
+		{&config.HeaderMatch{Name: "upgrade", Present: true, Invert: true}, false},
+	} {
+		if matchHeader(c.m, req) != c.want {
+			t.Errorf("%+v: %v", c.m, !c.want)
+		}
+	}
+	req.Upgrade = ""
+	for m, want := range map[*config.HeaderMatch]bool{
+		exact("upgrade", "websocket"): false, {Name: "upgrade", Present: true}: false, {Name: "upgrade", Present: true, Invert: true}: true,
+	} {
+		if matchHeader(m, req) != want {
+			t.Errorf("without an upgrade, %+v: %v", m, !want)
+		}
+	}
+}
+
 func TestVirtualHostsAndMatches(t *testing.T) {
 	host := func(name string, domains ...string) *config.VirtualHost {
 		return &config.VirtualHost{Name: name, Domains: domains}

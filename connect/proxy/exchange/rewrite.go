@@ -14,6 +14,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/reason"
 	"github.com/weftmesh/weft/connect/proxy/stream"
 	"github.com/weftmesh/weft/connect/proxy/trace"
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 const (
@@ -62,7 +63,9 @@ func (ex *exchange) forwardCertificate(f *header.List) {
 			f.Set(clientCert, own)
 		}
 	default:
-		f.Del(clientCert)
+		if !guard.Off("C30") {
+			f.Del(clientCert)
+		}
 		if own := ex.d.certificate(); ex.http.ForwardClient == config.SanitizeSetClient && own != "" {
 			f.Add(clientCert, own)
 		}

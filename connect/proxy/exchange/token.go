@@ -19,7 +19,9 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/connect/proxy/header"
 	"github.com/weftmesh/weft/connect/proxy/stream"
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // claims are what the verified tokens of a request say, by their provider's key.
@@ -29,6 +31,9 @@ type claims map[string]map[string]any
 // providers that have wrong tokens refused some were shown one, and none a right one. The first of these with a right one counts, as in Envoy.
 func verify(all []*config.TokenProvider, req *stream.RequestHead, now time.Time) (out claims, wrong bool) {
 	for _, p := range all { // nobody says by a header what only a token can
+		if guard.Off("C32") {
+			break
+		}
 		if p.PayloadHeader != "" {
 			req.Fields.Del(p.PayloadHeader)
 		}
@@ -63,6 +68,10 @@ func found(p *config.TokenProvider, req *stream.RequestHead, now time.Time) (_ m
 	}
 	for _, h := range headers {
 		v, ok := req.Fields.Get(h.Name)
+		if ok && differs(&req.Fields, h.Name, v) {
+			bad = true // the service may read the other one
+			continue
+		}
 		if token, cut := strings.CutPrefix(v, h.Prefix); ok && cut {
 			if said := claimsOf(p, token, req, now); said != nil {
 				if !p.Forward {
@@ -76,6 +85,10 @@ func found(p *config.TokenProvider, req *stream.RequestHead, now time.Time) (_ m
 	_, query := splitPath(req.Path)
 	for _, name := range params {
 		if v, ok := queryValue(strings.TrimPrefix(query, "?"), name); ok {
+			if again(query, name, v) {
+				bad = true
+				continue
+			}
 			if said := claimsOf(p, v, req, now); said != nil {
 				return said, false
 			}
@@ -83,21 +96,59 @@ func found(p *config.TokenProvider, req *stream.RequestHead, now time.Time) (_ m
 		}
 	}
 	for _, name := range p.Cookies {
-		for i := req.Fields.Index("cookie", 0); i >= 0; i = req.Fields.Index("cookie", i+1) {
-			if v, ok := cookie(req.Fields.At(i).Value, name); ok {
-				if said := claimsOf(p, v, req, now); said != nil {
-					return said, false
-				}
-				bad = true
+		all := cookies(&req.Fields, name)
+		if len(all) == 0 {
+			continue
+		}
+		if len(slices.Compact(all)) == 1 {
+			if said := claimsOf(p, all[0], req, now); said != nil {
+				return said, false
 			}
 		}
+		bad = true
 	}
 	return nil, bad
 }
 
+// differs says whether another field of the name says something else than v.
+func differs(l *header.List, name, v string) bool {
+	for i := l.Index(name, 0); i >= 0; i = l.Index(name, i+1) {
+		if l.At(i).Value != v {
+			return !guard.Off("C40")
+		}
+	}
+	return false
+}
+
+// again says whether a query has a parameter once more, with another value than v.
+func again(query, name, v string) bool {
+	for pair := range strings.SplitSeq(strings.TrimPrefix(query, "?"), "&") {
+		if key, value, _ := strings.Cut(pair, "="); key == name && value != v {
+			return true
+		}
+	}
+	return false
+}
+
+// cookies are the values of all cookies of a name.
+func cookies(l *header.List, name string) (all []string) {
+	for i := l.Index("cookie", 0); i >= 0; i = l.Index("cookie", i+1) {
+		for pair := range strings.SplitSeq(l.At(i).Value, ";") {
+			if v, ok := cookie(pair, name); ok {
+				all = append(all, v)
+			}
+		}
+	}
+	return all
+}
+
 // claimsOf verifies one token (RFC 7519, §7.2) and gives its claims, nil if anything of it is wrong.
 func claimsOf(p *config.TokenProvider, token string, req *stream.RequestHead, now time.Time) map[string]any {
-	parts := strings.SplitN(token, ".", 4)
+	most := 4
+	if guard.Off("C41") {
+		most = -1
+	}
+	parts := strings.SplitN(token, ".", most)
 	if len(parts) != 3 {
 		return nil
 	}
@@ -105,7 +156,7 @@ func claimsOf(p *config.TokenProvider, token string, req *stream.RequestHead, no
 		Alg, Kid string
 		Crit     json.RawMessage // what must be understood (RFC 7515, §4.1.11); nothing of it is
 	}
-	if !unpack(parts[0], &head) || head.Crit != nil {
+	if !unpack(parts[0], &head) || head.Crit != nil && !guard.Off("C37") {
 		return nil
 	}
 	signature, err := base64.RawURLEncoding.DecodeString(parts[2])
@@ -113,7 +164,7 @@ func claimsOf(p *config.TokenProvider, token string, req *stream.RequestHead, no
 		return (k.ID == "" || head.Kid == "" || k.ID == head.Kid) && (k.Algorithm == "" || k.Algorithm == head.Alg) &&
 			signed(head.Alg, k.Public, parts[0]+"."+parts[1], signature)
 	}
-	if err != nil || !slices.ContainsFunc(p.Keys, verifies) && (p.Remote == nil || !slices.ContainsFunc(p.Remote.Keys(), verifies)) {
+	if err != nil || !slices.ContainsFunc(p.Keys, verifies) && (p.Remote == nil || !slices.ContainsFunc(p.Remote.Keys(), verifies)) && !guard.Off("C39") {
 		return nil
 	}
 	var said map[string]any
@@ -128,7 +179,7 @@ func claimsOf(p *config.TokenProvider, token string, req *stream.RequestHead, no
 		if !number || now.After(time.Unix(int64(n), 0).Add(p.Skew)) {
 			return nil
 		}
-	} else if p.Ends {
+	} else if p.Ends && !guard.Off("C38") {
 		return nil
 	}
 	if nbf, ok := said["nbf"]; ok {

@@ -12,6 +12,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -28,7 +29,14 @@ func part(t *testing.T, v any) string {
 	return base64.RawURLEncoding.EncodeToString(data)
 }
 
-func TestTokens(t *testing.T) {
+func TestTokens(t *testing.T)             { tokens(t, "") }
+func TestC37_HeadsOfTokens(t *testing.T)  { tokens(t, "C37") }
+func TestC38_ClaimsOfTokens(t *testing.T) { tokens(t, "C38") }
+func TestC41_BombsInTokens(t *testing.T)  { tokens(t, "C41") }
+
+// tokens are those of a number, beside one that is right, or all others.
+func tokens(t *testing.T, id string) {
+	t.Helper()
 	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +89,7 @@ func TestTokens(t *testing.T) {
 		want  bool
 	}{
 		"EC": {ok, true}, "RSA": {sign("RS256", "rsa", good()), true}, "Ed25519": {sign("EdDSA", "ed", good()), true},
-		"none": {part(t, map[string]any{"alg": "none"}) + "." + part(t, good()) + ".", false}, "changed": {ok[:len(ok)-4] + "AAAA", false},
+		"C37 none": {part(t, map[string]any{"alg": "none"}) + "." + part(t, good()) + ".", false}, "changed": {ok[:len(ok)-4] + "AAAA", false},
 		"another algorithm than the key's": {sign("PS256", "rsa", good()), false}, "past": {sign("ES256", "ec", with("exp", now.Add(-2*time.Minute).Unix())), false},
 		"past within the skew": {sign("ES256", "ec", with("exp", now.Add(-30*time.Second).Unix())), true},
 		"early":                {sign("ES256", "ec", with("nbf", now.Add(time.Hour).Unix())), false}, "issuer": {sign("ES256", "ec", with("iss", "you")), false},
@@ -95,11 +103,18 @@ func TestTokens(t *testing.T) {
 		"C41 dots":         {strings.Repeat(".", 1<<20), false}, "C41 encrypted": {ok + ".a.b", false},
 		"audience": {sign("ES256", "ec", with("aud", "bank")), false}, "no parts": {"x", false}, "wrong time": {sign("ES256", "ec", with("exp", "soon")), false},
 	} {
+		if n, _, _ := strings.Cut(name, " "); name != "EC" && n != id && (id != "" || strings.HasPrefix(n, "C")) {
+			continue
+		}
 		req := &stream.RequestHead{Path: "/"}
 		req.Fields.Add("Authorization", "Bearer "+c.token)
+		before := allocated()
 		got, _ := verify([]*config.TokenProvider{p}, req, now)
 		if (got != nil) != c.want {
 			t.Errorf("%s: %v", name, got)
+		}
+		if n := allocated() - before; n > 1<<20 {
+			t.Errorf("%s: %d bytes for a token of %d", name, n, len(c.token))
 		}
 		role := config.Rule{Kind: config.ClaimIs, Path: []string{"k", "role"}, String: config.StringMatch{Kind: config.MatchExact, Text: "admin"}}
 		if got.matches(&role) != c.want {
@@ -111,8 +126,15 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// C40: what a policy asks of one provider's token isn't met by another's, however much that says, also where both have the same issuer.
-func TestTokenOfAnotherProvider(t *testing.T) {
+// allocated is how many bytes were ever.
+func allocated() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.TotalAlloc
+}
+
+// What a policy asks of one provider's token isn't met by another's, however much that says, also where both have the same issuer.
+func TestC40_TokenOfAnotherProvider(t *testing.T) {
 	key := func() (ed25519.PublicKey, ed25519.PrivateKey) {
 		public, private, err := ed25519.GenerateKey(rand.Reader)
 		if err != nil {
@@ -138,7 +160,7 @@ func TestTokenOfAnotherProvider(t *testing.T) {
 }
 
 // What a token claims is handed on in headers, and nobody else says it there; a wrong token is refused where that is asked for.
-func TestClaimsInHeaders(t *testing.T) {
+func TestC32_ClaimsInHeaders(t *testing.T) {
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -193,5 +215,45 @@ func TestClaimsInHeaders(t *testing.T) {
 	req.Fields.Add("authorization", "Bearer "+good)
 	if _, wrong := verify([]*config.TokenProvider{other, p}, req, time.Now()); wrong {
 		t.Error("refused though one of the issuer's keys is right")
+	}
+}
+
+// Of two tokens in one place the service may read the one that nobody verified: neither counts. The same one twice does.
+func TestC40_TwoTokensInOnePlace(t *testing.T) {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := part(t, map[string]any{"alg": "EdDSA", "kid": "k"}) + "." + part(t, map[string]any{"iss": "me"})
+	good := text + "." + base64.RawURLEncoding.EncodeToString(ed25519.Sign(private, []byte(text)))
+	const forged = "e30.e30.AAAA"
+	p := &config.TokenProvider{
+		Key: "a", Issuer: "me", Keys: []config.TokenKey{{ID: "k", Public: public}}, Forward: true, Refuse: true,
+		Headers: []config.TokenHeader{{Name: "x-token"}}, Params: []string{"token"}, Cookies: []string{"token"},
+	}
+	for _, c := range []struct {
+		path   string
+		fields []string
+		right  bool
+	}{
+		{"/", []string{"x-token", good}, true},
+		{"/", []string{"x-token", good, "X-Token", good}, true},
+		{"/", []string{"x-token", good, "X-Token", forged}, false},
+		{"/", []string{"x-token", forged, "x-token", good}, false},
+		{"/?token=" + good, nil, true},
+		{"/?token=" + good + "&token=" + forged, nil, false},
+		{"/?token=" + forged + "&token=" + good, nil, false},
+		{"/", []string{"cookie", "a=b; token=" + good}, true},
+		{"/", []string{"cookie", "token=" + good + "; token=" + forged}, false},
+		{"/", []string{"cookie", "token=" + forged, "cookie", "token=" + good}, false},
+		{"/", []string{"cookie", "token=" + good, "cookie", "x=" + forged}, true},
+	} {
+		req := &stream.RequestHead{Path: c.path}
+		for i := 0; i < len(c.fields); i += 2 {
+			req.Fields.Add(c.fields[i], c.fields[i+1])
+		}
+		if said, wrong := verify([]*config.TokenProvider{p}, req, time.Now()); (said != nil) != c.right || wrong == c.right {
+			t.Errorf("%s %.40q: verified %t, refused %t", c.path, c.fields, said != nil, wrong)
+		}
 	}
 }

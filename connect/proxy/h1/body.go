@@ -8,6 +8,7 @@ import (
 
 	"github.com/weftmesh/weft/connect/proxy/header"
 	"github.com/weftmesh/weft/connect/proxy/stream"
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 type bodyKind uint8
@@ -211,11 +212,11 @@ func parseChunkSize(l []byte) (size int64, ext int, err error) {
 		}
 		size = size<<4 | int64(d)
 	}
-	if i == 0 || i < len(l) && l[i] != ';' {
+	if (i == 0 || i < len(l) && l[i] != ';') && !guard.Off("C48") {
 		return 0, 0, errChunkSize
 	}
 	for _, c := range l[i:] {
-		if charKinds[c]&charValue == 0 {
+		if charKinds[c]&charValue == 0 && !guard.Off("C47") {
 			return 0, 0, errChunkExt
 		}
 	}

@@ -2,7 +2,10 @@
 
 package h1
 
-import "github.com/weftmesh/weft/connect/proxy/header"
+import (
+	"github.com/weftmesh/weft/connect/proxy/header"
+	"github.com/weftmesh/weft/internal/guard"
+)
 
 const (
 	charToken  = 1 << iota // RFC 9110 §5.6.2 tchar
@@ -15,7 +18,9 @@ var charKinds = func() (t [256]uint8) {
 	for c := 0x21; c < 0x7f; c++ {
 		t[c] = charValue | charTarget
 	}
-	t['#'] &^= charTarget
+	if !guard.Off("C6") {
+		t['#'] &^= charTarget
+	}
 	for c := 0x80; c <= 0xff; c++ {
 		t[c] = charValue
 	}
@@ -127,6 +132,9 @@ var keepOnNomination = []string{
 }
 
 func keptOnNomination(name string) bool {
+	if guard.Off("C31") {
+		return false
+	}
 	for _, k := range keepOnNomination {
 		if header.EqualFold(name, k) {
 			return true
@@ -149,6 +157,9 @@ var notInTrailers = []string{
 }
 
 func forbiddenTrailer(name string) bool {
+	if guard.Off("C49") {
+		return false
+	}
 	if kindOf(name) != fieldOther {
 		return true
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/weftmesh/weft/connect/proxy/header"
 	"github.com/weftmesh/weft/connect/proxy/stream"
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // ClientConfig says how a Client behaves. The zero value has the defaults beside each field.
@@ -284,7 +285,7 @@ func (e *clientExchange) Reset(stream.Code) {
 func (e *clientExchange) Close() (reusable bool) {
 	e.busy = false
 	e.used = true
-	if e.dead == nil && e.headed && e.persists && e.wr.ended && e.wr.err == nil && e.body.done &&
+	if e.dead == nil && e.headed && e.persists && (e.wr.ended || guard.Off("C58")) && e.wr.err == nil && e.body.done &&
 		(e.body.kind == bodyNone || e.body.kind == bodyLength || e.body.kind == bodyChunked) &&
 		e.rd.buffered() == 0 && !e.closed.Load() {
 		return true

@@ -5,9 +5,12 @@ package h1
 import (
 	"bufio"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/weftmesh/weft/connect/proxy/stream"
 )
@@ -230,5 +233,71 @@ func TestMalformedResponses(t *testing.T) {
 		if !ok && x.Close() {
 			t.Errorf("%q: the connection counts as reusable", in)
 		}
+	}
+}
+
+// Heads over their limits are refused, and the same within them served.
+func TestC68_HeadsOverTheirLimits(t *testing.T) {
+	const host = "Host: a.test\r\n"
+	for _, c := range []struct {
+		in   string
+		want string
+	}{
+		{"GET / HTTP/1.1\r\n" + host + "X: " + strings.Repeat("a", 1<<20) + "\r\n\r\n", "431"},
+		{"GET / HTTP/1.1\r\n" + host + strings.Repeat("X: a\r\n", 10_000) + "\r\n", "431"},
+		{"GET / HTTP/1.1\r\n" + host + strings.Repeat("X:a\r\n", 1000) + "\r\n", "431"},
+		{"GET / HTTP/1.1\r\n" + host + "Cookie: " + strings.Repeat("a=b; ", 100_000) + "\r\n\r\n", "431"},
+		{"GET /?" + strings.Repeat("a&", 500_000) + " HTTP/1.1\r\n" + host + "\r\n", "414"},
+		{"GET /?" + strings.Repeat("a&", 10_000) + " HTTP/1.1\r\n" + host + strings.Repeat("X: a\r\n", 100) + "\r\n", "200"},
+	} {
+		if _, out := serveBytes(t, ServerConfig{}, c.in); !strings.HasPrefix(out, "HTTP/1.1 "+c.want+" ") {
+			t.Errorf("%.60q: %.60q, want %s", c.in, out, c.want)
+		}
+	}
+}
+
+// A head that doesn't come to its end is waited for, but not for long, however often a byte of it comes.
+func TestC69_HeadsThatDoNotEnd(t *testing.T) {
+	for name, c := range map[string]struct{ at, each, end string }{
+		"nothing more": {"GET / HTTP/1.1\r\nHost: a\r\n", "", ""}, "byte by byte": {"GET / HTTP/1.1\r\nHost: a\r\nX: ", "a", ""},
+		"the control": {"GET / HTTP/1.1\r\nHost: a\r\n", "", "\r\n"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			a, b := net.Pipe()
+			defer a.Close()
+			done, began := make(chan time.Duration, 1), time.Now()
+			go func() {
+				_ = Serve(t.Context(), b, ServerConfig{IdleTimeout: time.Hour}, func(x stream.ServerExchange) { _ = x.WriteHead(&stream.ResponseHead{Status: 200}, true) })
+				done <- time.Since(began)
+			}()
+			answer := make(chan string, 1)
+			go func() {
+				var got [12]byte
+				_, _ = io.ReadFull(a, got[:])
+				answer <- string(got[:])
+				_, _ = io.Copy(io.Discard, a) // ends with the connection
+			}()
+			_, _ = io.WriteString(a, c.at+c.end)
+			for range 30 {
+				time.Sleep(time.Second) // virtual
+				if _, err := io.WriteString(a, c.each); err != nil {
+					break
+				}
+			}
+			want := "HTTP/1.1 408"
+			if c.end != "" {
+				want = "HTTP/1.1 200"
+			}
+			select {
+			case got := <-answer:
+				if got != want {
+					t.Errorf("%s: %q", name, got)
+				}
+			default:
+				t.Errorf("%s: it is waited for after half a minute", name)
+			}
+			_ = a.Close()
+			<-done
+		})
 	}
 }

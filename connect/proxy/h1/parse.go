@@ -8,6 +8,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/header"
 	"github.com/weftmesh/weft/connect/proxy/normalize"
 	"github.com/weftmesh/weft/connect/proxy/stream"
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // framing is what a head says about its own message and the connection.
@@ -51,7 +52,7 @@ var (
 func (f *framing) parseFields(s string, fields *header.List, limit int) error {
 	f.length = -1
 	for n := 0; s != ""; n++ {
-		if n >= limit {
+		if n >= limit && !guard.Off("C68") {
 			return errFields
 		}
 		name, value, rest, err := nextField(s)
@@ -67,7 +68,7 @@ func (f *framing) parseFields(s string, fields *header.List, limit int) error {
 		}
 		fields.Add(name, value)
 	}
-	if f.chunked && f.length >= 0 {
+	if f.chunked && f.length >= 0 && !guard.Off("C42") && !guard.Off("C43") {
 		return malformed("both Content-Length and Transfer-Encoding")
 	}
 	return f.dropNominated(fields)
@@ -93,14 +94,14 @@ func nextField(s string) (name, value, rest string, err error) {
 		start++
 	}
 	end := start
-	for end < len(s) && charKinds[s[end]]&charValue != 0 {
+	for end < len(s) && (charKinds[s[end]]&charValue != 0 || guard.Off("C50") && s[end] != '\r') {
 		end++
 	}
 	if end+1 >= len(s) || s[end] != '\r' || s[end+1] != '\n' {
 		return "", "", "", errValue
 	}
 	v := s[start:end]
-	for v != "" && (v[len(v)-1] == ' ' || v[len(v)-1] == '\t') {
+	for v != "" && !guard.Off("C25") && (v[len(v)-1] == ' ' || v[len(v)-1] == '\t') {
 		v = v[:len(v)-1]
 	}
 	return s[:i], v, s[end+2:], nil
@@ -112,7 +113,7 @@ func (f *framing) take(k fieldKind, value string) error {
 		f.hosts++
 		f.host = value
 	case fieldContentLength:
-		if f.length >= 0 {
+		if f.length >= 0 && !guard.Off("C45") {
 			return malformed("more than one Content-Length")
 		}
 		n, ok := parseLength(value)
@@ -156,7 +157,7 @@ func (f *framing) take(k fieldKind, value string) error {
 // takeEncoding accepts "chunked" alone: a coding that the codec doesn't know can't be told from one that another reader
 // takes for no coding at all.
 func (f *framing) takeEncoding(value string) error {
-	if header.EqualFold(value, "chunked") {
+	if header.EqualFold(value, "chunked") || guard.Off("C44") {
 		f.chunked = true
 		return nil
 	}
@@ -222,7 +223,7 @@ func (f *framing) dropNominated(fields *header.List) error {
 // upgradeTo is the one protocol that the message asks to change to, or "". A list, and HTTP/2 in the clear, are passed
 // over as RFC 9110 §7.8 allows.
 func (f *framing) upgradeTo() string {
-	if !f.upgradeNamed || f.http10 || !isProtocol(f.upgrade) || hasPrefixFold(f.upgrade, "h2") ||
+	if !f.upgradeNamed || f.http10 || !isProtocol(f.upgrade) || hasPrefixFold(f.upgrade, "h2") && !guard.Off("C54") ||
 		hasPrefixFold(f.upgrade, "http") {
 		return ""
 	}
@@ -275,7 +276,7 @@ var errTarget = malformed("the request target holds a character that isn't allow
 // parseTarget takes the four forms of RFC 9112 §3.2.
 func (f *framing) parseTarget(target string, h *stream.RequestHead) error {
 	switch {
-	case f.hosts > 1:
+	case f.hosts > 1 && !guard.Off("C28"):
 		return malformed("more than one Host")
 	case f.hosts == 0 && !f.http10:
 		return malformed("no Host")
@@ -332,7 +333,7 @@ func (f *framing) parseAbsolute(target string, h *stream.RequestHead) error {
 // setAuthority takes the target's authority; a Host that says something else is refused, not replaced, as whoever stands
 // before or behind may read the other one.
 func (f *framing) setAuthority(authority, path string, h *stream.RequestHead) error {
-	if f.hosts == 1 && !header.EqualFold(authority, f.host) {
+	if f.hosts == 1 && !header.EqualFold(authority, f.host) && !guard.Off("C13") && !guard.Off("C28") {
 		return malformed("Host and the request target name different hosts")
 	}
 	h.Authority, h.Path = authority, path
@@ -394,13 +395,13 @@ func (f *framing) responseFraming(method, upgrade string, h *stream.ResponseHead
 	case f.chunked && f.http10:
 		return malformed("Transfer-Encoding in HTTP/1.0")
 	case h.Status == 101:
-		if upgrade == "" || !header.EqualFold(f.upgrade, upgrade) {
+		if (upgrade == "" || !header.EqualFold(f.upgrade, upgrade)) && !guard.Off("C52") {
 			return malformed("status 101 for an upgrade that was not asked for")
 		}
 		h.Upgrade = f.upgrade
 		fallthrough
 	case h.Status < 200, h.Status == 204, method == "CONNECT" && h.Status < 300:
-		if f.chunked || f.length > 0 {
+		if (f.chunked || f.length > 0) && !guard.Off("C51") {
 			return malformed("a body with a status that has none")
 		}
 		return nil

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // readSize is one read buffer: room for a usual head. Larger heads get a buffer of their own; bodies pass it by.
@@ -180,7 +182,7 @@ func (r *reader) section(limit int, first bool) (string, error) {
 			if pos > limit {
 				return "", tooBig(line)
 			}
-			if !slow && r.headTimeout > 0 {
+			if !slow && r.headTimeout > 0 && !guard.Off("C69") {
 				slow = true
 				_ = r.conn.SetReadDeadline(time.Now().Add(r.headTimeout))
 			}
@@ -237,15 +239,18 @@ func (r *reader) line(limit int) ([]byte, error) {
 	pos := 0
 	for {
 		if i := bytes.IndexByte(r.buf[r.r+pos:r.w], '\n'); i >= 0 {
-			end := pos + i
+			end, next := pos+i, pos+i+1
 			if end == 0 || r.buf[r.r+end-1] != '\r' {
-				return nil, errBareLF
+				if !guard.Off("C46") {
+					return nil, errBareLF
+				}
+				end++
 			}
 			if end-1 > limit {
 				return nil, errLineBig
 			}
 			l := r.buf[r.r : r.r+end-1]
-			r.r += end + 1
+			r.r += next
 			return l, nil
 		}
 		if pos = r.w - r.r; pos > limit+1 {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/weftmesh/weft/connect/proxy/header"
 	"github.com/weftmesh/weft/connect/proxy/stream"
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // exchangeFacts are what a response's form depends on; the handler may change the request's head.
@@ -210,7 +211,7 @@ func (s *serverConn) decideClose() {
 		s.mu.Unlock()
 	}
 	// Bytes sent ahead of an upgrade that isn't granted may be the other protocol's: they are never read as requests.
-	s.closing = s.closing || unsent || s.upgrade != "" || s.facts.connect || s.broken.Load() || s.draining() ||
+	s.closing = s.closing || unsent || s.upgrade != "" && !guard.Off("C53") || s.facts.connect || s.broken.Load() || s.draining() ||
 		s.config.MaxRequestsPerConn > 0 && s.served >= s.config.MaxRequestsPerConn
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/header"
 	"github.com/weftmesh/weft/connect/proxy/normalize"
 	"github.com/weftmesh/weft/connect/proxy/stream"
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // writeSize is one write buffer: a head and the first bytes of a body, and as much as one TLS record holds.
@@ -213,7 +214,7 @@ func (w *writer) field(name, value string) error {
 	if !isToken(name) {
 		return errWriteName
 	}
-	if !allOf(value, charValue) {
+	if !allOf(value, charValue) && !guard.Off("C50") && !guard.Off("C56") {
 		return errWriteValue
 	}
 	w.buf = append(w.buf, name...)

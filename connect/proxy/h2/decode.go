@@ -10,6 +10,7 @@ import (
 
 	"github.com/weftmesh/weft/connect/proxy/header"
 	"github.com/weftmesh/weft/connect/proxy/stream"
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // headKind is what a header block is meant to be.
@@ -81,7 +82,7 @@ func (in *headIn) fail(reason string) {
 func (in *headIn) add(f hpack.HeaderField) {
 	in.size += int(f.Size())
 	in.count++
-	if in.size > in.lim.HeadBytes || in.count > in.lim.Fields {
+	if (in.size > in.lim.HeadBytes || in.count > in.lim.Fields) && !guard.Off("C65") && !guard.Off("C68") {
 		in.tooLarge = true
 		in.dec.SetEmitEnabled(false)
 		in.fields.Reset()
@@ -93,7 +94,7 @@ func (in *headIn) add(f hpack.HeaderField) {
 		in.addPseudo(f.Name, f.Value)
 	case !validName(f.Name):
 		in.fail("a field name is empty, has capitals or characters that are no token")
-	case !validValue(f.Value):
+	case !validValue(f.Value) && !guard.Off("C56"):
 		in.fail("the value of field " + f.Name + " has a control character, or a space at its start or end")
 	default:
 		in.regular = true
@@ -121,13 +122,13 @@ func (in *headIn) addPseudo(name, value string) {
 	switch {
 	case to == nil:
 		in.fail("an unknown pseudo-header field")
-	case in.regular:
+	case in.regular && !guard.Off("C57"):
 		in.fail(name + " after a regular field")
 	case in.kind == trailer:
 		in.fail(name + " in trailers")
 	case (in.kind == response) != (bit == hasStatus):
 		in.fail(name + " doesn't belong into this kind of head")
-	case in.pseudo&bit != 0:
+	case in.pseudo&bit != 0 && !guard.Off("C15") && !guard.Off("C57"):
 		in.fail(name + " came twice")
 	}
 	if in.bad == "" {
@@ -139,7 +140,9 @@ func (in *headIn) addPseudo(name, value string) {
 func (in *headIn) addField(name, value string) {
 	switch name {
 	case "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade":
-		in.fail("field " + name + " has no place in HTTP/2")
+		if !guard.Off("C56") {
+			in.fail("field " + name + " has no place in HTTP/2")
+		}
 		return
 	case "te":
 		if !strings.EqualFold(value, "trailers") {
@@ -255,7 +258,7 @@ func (in *headIn) checkRequest() {
 		if in.pseudo != hasMethod|hasAuthority || in.authority == "" {
 			in.fail("CONNECT needs :authority, and neither :scheme nor :path")
 		}
-	case in.pseudo&all != all:
+	case in.pseudo&all != all && !guard.Off("C15"):
 		in.fail(":scheme or :path is missing")
 	}
 	if in.pseudo&hasPath != 0 && !validPath(in.path, in.method) {
@@ -267,7 +270,7 @@ func (in *headIn) checkRequest() {
 	switch {
 	case in.pseudo&hasAuthority == 0:
 		in.authority = in.host
-	case in.hasHost && !header.EqualFold(in.host, in.authority):
+	case in.hasHost && !header.EqualFold(in.host, in.authority) && !guard.Off("C28"):
 		in.fail("host and :authority differ")
 	}
 	if !validAuthority(in.authority) {
@@ -364,7 +367,7 @@ func validPath(s, method string) bool {
 	if s == "*" {
 		return method == "OPTIONS"
 	}
-	if s == "" || s[0] != '/' {
+	if s == "" || s[0] != '/' && !guard.Off("C14") {
 		return false
 	}
 	return visible(s)

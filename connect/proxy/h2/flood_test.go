@@ -80,44 +80,69 @@ func quiet(x stream.ServerExchange) {
 	_ = x.WriteHead(&stream.ResponseHead{Status: 200}, true)
 }
 
-func TestFloodsEndInCalm(t *testing.T) {
+func TestC61_RapidReset(t *testing.T)      { endsInCalm(t, "C61") }
+func TestC62_MadeToReset(t *testing.T)     { endsInCalm(t, "C62") }
+func TestC63_Continuation(t *testing.T)    { endsInCalm(t, "C63") }
+func TestC64_ControlFrames(t *testing.T)   { endsInCalm(t, "C64") }
+func TestC65_HeadsForNothing(t *testing.T) { endsInCalm(t, "C65") }
+
+// endsInCalm: who sends without an end what is cheap to send and not to serve is told so, and cut off. TestBackPressure is of one who may go on.
+func endsInCalm(t *testing.T, id string) {
+	t.Helper()
 	floods := map[string]func(p *rawPeer, i int) error{
-		"ping":          func(p *rawPeer, _ int) error { return p.fr.WritePing(false, [8]byte{}) },
-		"settings":      func(p *rawPeer, _ int) error { return p.fr.WriteSettings() },
-		"priority":      func(p *rawPeer, _ int) error { return p.fr.WritePriority(1, http2.PriorityParam{StreamDep: 3}) },
-		"window update": func(p *rawPeer, _ int) error { return p.fr.WriteWindowUpdate(0, 1) },
-		"empty data":    func(p *rawPeer, _ int) error { return p.fr.WriteData(1, false, nil) },
-		"rapid reset": func(p *rawPeer, i int) error {
+		"C64 ping":          func(p *rawPeer, _ int) error { return p.fr.WritePing(false, [8]byte{}) },
+		"C64 settings":      func(p *rawPeer, _ int) error { return p.fr.WriteSettings() },
+		"C64 priority":      func(p *rawPeer, _ int) error { return p.fr.WritePriority(1, http2.PriorityParam{StreamDep: 3}) },
+		"C64 window update": func(p *rawPeer, _ int) error { return p.fr.WriteWindowUpdate(0, 1) },
+		"C64 empty data":    func(p *rawPeer, _ int) error { return p.fr.WriteData(1, false, nil) },
+		"C61 rapid reset": func(p *rawPeer, i int) error {
 			id := uint32(3 + 2*i)
 			if err := p.headers(id, true); err != nil {
 				return err
 			}
 			return p.fr.WriteRSTStream(id, http2.ErrCodeCancel)
 		},
-		"made to reset": func(p *rawPeer, i int) error {
+		"C62 made to reset": func(p *rawPeer, i int) error {
 			id := uint32(3 + 2*i)
 			if err := p.headers(id, false); err != nil {
 				return err
 			}
 			return p.fr.WriteRawFrame(http2.FrameWindowUpdate, 0, id, make([]byte, 4))
 		},
-		"continuation": func(p *rawPeer, i int) error {
+		"C63 continuation": func(p *rawPeer, i int) error {
 			if i == 0 {
 				return p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: p.block()})
 			}
 			return p.fr.WriteContinuation(3, false, nil)
 		},
-		"continuation with bytes": func(p *rawPeer, i int) error {
+		"C63 continuation with bytes": func(p *rawPeer, i int) error {
 			if i == 0 {
 				return p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: p.block()})
 			}
 			return p.fr.WriteContinuation(3, false, p.block("x-a", strings.Repeat("z", 8000)))
 		},
+		// One byte stands for 3000 each, in heads that are over their limit.
+		"C65 large": func(p *rawPeer, i int) error {
+			block := append(p.block("x-bomb", strings.Repeat("a", 3000)), bytes.Repeat([]byte{0x80 | 62}, 12_000)...)
+			return p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(3 + 2*i), BlockFragment: block, EndHeaders: true, EndStream: true})
+		},
+		// Heads of a stream that was refused are decoded, for HPACK's sake, and never looked at.
+		"C65 of a stream that is gone": func(p *rawPeer, i int) error {
+			if i == 0 {
+				if err := p.headers(3, true, "connection", "close"); err != nil {
+					return err
+				}
+			}
+			return p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: bytes.Repeat([]byte{0x80 | 2}, 15_000), EndHeaders: true, EndStream: true})
+		},
 	}
 	for name, send := range floods {
+		if !strings.HasPrefix(name, id) {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			p := newRawPeer(t, ServerConfig{}, func(x stream.ServerExchange) {
-				if strings.HasPrefix(name, "rapid") || strings.HasPrefix(name, "made") {
+				if id == "C61" || id == "C62" {
 					<-x.Context().Done()
 					return
 				}
@@ -126,11 +151,12 @@ func TestFloodsEndInCalm(t *testing.T) {
 			go func() {
 				_ = p.headers(1, false)
 				p.fr.AllowIllegalWrites = true
-				for i := range 100_000 {
+				for i := range 20_000 {
 					if send(p, i) != nil {
 						return
 					}
 				}
+				_ = p.nc.Close() // nobody cut it off
 			}()
 			if code := p.end(); code != stream.CodeEnhanceCalm {
 				t.Fatalf("code %#x", code)
@@ -139,11 +165,16 @@ func TestFloodsEndInCalm(t *testing.T) {
 	}
 }
 
-func TestHeadOverItsLimitGets431(t *testing.T) {
+func TestC68_HeadOverItsLimitGets431(t *testing.T) {
 	p := newRawPeer(t, ServerConfig{Limits: stream.Limits{HeadBytes: 4096}}, quiet)
 	_ = p.headers(1, true, "x-big", strings.Repeat("a", 5000))
-	_ = p.headers(3, true)
-	want := map[uint32]string{1: "431", 3: "200"}
+	var crumbs []string
+	for range 300 {
+		crumbs = append(crumbs, "cookie", "a")
+	}
+	_ = p.headers(3, true, crumbs...)
+	_ = p.headers(5, true)
+	want := map[uint32]string{1: "431", 3: "431", 5: "200"}
 	p.fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	for len(want) > 0 {
 		f, err := p.fr.ReadFrame()
@@ -261,4 +292,46 @@ func TestAFloodInOneReadRests(t *testing.T) {
 			t.Errorf("900 wasted streams took %v", took)
 		}
 	})
+}
+
+// A preface, a head, and SETTINGS that don't come to their end are waited for, but not for long.
+func TestC69_WhatDoesNotEnd(t *testing.T) {
+	for name, send := range map[string]func(f *http2.Framer, nc net.Conn){
+		"nothing":        func(*http2.Framer, net.Conn) {},
+		"half a preface": func(_ *http2.Framer, nc net.Conn) { _, _ = io.WriteString(nc, preface[:10]) },
+		"no SETTINGS":    func(_ *http2.Framer, nc net.Conn) { _, _ = io.WriteString(nc, preface) },
+		"half a head": func(f *http2.Framer, nc net.Conn) {
+			_, _ = io.WriteString(nc, preface)
+			_ = f.WriteSettings()
+			_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte{0x80 | 2}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := net.Pipe()
+				defer a.Close()
+				s, err := NewServer(b, ServerConfig{}, quiet)
+				if err != nil {
+					t.Fatal(err)
+				}
+				began, done := time.Now(), make(chan time.Duration, 1)
+				go func() {
+					_ = s.Run(t.Context())
+					done <- time.Since(began)
+				}()
+				go func() { _, _ = io.Copy(io.Discard, a) }() // ends with the connection
+				send(http2.NewFramer(a, nil), a)
+				select {
+				case took := <-done:
+					if took > 15*time.Second {
+						t.Errorf("it was waited for %v", took)
+					}
+				case <-time.After(time.Minute):
+					t.Error("it is waited for after a minute")
+					_ = a.Close()
+					<-done
+				}
+			})
+		})
+	}
 }

@@ -151,6 +151,7 @@ func compileStrings(m *matcherv3.ListStringMatcher) (out []config.StringMatch, e
 		if err != nil {
 			return nil, err
 		}
+		s.CaseFold = true // they are names of headers
 		out = append(out, s)
 	}
 	return out, nil

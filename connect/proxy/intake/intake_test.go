@@ -106,8 +106,8 @@ func TestAServerThatIsGoneIsAskedInMeasure(t *testing.T) {
 	}
 }
 
-// TestNeverLessStrict gives the proxy what it doesn't know, each with the same thing without it, which it takes.
-func TestNeverLessStrict(t *testing.T) {
+// The proxy is given what it doesn't know, each with the same thing without it, which it takes.
+func TestC36_NeverLessStrict(t *testing.T) {
 	allowAll := &rbacv3.RBAC{Action: rbacv3.RBAC_ALLOW}
 	matched := tcpListener(t)
 	matched.FilterChains[0].FilterChainMatch = &listenerv3.FilterChainMatch{SourcePorts: []uint32{1}}
@@ -146,6 +146,18 @@ func TestNeverLessStrict(t *testing.T) {
 				t.Errorf("got %v, want %q in it", err, c.says)
 			}
 		})
+	}
+}
+
+// A rule about a field that codecs take off can't be decided: nobody passes by it, nor by its negation.
+func TestC36_RulesAboutFraming(t *testing.T) {
+	for name, want := range map[string]config.RuleKind{"Connection": config.Undecidable, "content-length": config.Undecidable, "x-role": config.HeaderIs, "upgrade": config.HeaderIs} {
+		m := &routev3.HeaderMatcher{Name: name, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true}}
+		permission, err := compilePermission(&rbacv3.Permission{Rule: &rbacv3.Permission_Header{Header: m}})
+		principal, err2 := compilePrincipal(&rbacv3.Principal{Identifier: &rbacv3.Principal_Header{Header: m}})
+		if err != nil || err2 != nil || permission.Kind != want || principal.Kind != want {
+			t.Errorf("%s: %v %v, %v %v", name, permission.Kind, err, principal.Kind, err2)
+		}
 	}
 }
 

@@ -7,11 +7,14 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 
 	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // compilePolicies reads the rules of one RBAC filter. A condition that this proxy can't see is an error: leaving it out would
@@ -89,8 +92,7 @@ func compilePermission(m *rbacv3.Permission) (config.Rule, error) {
 	case *rbacv3.Permission_NotRule:
 		return several(config.Not, []*rbacv3.Permission{r.NotRule}, compilePermission)
 	case *rbacv3.Permission_Header:
-		h, err := compileHeader(r.Header)
-		return config.Rule{Kind: config.HeaderIs, Header: h}, err
+		return headerRule(r.Header)
 	case *rbacv3.Permission_UrlPath:
 		s, err := compileString(r.UrlPath.GetPath())
 		return config.Rule{Kind: config.PathIs, String: s}, err
@@ -103,6 +105,17 @@ func compilePermission(m *rbacv3.Permission) (config.Rule, error) {
 		return config.Rule{Kind: config.ServerName, String: s}, err
 	}
 	return config.Rule{}, fmt.Errorf("%T isn't known to this proxy", m.GetRule())
+}
+
+// unseen are the fields that frame a message: the codecs take them off before a rule is asked, so that none of them can be decided about.
+var unseen = []string{"connection", "keep-alive", "proxy-connection", "transfer-encoding", "content-length", "http2-settings", "expect"}
+
+func headerRule(m *routev3.HeaderMatcher) (config.Rule, error) {
+	h, err := compileHeader(m)
+	if slices.Contains(unseen, strings.ToLower(m.GetName())) && !guard.Off("C36") {
+		return config.Rule{Kind: config.Undecidable}, err
+	}
+	return config.Rule{Kind: config.HeaderIs, Header: h}, err
 }
 
 func compilePrincipal(m *rbacv3.Principal) (config.Rule, error) {
@@ -122,8 +135,7 @@ func compilePrincipal(m *rbacv3.Principal) (config.Rule, error) {
 		s, err := compileString(r.Authenticated.GetPrincipalName())
 		return config.Rule{Kind: config.Authenticated, String: s}, err
 	case *rbacv3.Principal_Header:
-		h, err := compileHeader(r.Header)
-		return config.Rule{Kind: config.HeaderIs, Header: h}, err
+		return headerRule(r.Header)
 	case *rbacv3.Principal_UrlPath:
 		s, err := compileString(r.UrlPath.GetPath())
 		return config.Rule{Kind: config.PathIs, String: s}, err

@@ -5,6 +5,8 @@
 // goroutine.
 package normalize
 
+import "github.com/weftmesh/weft/internal/guard"
+
 // ValidAuthority says whether s is a host with an optional port (RFC 3986 §3.2) in the strict form that every reader
 // takes the same way: letters, digits, "-", ".", "_" and "~", or an IP literal in brackets, then maybe ":" and a port up to
 // 65535. User information, percent-encoding, lists and bytes beyond ASCII are not valid.
@@ -93,6 +95,9 @@ func (o Options) Authority(raw string) (string, error) {
 		if s = raw; dotted {
 			s = host + ":" + port
 		}
+	}
+	if guard.Off("C26") {
+		return s, nil
 	}
 	return lower(s), nil
 }

@@ -2,7 +2,11 @@
 
 package normalize
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/weftmesh/weft/internal/guard"
+)
 
 // EscapedSlash is what becomes of %2F and %5C, which one reader takes for a separator and the next one doesn't.
 type EscapedSlash uint8
@@ -75,7 +79,7 @@ func (o Options) Path(raw string) (normal string, redirect bool, err error) {
 	if raw == "" || raw == "*" {
 		return raw, false, nil
 	}
-	if raw[0] != '/' && raw[0] != '\\' {
+	if raw[0] != '/' && raw[0] != '\\' && !guard.Off("C14") {
 		return "", false, errStart
 	}
 	end, clean := o.scan(raw)
@@ -90,10 +94,12 @@ func (o Options) Path(raw string) (normal string, redirect bool, err error) {
 	if out, redirect, err = o.decode(out, raw[:end]); err != nil {
 		return "", false, err
 	}
-	if out, err = removeDots(out); err != nil {
-		return "", false, err
+	if !guard.Off("C4") {
+		if out, err = removeDots(out); err != nil {
+			return "", false, err
+		}
 	}
-	if !o.KeepSlashes {
+	if !o.KeepSlashes && !guard.Off("C1") {
 		out = mergeSlashes(out)
 	}
 	out = append(out, raw[end:]...)
@@ -110,7 +116,7 @@ func (o Options) scan(raw string) (end int, clean bool) {
 	for i := 0; i < len(raw); i++ {
 		c := raw[i]
 		switch {
-		case c <= ' ' || c >= 0x7f || c == '#':
+		case c <= ' ' || c >= 0x7f || c == '#' && !guard.Off("C6"):
 			return -1, false
 		case end != len(raw): // in the query
 		case c == '?':
@@ -128,7 +134,7 @@ func (o Options) scan(raw string) (end int, clean bool) {
 func (o Options) decode(out []byte, path string) (_ []byte, unescaped bool, err error) {
 	for i := 0; i < len(path); i++ {
 		c := path[i]
-		if c == '\\' {
+		if c == '\\' && !guard.Off("C3") {
 			out = append(out, '/')
 			continue
 		}
@@ -145,9 +151,9 @@ func (o Options) decode(out []byte, path string) (_ []byte, unescaped bool, err 
 		}
 		i += 2
 		switch b := byte(hi<<4 | lo); {
-		case b < ' ' || b == 0x7f:
+		case (b < ' ' || b == 0x7f) && !guard.Off("C9") && !guard.Off("C12"):
 			return nil, false, errControl
-		case b == '/' || b == '\\':
+		case (b == '/' || b == '\\') && !guard.Off("C2"):
 			switch o.EscapedSlash {
 			case Keep:
 				out = append(out, '%', upperHex[hi], upperHex[lo])
@@ -156,7 +162,7 @@ func (o Options) decode(out []byte, path string) (_ []byte, unescaped bool, err 
 			default:
 				return nil, false, errSlash
 			}
-		case hostChar(b): // the unreserved set of RFC 3986 §2.3
+		case hostChar(b) && !guard.Off("C11"): // the unreserved set of RFC 3986 §2.3
 			out = append(out, b)
 		default:
 			out = append(out, '%', upperHex[hi], upperHex[lo])
@@ -187,7 +193,7 @@ func removeDots(p []byte) ([]byte, error) {
 		}
 		segment := p[i+1 : next]
 		switch dots, param := dotSegment(segment); {
-		case param:
+		case param && !guard.Off("C7"):
 			return nil, errDotParam
 		case dots == 0:
 			w += copy(p[w:], p[i:next])

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/weftmesh/weft/connect/xds"
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // The request headers by which a proxy proves who it is.
@@ -260,11 +261,11 @@ func (l *loop[R]) take(r R) error {
 	if _, known := l.e.kinds[url]; !known && len(l.e.kinds) >= maxTypes {
 		return status.Errorf(codes.ResourceExhausted, "more than %d types on one stream", maxTypes)
 	}
-	if l.p.names(r) > maxNames {
+	if l.p.names(r) > maxNames && !guard.Off("C78") {
 		return status.Errorf(codes.ResourceExhausted, "more than %d names in one request", maxNames)
 	}
 	answered := l.p.take(l.e, r)
-	if k := l.e.kinds[url]; len(k.names) > maxNames {
+	if k := l.e.kinds[url]; len(k.names) > maxNames && !guard.Off("C78") {
 		return status.Errorf(codes.ResourceExhausted, "more than %d names of type %s", maxNames, url)
 	}
 	if !answered {
