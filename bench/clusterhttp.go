@@ -76,15 +76,17 @@ func (c *clusterConfig) writeBetween(ctx context.Context, p *place) (cost, error
 	return cost{max(0, both.cpu-alone.cpu), both.rate}, err
 }
 
-// reads compares default with stale reads at one of some servers, round by round; the processor time is that of all.
-func (c *clusterConfig) reads(ctx context.Context, p *place, all []*place) (consistent, stale cost, err error) {
+// reads compares default with stale reads at one of some servers, round by round: the medians of what each took of the processors of all, of their
+// rates, and of the ratio of these in a round, since what else the machine does changes from one round to the next.
+func (c *clusterConfig) reads(ctx context.Context, p *place, all []*place) (consistent, stale cost, ratio float64, err error) {
 	for i := range 1000 {
 		if _, err := p.ask(ctx, http.MethodPut, fmt.Sprintf("/v1/kv/key-%d", i), someValue); err != nil {
-			return consistent, stale, err
+			return consistent, stale, 0, err
 		}
 	}
-	var sums [2]cost
-	const rounds = 6
+	var cpus, rates [2][]float64
+	var ratios []float64
+	const rounds = 9
 	for r := range rounds {
 		for k := range 2 {
 			which := (r + k) % 2
@@ -93,13 +95,20 @@ func (c *clusterConfig) reads(ctx context.Context, p *place, all []*place) (cons
 				return err
 			})
 			if err != nil {
-				return consistent, stale, err
+				return consistent, stale, 0, err
 			}
-			sums[which].cpu += got.cpu / rounds
-			sums[which].rate += got.rate / rounds
+			cpus[which] = append(cpus[which], float64(got.cpu))
+			rates[which] = append(rates[which], got.rate)
 		}
+		ratios = append(ratios, rates[0][r]/rates[1][r])
 	}
-	return sums[0], sums[1], nil
+	of := func(which int) cost {
+		cpu, _, _ := middle(cpus[which])
+		rate, _, _ := middle(rates[which])
+		return cost{time.Duration(cpu), rate}
+	}
+	ratio, _, _ = middle(ratios)
+	return of(0), of(1), ratio, nil
 }
 
 // thousand registers 1,000 services on an agent, until all of them are in the catalog.

@@ -164,13 +164,13 @@ func (c *clusterConfig) readsRow(ctx context.Context, t *table) error {
 		for _, s := range three.places {
 			c.profiled(ctx, s, fmt.Sprintf("reads of %s at %s", what, s.name))
 		}
-		consistent, stale, err := c.reads(ctx, p, three.places)
+		consistent, stale, ratio, err := c.reads(ctx, p, three.places)
 		if err != nil {
 			return err
 		}
 		t.add(3, fmt.Sprintf("default reads on %s of 3, 32 clients", what), "rate ≥ 0.9 of stale",
 			fmt.Sprintf("%.0f/s, %.0f µs (stale %.0f/s, %.0f µs)", consistent.rate, inMicros(consistent.cpu), stale.rate, inMicros(stale.cpu)),
-			"-", fmt.Sprintf("%.2f", consistent.rate/stale.rate), consistent.rate >= 0.9*stale.rate)
+			"-", fmt.Sprintf("%.2f", ratio), ratio >= 0.9)
 	}
 	return nil
 }
