@@ -94,6 +94,7 @@ func (ex *exchange) recycle() {
 	ex.span, ex.decision = span{}, nil
 	ex.mirrors, ex.source.copying = ex.mirrors[:0], false
 	ex.source.read, ex.source.ended = 0, false
+	ex.source.x, ex.source.to, ex.source.trailers = nil, nil, nil
 	if cap(ex.source.replay) > smallBuffer*8 {
 		ex.source.replay = nil
 	}

@@ -5,12 +5,16 @@ package exchange
 import (
 	"context"
 	"net"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/connect/proxy/reason"
+	"github.com/weftmesh/weft/connect/proxy/stream"
 )
 
 // Nobody looks at a connection on which nothing moves, however long it is there, as long as it neither leaves nor has an age: there may
@@ -111,6 +115,68 @@ func TestWhoComesLateLeaves(t *testing.T) {
 		stop()
 		if err := <-ended; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// givenUp is an exchange of a client that is there no more.
+type givenUp struct {
+	stream.ServerExchange
+	resets atomic.Int64
+}
+
+func (x *givenUp) Buffered() int     { return 0 }
+func (x *givenUp) Reset(stream.Code) { x.resets.Add(1) }
+
+// The memory of an exchange that has ended keeps neither its connection nor, by its timer, itself: after a thousand exchanges at once that
+// would be a thousand times some KB for minutes.
+func TestWhatHasEndedIsLetGo(t *testing.T) {
+	e, err := New(Config{Snapshot: func() *config.Snapshot { return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine, timed := weak.Pointer[exchange]{}, weak.Pointer[watchdog]{}
+	var held *exchange
+	func() {
+		ex := &exchange{}
+		ex.route = &config.Route{Forward: &config.Forward{}}
+		x := &givenUp{}
+		ex.watch.begin(e, x)
+		ex.watch.limit(time.Hour, time.Hour, time.Hour)
+		ex.source.begin(ex, x, 0)
+		ex.watch.end()
+		mine, timed = weak.Make(ex), weak.Make(&ex.watch)
+		held = ex
+	}()
+	held.recycle()
+	if s := &held.source; s.x != nil || s.to != nil || s.trailers != nil || held.watch.x != nil || held.watch.y != nil {
+		t.Error("it holds what the exchange was of")
+	}
+	held = nil
+	for range 3 { // a pool lets go of what it has in the second collection
+		runtime.GC()
+	}
+	if mine.Value() != nil || timed.Value() != nil {
+		t.Error("it is there for an hour")
+	}
+}
+
+// A time that is over still ends an exchange that is under way.
+func TestATimerFindsItsExchange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, err := New(Config{Snapshot: func() *config.Snapshot { return nil }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ex, x := &exchange{}, &givenUp{}
+		ex.watch.begin(e, x)
+		ex.watch.limit(0, time.Minute, 0)
+		ex.watch.answering()
+		runtime.GC()
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if cause, _ := ex.watch.state(); cause != reason.UpstreamTimeout || x.resets.Load() != 1 {
+			t.Errorf("it ended by %q, reset %d times", cause, x.resets.Load())
 		}
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/weftmesh/weft/connect/proxy/reason"
 	"github.com/weftmesh/weft/connect/proxy/stream"
@@ -102,7 +103,12 @@ func (w *watchdog) armLocked(now int64) {
 	}
 	w.due = first
 	if d := time.Duration(max(1, first-now)); w.timer == nil {
-		w.timer = time.AfterFunc(d, w.fire)
+		me := weak.Make(w) // a timer that is left as it is, for minutes, mustn't keep what nobody uses any more
+		w.timer = time.AfterFunc(d, func() {
+			if w := me.Value(); w != nil {
+				w.fire()
+			}
+		})
 	} else {
 		w.timer.Reset(d)
 	}
