@@ -18,13 +18,16 @@ import (
 	"testing"
 )
 
-// The bad inputs that broke others, classes E to H: TLS and identity, authorisation of the control plane, requests that are forged
-// and secrets that leak, gossip, DNS and stored state. Each has a test with its number in its name, with a control beside it,
-// or a line that says why not. C1 to C78 are the proxy's: connect/proxy/exchange/cases_test.go, and e2e/floods_test.go.
+// The bad inputs that broke others: paths, fields and framing that get by a policy or are read in two ways (C1 to C60), floods (C61 to
+// C78), TLS and identity, authorisation of the control plane, requests that are forged and secrets that leak, gossip, DNS and stored
+// state. Each has a test with its number in its name, with a control beside it, or a line that says why not. The same against whole
+// processes: e2e/origins_test.go and e2e/floods_test.go.
 const firstInput, lastInput = 1, 130
 
 // notApplying are the inputs that have nothing here to be tried on, with why.
 var notApplying = map[int]string{
+	18:  "no listener comes from outside: configuration in Envoy's own JSON has no effect, and says so",
+	60:  "after a change to websocket its frames pass as bytes, and the application judges them",
 	86:  "no certificate of weft's has name constraints, and no host name is believed by one",
 	91:  "there are no mesh gateways yet",
 	96:  "nothing passes between peered clusters yet",
@@ -34,6 +37,18 @@ var notApplying = map[int]string{
 
 // noGuard are the inputs whose guard can't be taken away by a line of ours, with why. Their tests are looked at by people alone.
 var noGuard = map[int]string{
+	5:   "nothing is there to take away: what was decoded is never looked at again",
+	10:  "nothing is there to take away: bytes beyond ASCII are never decoded",
+	16:  "nothing is there to take away: no field is read for a path",
+	17:  "it is an order of steps: a request is rewritten after it was decided about",
+	19:  "nothing is there to take away: what a request says is never taken for a pattern",
+	22:  "nothing is there to take away: a value is matched as one string",
+	24:  "nothing is there to take away: bytes are matched as they came",
+	29:  "nothing is there to take away: a method is compared as it came, and no field stands for one",
+	35:  "four programs are asked and have to agree: the rules, the simulator, the proxy and, in make agree, Envoy",
+	59:  "nothing is there to take away: nobody reads PROXY protocol, so that its head is no request",
+	71:  "crypto/tls is the guard: it ends a connection after so many changes of keys in a row",
+	76:  "nothing is there to take away: no label is made of what a caller says",
 	94:  "crypto/tls is the guard: without it the port would speak another protocol",
 	106: "nothing is there to take away: a datacenter's tokens are in its own catalog alone, and nobody else's are asked",
 	108: "nothing is there to take away: what is shown of the CA's configuration has no field for a key",

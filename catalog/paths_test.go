@@ -4,6 +4,7 @@ package catalog
 
 import (
 	"errors"
+	"strings"
 	"testing"
 )
 
@@ -32,6 +33,23 @@ func TestC36_HeadersThatNoRuleSees(t *testing.T) {
 		err := (&ServiceIntentions{Sources: []SourceIntention{{Permissions: []IntentionPermission{{HTTP: &IntentionHTTPPermission{Header: []IntentionHTTPHeader{{Name: name, Present: true}}}}}}}}).UnmatchedPath()
 		if (err == nil) != ok || err != nil && !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A regular expression is of the kind that is matched in linear time, and of a bounded length.
+func TestC75_RegularExpressions(t *testing.T) {
+	for expr, ok := range map[string]bool{
+		"/a+/b": true, "(a+)+$": true, strings.Repeat("a|", 2000) + "a": true, // which is harmless to this kind
+		strings.Repeat("a|", 10_000) + "a": false, strings.Repeat("a", 1<<20): false, "(a": false, `(a)\1`: false, "(?=a)": false, "a{5000}": false,
+	} {
+		for i, e := range []Entry{
+			&ServiceIntentions{EntryHead: EntryHead{Name: "x"}, Sources: []SourceIntention{{Name: "*", Permissions: []IntentionPermission{{Action: ActionAllow, HTTP: &IntentionHTTPPermission{PathRegex: expr}}}}}},
+			&ServiceRouter{EntryHead: EntryHead{Name: "x"}, Routes: []ServiceRoute{{Match: &ServiceRouteMatch{HTTP: &ServiceRouteHTTPMatch{PathRegex: expr}}}}},
+		} {
+			if err := e.Validate(); (err == nil) != ok {
+				t.Errorf("entry %d, %.40q of %d bytes: %v", i, expr, len(expr), err)
+			}
 		}
 	}
 }

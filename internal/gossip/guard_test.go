@@ -38,7 +38,7 @@ func compound(parts ...[]byte) []byte {
 	return append(out, bytes.Join(parts, nil)...)
 }
 
-func TestPackets(t *testing.T) {
+func TestC73_C124_Packets(t *testing.T) {
 	ping := []byte{msgPing, 0x80}
 	for name, row := range map[string]struct {
 		packet []byte

@@ -110,6 +110,7 @@ func TestC77_AddressCapRefusesAndGivesBack(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		_ = third.SetReadDeadline(time.Now().Add(time.Minute))
 		if _, err := third.Read(make([]byte, 1)); err != io.EOF {
 			t.Fatal(err)
 		}
@@ -273,6 +274,7 @@ func TestC72_HTTPBodyLimitAndReject(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(time.Minute))
 			io.WriteString(c, request)
 			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 			if err != nil {

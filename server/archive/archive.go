@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // ErrDamaged is wrapped by the errors of archives that aren't whole.
@@ -100,7 +102,8 @@ func damaged(format string, args ...any) error {
 }
 
 func (a *Archive) read(r io.Reader) error {
-	zip, err := gzip.NewReader(r)
+	packed := &counted{Reader: r}
+	zip, err := gzip.NewReader(packed)
 	if err != nil {
 		return damaged("it isn't gzip: %w", err)
 	}
@@ -123,9 +126,7 @@ func (a *Archive) read(r io.Reader) error {
 		case metaName:
 			err = a.readMeta(body)
 		case stateName:
-			if _, err = io.Copy(a.State, body); err != nil {
-				err = damaged("%s: %w", stateName, err)
-			}
+			err = a.readState(body, packed)
 		case sumsName:
 			wanted, err = readSums(body)
 		default:
@@ -140,6 +141,40 @@ func (a *Archive) read(r io.Reader) error {
 		return damaged("%w", err)
 	}
 	return a.check(sums, wanted)
+}
+
+// counted counts what is read through it.
+type counted struct {
+	io.Reader
+	n int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// A state becomes smaller by a tenth to a fiftieth when it is packed. One that takes far more room than what came is a bomb, which would
+// fill the disk.
+const (
+	mostUnpacked = 64 << 20 // is never too much
+	mostTimes    = 400
+)
+
+func (a *Archive) readState(r io.Reader, packed *counted) error {
+	for unpacked := int64(0); ; {
+		n, err := io.CopyN(a.State, r, 1<<20)
+		unpacked += n
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return damaged("%s: %w", stateName, err)
+		case unpacked > mostUnpacked && unpacked > mostTimes*packed.n && !guard.Off("C73"):
+			return damaged("%s: %d bytes that came have become more than %d", stateName, packed.n, unpacked)
+		}
+	}
 }
 
 func (a *Archive) readMeta(r io.Reader) error {

@@ -3,11 +3,14 @@
 package archive
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"errors"
 	"io"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,6 +42,41 @@ func TestRoundTrip(t *testing.T) {
 	}
 	if err := a.Close(); err != nil {
 		t.Error(err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("left over: %v", left)
+	}
+}
+
+// zeros gives so many, and holds none.
+type zeros struct{ left int64 }
+
+func (z *zeros) Read(p []byte) (int, error) {
+	if z.left == 0 {
+		return 0, io.EOF
+	}
+	n := min(int64(len(p)), z.left)
+	clear(p[:n])
+	z.left -= n
+	return int(n), nil
+}
+
+// What becomes a thousand times as large is refused before the disk is full of it.
+func TestC73_Bomb(t *testing.T) {
+	const size = 120 << 20
+	in, out := io.Pipe()
+	go func() {
+		zip := gzip.NewWriter(out)
+		pack := tar.NewWriter(zip)
+		_ = pack.WriteHeader(&tar.Header{Name: stateName, Mode: 0o600, Size: size})
+		_, err := io.Copy(pack, &zeros{left: size})
+		_ = out.CloseWithError(errors.Join(err, pack.Close(), zip.Close(), io.EOF))
+	}()
+	dir := t.TempDir()
+	_, err := Read(in, dir)
+	_ = in.Close()
+	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "have become more than") {
+		t.Errorf("got %v", err)
 	}
 	if left, _ := os.ReadDir(dir); len(left) > 0 {
 		t.Errorf("left over: %v", left)

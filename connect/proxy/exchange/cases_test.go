@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/weftmesh/weft/connect/proxy/config"
 	"github.com/weftmesh/weft/connect/proxy/reason"
 )
@@ -305,5 +307,55 @@ func TestC17_RewrittenPaths(t *testing.T) {
 		if got := fmt.Sprint(rawly(t, r, "GET "+target+" HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n"), " ", o.take()); got != want {
 			t.Errorf("%s: %s, want %s", target, got, want)
 		}
+	}
+}
+
+// The head of a PROXY protocol, of which nobody here knows anything, is a malformed request: who calls is whose connection it is.
+func TestC59_HeadsOfPROXYProtocol(t *testing.T) {
+	o := newOrigin(t)
+	r := sidecar(t, o.addr, config.HTTP1)
+	const get = "GET / HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n"
+	for name, head := range map[string]string{
+		"1": "PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n", "1 unknown": "PROXY UNKNOWN\r\n", "2": "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\x0a\x00\x00\x01\x0a\x00\x00\x02\x00\x01\x00\x02",
+		"2 overflow": "\r\n\r\n\x00\r\nQUIT\n\x21\x11\xff\xff",
+	} {
+		if got, log := rawly(t, r, head+get), o.take(); !refusedOnce(got, log) {
+			t.Errorf("%s: %v, the origin saw %v", name, got, log)
+		}
+	}
+	if got := fmt.Sprint(rawly(t, r, get)); got != "[200]" {
+		t.Errorf("the control: %s", got)
+	}
+}
+
+// Whatever new a caller asks for, no series of metrics is made for it.
+func TestC76_NamesInMetrics(t *testing.T) {
+	o := newOrigin(t)
+	r := sidecar(t, o.addr, config.HTTP1)
+	series := func() (n int) {
+		all := make(chan prometheus.Metric)
+		go func() {
+			r.metrics.Collect(all)
+			close(all)
+		}()
+		for range all {
+			n++
+		}
+		return n
+	}
+	ask := func(name string) {
+		t.Helper()
+		in := fmt.Sprintf("GET /%[1]s?token=%[1]s HTTP/1.1\r\nHost: %[1]s.example\r\nUser-Agent: %[1]s\r\nX-%[1]s: %[1]s\r\nConnection: close\r\n\r\n", name)
+		if got := fmt.Sprint(rawly(t, r, in)); got != "[200]" {
+			t.Fatalf("%s: %s", name, got)
+		}
+	}
+	ask("first")
+	before := series()
+	for i := range 300 {
+		ask(fmt.Sprint("n", i))
+	}
+	if n := series(); n != before || n == 0 {
+		t.Errorf("%d series, %d before", n, before)
 	}
 }

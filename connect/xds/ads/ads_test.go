@@ -375,6 +375,54 @@ func TestState(t *testing.T) {
 	expect("ClusterLoadAssignment e3")
 }
 
+// A proxy's refusals without an end are read, and answered with nothing; more names than a proxy has are refused, at once and bit by bit.
+func TestC78_RequestsWithoutMeasure(t *testing.T) {
+	names := func(from, n int) (all []string) {
+		for i := range n {
+			all = append(all, fmt.Sprint("n", from+i))
+		}
+		return all
+	}
+	for name, floods := range map[string]func(c *deltaClient){
+		"at once": func(c *deltaClient) {
+			c.ask(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: xds.EndpointType, ResourceNamesSubscribe: names(0, maxNames+1)})
+		},
+		"bit by bit": func(c *deltaClient) {
+			for i := range 12 {
+				_ = c.s.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: xds.EndpointType, ResourceNamesSubscribe: names(2000*i, 2000)})
+			}
+		},
+		"types": func(c *deltaClient) {
+			for i := range maxTypes + 1 {
+				_ = c.s.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: fmt.Sprint("t", i), ResourceNamesSubscribe: []string{"a"}})
+			}
+		},
+	} {
+		s := newSource()
+		ctx, client := dial(t, s)
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		c := openDelta(t, ctx, client)
+		c.ask(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: xds.ClusterType})
+		<-s.opened
+		floods(c)
+		if _, err := c.s.Recv(); status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("%s: %v", name, err)
+		}
+		cancel()
+	}
+	// The control, after refusals by the thousand: the stream goes on.
+	s := newSource()
+	ctx, client := dial(t, s)
+	c := openDelta(t, ctx, client)
+	c.ask(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: xds.ClusterType})
+	<-s.opened
+	for range 10_000 {
+		c.ask(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: xds.ClusterType, ResponseNonce: "none", ErrorDetail: &rpcstatus.Status{Message: "no"}})
+	}
+	s.outputs <- output("c a=1", "e a=1")
+	c.expect("Cluster +a=1", "")
+}
+
 func TestWhoIsRefused(t *testing.T) {
 	s := newSource()
 	ctx, client := dial(t, s)
