@@ -158,7 +158,7 @@ func (c *counted) Read(p []byte) (int, error) {
 // A state becomes smaller by a tenth to a fiftieth when it is packed. One that takes far more room than what came is a bomb, which would
 // fill the disk.
 const (
-	mostUnpacked = 64 << 20 // is never too much
+	mostUnpacked = 256 << 20 // is never too much
 	mostTimes    = 400
 )
 

@@ -63,7 +63,7 @@ func (z *zeros) Read(p []byte) (int, error) {
 
 // What becomes a thousand times as large is refused before the disk is full of it.
 func TestC73_Bomb(t *testing.T) {
-	const size = 120 << 20
+	const size = mostUnpacked + 64<<20
 	in, out := io.Pipe()
 	go func() {
 		zip := gzip.NewWriter(out)
