@@ -6,18 +6,33 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math"
+	"sync"
+	"unicode/utf8"
 )
 
 // The outer form of a log entry is written and read without the library: what it is about is in Body, and the library looked at all of that once
 // for Body and once more for what is in it, and copied it each time.
 
-// commandRoom is what most commands take, encoded.
-const commandRoom = 512
+// scratches are where bodies are encoded before it is known how long they are.
+var scratches = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// largeScratch isn't kept.
+const largeScratch = 64 << 10
 
 // encodeCommand gives the same bytes as the encoder of everything else gives for a Command, with room for the checksum: a map of its fields,
 // shorter names first.
 func encodeCommand(kind string, at int64, body any) ([]byte, error) {
-	data := make([]byte, 0, commandRoom)
+	scratch := scratches.Get().(*bytes.Buffer)
+	defer func() {
+		if scratch.Cap() <= largeScratch {
+			scratch.Reset()
+			scratches.Put(scratch)
+		}
+	}()
+	if err := encMode.MarshalToBuffer(body, scratch); err != nil {
+		return nil, err
+	}
+	data := make([]byte, 0, scratch.Len()+len(kind)+40)
 	fields := byte(2)
 	if at != 0 {
 		fields = 3
@@ -31,11 +46,7 @@ func encodeCommand(kind string, at int64, body any) ([]byte, error) {
 			data = cborHead(data, cborNegative, uint64(-1-at))
 		}
 	}
-	buf := bytes.NewBuffer(append(data, nameBody...))
-	if err := encMode.MarshalToBuffer(body, buf); err != nil {
-		return nil, err
-	}
-	data = append(buf.Bytes(), nameType...)
+	data = append(append(append(data, nameBody...), scratch.Bytes()...), nameType...)
 	return append(cborHead(data, cborText, uint64(len(kind))), kind...), nil
 }
 
@@ -75,7 +86,7 @@ func openQuickly(data []byte) (c Command, ok bool) {
 		before, fits := bytes.CutSuffix(rest[:at-1], nameType)
 		if rest[at-1] == cborText|byte(n) && fits {
 			c.Body, c.Type = before, string(rest[at:])
-			return c, true
+			return c, utf8.ValidString(c.Type)
 		}
 	}
 	return c, false

@@ -38,6 +38,7 @@ func FuzzEnvelope(f *testing.F) {
 	}
 	f.Add([]byte("\xa2\x64Body\xa0\xa0\x64Type\x62kv"))
 	f.Add([]byte("\xa2\x64Body\x64Type\x62kv\x64Type\x62kv"))
+	f.Add([]byte("\xa2\x64Body\x19\x30\x30\x64Type\x62\x30\x89")) // no UTF-8
 	f.Fuzz(func(t *testing.T, data []byte) {
 		quick, ok := openQuickly(data)
 		var body any
