@@ -5,6 +5,7 @@ package cli
 import (
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"syscall"
 	"time"
 
@@ -12,8 +13,7 @@ import (
 	"github.com/weftmesh/weft/internal/run"
 )
 
-// gcPercent is how much a proxy's memory grows between two collections. It makes little garbage, so that a collection is rare
-// in any case.
+// gcPercent is how much a proxy's memory grows between two collections, as a rule: it makes little garbage, so that a collection is rare.
 const gcPercent = 50
 
 // governProcessors has a proxy run on as many processors as it has work for, and give memory back when it has none.
@@ -22,10 +22,7 @@ func governProcessors(g *run.Group, env Env) error {
 	if env.Getenv("GOMAXPROCS") != "" {
 		return nil
 	}
-	if env.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
-	p, err := procs.New(procs.Config{
+	c := procs.Config{
 		Rest: func() {
 			runtime.GC() // each collection makes stacks that were deep half as large
 			debug.FreeOSMemory()
@@ -38,7 +35,16 @@ func governProcessors(g *run.Group, env Env) error {
 			}
 			return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 		},
-	})
+	}
+	if env.Getenv("GOGC") == "" {
+		heap := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}}
+		c.Percent, c.Grow = gcPercent, func(percent int) { debug.SetGCPercent(percent) }
+		c.Heap = func() (allocated, live uint64) {
+			metrics.Read(heap)
+			return heap[0].Value.Uint64(), heap[1].Value.Uint64()
+		}
+	}
+	p, err := procs.New(c)
 	if err != nil {
 		return err
 	}

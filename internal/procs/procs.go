@@ -20,6 +20,11 @@ type Config struct {
 	Most int
 	// Rest is called when the process has become quiet after it began or had work, to give back what that took. Nil for nothing.
 	Rest func()
+	// Heap is how many bytes the process has allocated so far, and how many were in use when they were last collected; Grow has the heap grow by
+	// so much per cent before it is collected again, as a rule Percent. Heap may be nil: the heap grows as it did.
+	Heap    func() (allocated, live uint64)
+	Grow    func(percent int)
+	Percent int
 }
 
 const (
@@ -32,12 +37,21 @@ const (
 	restLong  = 2 * time.Second // of no work: it is quiet
 	restWork  = 200 * time.Millisecond
 	restShare = 5 // times what a rest costs is the least work between two
+
+	muchGarbage = 32 << 20        // bytes a second for which a small heap would be collected a dozen times
+	muchLong    = 2 * time.Second // without as much: it is over
+	garbageRoom = 16 << 20        // for it, whatever is in use
+	leastHeap   = 4 << 20         // that is collected by 100 per cent
 )
 
-// Governor sets the number of processors.
+// Governor sets the number of processors, and how far the heap may grow.
 type Governor struct {
 	c Config
 	n int
+
+	allocated      uint64
+	percent        int
+	muchAt, grewAt time.Time // when there was much garbage last, and when the heap's growth was set
 }
 
 // New makes a governor. It sets nothing.
@@ -45,16 +59,20 @@ func New(c Config) (*Governor, error) {
 	if c.Used == nil || c.Set == nil || c.Most < 1 {
 		return nil, errors.New("procs: a governor needs Used, Set and Most")
 	}
+	if c.Heap != nil && (c.Grow == nil || c.Percent < 1) {
+		return nil, errors.New("procs: a governor with Heap needs Grow and Percent")
+	}
 	return &Governor{c: c, n: 1}, nil
 }
 
 // Run begins with one processor, takes one more as long as those that it has are busy, and gives one back when one less would
-// have been enough for ten seconds. At the end of ctx all are there. Rest is called after two seconds without work, the first time in
-// any case, then if there was any since the last time: a sidecar that had its configuration within 60 ms of processor time, and then
-// nothing to do, never gave back what beginning had taken. What counts is the two seconds together: a proxy that did 5 ms of work in each
-// of them, all in one look's time, gave nothing back for hours. Rests take a sixth of what the process works at the most.
+// have been enough for ten seconds. At the end of ctx all are there. The heap has room while much garbage is made. Rest is called after two
+// seconds without work, the first time in any case, then if there was any since the last time: a sidecar that had its configuration within 60 ms
+// of processor time, and then nothing to do, never gave back what beginning had taken. What counts is the two seconds together: a proxy that did
+// 5 ms of work in each of them, all in one look's time, gave nothing back for hours. Rests take a sixth of what the process works at the most.
 func (g *Governor) Run(ctx context.Context) error {
 	g.c.Set(g.n)
+	g.begin()
 	tick := time.NewTicker(look)
 	defer tick.Stop()
 	used, at, quietSince := g.c.Used(), time.Now(), time.Now()
@@ -68,6 +86,7 @@ func (g *Governor) Run(ctx context.Context) error {
 		}
 		now := time.Now()
 		u := g.c.Used()
+		g.collect(now, now.Sub(at))
 		load := float64(u-used) / float64(max(1, now.Sub(at)))
 		used, at = u, now
 		if g.n == 1 || load > quiet*float64(g.n-1) {
@@ -117,4 +136,37 @@ func (l *lately) rested(began, ended time.Duration) {
 	for i := range l.looks {
 		l.looks[i].at = time.Time{} // what the rest took is no work
 	}
+}
+
+func (g *Governor) begin() {
+	if g.c.Heap == nil {
+		return
+	}
+	g.allocated, _ = g.c.Heap()
+	g.percent = g.c.Percent
+	g.c.Grow(g.percent)
+}
+
+// collect gives the heap room while much garbage is made, as by many new connections, each of which makes 80 KB on either side: then a heap of
+// some megabytes is collected so often that it is a tenth of the work.
+func (g *Governor) collect(now time.Time, since time.Duration) {
+	if g.c.Heap == nil {
+		return
+	}
+	allocated, live := g.c.Heap()
+	made := allocated - g.allocated
+	g.allocated = allocated
+	if float64(made) >= muchGarbage*since.Seconds() {
+		g.muchAt = now
+	}
+	percent := g.c.Percent
+	much := !g.muchAt.IsZero() && now.Sub(g.muchAt) < muchLong
+	if much {
+		percent = max(percent, int(garbageRoom*100/max(live, leastHeap)))
+	}
+	if percent == g.percent || much && now.Sub(g.grewAt) < muchLong { // to set it stops all that runs for a moment
+		return
+	}
+	g.percent, g.grewAt = percent, now
+	g.c.Grow(percent)
 }

@@ -147,3 +147,68 @@ func TestRestsBesideALittleWork(t *testing.T) {
 		}
 	})
 }
+
+// The heap has room while much garbage is made, and not for longer; and no more than what is in use leaves.
+func TestRoomForGarbage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // guards what is below
+		var perSecond, live uint64
+		var allocated uint64
+		last := time.Now()
+		var set []int
+		g, err := New(Config{
+			Used: func() time.Duration { return 0 }, Most: 1, Set: func(int) {}, Percent: 50,
+			Heap: func() (uint64, uint64) {
+				mu.Lock()
+				defer mu.Unlock()
+				allocated += uint64(float64(perSecond) * time.Since(last).Seconds())
+				last = time.Now()
+				return allocated, live
+			},
+			Grow: func(percent int) {
+				mu.Lock()
+				defer mu.Unlock()
+				set = append(set, percent)
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- g.Run(ctx) }()
+		for i, phase := range []struct {
+			perSecond, live uint64 // MB
+			long            time.Duration
+			want            []int
+		}{
+			{0, 2, time.Second, []int{50}},
+			{30, 2, time.Minute, nil},
+			{34, 2, time.Minute, []int{400}},
+			{34, 8, 3 * time.Second, []int{200}},
+			{34, 64, 3 * time.Second, []int{50}},
+			{34, 2, 3 * time.Second, []int{400}},
+			{30, 2, time.Second, nil},
+			{30, 2, 2 * time.Second, []int{50}},
+			{0, 2, time.Minute, nil},
+		} {
+			mu.Lock()
+			set, perSecond, live = nil, phase.perSecond<<20, phase.live<<20
+			mu.Unlock()
+			time.Sleep(phase.long)
+			synctest.Wait()
+			mu.Lock()
+			if !slices.Equal(set, phase.want) {
+				t.Errorf("phase %d: %v, want %v", i, set, phase.want)
+			}
+			mu.Unlock()
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if _, err := New(Config{Used: func() time.Duration { return 0 }, Most: 1, Set: func(int) {}, Heap: func() (uint64, uint64) { return 0, 0 }}); err == nil {
+			t.Error("a Heap without Grow is taken")
+		}
+	})
+}
