@@ -44,7 +44,7 @@ func TestC75_RegularExpressions(t *testing.T) {
 		strings.Repeat("a|", 10_000) + "a": false, strings.Repeat("a", 1<<20): false, "(a": false, `(a)\1`: false, "(?=a)": false, "a{5000}": false,
 	} {
 		for i, e := range []Entry{
-			&ServiceIntentions{EntryHead: EntryHead{Name: "x"}, Sources: []SourceIntention{{Name: "*", Permissions: []IntentionPermission{{Action: ActionAllow, HTTP: &IntentionHTTPPermission{PathRegex: expr}}}}}},
+			&ServiceIntentions{EntryHead: EntryHead{Name: "x"}, Sources: []SourceIntention{{Name: "*", Type: "consul", Permissions: []IntentionPermission{{Action: ActionAllow, HTTP: &IntentionHTTPPermission{PathRegex: expr}}}}}},
 			&ServiceRouter{EntryHead: EntryHead{Name: "x"}, Routes: []ServiceRoute{{Match: &ServiceRouteMatch{HTTP: &ServiceRouteHTTPMatch{PathRegex: expr}}}}},
 		} {
 			if err := e.Validate(); (err == nil) != ok {
