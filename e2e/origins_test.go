@@ -244,25 +244,34 @@ func send(addr, in string) (statuses []int, err error) {
 	}
 }
 
+// behind is a pair of sidecars before an origin, below whose /admin/secret nobody may get, and gives where its callers call.
+func (o *origin) behind(t *testing.T, w *World) (addr string) {
+	m := w.mesh(t)
+	m.protocol("api", "http")
+	m.entry("service-intentions", "api", object{"Sources": []object{{"Name": "*", "Permissions": []object{
+		{"Action": "deny", "HTTP": object{"PathPrefix": "/admin/secret"}}, {"Action": "allow", "HTTP": object{"PathPrefix": "/"}},
+	}}}})
+	m.instance("api", "api", o.port)
+	addr = m.instance("web", "web", mustPort(t), "api").Up["api"]
+	until(t, 15*time.Second, func() error { return wantStatus(h1For(), "http://"+addr+"/admin/secret", http.StatusForbidden) })
+	until(t, 15*time.Second, func() error { return wantStatus(h1For(), "http://"+addr+"/", http.StatusOK) })
+	return addr
+}
+
+func h1For() *http.Client { return &http.Client{Timeout: callWithin} }
+
+var origins = []func(*testing.T) *origin{goOrigin, nginxOrigin, apacheOrigin}
+
 // TestOrigins sends C1 to C54 through a pair of sidecars to nginx, Apache and Go's server: none of them ever understands a
 // request for what is denied, or one that hides in another.
 func TestOrigins(t *testing.T) {
 	enabled(t)
 	w := mustWorld(t, Builtin, "allow")
-	for _, make := range []func(*testing.T) *origin{goOrigin, nginxOrigin, apacheOrigin} {
+	for _, make := range origins {
 		t.Run("", func(t *testing.T) {
 			o := make(t)
 			t.Logf("origin: %s", o.name)
-			m := w.mesh(t)
-			m.protocol("api", "http")
-			m.entry("service-intentions", "api", object{"Sources": []object{{"Name": "*", "Permissions": []object{
-				{"Action": "deny", "HTTP": object{"PathPrefix": "/admin/secret"}}, {"Action": "allow", "HTTP": object{"PathPrefix": "/"}},
-			}}}})
-			m.instance("api", "api", o.port)
-			addr := m.instance("web", "web", mustPort(t), "api").Up["api"]
-			h1 := &http.Client{Timeout: callWithin}
-			until(t, 15*time.Second, func() error { return wantStatus(h1, "http://"+addr+"/admin/secret", http.StatusForbidden) })
-			until(t, 15*time.Second, func() error { return wantStatus(h1, "http://"+addr+"/", http.StatusOK) })
+			addr := o.behind(t, w)
 			cases, answered := append(pathTricks(), smugglingTricks()...), 0
 			for _, c := range cases {
 				got, err := send(addr, c.control)
@@ -279,7 +288,7 @@ func TestOrigins(t *testing.T) {
 			}
 			// What is left of an input at an origin would show with the next requests.
 			for range 5 {
-				if err := wantStatus(h1, "http://"+addr+"/after", http.StatusOK); err != nil {
+				if err := wantStatus(h1For(), "http://"+addr+"/after", http.StatusOK); err != nil {
 					t.Error(err)
 				}
 			}
