@@ -172,7 +172,8 @@ func TestC74_Nesting(t *testing.T) {
 		}
 		ended := make(chan error, 1)
 		go func() {
-			_, err := Parse(c.file, text(deep))
+			deepest, _, _ := strings.Cut(string(text(deep)), "1") // without an end, where parsers take longest
+			_, err := Parse(c.file, []byte(deepest))
 			ended <- err
 		}()
 		select {

@@ -125,7 +125,7 @@ func (c *conn) spend(n float64) error {
 }
 
 func (c *conn) spendLocked(n float64) error {
-	if !c.control.spend(n) && !guard.Off("C64") && !guard.Off("C67") {
+	if !c.control.spend(n) && !guard.Off("C64") {
 		return broken(stream.CodeEnhanceCalm, "too many control frames")
 	}
 	if c.control.low() {
