@@ -6,14 +6,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -288,77 +287,6 @@ func victim(ctx context.Context, addr string) (p99 time.Duration, calls, failed 
 	return took[len(took)*99/100], len(took), failed
 }
 
-// floodTime is for how long a flood that was cut off is begun again, and again: a percentile of a few calls says nothing.
-const floodTime = 4 * time.Second
-
-// offence is what came of a flood.
-type offence struct {
-	Times  int           // that it was begun
-	Cut    int           // that it was cut off
-	First  time.Duration // until it was cut off for the first time
-	Failed string
-}
-
-// allFloods are C61 to C76, as far as they are for a proxy.
-func allFloods() []flood { return slices.Concat(streamFloods(), plainFloods(), otherFloods()) }
-
-// TestFloodOffender is the process of one that means harm: another than the one that measures, and one with the least right to the
-// processors, as it would be on another machine.
-func TestFloodOffender(t *testing.T) {
-	id, addr := os.Getenv("WEFT_FLOOD"), os.Getenv("WEFT_FLOOD_ADDRESS")
-	if id == "" {
-		t.Skip("runs in a process of TestFloods")
-	}
-	i := slices.IndexFunc(allFloods(), func(f flood) bool { return f.id == id })
-	if i < 0 {
-		t.Fatalf("no flood %q", id)
-	}
-	f := allFloods()[i]
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
-	defer cancel()
-	if addr == nobody {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		go func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() { _, _ = io.Copy(io.Discard, conn) }() // ends with the connection
-			}
-		}()
-		addr = l.Addr().String()
-	}
-	var o offence
-	for began := time.Now(); ctx.Err() == nil && (o.Times == 0 || time.Since(began) < floodTime); {
-		cut, err := f.send(ctx, addr)
-		o.Times++
-		if err != nil {
-			o.Failed = err.Error()
-			break
-		}
-		if cut {
-			if o.Cut++; o.Cut == 1 {
-				o.First = time.Since(began)
-			}
-		}
-	}
-	out, err := json.Marshal(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	fmt.Printf("%s%s\n", offenceMark, out)
-}
-
-const (
-	offenceMark = "offence: "
-	nobody      = "nobody" // the address of one who takes everything and does nothing
-)
-
 // alongside is a victim's calls while something else goes on.
 type alongside struct {
 	p99           time.Duration
@@ -392,85 +320,77 @@ func worked(t *testing.T, pid int) time.Duration {
 	return (user + system) * 10 * time.Millisecond // a tick is a hundredth of a second
 }
 
-// offend runs a flood in a process of its own.
-func offend(ctx context.Context, f flood, addr string) (o offence, err error) {
-	cmd := exec.CommandContext(ctx, "nice", "-n", "19", os.Args[0], "-test.run", "^TestFloodOffender$", "-test.timeout", "60s")
-	cmd.Env = append(os.Environ(), "WEFT_FLOOD="+f.id, "WEFT_FLOOD_ADDRESS="+addr)
-	out, err := cmd.CombinedOutput()
-	_, after, ok := strings.Cut(string(out), offenceMark)
-	if !ok {
-		return o, fmt.Errorf("the offender said %s: %w", out, err)
-	}
-	line, _, _ := strings.Cut(after, "\n")
-	if err := json.Unmarshal([]byte(line), &o); err != nil {
-		return o, err
-	}
-	if o.Failed != "" {
-		return o, errors.New(o.Failed)
-	}
-	return o, nil
-}
-
 // floodMemory is how much a flood may cost.
 const floodMemory = 64 << 20
 
 // TestFloods is C61 to C76, each beside a client that means well: the offender is cut off, memory stays within 64 MiB of what it was,
 // and no call of the other client fails. How much slower its calls are is only told, beside how they are while the same is sent to nobody:
-// see `make floods`.
+// see `make floods`. The offender has the machine's last processor for itself, and all else the others, as if it were on another
+// machine: what is measured is what its flood costs, not what it costs to send.
 func TestFloods(t *testing.T) {
 	enabled(t)
 	if os.Getenv("WEFT_FLOODS") == "" {
 		t.Skip("minutes of floods: run `make floods`")
 	}
 	p := newPair(t, mustWorld(t, Builtin, "deny"), "http")
-	inbound := loopback(p.api.Public)
-	calm := beside(p.addr, func() { <-time.After(5 * time.Second) }).p99
+	p.apart()
+	calm := beside(p.addr, func() { <-time.After(2 * floodTime) }).p99
 	for _, f := range allFloods() {
-		t.Run(f.id, func(t *testing.T) {
-			sidecar, addr := p.web, p.addr
-			if f.tls {
-				sidecar, addr = p.api, inbound
-			}
-			pid := sidecar.sidecar.cmd.Process.Pid
-			ctx, cancel := context.WithTimeout(t.Context(), floodTime+time.Second)
-			alone := beside(p.addr, func() { _, _ = offend(ctx, f, nobody) }) // what it costs to send is the machine's, and no part of what the proxy does
-			cancel()
-			before, most, cpu := rss(t, pid), int64(0), worked(t, pid)
-			ctx, cancel = context.WithCancel(t.Context())
-			var wg sync.WaitGroup
-			wg.Go(func() {
-				for ctx.Err() == nil {
-					most = max(most, rss(t, pid))
-					select {
-					case <-ctx.Done():
-					case <-time.After(50 * time.Millisecond):
-					}
-				}
-			})
-			var o offence
-			var err error
-			began := time.Now()
-			a := beside(p.addr, func() { o, err = offend(ctx, f, addr) })
-			cancel()
-			wg.Wait()
-			if err != nil {
-				t.Error(err)
-			}
-			if f.cut && o.Cut < o.Times {
-				t.Errorf("the offender was cut off %d times of %d", o.Cut, o.Times)
-			}
-			if most-before > floodMemory {
-				t.Errorf("it cost %d MiB", (most-before)>>20)
-			}
-			if a.failed > 0 {
-				t.Errorf("%d of %d calls of another client failed", a.failed, a.calls)
-			}
-			times := func(of time.Duration) float64 { return float64(a.p99) / float64(max(of, 1)) }
-			t.Logf("%-45s cut %d of %d, first after %.2fs, memory +%d MiB, %.0f %% of a processor, victim p99 %s: ×%.1f of beside a flood of nobody (%s), ×%.1f of calm (%s), in %d calls",
-				f.id, o.Cut, o.Times, o.First.Seconds(), max(0, most-before)>>20, 100*(worked(t, pid)-cpu).Seconds()/time.Since(began).Seconds(), a.p99, times(alone.p99), alone.p99, times(calm), calm, a.calls)
-		})
+		t.Run(f.id, func(t *testing.T) { p.flooded(t, f, calm) })
 	}
 	if err := call("http", p.addr); err != nil { // the control: who means well is served after all of it
 		t.Error(err)
 	}
+}
+
+// apart keeps all that isn't an offender off the offenders' processor.
+func (p *pair) apart() {
+	p.t.Cleanup(func() { _ = confine(os.Getpid(), 0, runtime.NumCPU()-1) })
+	for _, pid := range []int{os.Getpid(), p.w.agent.cmd.Process.Pid, p.web.sidecar.cmd.Process.Pid, p.api.sidecar.cmd.Process.Pid} {
+		if err := confine(pid, 0, runtime.NumCPU()-2); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+}
+
+// flooded is one flood.
+func (p *pair) flooded(t *testing.T, f flood, calm time.Duration) {
+	sidecar, addr := p.web, p.addr
+	if f.tls {
+		sidecar, addr = p.api, loopback(p.api.Public)
+	}
+	pid := sidecar.sidecar.cmd.Process.Pid
+	alone, _, _ := offend(t, f, nobody, p.addr, floodTime+time.Second) // what it costs to send is the machine's, and no part of what the proxy does
+	before, most, cpu := rss(t, pid), int64(0), worked(t, pid)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			most = max(most, rss(t, pid))
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	})
+	began := time.Now()
+	a, o, err := offend(t, f, addr, p.addr, time.Minute)
+	took := time.Since(began)
+	cancel()
+	wg.Wait()
+	if err != nil {
+		t.Error(err)
+	}
+	if f.cut && o.Cut < o.Times {
+		t.Errorf("the offender was cut off %d times of %d", o.Cut, o.Times)
+	}
+	if most-before > floodMemory {
+		t.Errorf("it cost %d MiB", (most-before)>>20)
+	}
+	if a.failed > 0 {
+		t.Errorf("%d of %d calls of another client failed", a.failed, a.calls)
+	}
+	times := func(of time.Duration) float64 { return float64(a.p99) / float64(max(of, 1)) }
+	t.Logf("%-45s cut %d of %d, first after %.2fs, memory +%d MiB, %.0f %% of a processor, victim p99 %s: ×%.1f of beside a flood of nobody (%s), ×%.1f of calm (%s), in %d calls",
+		f.id, o.Cut, o.Times, o.First.Seconds(), max(0, most-before)>>20, 100*(worked(t, pid)-cpu).Seconds()/took.Seconds(), a.p99, times(alone.p99), alone.p99, times(calm), calm, a.calls)
 }
