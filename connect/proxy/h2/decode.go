@@ -192,7 +192,10 @@ func (in *headIn) addRequestField(name, value string) bool {
 		if in.cookies == 2 {
 			in.cookie = append(in.cookie[:0], in.fields.At(in.cookieAt).Value...)
 		}
-		in.cookie = append(append(in.cookie, "; "...), value...)
+		if len(in.cookie) > 0 && value != "" { // an empty one would leave a blank at the line's end
+			in.cookie = append(in.cookie, "; "...)
+		}
+		in.cookie = append(in.cookie, value...)
 		return false
 	case "expect":
 		in.expect = strings.EqualFold(value, "100-continue")

@@ -304,7 +304,7 @@ func TestCookieCrumbsAreJoined(t *testing.T) {
 	addr := serveOn(t, ServerConfig{}, echo)
 	c := clientTo(t, addr, ClientConfig{})
 	h := reqHead("GET", "/", 0)
-	for _, v := range []string{"a=1", "b=2", "c=3"} {
+	for _, v := range []string{"", "a=1", "b=2", "", "c=3", ""} {
 		h.Fields.Add("cookie", v)
 	}
 	res, _, _, err := roundTrip(c, h, nil, nil)
