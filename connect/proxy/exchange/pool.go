@@ -23,9 +23,10 @@ import (
 // pool is the connections of one host.
 type pool struct {
 	mu      sync.Mutex
-	idle    []*single // HTTP/1, the last given back at the end
-	multi   []*multi  // HTTP/2
-	dialing *dialing  // an HTTP/2 connection in the making
+	idle    []*single     // HTTP/1, the last given back at the end
+	multi   []*multi      // HTTP/2
+	dialing *dialing      // an HTTP/2 connection in the making
+	spare   chan struct{} // has room for one: that there was an idle connection which isn't the last
 }
 
 // single is an HTTP/1 connection.
@@ -87,40 +88,54 @@ func (v *clusterView) acquire(way slow, ep *endpoint, w wire) (lease, reason.Cod
 	return v.acquireSingle(way, ep)
 }
 
-// enter waits until its client may have one more connection made.
-func (w slow) enter() error {
+// enter waits until its client may have one more connection made, or for one that is given back meanwhile, which it gives. The last one that
+// is idle stays for other clients: they would have to wait behind the handshakes of one that has all of its streams at once.
+func (w slow) enter(v *clusterView, ep *endpoint) (*single, error) {
 	select {
 	case w.making <- struct{}{}:
-		return nil
+		return nil, nil
 	default:
 	}
 	ctx := w.context()
-	select {
-	case w.making <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	for {
+		select {
+		case w.making <- struct{}{}:
+			return nil, nil
+		case <-ep.spare:
+			if s := ep.take(v, 1); s != nil {
+				return s, nil
+			}
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
 }
 
 func (v *clusterView) acquireSingle(way slow, ep *endpoint) (lease, reason.Code, error) {
-	if s := ep.take(v); s != nil {
+	if s := ep.take(v, 0); s != nil {
 		return lease{s.client.Exchange(), ep, s}, reason.None, nil
 	}
+	leave := 0
 	if way.making != nil {
-		if err := way.enter(); err != nil {
+		s, err := way.enter(v, ep)
+		if err != nil {
 			return lease{}, reason.UpstreamConnectFailure, err
 		}
+		if s != nil {
+			return lease{s.client.Exchange(), ep, s}, reason.None, nil
+		}
+		leave = 1
 		defer func() { <-way.making }()
 	}
 	ctx := way.context
 	for {
-		if s := ep.take(v); s != nil {
+		if s := ep.take(v, leave); s != nil {
 			return lease{s.client.Exchange(), ep, s}, reason.None, nil
 		}
 		if enter(&v.state.connections, v.config.Limits.Connections) {
 			break
 		}
+		leave = 0 // no other can be made
 		if !v.awaitSlot(ctx(), func() bool { return ep.hasIdle() }) {
 			return lease{}, reason.UpstreamOverflow, errLimit
 		}
@@ -150,24 +165,36 @@ func (v *clusterView) connectTimeout() time.Duration {
 	return defaultConnect
 }
 
-// take takes an idle connection that is alive.
-func (h *host) take(v *clusterView) *single {
+// take takes an idle connection that is alive, unless there are only so many as are to be left.
+func (h *host) take(v *clusterView, leave int) *single {
 	for {
 		h.mu.Lock()
 		n := len(h.idle)
-		if n == 0 {
+		if n <= leave {
 			h.mu.Unlock()
 			return nil
 		}
 		s := h.idle[n-1]
 		h.idle[n-1] = nil
 		h.idle = h.idle[:n-1]
+		h.tellSpareLocked()
 		h.mu.Unlock()
 		if s.identity == v.identity && v.fresh(s.born, s.since) && s.client.Alive() {
 			return s
 		}
 		_ = s.client.Close()
 		v.closed(true)
+	}
+}
+
+// tellSpareLocked tells one who waits for it that there is an idle connection besides the last.
+func (h *host) tellSpareLocked() {
+	if len(h.idle) < 2 {
+		return
+	}
+	select {
+	case h.spare <- struct{}{}:
+	default: // it is said already
 	}
 }
 
@@ -200,6 +227,7 @@ func (v *clusterView) release(l lease) {
 		h.mu.Lock()
 		if len(h.idle) < maxIdle {
 			h.idle = append(h.idle, s)
+			h.tellSpareLocked()
 			h.mu.Unlock()
 			if !v.state.valid(h, s.identity) || v.state.engine.base.Err() != nil { // it went while the connection was put back
 				h.prune(func(id string) bool { return v.state.engine.base.Err() == nil && v.state.valid(h, id) }, time.Time{})

@@ -60,7 +60,7 @@ func (s *clusterState) host(c *config.Endpoint) *host {
 	}
 	h := s.hosts[k]
 	if h == nil {
-		h = &host{key: k, cluster: s, born: s.engine.now()}
+		h = &host{key: k, cluster: s, born: s.engine.now(), pool: pool{spare: make(chan struct{}, 1)}}
 		s.hosts[k] = h
 	}
 	return h
