@@ -36,7 +36,7 @@ const (
 type Config struct {
 	Now  func() time.Time
 	Rand io.Reader
-	Log  *slog.Logger
+	Log  *slog.Logger // nil: nothing is logged
 	// Seal seals what a browser carries from one server to another for some minutes, by a key that all servers have; Open opens it. Neither
 	// waits for anybody: strangers have them called.
 	Seal, Open func(purpose string, data []byte) ([]byte, error)
@@ -52,6 +52,9 @@ type Methods struct {
 
 // New makes Methods.
 func New(c Config) *Methods {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
 	m := &Methods{
 		c: c, keys: keyCache{now: c.Now, known: map[string]cachedKeys{}},
 		used: usedLogins{until: map[string]time.Time{}}, busy: map[string]chan struct{}{},
@@ -64,6 +67,27 @@ func New(c Config) *Methods {
 
 // Verify proves who bears a token. Its error says what isn't as it must be, and nothing of the token.
 func (m *Methods) Verify(ctx context.Context, method *catalog.ACLAuthMethod, bearer string) (*rest.Bearer, error) {
+	who, err := m.verify(ctx, method, bearer)
+	m.note(method, err)
+	return who, err
+}
+
+// elsewhere is why somebody else couldn't be asked. Strangers who log in hear that it is so: addresses within, and who answers there what, is for
+// the log.
+type elsewhere struct{ err error }
+
+func (e *elsewhere) Error() string {
+	return "no answer that could be used came; the server's log says more"
+}
+
+// note logs what a stranger isn't told.
+func (m *Methods) note(method *catalog.ACLAuthMethod, err error) {
+	if e := (*elsewhere)(nil); errors.As(err, &e) {
+		m.c.Log.Warn("who an auth method has asked gives no answer", "method", method.Name, "error", e.err)
+	}
+}
+
+func (m *Methods) verify(ctx context.Context, method *catalog.ACLAuthMethod, bearer string) (*rest.Bearer, error) {
 	if bearer == "" {
 		return nil, errors.New("no bearer token")
 	}
@@ -167,9 +191,12 @@ func ask(ctx context.Context, method, to, caCert, bearer string, body io.Reader,
 	case err != nil:
 		return err
 	case code/100 != 2:
-		return fmt.Errorf("%s answered %d %s", to, code, http.StatusText(code))
+		return &elsewhere{fmt.Errorf("%s answered %d %s", to, code, http.StatusText(code))}
 	}
-	return json.Unmarshal(data, dst)
+	if err := json.Unmarshal(data, dst); err != nil {
+		return &elsewhere{fmt.Errorf("%s answered otherwise than in the JSON that is wanted: %w", to, err)}
+	}
+	return nil
 }
 
 // send gives the code and the body of the answer. It follows no redirect to another place, and none with a body.
@@ -185,20 +212,23 @@ func send(req *http.Request, caCert string) (int, []byte, error) {
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	}
 	client := &http.Client{Transport: transport, CheckRedirect: func(to *http.Request, via []*http.Request) error {
-		elsewhere := to.URL.Host != via[0].URL.Host || to.URL.Scheme != via[0].URL.Scheme // who answers mustn't choose whom this host asks
-		if (elsewhere || len(via) > 3 || via[0].Method != http.MethodGet) && !guard.Off("C117") {
+		away := to.URL.Host != via[0].URL.Host || to.URL.Scheme != via[0].URL.Scheme // who answers mustn't choose whom this host asks
+		if (away || len(via) > 3 || via[0].Method != http.MethodGet) && !guard.Off("C117") {
 			return http.ErrUseLastResponse
 		}
 		return nil
 	}}
 	resp, err := client.Do(req.WithContext(ctx))
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, &elsewhere{err}
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, answerMax+1))
 	if err == nil && len(data) > answerMax {
 		err = fmt.Errorf("%s answered with more than %d bytes", req.URL, answerMax)
+	}
+	if err != nil {
+		err = &elsewhere{err}
 	}
 	return resp.StatusCode, data, err
 }

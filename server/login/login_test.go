@@ -3,6 +3,7 @@
 package login
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -11,6 +12,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -378,5 +380,28 @@ func TestLoginsAtOnceAreBounded(t *testing.T) {
 	}
 	if _, err := m.Verify(t.Context(), &catalog.ACLAuthMethod{Type: typeJWT, Config: catalog.Opaque{"JWTValidationPubKeys": []any{pub}}}, "x"); err == nil || strings.Contains(err.Error(), "too many") {
 		t.Error("a login that has nobody asked is refused:", err)
+	}
+}
+
+// Strangers log in: what they are told names no address within, which the log does.
+func TestStrangersHearNoAddresses(t *testing.T) {
+	var log bytes.Buffer
+	m := New(Config{Now: func() time.Time { return now }, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	sick := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "who within", http.StatusTeapot) }))
+	defer sick.Close()
+	for _, host := range []string{sick.URL, "http://127.0.0.1:1"} {
+		for kind, config := range map[string]catalog.Opaque{
+			typeJWT: {"JWKSURL": host + "/keys"}, typeKubernetes: {"Host": host, "ServiceAccountJWT": "reviewer"},
+		} {
+			key, _ := newKey(t)
+			log.Reset()
+			_, err := m.Verify(t.Context(), &catalog.ACLAuthMethod{Name: "ci", Type: kind, Config: config}, sign(t, key, jose.ES256, "", claims(nil)))
+			if err == nil || strings.Contains(err.Error(), "127.0.0.1") || strings.Contains(err.Error(), "418") || !strings.Contains(err.Error(), "log says more") {
+				t.Errorf("%s at %s: %v", kind, host, err)
+			}
+			if text := log.String(); !strings.Contains(text, host) || !strings.Contains(text, "method=ci") || strings.Contains(text, "reviewer") {
+				t.Errorf("the log: %s", text)
+			}
+		}
 	}
 }

@@ -175,6 +175,12 @@ func purposeOf(method *catalog.ACLAuthMethod) string {
 
 // AuthURL gives the address at the provider where a browser begins a login.
 func (m *Methods) AuthURL(ctx context.Context, method *catalog.ACLAuthMethod, start rest.LoginStart) (string, error) {
+	to, err := m.authURL(ctx, method, start)
+	m.note(method, err)
+	return to, err
+}
+
+func (m *Methods) authURL(ctx context.Context, method *catalog.ACLAuthMethod, start rest.LoginStart) (string, error) {
 	c, err := m.oidc(method)
 	if err != nil {
 		return "", err
@@ -265,6 +271,7 @@ func (m *Methods) Callback(ctx context.Context, method *catalog.ACLAuthMethod, e
 	}
 	who, err := m.finish(ctx, method, c, p, end.Code)
 	if err != nil {
+		m.note(method, err)
 		m.used.giveBack(string(p.Seed)) // the provider takes no code twice
 		return nil, nil, err
 	}
