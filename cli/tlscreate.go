@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -120,7 +121,7 @@ func createCert(c *ucli.Context, env Env) error {
 	if err != nil {
 		return err
 	}
-	ca, caKey, err := loadCA(orDefault(c.String("ca"), domain+"-agent-ca.pem"), orDefault(c.String("key"), domain+"-agent-ca-key.pem"))
+	ca, caKey, err := loadCA(cmp.Or(c.String("ca"), domain+"-agent-ca.pem"), cmp.Or(c.String("key"), domain+"-agent-ca-key.pem"))
 	if err != nil {
 		return err
 	}
@@ -165,13 +166,6 @@ func createCert(c *ucli.Context, env Env) error {
 			return err
 		}
 	}
-}
-
-func orDefault(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
 }
 
 // fileName refuses what would lead out of this folder.

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/http"
@@ -109,7 +110,7 @@ func troubleshootProxy(c *ucli.Context, env Env) error {
 	admin := c.String("envoy-admin-endpoint")
 	id, ip := c.String("upstream-envoy-id"), c.String("upstream-ip")
 	if id != "" || ip != "" {
-		admin = orDefault(admin, "127.0.0.1:19000")
+		admin = cmp.Or(admin, "127.0.0.1:19000")
 	}
 	if admin == "" {
 		return v.end()
@@ -165,7 +166,7 @@ func troubleshootUpstreams(c *ucli.Context, env Env) error {
 			}
 			at := u.LocalBindSocketPath
 			if at == "" {
-				at = net.JoinHostPort(orDefault(u.LocalBindAddress, "127.0.0.1"), strconv.Itoa(u.LocalBindPort))
+				at = net.JoinHostPort(cmp.Or(u.LocalBindAddress, "127.0.0.1"), strconv.Itoa(u.LocalBindPort))
 			}
 			missing = missing || len(all) == 0
 			rows = append(rows, []string{id, u.DestinationName, at, strconv.Itoa(len(all))})

@@ -203,7 +203,7 @@ func serviceAt(ctx context.Context, cl *apiclient.Client, ip string) (string, er
 			return "", err
 		}
 		for _, i := range all {
-			if orDefault(i.ServiceAddress, i.Address) == ip {
+			if cmp.Or(i.ServiceAddress, i.Address) == ip {
 				return name, nil
 			}
 			for _, a := range i.ServiceTaggedAddresses {
