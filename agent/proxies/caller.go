@@ -29,7 +29,7 @@ func (m *Manager) caller(ctx context.Context) caller {
 // else any is. A refusal is logged here.
 func (m *Manager) Permit(ctx context.Context, what string, service catalog.Key) error {
 	wanted, _ := m.c.State.Wanted()
-	bounds := boundsOf(&wanted, service)
+	bounds := boundsOf(&wanted, service, proxyBound)
 	if len(bounds) == 0 {
 		return nil
 	}
@@ -41,6 +41,23 @@ func (m *Manager) Permit(ctx context.Context, what string, service catalog.Key) 
 	return err
 }
 
+// PermitChange returns nil if the process that makes a request may change the registrations of a service and its proxies. Where they name the
+// processes that these are (LocalIdentity), it has to be one of them, one of the agent's own user, or root's: else a neighbour could register the
+// service anew, as his own. A refusal is logged here.
+func (m *Manager) PermitChange(ctx context.Context, what string, service catalog.Key) error {
+	wanted, _ := m.c.State.Wanted()
+	bounds := boundsOf(&wanted, service, everyBound)
+	if len(bounds) == 0 {
+		return nil
+	}
+	c := m.caller(ctx)
+	if err := m.suits(c, bounds); err != nil {
+		m.c.Log.Warn("a process was refused a change of a service that isn't its own", "what", what, "service", service.Name, "uid", c.uid(), "error", err)
+		return fmt.Errorf("the service %q is that of other processes: %w", service.Name, err)
+	}
+	return nil
+}
+
 // uid is for logs.
 func (c caller) uid() any {
 	if c.err != nil {
@@ -49,18 +66,29 @@ func (c caller) uid() any {
 	return c.owner.UID
 }
 
-// boundsOf are the processes that the proxies of a service are, of those that say so.
-func boundsOf(wanted *local.Wanted, service catalog.Key) (bounds []*listen.Processes) {
+// boundsOf are the processes that registrations of a service's proxies name.
+func boundsOf(wanted *local.Wanted, service catalog.Key, of func(*catalog.LocalIdentity) []*catalog.LocalProcesses) (bounds []*listen.Processes) {
 	for _, s := range wanted.Services {
 		r := s.Record
-		if r.Kind != catalog.KindConnectProxy || r.Proxy.LocalIdentity == nil || r.Proxy.LocalIdentity.Proxy == nil ||
-			r.Scope.Name(r.Proxy.DestinationServiceName) != service {
+		if r.Kind != catalog.KindConnectProxy || r.Proxy.LocalIdentity == nil || r.Scope.Name(r.Proxy.DestinationServiceName).Fold() != service.Fold() {
 			continue
 		}
-		p := r.Proxy.LocalIdentity.Proxy
-		bounds = append(bounds, &listen.Processes{UIDs: p.UIDs, Units: p.Units, Cgroups: p.Cgroups})
+		for _, p := range of(r.Proxy.LocalIdentity) {
+			if p != nil && !p.None() {
+				bounds = append(bounds, &listen.Processes{UIDs: p.UIDs, Units: p.Units, Cgroups: p.Cgroups})
+			}
+		}
 	}
 	return bounds
+}
+
+// proxyBound are the processes that may be the proxy, everyBound these and those that the service is.
+func proxyBound(l *catalog.LocalIdentity) []*catalog.LocalProcesses {
+	return []*catalog.LocalProcesses{l.Proxy}
+}
+
+func everyBound(l *catalog.LocalIdentity) []*catalog.LocalProcesses {
+	return []*catalog.LocalProcesses{l.Proxy, &l.LocalProcesses}
 }
 
 // suits returns nil for a process that one of the bounds is for, or that could read the agent's memory or disk anyhow.

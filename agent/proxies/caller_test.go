@@ -79,6 +79,38 @@ func TestProxyOfAProcess(t *testing.T) {
 	})
 }
 
+// Where no ACLs say so, what a registration says is some processes' is changed by these, the service's and its proxy's, by root and by who may do all
+// that the agent does; and names are the same in every spelling.
+func TestChangesByTheServicesProcesses(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *host) {
+		h.c.Caller, h.c.Trusted = toldCaller, []uint32{0, 7}
+		h.register("api")
+		if _, err := h.state.Register(local.ServiceDefinition{Name: "web", Port: 80, Connect: &local.ConnectDefinition{SidecarService: &local.ServiceDefinition{
+			Proxy: &catalog.Proxy{LocalIdentity: &catalog.LocalIdentity{
+				LocalProcesses: catalog.LocalProcesses{UIDs: []uint32{1001}}, Proxy: &catalog.LocalProcesses{UIDs: []uint32{1002}},
+			}},
+		}}}, "", false); err != nil {
+			t.Fatal(err)
+		}
+		for _, service := range []string{"web", "WEB"} {
+			for ctx, may := range map[context.Context]bool{
+				asUser(t.Context(), 1001): true, asUser(t.Context(), 1002): true, asUser(t.Context(), 0): true, asUser(t.Context(), 7): true,
+				asUser(t.Context(), 1003): false, t.Context(): false,
+			} {
+				if err := h.PermitChange(ctx, "test", scope.Name(service)); (err == nil) != may {
+					t.Errorf("%v changes %s: %v", ctx.Value(callerKey{}), service, err)
+				}
+				if err := h.PermitChange(ctx, "test", scope.Name("api")); err != nil {
+					t.Errorf("%v changes what says nothing: %v", ctx.Value(callerKey{}), err)
+				}
+			}
+			if err := h.Permit(asUser(t.Context(), 1003), "leaf", scope.Name(service)); err == nil {
+				t.Errorf("a neighbour gets the key of %s", service)
+			}
+		}
+	})
+}
+
 // A stream that was there before its registration says whose it is gets nothing more, once it does, and is served again when it may.
 func TestProxyOfAProcessLater(t *testing.T) {
 	inBubble(t, func(t *testing.T, h *host) {

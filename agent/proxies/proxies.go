@@ -294,7 +294,7 @@ func (m *Manager) Open(ctx context.Context, c ads.Claim) (ads.Stream, error) {
 	}
 	s := &session{m: m, id: id, claim: c, caller: m.caller(ctx), changed: make(chan struct{}), done: make(chan struct{})}
 	if ok {
-		if err := m.suits(s.caller, boundsOf(&wanted, keyOf(svc.Record))); err != nil {
+		if err := m.suits(s.caller, boundsOf(&wanted, keyOf(svc.Record), proxyBound)); err != nil {
 			m.c.Log.Warn("a process was refused a proxy's configuration", "proxy", id, "uid", s.caller.uid(), "error", err)
 			return nil, status.Errorf(codes.PermissionDenied, "the configuration of %q isn't for this process: %v", id, err)
 		}
@@ -422,7 +422,7 @@ func (s *session) permitted(wanted *local.Wanted, proxy *catalog.Service) bool {
 	if proxy.Kind != catalog.KindConnectProxy {
 		return true // rendering says what is wrong
 	}
-	err := s.m.suits(s.caller, boundsOf(wanted, keyOf(proxy)))
+	err := s.m.suits(s.caller, boundsOf(wanted, keyOf(proxy), proxyBound))
 	if err == nil {
 		return true
 	}

@@ -153,6 +153,9 @@ func (h *handlers) events(w http.ResponseWriter, r *api.Request) error {
 			case <-r.Context().Done():
 			}
 		}
+		if err := r.Again(); err != nil { // who asks may see less now
+			return err
+		}
 		out, err := filterEvents(list, q.Get("node"), q.Get("service"), q.Get("tag"), r.Visible)
 		if err != nil {
 			return err

@@ -64,6 +64,8 @@ func (h *handlers) streamMetrics(w http.ResponseWriter, r *api.Request) error {
 	out, encoder := http.NewResponseController(w), json.NewEncoder(w)
 	tick := time.NewTicker(metricsEvery)
 	defer tick.Stop()
+	again := time.NewTicker(api.AgainEach)
+	defer again.Stop()
 	for {
 		view, err := h.gather()
 		if err != nil {
@@ -72,10 +74,17 @@ func (h *handlers) streamMetrics(w http.ResponseWriter, r *api.Request) error {
 		if encoder.Encode(view) != nil || out.Flush() != nil {
 			return nil // the client is gone
 		}
-		select {
-		case <-tick.C:
-		case <-r.Context().Done():
-			return nil
+		for told := true; told; {
+			select {
+			case <-tick.C:
+				told = false
+			case <-again.C:
+				if err := r.Lost(); err != nil {
+					return err
+				}
+			case <-r.Context().Done():
+				return nil
+			}
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"time"
 
 	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/logs"
@@ -36,6 +37,8 @@ func (h *handlers) monitor(w http.ResponseWriter, r *api.Request) error {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(http.StatusOK)
 	out := http.NewResponseController(w)
+	again := time.NewTicker(api.AgainEach)
+	defer again.Stop()
 	for {
 		if err := out.Flush(); err != nil {
 			return err
@@ -44,6 +47,10 @@ func (h *handlers) monitor(w http.ResponseWriter, r *api.Request) error {
 		case line := <-lines:
 			if _, err := w.Write(line); err != nil {
 				return nil //nolint:nilerr // the client is gone
+			}
+		case <-again.C:
+			if err := r.Lost(); err != nil {
+				return err
 			}
 		case <-r.Context().Done():
 			return nil

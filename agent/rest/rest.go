@@ -68,6 +68,8 @@ type Proxies interface {
 	// Permit returns nil if the process that makes a request may have what the proxies of a service have, their keys above all; what is asked for
 	// is for the log.
 	Permit(ctx context.Context, what string, service catalog.Key) error
+	// PermitChange returns nil if the process that makes a request may change the registrations of a service and its proxies, where no ACLs say so.
+	PermitChange(ctx context.Context, what string, service catalog.Key) error
 	// Status lists every proxy of this host and what it has.
 	Status() []ProxyStatus
 }
@@ -219,10 +221,7 @@ func (h *handlers) register(w http.ResponseWriter, r *api.Request) error {
 		return err
 	}
 	d.Namespace = api.Shown(r.Options.Scope.Namespace)
-	if err := r.Authorize(d.Name); err != nil {
-		return err
-	}
-	if err := h.mayReplace(r, &d); err != nil {
+	if err := h.mayRegister(r, &d); err != nil {
 		return err
 	}
 	warnings, err := h.c.State.Register(d, api.TokenOf(r.Request), !keep)
@@ -230,14 +229,6 @@ func (h *handlers) register(w http.ResponseWriter, r *api.Request) error {
 		return fault(err)
 	}
 	warn(w, warnings)
-	return nil
-}
-
-// mayReplace authorises a write on what has the ID of a registration now.
-func (h *handlers) mayReplace(r *api.Request, d *local.ServiceDefinition) error {
-	if old := h.c.State.Service(cmp.Or(d.ID, d.Name)); old != nil {
-		return r.AuthorizeIn(old.Record.Namespace, old.Record.Service)
-	}
 	return nil
 }
 
@@ -258,10 +249,7 @@ func (h *handlers) registerAll(w http.ResponseWriter, r *api.Request) error {
 			return err
 		}
 		d.Namespace = api.Shown(ns)
-		if err := r.AuthorizeIn(ns, d.Name); err != nil {
-			return err
-		}
-		if err := h.mayReplace(r, d); err != nil {
+		if err := h.mayRegister(r, d); err != nil {
 			return err
 		}
 	}
@@ -292,7 +280,10 @@ func (h *handlers) ownService(r *api.Request, id string) error {
 		if r.Elsewhere(svc.Record.Namespace) {
 			return unknownIn(r, "service", id)
 		}
-		return r.AuthorizeIn(svc.Record.Namespace, svc.Record.Service)
+		if err := r.AuthorizeIn(svc.Record.Namespace, svc.Record.Service); err != nil {
+			return err
+		}
+		return h.mayChange(r, ofProxy(svc.Record))
 	}
 	return r.Authorize("")
 }
@@ -360,7 +351,10 @@ func (h *handlers) ownCheck(r *api.Request, id string) error {
 		if r.Elsewhere(c.Record.Namespace) {
 			return unknownIn(r, "check", id)
 		}
-		return r.AuthorizeIn(c.Record.Namespace, c.Record.ServiceName)
+		if err := r.AuthorizeIn(c.Record.Namespace, c.Record.ServiceName); err != nil {
+			return err
+		}
+		return h.mayChangeID(r, c.Record.ServiceID)
 	}
 	return r.Authorize("")
 }
@@ -423,15 +417,17 @@ func (h *handlers) leaf(w http.ResponseWriter, r *api.Request) error {
 	case err != nil:
 		return &api.StatusError{Code: http.StatusServiceUnavailable, Text: err.Error(), Err: err}
 	}
-	if r.Options.Index != 0 && l.ModifyIndex <= r.Options.Index {
+	waited := r.Options.Index != 0 && l.ModifyIndex <= r.Options.Index
+	if waited {
+		had := l.SerialNumber
 		ctx, cancel := context.WithTimeout(r.Context(), r.Options.Wait)
 		defer cancel()
-		for serial := l.SerialNumber; l.SerialNumber == serial; {
+		for l.SerialNumber == had {
 			changed := h.c.Leaves.Changed()
 			if now, err := h.c.Leaves.Current(key); err == nil {
 				l = now
 			}
-			if l.SerialNumber != serial {
+			if l.SerialNumber != had {
 				break
 			}
 			select {
@@ -440,6 +436,11 @@ func (h *handlers) leaf(w http.ResponseWriter, r *api.Request) error {
 			case <-ctx.Done():
 			}
 			break
+		}
+	}
+	if waited { // it has a key in it: who lost the right meanwhile gets nothing
+		if err := errors.Join(r.Again(), h.permit(r, "leaf", key)); err != nil {
+			return err
 		}
 	}
 	api.Meta{Index: l.ModifyIndex, KnownLeader: true, Consistency: "leader"}.Write(w.Header(), r.Options)

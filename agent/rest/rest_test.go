@@ -44,6 +44,11 @@ func (noProxies) Permit(_ context.Context, _ string, service catalog.Key) error 
 	return nil
 }
 
+// PermitChange lets nobody change what is "kept".
+func (p noProxies) PermitChange(ctx context.Context, what string, service catalog.Key) error {
+	return p.Permit(ctx, what, service)
+}
+
 func (noProxies) Status() []ProxyStatus {
 	return []ProxyStatus{{ProxyID: "web-sidecar-proxy", Service: "web"}}
 }

@@ -100,6 +100,9 @@ func (h *handlers) service(w http.ResponseWriter, r *api.Request) error {
 		case <-changed:
 		case <-ctx.Done():
 		}
+		if err := r.Again(); err != nil {
+			return err
+		}
 	}
 }
 

@@ -130,6 +130,25 @@ type Request struct {
 // Route is the row of the table.
 func (r *Request) Route() Route { return r.route }
 
+// Again asks anew who asks, and whether they may: a token may be revoked, or its rules change, while its request waits or is answered piece by piece.
+func (r *Request) Again() error {
+	if r.again == nil { // a request that no mux made is asked once
+		return nil
+	}
+	return r.again()
+}
+
+// Lost says why who asks may no more, if that is certain: that nobody can tell just now ends no answer.
+func (r *Request) Lost() error {
+	if err := r.Again(); errors.Is(err, ErrDenied) || errors.Is(err, ErrTokenUnknown) {
+		return err
+	}
+	return nil
+}
+
+// AgainEach is how often an answer that goes on and on is asked about anew.
+const AgainEach = 500 * time.Millisecond
+
 // Authorize checks the route's permission on a name that the handler found.
 func (r *Request) Authorize(name string) error { return r.Subject.Allow(r.route.Need, name) }
 

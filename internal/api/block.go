@@ -83,8 +83,8 @@ func (m Meta) Write(h http.Header, o Options) {
 func Asked[T any](r *Request, read func(*catalog.Txn) (T, error)) func(*catalog.Txn) (T, error) {
 	waited := false
 	return func(t *catalog.Txn) (T, error) {
-		if waited && r.again != nil { // a request that no mux made is asked once
-			if err := r.again(); err != nil {
+		if waited {
+			if err := r.Again(); err != nil {
 				var zero T
 				return zero, err
 			}
