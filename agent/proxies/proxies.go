@@ -485,6 +485,9 @@ func (s *session) render(txn *catalog.Txn, proxy *catalog.Service) time.Duration
 		return unready
 	}
 	warnings := out.Warnings
+	if refused := s.m.c.Replica.Refused(s.id); refused != "" {
+		warnings = append(slices.Clone(warnings), refused)
+	}
 	if expired {
 		warnings = append(slices.Clone(warnings), "no server was heard since "+expires.Add(-s.m.c.Replica.MaxAge()).Format(time.RFC3339)+
 			", which is longer than proxy.offline_max_age: all callers are denied")

@@ -59,7 +59,8 @@ type Replica struct {
 	heard     time.Time     // when a server was heard last, while none is
 	applied   chan struct{} // closed and made anew when something was heard, or not any more
 
-	held map[catalog.Topic]bool // what the store covers; used by Run's goroutines one after the other
+	held     map[catalog.Topic]bool // what the store covers, but for withheld; used by Run's goroutines one after the other
+	withheld map[catalog.Topic]bool // what the store covers without a content, since no token here may read it; guarded by mu
 }
 
 // New makes a replica. It starts nothing.
@@ -294,6 +295,8 @@ func (r *Replica) apply(resp *weftv1.SubscribeResponse) error {
 	for _, m := range resp.GetItems() {
 		u.Items = append(u.Items, wire.ItemFrom(m))
 	}
+	covered := u.Covered
+	withheld := r.withhold(&u, wire.TopicsFrom(resp.GetWithheld()))
 	if u.Position.Epoch != r.c.Store.Position().Epoch {
 		clear(r.held) // another history: the store drops what this update doesn't bring
 	}
@@ -301,19 +304,49 @@ func (r *Replica) apply(resp *weftv1.SubscribeResponse) error {
 		clear(r.held)
 		return fmt.Errorf("apply the feed: %w", err)
 	}
-	for _, t := range u.Covered {
+	for _, t := range covered {
 		r.held[t] = true
 	}
-	for _, t := range u.Dropped {
-		delete(r.held, t)
+	for _, t := range resp.GetDropped() {
+		delete(r.held, wire.TopicFrom(t))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.connected, r.followed = true, true
+	r.withheld = withheld
 	r.noteLocked()
-	clear(r.refused)
+	refused := make(map[string]string, len(resp.GetErrors()))
 	for _, e := range resp.GetErrors() {
-		r.refused[e.GetId()] = e.GetMessage()
+		refused[e.GetId()] = e.GetMessage()
+		if r.refused[e.GetId()] != e.GetMessage() {
+			r.c.Log.Warn("the server refuses what is followed, or some of it", "for", e.GetId(), "why", e.GetMessage())
+		}
 	}
+	r.refused = refused
 	return nil
+}
+
+// withhold puts what is withheld into an update, as covered without a content, and takes out what no longer is, unless the update brings it. What
+// other topics bring of it is seen, as an instance on this host.
+func (r *Replica) withhold(u *catalog.Update, topics []catalog.Topic) map[catalog.Topic]bool {
+	withheld := make(map[catalog.Topic]bool, len(topics))
+	for _, t := range topics {
+		withheld[t] = true
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for t := range r.withheld {
+		if !withheld[t] && !slices.Contains(u.Covered, t) {
+			u.Dropped = append(u.Dropped, t)
+		}
+	}
+	u.Covered = slices.Concat(u.Covered, topics)
+	return withheld
+}
+
+// Withheld are the topics that the store covers without having their content, since no token of this host may read them.
+func (r *Replica) Withheld() map[catalog.Topic]bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.withheld
 }

@@ -5,6 +5,7 @@ package replica
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/weftmesh/weft/agent/agenttest"
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/internal/api"
 	weftv1 "github.com/weftmesh/weft/proto/weft/v1"
 	"github.com/weftmesh/weft/server"
 )
@@ -78,8 +80,13 @@ type rig struct {
 // inBubble runs f with a replica that follows a server.
 func inBubble(t *testing.T, f func(t *testing.T, r *rig)) {
 	t.Helper()
+	inBubbleOf(t, server.Config{}, f)
+}
+
+func inBubbleOf(t *testing.T, c server.Config, f func(t *testing.T, r *rig)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		servers, err := agenttest.New(server.Config{})
+		servers, err := agenttest.New(c)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -317,6 +324,73 @@ func TestRestates(t *testing.T) {
 		time.Sleep(2*restate + time.Second)
 		if asked, _ := r.feed.take(); len(asked) != 2 {
 			t.Errorf("stated %d times in %v", len(asked), 2*restate)
+		}
+	})
+}
+
+// reader is a subject that may read all, or else only write "web".
+type reader bool
+
+func (reader) Resolve(_ context.Context, secret string) (api.Subject, error) {
+	return reader(secret != "writer"), nil
+}
+func (r reader) In(string) api.Subject { return r }
+func (r reader) String() string        { return "somebody" }
+func (r reader) Allow(p api.Permission, name string) error {
+	if bool(r) || p.Resource != "service" || name == "web" {
+		return nil
+	}
+	return fmt.Errorf("%w: %s on %q", api.ErrDenied, p, name)
+}
+
+// What a proxy needs and its token may not read is as if there were none, so that the proxy can be configured, and comes once a token may.
+func TestWithheld(t *testing.T) {
+	inBubbleOf(t, server.Config{Resolver: reader(false)}, func(t *testing.T, r *rig) {
+		write := func(port int) {
+			t.Helper()
+			body := instance("api", port)
+			body.Services[0].Connect = &catalog.Connect{Native: true}
+			r.write(body)
+		}
+		as := func(token string) {
+			t.Helper()
+			r.replica.SetInterests(map[string]Interest{"p": {Token: token, Proxy: &catalog.Service{
+				Scope: scope, ID: "p", Service: "p", Kind: catalog.KindConnectProxy,
+				Proxy: &catalog.Proxy{DestinationServiceName: "web", Upstreams: []catalog.Upstream{{DestinationName: "api", LocalBindPort: 1}}},
+			}}})
+			synctest.Wait()
+		}
+		topic := catalog.ConnectTopic(scope.Name("api"))
+		port := func() int { // of the one instance of api; 0 for none, -1 for not known
+			all, err := r.store.Read().ConnectInstances(scope.Name("api"))
+			switch {
+			case errors.Is(err, catalog.ErrNotCovered):
+				return -1
+			case len(all) == 1:
+				return all[0].Service.Port
+			}
+			return 0
+		}
+		write(80)
+		for now := 81; now < 83; now++ {
+			as("writer")
+			write(now)
+			if got := port(); got != 0 || !r.replica.Withheld()[topic] || r.replica.held[topic] || !strings.Contains(r.replica.Refused("p"), `service:read on "api"`) {
+				t.Errorf("port %d, withheld %v, held %v, told %q", got, r.replica.Withheld(), r.replica.held, r.replica.Refused("p"))
+			}
+			as("reader")
+			if got := port(); got != now || len(r.replica.Withheld()) > 0 || !r.replica.held[topic] || r.replica.Refused("p") != "" {
+				t.Errorf("port %d, withheld %v, held %v, told %q", got, r.replica.Withheld(), r.replica.held, r.replica.Refused("p"))
+			}
+		}
+		as("writer")
+		if got := port(); got != 0 {
+			t.Errorf("port %d for who may not read it any more", got)
+		}
+		r.replica.SetInterests(nil)
+		synctest.Wait()
+		if got := port(); got != -1 || len(r.replica.Withheld()) > 0 {
+			t.Errorf("port %d, withheld %v from nobody", got, r.replica.Withheld())
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/weftmesh/weft/agent/leaf"
@@ -93,6 +94,8 @@ func (k *Keeper) take() (*Copy, error) {
 	c := &Copy{
 		Node: k.c.Node, Datacenter: k.c.Datacenter, At: k.c.Replica.Heard(), Position: txn.Position(), Topics: txn.CoveredTopics(),
 	}
+	withheld := k.c.Replica.Withheld() // is asked for anew
+	c.Topics = slices.DeleteFunc(c.Topics, func(t catalog.Topic) bool { return withheld[t] })
 	for _, t := range c.Topics {
 		items, err := txn.Items(t)
 		if err != nil {

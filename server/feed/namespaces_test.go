@@ -75,3 +75,62 @@ func TestOtherNamespace(t *testing.T) {
 		}
 	})
 }
+
+// writer is a subject that may write one service, and read what is named.
+type writer struct{ writes, reads string }
+
+func (w writer) Resolve(context.Context, string) (api.Subject, error) { return w, nil }
+func (w writer) In(string) api.Subject                                { return w }
+func (w writer) String() string                                       { return "writer of " + w.writes }
+func (w writer) Allow(p api.Permission, name string) error {
+	if p.Resource != "service" || name == w.writes || p.Access == serviceRead.Access && name == w.reads {
+		return nil
+	}
+	return fmt.Errorf("%w: %s on %q", api.ErrDenied, p, name)
+}
+
+// Who may write a service gets the addresses of another only if he may read that, as from the health API; its config entries are no secret to its callers.
+func TestAnothersInstances(t *testing.T) {
+	for reads, want := range map[string]string{
+		"api": "ca , connect api, connect web, entry api, service api",
+		"":    "ca , connect web, entry api",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			key := func(name string) catalog.Key { return catalog.Scope{}.Default("dc1").Name(name) }
+			closure := func(t *catalog.Txn, _ *catalog.Service) error {
+				_, err := t.ConnectInstances(key("API"))
+				_, err2 := t.Instances(key("api"))
+				_, err3 := t.ConnectInstances(key("web"))
+				_, err4 := t.Entry(catalog.KindServiceResolver, key("api"))
+				return errors.Join(err, err2, err3, err4)
+			}
+			w := newWorld(t, Config{Resolver: writer{writes: "Web", reads: reads}, Closure: closure}, 0)
+			proxy, err := catalog.Canonical(catalog.Service{
+				Scope: catalog.Scope{}.Default("dc1"), ID: "p", Kind: catalog.KindConnectProxy, Proxy: &catalog.Proxy{DestinationServiceName: "Web"},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := w.open(&weftv1.Interest{Id: "p", Proxy: proxy})
+			defer w.end(s)
+			w.drain(s)
+			var covered []string
+			why := ""
+			for _, m := range w.got {
+				for _, c := range m.GetCovered() {
+					covered = append(covered, c.GetKind()+" "+c.GetName())
+				}
+				for _, e := range m.GetErrors() {
+					why = e.GetMessage()
+				}
+			}
+			slices.Sort(covered)
+			if got := strings.Join(covered, ", "); got != want {
+				t.Errorf("the proxy gets %s, want %s", got, want)
+			}
+			if (reads == "") != strings.Contains(why, `service:read on "api"`) {
+				t.Errorf("it is told %q", why)
+			}
+		})
+	}
+}

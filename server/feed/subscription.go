@@ -37,6 +37,7 @@ type subscription struct {
 	wanted    map[catalog.Topic]bool
 	lacking   []catalog.Topic // wanted and not sent
 	refused   []*weftv1.InterestError
+	denied    map[catalog.Topic]bool // an interest needs it, and its token may not read it
 	perToken  map[string]map[catalog.Topic]bool
 	pieces    chan *weftv1.SubscribeResponse // to the goroutine that sends; closed at the end
 	delivered chan error
@@ -182,7 +183,7 @@ func (u *subscription) next(ctx context.Context) (piece *weftv1.SubscribeRespons
 	} else {
 		u.lacking = append(renew, u.lacking...)
 	}
-	resp := &weftv1.SubscribeResponse{Position: wire.Position(upTo), Errors: u.refused}
+	resp := &weftv1.SubscribeResponse{Position: wire.Position(upTo), Errors: u.refused, Withheld: u.withheld()}
 	bytes := 0
 	for _, item := range items {
 		if u.wanted[item.Topic] {
@@ -251,8 +252,8 @@ func decides(t catalog.Topic) bool {
 // compute works out the topics that the interests need, and which of them are lacking. It says whether something is watched
 // that wasn't: what changed in between is seen by another look.
 func (u *subscription) compute(ctx context.Context, txn *catalog.Txn) (look bool) {
-	before := u.wanted
-	u.granted = txn.ACLChanged()
+	before, denied := u.wanted, u.denied
+	u.granted, u.denied = txn.ACLChanged(), map[catalog.Topic]bool{}
 	u.wanted, u.refused, u.perToken, u.stale = map[catalog.Topic]bool{catalog.CATopic(): true}, nil, map[string]map[catalog.Topic]bool{}, false
 	for n, i := range u.req.GetInterests() {
 		var err error
@@ -268,6 +269,7 @@ func (u *subscription) compute(ctx context.Context, txn *catalog.Txn) (look bool
 			u.refused = append(u.refused, &weftv1.InterestError{Id: i.GetId(), Message: err.Error()})
 		}
 	}
+	u.asked = u.asked || !maps.Equal(denied, u.denied)
 	u.lacking = nil
 	for t := range u.wanted {
 		if !u.sent[t] {
@@ -283,6 +285,17 @@ func (u *subscription) compute(ctx context.Context, txn *catalog.Txn) (look bool
 		}
 	}
 	return look
+}
+
+// withheld are the topics that were denied to all who need them.
+func (u *subscription) withheld() []*weftv1.Topic {
+	var out []catalog.Topic
+	for t := range u.denied {
+		if !u.wanted[t] {
+			out = append(out, t)
+		}
+	}
+	return wire.Topics(out)
 }
 
 // want takes a topic in, within what its token may follow.
@@ -331,9 +344,10 @@ func (u *subscription) interest(ctx context.Context, txn *catalog.Txn, i *weftv1
 	reading := txn.With().Record()
 	err := u.s.c.Closure(reading, &proxy)
 	for _, t := range reading.Topics() {
-		if foreign(t, proxy.Namespace) {
+		if foreign(t, &proxy) {
 			if denied := u.s.allow(ctx, i.GetToken(), serviceRead, t.Key.Namespace, t.Key.Name); denied != nil {
-				err = errors.Join(err, fmt.Errorf("the proxy needs %s, of another namespace than its own: %w", t, denied))
+				err = errors.Join(err, fmt.Errorf("the proxy needs %s, which its token may not read: %w", t, denied))
+				u.denied[t] = true
 				continue
 			}
 		}
@@ -344,19 +358,24 @@ func (u *subscription) interest(ctx context.Context, txn *catalog.Txn, i *weftv1
 	return err // with the topics read so far: what is wrong with the configuration is seen at the proxy too
 }
 
-// foreign says whether a topic is of another namespace than a proxy's, so that its token has to be allowed to read there. What is for all
-// namespaces is for every proxy.
-func foreign(t catalog.Topic, own string) bool {
+// foreign says whether a topic is none of those that a proxy's token may follow since it may write the service: another's instances, which the
+// health API shows to who may read them alone, too, and whatever is of another namespace than the proxy's. What is for all namespaces is for
+// every proxy.
+func foreign(t catalog.Topic, proxy *catalog.Service) bool {
+	own := proxy.Scope.Name(proxy.Proxy.DestinationServiceName).Fold()
+	own.Namespace = cmp.Or(own.Namespace, catalog.DefaultNamespace)
 	switch t.Kind {
 	case catalog.TopicCA, catalog.TopicNode, catalog.TopicNodes:
 		return false
+	case catalog.TopicService, catalog.TopicConnect:
+		return t.Key.Name != own.Name || t.Key.Namespace != own.Namespace
 	case catalog.TopicEntry:
 		switch t.Entry {
 		case catalog.KindProxyDefaults, catalog.KindMesh, catalog.KindJWTProvider:
 			return false
 		}
 	}
-	return t.Key.Namespace != cmp.Or(own, catalog.DefaultNamespace) && t.Key.Namespace != catalog.Wildcard
+	return t.Key.Namespace != own.Namespace && t.Key.Namespace != catalog.Wildcard
 }
 
 func readPermission(t catalog.Topic) api.Permission {

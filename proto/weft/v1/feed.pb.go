@@ -313,13 +313,16 @@ func (x *Interest) GetTopics() []*Topic {
 }
 
 type SubscribeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Position      *Position              `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
-	Items         []*Item                `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
-	Replaced      []*Topic               `protobuf:"bytes,3,rep,name=replaced,proto3" json:"replaced,omitempty"` // the items of these topics are all there is: what else the replica has of them goes
-	Covered       []*Topic               `protobuf:"bytes,4,rep,name=covered,proto3" json:"covered,omitempty"`   // from now on
-	Dropped       []*Topic               `protobuf:"bytes,5,rep,name=dropped,proto3" json:"dropped,omitempty"`   // no longer covered
-	Errors        []*InterestError       `protobuf:"bytes,6,rep,name=errors,proto3" json:"errors,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Position *Position              `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
+	Items    []*Item                `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
+	Replaced []*Topic               `protobuf:"bytes,3,rep,name=replaced,proto3" json:"replaced,omitempty"` // the items of these topics are all there is: what else the replica has of them goes
+	Covered  []*Topic               `protobuf:"bytes,4,rep,name=covered,proto3" json:"covered,omitempty"`   // from now on
+	Dropped  []*Topic               `protobuf:"bytes,5,rep,name=dropped,proto3" json:"dropped,omitempty"`   // no longer covered
+	Errors   []*InterestError       `protobuf:"bytes,6,rep,name=errors,proto3" json:"errors,omitempty"`
+	// Withheld are all topics that interests need and whose tokens may not read: until a response doesn't name them they are as if covered,
+	// with nothing in them, so that what else is needed can be used. They aren't held.
+	Withheld      []*Topic `protobuf:"bytes,7,rep,name=withheld,proto3" json:"withheld,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -392,6 +395,13 @@ func (x *SubscribeResponse) GetDropped() []*Topic {
 func (x *SubscribeResponse) GetErrors() []*InterestError {
 	if x != nil {
 		return x.Errors
+	}
+	return nil
+}
+
+func (x *SubscribeResponse) GetWithheld() []*Topic {
+	if x != nil {
+		return x.Withheld
 	}
 	return nil
 }
@@ -842,14 +852,15 @@ const file_weft_v1_feed_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\tR\x05token\x12\x14\n" +
 	"\x05proxy\x18\x03 \x01(\fR\x05proxy\x12&\n" +
-	"\x06topics\x18\x04 \x03(\v2\x0e.weft.v1.TopicR\x06topics\"\x97\x02\n" +
+	"\x06topics\x18\x04 \x03(\v2\x0e.weft.v1.TopicR\x06topics\"\xc3\x02\n" +
 	"\x11SubscribeResponse\x12-\n" +
 	"\bposition\x18\x01 \x01(\v2\x11.weft.v1.PositionR\bposition\x12#\n" +
 	"\x05items\x18\x02 \x03(\v2\r.weft.v1.ItemR\x05items\x12*\n" +
 	"\breplaced\x18\x03 \x03(\v2\x0e.weft.v1.TopicR\breplaced\x12(\n" +
 	"\acovered\x18\x04 \x03(\v2\x0e.weft.v1.TopicR\acovered\x12(\n" +
 	"\adropped\x18\x05 \x03(\v2\x0e.weft.v1.TopicR\adropped\x12.\n" +
-	"\x06errors\x18\x06 \x03(\v2\x16.weft.v1.InterestErrorR\x06errors\"\x84\x01\n" +
+	"\x06errors\x18\x06 \x03(\v2\x16.weft.v1.InterestErrorR\x06errors\x12*\n" +
+	"\bwithheld\x18\a \x03(\v2\x0e.weft.v1.TopicR\bwithheld\"\x84\x01\n" +
 	"\x04Item\x12$\n" +
 	"\x05topic\x18\x01 \x01(\v2\x0e.weft.v1.TopicR\x05topic\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
@@ -933,19 +944,20 @@ var file_weft_v1_feed_proto_depIdxs = []int32{
 	0,  // 7: weft.v1.SubscribeResponse.covered:type_name -> weft.v1.Topic
 	0,  // 8: weft.v1.SubscribeResponse.dropped:type_name -> weft.v1.Topic
 	6,  // 9: weft.v1.SubscribeResponse.errors:type_name -> weft.v1.InterestError
-	0,  // 10: weft.v1.Item.topic:type_name -> weft.v1.Topic
-	1,  // 11: weft.v1.ReportRequest.position:type_name -> weft.v1.Position
-	8,  // 12: weft.v1.ReportRequest.proxies:type_name -> weft.v1.ProxyReport
-	10, // 13: weft.v1.ProxyReport.type_hashes:type_name -> weft.v1.ProxyReport.TypeHashesEntry
-	2,  // 14: weft.v1.Feed.Subscribe:input_type -> weft.v1.SubscribeRequest
-	7,  // 15: weft.v1.Feed.Report:input_type -> weft.v1.ReportRequest
-	4,  // 16: weft.v1.Feed.Subscribe:output_type -> weft.v1.SubscribeResponse
-	9,  // 17: weft.v1.Feed.Report:output_type -> weft.v1.ReportResponse
-	16, // [16:18] is the sub-list for method output_type
-	14, // [14:16] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	0,  // 10: weft.v1.SubscribeResponse.withheld:type_name -> weft.v1.Topic
+	0,  // 11: weft.v1.Item.topic:type_name -> weft.v1.Topic
+	1,  // 12: weft.v1.ReportRequest.position:type_name -> weft.v1.Position
+	8,  // 13: weft.v1.ReportRequest.proxies:type_name -> weft.v1.ProxyReport
+	10, // 14: weft.v1.ProxyReport.type_hashes:type_name -> weft.v1.ProxyReport.TypeHashesEntry
+	2,  // 15: weft.v1.Feed.Subscribe:input_type -> weft.v1.SubscribeRequest
+	7,  // 16: weft.v1.Feed.Report:input_type -> weft.v1.ReportRequest
+	4,  // 17: weft.v1.Feed.Subscribe:output_type -> weft.v1.SubscribeResponse
+	9,  // 18: weft.v1.Feed.Report:output_type -> weft.v1.ReportResponse
+	17, // [17:19] is the sub-list for method output_type
+	15, // [15:17] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_weft_v1_feed_proto_init() }
