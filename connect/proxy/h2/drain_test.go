@@ -75,6 +75,40 @@ func TestDrainLosesNothing(t *testing.T) {
 	t.Logf("answered %d, sent again %d", answered.Load(), again.Load())
 }
 
+// Whoever flushes what another goroutine has written, and finds the connection over, isn't told that it failed: it didn't.
+func TestFlushOfWhatWasSent(t *testing.T) {
+	over := errors.New("over")
+	for name, c := range map[string]struct {
+		before, after bool // something is put in, and sent; something is put in, and isn't
+		broken        bool // the write fails
+		want          error
+	}{
+		"all was sent":     {before: true},
+		"nothing was ever": {},
+		"some wasn't":      {before: true, after: true, want: over},
+		"it couldn't be":   {before: true, broken: true, want: net.ErrClosed},
+	} {
+		a, b := pair(t)
+		if c.broken {
+			_ = a.Close()
+		}
+		var w writer
+		w.init(a, 0, new(atomic.Int32), func(error) {}, func(f func()) { f() })
+		if c.before {
+			w.simple(0xff, 0, 0, []byte("x"))
+			_ = w.flush()
+		}
+		if c.after {
+			w.simple(0xff, 0, 0, []byte("y"))
+		}
+		w.close(over)
+		if err := w.flush(); !errors.Is(err, c.want) || (c.want == nil) != (err == nil) {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+		_ = b.Close()
+	}
+}
+
 // A websocket by extended CONNECT looks like HTTP/1.1's to both who serve and who ask.
 func TestUpgrade(t *testing.T) {
 	addr := serveOn(t, ServerConfig{}, func(x stream.ServerExchange) {

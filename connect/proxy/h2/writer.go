@@ -49,6 +49,7 @@ type writer struct {
 	err      error
 	appended uint64 // bytes ever put into buf
 	started  uint64 // of these, bytes whose write has begun
+	broken   bool   // one of these writes failed
 	control  int    // answers in buf
 	tail     int    // where the last frame begins in buf if it can still take END_STREAM, else -1
 	tailOf   uint32
@@ -269,11 +270,15 @@ func (w *writer) headers(id uint32, end bool) {
 	w.block.Reset()
 }
 
-// flush writes what waits, unless another goroutine is at it and will take it along.
+// flush writes what waits, unless another goroutine is at it and will take it along. That the connection has ended is no error to who has nothing
+// waiting: it may have been answered already, and that by a server whose last request it was.
 func (w *writer) flush() error {
 	w.mu.Lock()
 	if w.err != nil || w.busy || len(w.buf) == 0 {
 		err := w.err
+		if w.started == w.appended && !w.broken {
+			err = nil
+		}
 		w.mu.Unlock()
 		return err
 	}
@@ -332,6 +337,7 @@ func (w *writer) writeAll(body []byte, rounds int) {
 			writeBuffers.Put(box)
 		}
 		w.mu.Lock()
+		w.broken = w.broken || err != nil
 		if err != nil && w.err == nil {
 			w.err = fmt.Errorf("write: %w", err)
 			w.fail(w.err)
