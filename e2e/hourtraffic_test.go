@@ -171,12 +171,14 @@ func (h *hour) closeHTTP(*hourCaller) error {
 // forbidden is now and then refused by an intention.
 func (h *hour) forbidden(c *hourCaller) error {
 	began := h.guards.Load()
-	_, err := h.post(c.one, "http://"+h.addr["shut"]+"/echo", reason.RBACDenied, reason.UpstreamReset)
+	_, err := h.post(c.one, "http://"+h.addr["shut"]+"/echo", reason.RBACDenied, reason.UpstreamReset, reason.UpstreamConnectFailure)
 	switch may := h.mayBeDenied(began); {
 	case err == nil || may && errors.As(err, new(*byDesign)):
 		return err
 	case may && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.ErrUnexpectedEOF)):
 		return &byDesign{"denied in the middle of an answer"}
+	case may:
+		return fmt.Errorf("while it may be denied: %w", err)
 	}
 	return errors.New("while it is allowed: " + err.Error()) // by design it isn't
 }

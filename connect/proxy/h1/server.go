@@ -61,12 +61,15 @@ type Rest struct {
 
 func (*Rest) Error() string { return "the connection rests" }
 
-// How much of a request's body that nobody wanted is read away to keep the connection, and how long a connection that is
-// closed with input unread goes on reading so that its last response isn't lost to a reset (RFC 9112 §9.6).
+// How much of a request's body that nobody wanted is read away to keep the connection: less where its length is known, since then the
+// answer can say that the connection ends; where it can't, the client would send its next request in vain. And how long, and for how much, a
+// connection that is closed with input unread goes on reading so that its last response isn't lost to a reset (RFC 9112 §9.6).
 const (
-	discardBytes = 256 << 10
-	discardTime  = time.Second
-	lingerTime   = 500 * time.Millisecond
+	discardBytes   = 256 << 10
+	discardUnknown = 4 << 20
+	discardTime    = time.Second
+	lingerTime     = 500 * time.Millisecond
+	lingerBytes    = 4 << 20
 )
 
 func (c ServerConfig) withDefaults() ServerConfig {
@@ -274,7 +277,7 @@ func (s *serverConn) settle() error {
 		return s.settleTunnel()
 	case !s.body.done && !s.closing:
 		_ = s.conn.SetReadDeadline(time.Now().Add(discardTime))
-		s.closing = !s.body.discard(discardBytes)
+		s.closing = !s.body.discard(discardUnknown)
 	}
 	if s.closing {
 		if !s.body.done || s.rd.buffered() > 0 {
@@ -300,7 +303,7 @@ func (s *serverConn) linger() {
 	}
 	_ = s.conn.SetReadDeadline(time.Now().Add(lingerTime))
 	var scratch [1024]byte
-	for n := 0; n < discardBytes; {
+	for n := 0; n < lingerBytes; {
 		m, err := s.conn.Read(scratch[:])
 		if err != nil {
 			return

@@ -34,6 +34,7 @@ type serverConn struct {
 	request stream.RequestHead
 	body    body
 	facts   exchangeFacts
+	length  int64 // of the request's body, negative where it isn't known
 	upgrade string
 	closing bool // the connection ends with this exchange
 
@@ -57,7 +58,7 @@ func (s *serverConn) begin(h *stream.RequestHead) {
 	s.facts = exchangeFacts{
 		head: h.Method == "HEAD", connect: h.Method == "CONNECT", http10: s.framing.http10, expects: h.ExpectContinue,
 	}
-	s.upgrade = h.Upgrade
+	s.upgrade, s.length = h.Upgrade, h.Length
 	s.closing = !s.framing.persists()
 	s.broken.Store(false)
 	switch {
@@ -175,7 +176,7 @@ func (s *serverConn) WriteHead(h *stream.ResponseHead, end bool) error {
 	case h.Status < 200 || h.Status > 999:
 		return errStatus
 	}
-	s.decideClose()
+	s.decideClose(h)
 	tunnel := s.facts.connect && h.Status < 300
 	if tunnel {
 		s.closing = false
@@ -203,11 +204,16 @@ func (s *serverConn) WriteHead(h *stream.ResponseHead, end bool) error {
 }
 
 // decideClose takes in all that makes this exchange the connection's last.
-func (s *serverConn) decideClose() {
+func (s *serverConn) decideClose(h *stream.ResponseHead) {
 	unsent := false
+	if h.Status >= 400 && s.length > discardBytes { // a refusal, of more than is read away
+		s.mu.Lock()
+		unsent = !s.bodyDone
+		s.mu.Unlock()
+	}
 	if s.facts.expects {
 		s.mu.Lock()
-		unsent, s.expect = s.expect, false
+		unsent, s.expect = unsent || s.expect, false
 		s.mu.Unlock()
 	}
 	// Bytes sent ahead of an upgrade that isn't granted may be the other protocol's: they are never read as requests.
