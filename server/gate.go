@@ -56,6 +56,9 @@ func (g *gate) pass(ctx context.Context) error {
 	if g.s.decides(node) {
 		return nil
 	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // the select below would choose, where a round is over as soon
+	}
 	g.mu.Lock()
 	if g.ended {
 		g.mu.Unlock()
