@@ -106,6 +106,9 @@ type transport struct {
 	closed  bool
 	streams map[*guarded]bool
 	inbound int
+
+	life context.Context // ends with Shutdown
+	end  context.CancelFunc
 }
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
@@ -138,6 +141,7 @@ func openTransport(ctx context.Context, p *Pool) (*transport, error) {
 		pool: p, packets: packets, listener: listener, bound: bound.Port(),
 		packetCh: make(chan *memberlist.Packet), streamCh: make(chan net.Conn), done: make(chan struct{}), streams: map[*guarded]bool{},
 	}
+	t.life, t.end = context.WithCancel(context.Background())
 	p.mu.Lock()
 	p.port = int(t.advertise().Port())
 	p.mu.Unlock()
@@ -184,7 +188,7 @@ func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, e
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(t.life, timeout)
 	defer cancel()
 	c, err := t.pool.c.Network.Dial(ctx, t.advertise(), to)
 	if err != nil {
@@ -213,6 +217,7 @@ func (t *transport) Shutdown() error {
 	}
 	t.closed = true
 	close(t.done)
+	t.end() // dials end
 	open := make([]*guarded, 0, len(t.streams))
 	for g := range t.streams {
 		open = append(open, g)
