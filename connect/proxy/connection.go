@@ -282,18 +282,11 @@ func hello(ctx context.Context, conn net.Conn, within time.Duration) (b []byte, 
 func (p *Proxy) enter(c *connection, l *config.Listener) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if l.MaxConnections > 0 {
-		n := 0
-		for other := range p.conns {
-			if other.listener == l.Name {
-				n++
-			}
-		}
-		if n >= l.MaxConnections {
-			return false
-		}
+	if l.MaxConnections > 0 && p.perListener[c.listener] >= l.MaxConnections {
+		return false
 	}
 	p.conns[c] = struct{}{}
+	p.perListener[c.listener]++
 	if p.stopping {
 		c.beginDrain()
 	}
@@ -304,6 +297,9 @@ func (p *Proxy) leave(c *connection) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.conns, c)
+	if p.perListener[c.listener]--; p.perListener[c.listener] == 0 {
+		delete(p.perListener, c.listener)
+	}
 }
 
 func (p *Proxy) allowed(l *config.Listener, peer *config.Peer) bool {

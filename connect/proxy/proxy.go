@@ -73,11 +73,12 @@ type Proxy struct {
 	ready     atomic.Bool   // a first configuration is in force
 	hurried   atomic.Bool   // it is to stop soon
 
-	mu        sync.Mutex // guards what follows
-	conns     map[*connection]struct{}
-	learners  map[string]*learner // by listener without a declared protocol
-	stopping  bool                // connections that still come are to leave
-	finishing int                 // listeners that are closed and have handshakes under way
+	mu          sync.Mutex // guards what follows
+	conns       map[*connection]struct{}
+	perListener map[string]int      // how many of these a listener has, by its name
+	learners    map[string]*learner // by listener without a declared protocol
+	stopping    bool                // connections that still come are to leave
+	finishing   int                 // listeners that are closed and have handshakes under way
 }
 
 // New makes a proxy. It opens nothing.
@@ -94,7 +95,10 @@ func New(c Config) (*Proxy, error) {
 	if c.Original == nil {
 		c.Original = listen.OriginalDestination
 	}
-	p := &Proxy{c: c, lounge: lounge.New(), restAfter: restAfter, applied: make(chan struct{}, 1), conns: map[*connection]struct{}{}, learners: map[string]*learner{}}
+	p := &Proxy{
+		c: c, lounge: lounge.New(), restAfter: restAfter, applied: make(chan struct{}, 1),
+		conns: map[*connection]struct{}{}, perListener: map[string]int{}, learners: map[string]*learner{},
+	}
 	metrics := exchange.NewMetrics(c.Service)
 	if c.Metrics != nil {
 		var err error
