@@ -3,6 +3,7 @@
 package catalog
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -122,7 +123,7 @@ func (u *unit) importChecks(node *Node, service string, list []*Check) error {
 			continue
 		}
 		check := *c
-		check.Scope, check.Node, check.CheckID = node.Scope, node.Node, orDefault(check.CheckID, check.Name)
+		check.Scope, check.Node, check.CheckID = node.Scope, node.Node, cmp.Or(check.CheckID, check.Name)
 		if check.ServiceID != "" {
 			check.Namespace = u.services.at(u.w, service).new.Service.Namespace
 		}

@@ -3,6 +3,7 @@
 package catalog
 
 import (
+	"cmp"
 	"hash/fnv"
 	"slices"
 	"strings"
@@ -95,9 +96,9 @@ func (u *unit) legacy(id string) (Key, int, bool) {
 }
 
 func sameSource(a, b *SourceIntention) bool {
-	return strings.EqualFold(a.Name, b.Name) && a.Peer == b.Peer && orDefault(a.Type, "consul") == orDefault(b.Type, "consul") &&
-		orDefault(a.Namespace, DefaultNamespace) == orDefault(b.Namespace, DefaultNamespace) &&
-		orDefault(a.Partition, DefaultPartition) == orDefault(b.Partition, DefaultPartition)
+	return strings.EqualFold(a.Name, b.Name) && a.Peer == b.Peer && cmp.Or(a.Type, "consul") == cmp.Or(b.Type, "consul") &&
+		cmp.Or(a.Namespace, DefaultNamespace) == cmp.Or(b.Namespace, DefaultNamespace) &&
+		cmp.Or(a.Partition, DefaultPartition) == cmp.Or(b.Partition, DefaultPartition)
 }
 
 func (u *unit) setIntention(c *SetIntention) (any, error) {

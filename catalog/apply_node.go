@@ -3,6 +3,7 @@
 package catalog
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -149,12 +150,12 @@ func (u *unit) alive(node string) bool {
 func (u *unit) setService(node *Node, s *Service) error {
 	ns := s.Namespace
 	s.Scope = node.Scope
-	s.Namespace = orDefault(ns, DefaultNamespace)
+	s.Namespace = cmp.Or(ns, DefaultNamespace)
 	s.Node = node.Node
 	if s.Service == "" {
 		return invalidf("Must provide service name (Service.Service)")
 	}
-	s.ID = orDefault(s.ID, s.Service)
+	s.ID = cmp.Or(s.ID, s.Service)
 	err := firstError(checkName("service name", s.Service), checkName("service ID", s.ID), checkName("namespace", s.Namespace))
 	if err != nil {
 		return err
@@ -185,13 +186,6 @@ func (u *unit) setService(node *Node, s *Service) error {
 	return nil
 }
 
-func orDefault(v, def string) string {
-	if v == "" {
-		return def
-	}
-	return v
-}
-
 // relabelChecks brings a service's new name and tags into its checks.
 func (u *unit) relabelChecks(service string, s *Service) {
 	for _, c := range u.serviceChecks(service) {
@@ -205,13 +199,13 @@ func (u *unit) relabelChecks(service string, s *Service) {
 func (u *unit) setCheck(node *Node, c *Check) error {
 	ns := c.Namespace
 	c.Scope = node.Scope
-	c.Namespace = orDefault(ns, DefaultNamespace)
+	c.Namespace = cmp.Or(ns, DefaultNamespace)
 	c.Node = node.Node
-	c.CheckID = orDefault(c.CheckID, c.Name)
+	c.CheckID = cmp.Or(c.CheckID, c.Name)
 	if err := firstError(checkName("check ID", c.CheckID), checkName("namespace", c.Namespace)); err != nil {
 		return err
 	}
-	switch c.Status = orDefault(c.Status, HealthCritical); c.Status {
+	switch c.Status = cmp.Or(c.Status, HealthCritical); c.Status {
 	case HealthPassing, HealthWarning, HealthCritical:
 	default:
 		return invalidf("check %q: Status %q is none of passing, warning, critical", c.CheckID, c.Status)
@@ -312,9 +306,9 @@ func (u *unit) syncItem(node *Node, it *SyncItem) error {
 		return invalidf("a sync item holds exactly one of Service, Check, DeleteService, DeleteCheck; this one %d", set)
 	}
 	scope := node.Scope
-	scope.Namespace = orDefault(it.Namespace, DefaultNamespace)
+	scope.Namespace = cmp.Or(it.Namespace, DefaultNamespace)
 	owned := func(what, id, has, wants string) error {
-		if has != "" && has != orDefault(wants, node.Owner) {
+		if has != "" && has != cmp.Or(wants, node.Owner) {
 			return faultf(ErrConflict, "%s %q belongs to %q", what, id, has)
 		}
 		return nil
@@ -333,15 +327,15 @@ func (u *unit) syncItem(node *Node, it *SyncItem) error {
 	}
 	switch {
 	case it.Service != nil:
-		scope.Namespace = orDefault(it.Service.Namespace, scope.Namespace)
-		if err := service(scope, orDefault(it.Service.ID, it.Service.Service), it.Service.Owner); err != nil {
+		scope.Namespace = cmp.Or(it.Service.Namespace, scope.Namespace)
+		if err := service(scope, cmp.Or(it.Service.ID, it.Service.Service), it.Service.Owner); err != nil {
 			return err
 		}
 		it.Service.Namespace = scope.Namespace
 		return u.setService(node, it.Service)
 	case it.Check != nil:
-		scope.Namespace = orDefault(it.Check.Namespace, scope.Namespace)
-		if err := check(scope, orDefault(it.Check.CheckID, it.Check.Name), it.Check.Owner); err != nil {
+		scope.Namespace = cmp.Or(it.Check.Namespace, scope.Namespace)
+		if err := check(scope, cmp.Or(it.Check.CheckID, it.Check.Name), it.Check.Owner); err != nil {
 			return err
 		}
 		it.Check.Namespace = scope.Namespace

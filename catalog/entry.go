@@ -2,7 +2,10 @@
 
 package catalog
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // The kinds of config entry, by Consul's names.
 const (
@@ -121,7 +124,7 @@ type UpstreamConfig struct {
 // About says whether an override is about an upstream, for a caller in a namespace.
 func (c *UpstreamConfig) About(upstream Key, caller string) bool {
 	return c.Name == upstream.Name && c.Peer == upstream.Peer &&
-		orDefault(c.Namespace, orDefault(caller, DefaultNamespace)) == orDefault(upstream.Namespace, DefaultNamespace)
+		cmp.Or(c.Namespace, cmp.Or(caller, DefaultNamespace)) == cmp.Or(upstream.Namespace, DefaultNamespace)
 }
 
 // ProxyDefaults holds for every proxy; its name is "global".

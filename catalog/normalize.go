@@ -3,14 +3,15 @@
 package catalog
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"strings"
 )
 
 func (h *EntryHead) normalize() {
-	h.Partition = orDefault(h.Partition, DefaultPartition)
-	h.Namespace = orDefault(h.Namespace, DefaultNamespace)
+	h.Partition = cmp.Or(h.Partition, DefaultPartition)
+	h.Namespace = cmp.Or(h.Namespace, DefaultNamespace)
 	if len(h.Meta) == 0 {
 		h.Meta = nil
 	}
@@ -20,7 +21,7 @@ func (m *MeshGatewayMode) normalize() { m.Mode = strings.ToLower(m.Mode) }
 
 func (e *Expose) normalize() {
 	for i := range e.Paths {
-		e.Paths[i].Protocol = orDefault(e.Paths[i].Protocol, ProtocolHTTP)
+		e.Paths[i].Protocol = cmp.Or(e.Paths[i].Protocol, ProtocolHTTP)
 	}
 }
 
@@ -53,7 +54,7 @@ func (u *UpstreamConfig) normalize() {
 // Normalize gives the entry its one name if it has none.
 func (e *ProxyDefaults) Normalize() {
 	e.normalize()
-	e.Name = orDefault(e.Name, ProxyDefaultsName)
+	e.Name = cmp.Or(e.Name, ProxyDefaultsName)
 	e.ExternalAuthorization.normalize()
 	e.MutualTLSMode = strings.ToLower(e.MutualTLSMode)
 	e.MeshGateway.normalize()
@@ -85,7 +86,7 @@ func (e *ServiceIntentions) Normalize() {
 	e.normalize()
 	for i := range e.Sources {
 		s := &e.Sources[i]
-		s.Type = orDefault(s.Type, "consul")
+		s.Type = cmp.Or(s.Type, "consul")
 		s.Action = strings.ToLower(s.Action)
 		if s.Namespace == "" {
 			s.Namespace = e.Namespace

@@ -2,7 +2,10 @@
 
 package catalog
 
-import "strings"
+import (
+	"cmp"
+	"strings"
+)
 
 // The states of a peering.
 const (
@@ -47,11 +50,11 @@ const TopicPeerings TopicKind = "peerings"
 var peeringsTopic = Topic{Kind: TopicPeerings}
 
 func peeringString(partition, name string) string {
-	return join(orDefault(partition, DefaultPartition), strings.ToLower(name))
+	return join(cmp.Or(partition, DefaultPartition), strings.ToLower(name))
 }
 
 func (u *unit) setPeering(p Peering) (any, error) {
-	p.Partition = orDefault(p.Partition, DefaultPartition)
+	p.Partition = cmp.Or(p.Partition, DefaultPartition)
 	if err := firstError(checkName("peering name", p.Name), checkName("peering ID", p.ID)); err != nil {
 		return nil, err
 	}
@@ -98,6 +101,6 @@ func (t *Txn) Peerings(partition string) ([]*Peering, error) {
 		return nil, err
 	}
 	var out []*Peering
-	each(t.db, tablePeerings, "id_prefix", join(orDefault(partition, DefaultPartition)), func(p *Peering) { out = append(out, p) })
+	each(t.db, tablePeerings, "id_prefix", join(cmp.Or(partition, DefaultPartition)), func(p *Peering) { out = append(out, p) })
 	return out, nil
 }

@@ -3,6 +3,7 @@
 package catalog
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -63,7 +64,7 @@ func (s *Session) checkKeys() []string {
 	}
 	for _, c := range s.ServiceChecks {
 		scope := node
-		scope.Namespace = orDefault(c.Namespace, DefaultNamespace)
+		scope.Namespace = cmp.Or(c.Namespace, DefaultNamespace)
 		out = append(out, onNodeString(scope, s.Node, c.ID))
 	}
 	return out
@@ -89,7 +90,7 @@ func (u *unit) createSession(s Session) (any, error) {
 	if err := firstError(checkName("session ID", s.ID), checkScope(s.Scope), u.home(s.Scope)); err != nil {
 		return nil, err
 	}
-	switch s.Behavior = orDefault(s.Behavior, SessionRelease); s.Behavior {
+	switch s.Behavior = cmp.Or(s.Behavior, SessionRelease); s.Behavior {
 	case SessionRelease, SessionDelete:
 	default:
 		return nil, invalidf("Invalid Behavior setting '%s'", s.Behavior)

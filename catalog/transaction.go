@@ -2,6 +2,8 @@
 
 package catalog
 
+import "cmp"
+
 // RecordVerb is what an operation of a transaction does with a node, service or check.
 type RecordVerb string
 
@@ -179,7 +181,7 @@ func (u *unit) nodeOp(op *NodeOp) ([]OpResult, string) {
 func (u *unit) serviceOp(op *ServiceOp) ([]OpResult, string) {
 	s := op.Service
 	s.Scope = s.Scope.Default(u.w.dc)
-	s.ID = orDefault(s.ID, s.Service)
+	s.ID = cmp.Or(s.ID, s.Service)
 	node := u.nodes.at(u.w, nodeString(s.NodeKey().Scope, s.Node)).new
 	if node == nil && op.Verb != RecordDelete {
 		return nil, "node " + quoted(s.Node) + " doesn't exist"
@@ -201,7 +203,7 @@ func (u *unit) serviceOp(op *ServiceOp) ([]OpResult, string) {
 func (u *unit) checkOp(op *CheckOp) ([]OpResult, string) {
 	c := op.Check
 	c.Scope = c.Scope.Default(u.w.dc)
-	c.CheckID = orDefault(c.CheckID, c.Name)
+	c.CheckID = cmp.Or(c.CheckID, c.Name)
 	node := u.nodes.at(u.w, nodeString(c.NodeKey().Scope, c.Node)).new
 	if node == nil && op.Verb != RecordDelete {
 		return nil, "node " + quoted(c.Node) + " doesn't exist"

@@ -3,6 +3,7 @@
 package catalog
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -194,7 +195,7 @@ func (t *Txn) NodeService(node Key, namespace, id string) (*Service, error) {
 	if err := t.use(NodeTopic(node)); err != nil {
 		return nil, err
 	}
-	node.Namespace = orDefault(namespace, DefaultNamespace)
+	node.Namespace = cmp.Or(namespace, DefaultNamespace)
 	if r := first[*instanceRow](t.db, tableServices, onNodeString(node.Scope, node.Name, id)); r != nil {
 		return r.Service, nil
 	}
@@ -207,7 +208,7 @@ func (t *Txn) NodeCheck(node Key, namespace, id string) (*Check, error) {
 	if err := t.use(NodeTopic(node)); err != nil {
 		return nil, err
 	}
-	node.Namespace = orDefault(namespace, DefaultNamespace)
+	node.Namespace = cmp.Or(namespace, DefaultNamespace)
 	return first[*Check](t.db, tableChecks, onNodeString(node.Scope, node.Name, id)), nil
 }
 

@@ -3,6 +3,7 @@
 package catalog
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net/url"
@@ -153,7 +154,7 @@ func (e *ServiceDefaults) Validate() error {
 		if o.Name == "" {
 			return invalidf("%s.Name must not be empty", f)
 		}
-		key := join(o.Name, o.Peer, orDefault(o.Namespace, orDefault(e.Namespace, DefaultNamespace)))
+		key := join(o.Name, o.Peer, cmp.Or(o.Namespace, cmp.Or(e.Namespace, DefaultNamespace)))
 		if o.Namespace != "" && !ValidNamespace(o.Namespace) {
 			return invalidf("%s.Namespace %q: want lower-case letters, digits and - within, at most 63", f, o.Namespace)
 		}
@@ -246,10 +247,10 @@ func (e *ServiceSplitter) Validate() error {
 		if math.IsNaN(s.Weight) || s.Weight < 0 || s.Weight > 100 {
 			return invalidf("Splits[%d].Weight must be from 0 to 100, got %g", i, s.Weight)
 		}
-		to := join(orDefault(s.Service, e.Name), s.ServiceSubset, orDefault(s.Namespace, e.Namespace), orDefault(s.Partition, e.Partition))
+		to := join(cmp.Or(s.Service, e.Name), s.ServiceSubset, cmp.Or(s.Namespace, e.Namespace), cmp.Or(s.Partition, e.Partition))
 		if seen[to] {
 			return invalidf("Splits[%d]: split destination occurs more than once: service=%q, subset=%q", i,
-				orDefault(s.Service, e.Name), s.ServiceSubset)
+				cmp.Or(s.Service, e.Name), s.ServiceSubset)
 		}
 		seen[to] = true
 		sum += math.Round(s.Weight * 100)

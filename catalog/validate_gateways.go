@@ -3,6 +3,7 @@
 package catalog
 
 import (
+	"cmp"
 	"crypto/tls"
 	"fmt"
 	"slices"
@@ -16,7 +17,7 @@ func (*IngressGateway) EntryKind() string { return KindIngressEntry }
 func (e *IngressGateway) Normalize() {
 	e.normalize()
 	for i := range e.Listeners {
-		e.Listeners[i].Protocol = orDefault(strings.ToLower(e.Listeners[i].Protocol), ProtocolTCP)
+		e.Listeners[i].Protocol = cmp.Or(strings.ToLower(e.Listeners[i].Protocol), ProtocolTCP)
 	}
 }
 
@@ -182,7 +183,7 @@ func (e *HTTPRoute) Normalize() {
 
 func normalizeParents(parents []ResourceRef) {
 	for i := range parents {
-		parents[i].Kind = orDefault(parents[i].Kind, KindAPIGatewayEntry)
+		parents[i].Kind = cmp.Or(parents[i].Kind, KindAPIGatewayEntry)
 	}
 }
 
@@ -291,7 +292,7 @@ func (*ExportedServices) EntryKind() string { return KindExportedServices }
 // Normalize gives the entry its one name if it has none.
 func (e *ExportedServices) Normalize() {
 	e.normalize()
-	e.Name = orDefault(e.Name, ExportedServicesName)
+	e.Name = cmp.Or(e.Name, ExportedServicesName)
 }
 
 // Validate checks services and consumers.

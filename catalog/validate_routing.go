@@ -3,6 +3,7 @@
 package catalog
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -161,7 +162,7 @@ func (f *ServiceResolverFailover) validate(at string, e *ServiceResolver) error 
 	if len(f.Targets) == 0 && f.Service == "" && f.ServiceSubset == "" && len(f.Datacenters) == 0 && f.Namespace == "" {
 		return invalidf("Bad %s: one of Service, ServiceSubset, Namespace, Targets, or Datacenters is required", at)
 	}
-	if f.ServiceSubset != "" && orDefault(f.Service, e.Name) == e.Name {
+	if f.ServiceSubset != "" && cmp.Or(f.Service, e.Name) == e.Name {
 		if _, ok := e.Subsets[f.ServiceSubset]; !ok {
 			return invalidf("Bad %s.ServiceSubset %q: not a valid subset of %q", at, f.ServiceSubset, e.Name)
 		}

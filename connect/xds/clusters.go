@@ -234,7 +234,7 @@ func (r *renderer) upstreamCluster(u *Upstream, node *chain.Node) (string, error
 	asked := retriedTo(u.Chain)[chain.TypeResolver+":"+target.ID]
 	c := &clusterv3.Cluster{
 		Name: name, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
-		EdsClusterConfig: &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()}, ConnectTimeout: durationpb.New(orDefault(timeout, connectTimeout)),
+		EdsClusterConfig: &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()}, ConnectTimeout: durationpb.New(cmp.Or(timeout, connectTimeout)),
 		TransportSocket: tls, TypedExtensionProtocolOptions: options, Metadata: meta, CircuitBreakers: breakers(conf.Limits, asked),
 		OutlierDetection: outlier(conf.PassiveHealthCheck), CommonLbConfig: common(node), UpstreamConnectionOptions: alive(conf.Connections),
 	}
@@ -259,13 +259,6 @@ func (r *renderer) upstreamCluster(u *Upstream, node *chain.Node) (string, error
 		return name, err
 	}
 	return name, r.endpoints(name, u, node, targets)
-}
-
-func orDefault(d, def time.Duration) time.Duration {
-	if d == 0 {
-		return def
-	}
-	return d
 }
 
 // upstreamConfig is how an upstream is called: the registration's word, else the caller's service-defaults for that upstream,

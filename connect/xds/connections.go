@@ -3,6 +3,7 @@
 package xds
 
 import (
+	"cmp"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -33,7 +34,7 @@ func keep(options *httpv3.HttpProtocolOptions, conf *catalog.UpstreamConfig) {
 			}
 			if c.Ping != nil {
 				h2.ConnectionKeepalive = &corev3.KeepaliveSettings{
-					Interval: durationpb.New(c.Ping.Interval), Timeout: durationpb.New(orDefault(c.Ping.Timeout, defaultBound)),
+					Interval: durationpb.New(c.Ping.Interval), Timeout: durationpb.New(cmp.Or(c.Ping.Timeout, defaultBound)),
 				}
 			}
 		}

@@ -3,6 +3,7 @@
 package xds
 
 import (
+	"cmp"
 	"time"
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
@@ -39,7 +40,7 @@ func (r *renderer) detect(stat string, inbound bool, log []*accesslogv3.AccessLo
 		UpgradeConfigs:        []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 		GenerateRequestId:     wrapperspb.Bool(true),
 		HttpFilters:           []*hcmv3.HttpFilter{{Name: "envoy.filters.http.router", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: router}}},
-		RequestHeadersTimeout: durationpb.New(orDefault(r.in.Limits.Headers, defaultBound)),
+		RequestHeadersTimeout: durationpb.New(cmp.Or(r.in.Limits.Headers, defaultBound)),
 	}
 	if inbound {
 		m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET

@@ -3,6 +3,7 @@
 package xds
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -82,7 +83,7 @@ func (r *renderer) inspect(l *listenerv3.Listener, g *ground) error {
 			Rule: &listenerv3.ListenerFilterChainMatchPredicate_OrMatch{OrMatch: &listenerv3.ListenerFilterChainMatchPredicate_MatchSet{Rules: at}},
 		}},
 	}
-	l.ListenerFiltersTimeout, l.ContinueOnListenerFiltersTimeout = durationpb.New(orDefault(r.in.Limits.Handshake, defaultBound)), true
+	l.ListenerFiltersTimeout, l.ContinueOnListenerFiltersTimeout = durationpb.New(cmp.Or(r.in.Limits.Handshake, defaultBound)), true
 	return nil
 }
 

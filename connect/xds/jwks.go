@@ -3,6 +3,7 @@
 package xds
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/url"
@@ -41,7 +42,7 @@ func (r *renderer) fetched(p *catalog.JWTProvider, out *jwtv3.JwtProvider) error
 		HttpUri: &corev3.HttpUri{
 			Uri: remote.URI, HttpUpstreamType: &corev3.HttpUri_Cluster{Cluster: name}, Timeout: durationpb.New(timeout),
 		},
-		CacheDuration: durationpb.New(orDefault(remote.CacheDuration, keysFor)), AsyncFetch: &jwtv3.JwksAsyncFetch{},
+		CacheDuration: durationpb.New(cmp.Or(remote.CacheDuration, keysFor)), AsyncFetch: &jwtv3.JwksAsyncFetch{},
 	}}
 	if r.in.Abilities.Weft {
 		return nil

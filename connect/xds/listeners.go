@@ -94,7 +94,7 @@ func (r *renderer) inbound() error {
 	name := fmt.Sprintf("public_listener:%s:%d", host, port)
 	chain := &listenerv3.FilterChain{
 		TransportSocket: tls, Filters: append(filters, more...), Metadata: r.sinceRevoked(),
-		TransportSocketConnectTimeout: durationpb.New(orDefault(r.in.Limits.Handshake, defaultBound)),
+		TransportSocketConnectTimeout: durationpb.New(cmp.Or(r.in.Limits.Handshake, defaultBound)),
 	}
 	if err := r.listener(name, socket(host, port), corev3.TrafficDirection_INBOUND, chain, r.mode()); err != nil {
 		return err
@@ -152,7 +152,7 @@ func (r *renderer) manager(stat, routes, protocol string, inbound, decides bool,
 		NormalizePath: wrapperspb.Bool(true), MergeSlashes: true,
 		PathWithEscapedSlashesAction: hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD,
 		ServerHeaderTransformation:   hcmv3.HttpConnectionManager_PASS_THROUGH,
-		RequestHeadersTimeout:        durationpb.New(orDefault(r.in.Limits.Headers, defaultBound)),
+		RequestHeadersTimeout:        durationpb.New(cmp.Or(r.in.Limits.Headers, defaultBound)),
 		StreamIdleTimeout:            durationpb.New(5 * time.Minute),
 		UpgradeConfigs:               []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 		GenerateRequestId:            wrapperspb.Bool(true),

@@ -3,6 +3,7 @@
 package xds
 
 import (
+	"cmp"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	inspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
@@ -37,7 +38,7 @@ func (r *renderer) upstreamsByName(all []named) error {
 		ListenerFilters: []*listenerv3.ListenerFilter{{
 			Name: "envoy.filters.listener.tls_inspector", ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: inspector},
 		}},
-		ListenerFiltersTimeout: durationpb.New(orDefault(r.in.Limits.Handshake, defaultBound)),
+		ListenerFiltersTimeout: durationpb.New(cmp.Or(r.in.Limits.Handshake, defaultBound)),
 	}
 	for _, u := range all {
 		clusters, err := r.upstreamClusters(u.Upstream)

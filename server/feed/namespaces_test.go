@@ -54,17 +54,7 @@ func TestOtherNamespace(t *testing.T) {
 		s := w.open(&weftv1.Interest{Id: "p", Proxy: proxy})
 		defer w.end(s)
 		w.drain(s)
-		var covered []string
-		why := ""
-		for _, m := range w.got {
-			for _, c := range m.GetCovered() {
-				covered = append(covered, c.GetKind()+" "+c.GetNamespace()+"/"+c.GetName())
-			}
-			for _, e := range m.GetErrors() {
-				why = e.GetMessage()
-			}
-		}
-		slices.Sort(covered)
+		covered, why := w.told()
 		if got, want := strings.Join(covered, ", "), "ca /, connect red/api, entry */*, entry default/global"; got != want {
 			t.Errorf("the proxy gets %s, want %s", got, want)
 		}
@@ -92,8 +82,8 @@ func (w writer) Allow(p api.Permission, name string) error {
 // Who may write a service gets the addresses of another only if he may read that, as from the health API; its config entries are no secret to its callers.
 func TestAnothersInstances(t *testing.T) {
 	for reads, want := range map[string]string{
-		"api": "ca , connect api, connect web, entry api, service api",
-		"":    "ca , connect web, entry api",
+		"api": "ca /, connect default/api, connect default/web, entry default/api, service default/api",
+		"":    "ca /, connect default/web, entry default/api",
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			key := func(name string) catalog.Key { return catalog.Scope{}.Default("dc1").Name(name) }
@@ -114,17 +104,7 @@ func TestAnothersInstances(t *testing.T) {
 			s := w.open(&weftv1.Interest{Id: "p", Proxy: proxy})
 			defer w.end(s)
 			w.drain(s)
-			var covered []string
-			why := ""
-			for _, m := range w.got {
-				for _, c := range m.GetCovered() {
-					covered = append(covered, c.GetKind()+" "+c.GetName())
-				}
-				for _, e := range m.GetErrors() {
-					why = e.GetMessage()
-				}
-			}
-			slices.Sort(covered)
+			covered, why := w.told()
 			if got := strings.Join(covered, ", "); got != want {
 				t.Errorf("the proxy gets %s, want %s", got, want)
 			}
@@ -133,4 +113,18 @@ func TestAnothersInstances(t *testing.T) {
 			}
 		})
 	}
+}
+
+// told is what is covered, as "kind namespace/name", in order, and what the last error says.
+func (w *world) told() (covered []string, why string) {
+	for _, m := range w.got {
+		for _, c := range m.GetCovered() {
+			covered = append(covered, c.GetKind()+" "+c.GetNamespace()+"/"+c.GetName())
+		}
+		for _, e := range m.GetErrors() {
+			why = e.GetMessage()
+		}
+	}
+	slices.Sort(covered)
+	return covered, why
 }

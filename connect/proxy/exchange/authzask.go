@@ -187,7 +187,7 @@ func (ex *exchange) takeBody(a *config.Ask) (body []byte, partial, ok bool) {
 		req.ExpectContinue = false
 	}
 	b := &begun{ServerExchange: ex.x}
-	ex.watch.limit(orDefault(ex.http.StreamIdle, defaultStreamIdle), 0, 0)
+	ex.watch.limit(cmp.Or(ex.http.StreamIdle, defaultStreamIdle), 0, 0)
 	ex.watch.hold(breaker{ex: ex})
 	err := b.read(a.MaxBody, ex.watch.touch)
 	ex.watch.hold(nil)

@@ -3,6 +3,7 @@
 package exchange
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -222,7 +223,7 @@ func (d *downstream) run(ctx context.Context) error {
 	}
 	d.multied, d.making = true, make(chan struct{}, maxMaking)
 	s, err := h2.NewServer(d.conn, h2.ServerConfig{
-		Prefix: prefix, Limits: limitsOf(c), IdleTimeout: orDefault(c.IdleTimeout, defaultIdle), RestAfter: d.manner.RestAfter,
+		Prefix: prefix, Limits: limitsOf(c), IdleTimeout: cmp.Or(c.IdleTimeout, defaultIdle), RestAfter: d.manner.RestAfter,
 		Do: d.engine.workers.do,
 	}, d.serve)
 	if err != nil {
@@ -238,7 +239,7 @@ func (d *downstream) serveHTTP1(ctx context.Context, c *config.HTTP, prefix []by
 		scheme = "https"
 	}
 	return h1.Serve(ctx, d.conn, h1.ServerConfig{
-		Limits: limitsOf(c), Scheme: scheme, IdleTimeout: orDefault(c.IdleTimeout, defaultIdle), HeadTimeout: c.HeaderTimeout,
+		Limits: limitsOf(c), Scheme: scheme, IdleTimeout: cmp.Or(c.IdleTimeout, defaultIdle), HeadTimeout: c.HeaderTimeout,
 		Draining: d.leaving, Closing: d.closing, OnState: func(s h1.ConnState) { d.idle.Store(s == h1.StateIdle) }, BadRequest: d.refuse, Prefix: prefix,
 		RestAfter: d.manner.RestAfter, Rest: d.rest,
 	}, d.serve)
@@ -248,13 +249,6 @@ func limitsOf(c *config.HTTP) stream.Limits {
 	return stream.Limits{HeadBytes: c.MaxHeadBytes, Streams: c.MaxStreams}
 }
 
-func orDefault(d, def time.Duration) time.Duration {
-	if d == 0 {
-		return def
-	}
-	return d
-}
-
 // sniff reads until the bytes can't be HTTP/2's preface any more, or are all of it. It gives none where the client closed
 // before it had sent any, or stayed silent for too long.
 func (d *downstream) sniff(ctx context.Context, c *config.HTTP) ([]byte, error) {
@@ -262,7 +256,7 @@ func (d *downstream) sniff(ctx context.Context, c *config.HTTP) ([]byte, error) 
 	defer stop()
 	var room [len(preface)]byte
 	n := 0
-	_ = d.conn.SetReadDeadline(time.Now().Add(orDefault(c.IdleTimeout, defaultIdle)))
+	_ = d.conn.SetReadDeadline(time.Now().Add(cmp.Or(c.IdleTimeout, defaultIdle)))
 	d.idle.Store(true)
 	if d.closing() {
 		return nil, nil
@@ -280,7 +274,7 @@ func (d *downstream) sniff(ctx context.Context, c *config.HTTP) ([]byte, error) 
 		if err != nil {
 			break // the codec says what is wrong
 		}
-		_ = d.conn.SetReadDeadline(time.Now().Add(orDefault(max(0, c.HeaderTimeout), 10*time.Second)))
+		_ = d.conn.SetReadDeadline(time.Now().Add(cmp.Or(max(0, c.HeaderTimeout), 10*time.Second)))
 	}
 	_ = d.conn.SetReadDeadline(time.Time{})
 	return append([]byte(nil), room[:n]...), nil

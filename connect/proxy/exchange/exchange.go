@@ -3,6 +3,7 @@
 package exchange
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -368,7 +369,7 @@ func (ex *exchange) forward(f *config.Forward) {
 		state.earn(b)
 	}
 	ex.rewrite(f)
-	ex.watch.limit(orDefault(f.IdleTimeout, orDefault(ex.http.StreamIdle, defaultStreamIdle)), f.MaxDuration, 0)
+	ex.watch.limit(cmp.Or(f.IdleTimeout, cmp.Or(ex.http.StreamIdle, defaultStreamIdle)), f.MaxDuration, 0)
 	ex.mirrored(f)
 	if ex.req.ExpectContinue && ex.d.multied {
 		_ = ex.x.WriteInformational(&stream.ResponseHead{Status: 100}) // a client that is gone is noticed below

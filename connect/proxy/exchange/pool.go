@@ -3,6 +3,7 @@
 package exchange
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -500,6 +501,6 @@ func (v *clusterView) upstreamWire(p stream.Proto) wire {
 
 func pings(k *config.Keep) h2.ClientConfig {
 	return h2.ClientConfig{
-		PingEvery: orDefault(k.PingEvery, 30*time.Second), PingTimeout: k.PingTimeout, Limits: stream.Limits{Streams: k.Streams},
+		PingEvery: cmp.Or(k.PingEvery, 30*time.Second), PingTimeout: k.PingTimeout, Limits: stream.Limits{Streams: k.Streams},
 	}
 }
