@@ -26,7 +26,7 @@ import (
 //
 // Of a thousand it took 87 s: a member is taken back once it has heard that it is taken for dead, and said no; and that it is was one of some
 // thousand messages that each node sends on sixteen times, a hundred a second. So a node that heals asks one of those that it takes for failed each
-// second, too: that one is told by the exchange itself, and what it says goes round with the others.
+// second, too: that one is told by the exchange itself, and what it says goes round with the others. 150 take 4.75 s so in place of 7.25, but 700 still 56 s.
 const (
 	// reconnectEvery is how often a failed member is tried, by all of the pool together: serf spreads it over those that are there.
 	reconnectEvery = 2 * time.Second
