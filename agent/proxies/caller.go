@@ -28,34 +28,32 @@ func (m *Manager) caller(ctx context.Context) caller {
 // of this host name the processes that they are (LocalIdentity.Proxy), it has to be one of these, one of the agent's own user, or root's;
 // else any is. A refusal is logged here.
 func (m *Manager) Permit(ctx context.Context, what string, service catalog.Key) error {
-	wanted, _ := m.c.State.Wanted()
-	bounds := boundsOf(&wanted, service, proxyBound)
-	if len(bounds) == 0 {
-		return nil
-	}
-	c := m.caller(ctx)
-	err := m.suits(c, bounds)
-	if err != nil {
-		m.c.Log.Warn("a process was refused what only a proxy may have", "what", what, "service", service.Name, "uid", c.uid(), "error", err)
-	}
-	return err
+	return m.permit(ctx, service, proxyBound, "a process was refused what only a proxy may have", what)
 }
 
 // PermitChange returns nil if the process that makes a request may change the registrations of a service and its proxies. Where they name the
 // processes that these are (LocalIdentity), it has to be one of them, one of the agent's own user, or root's: else a neighbour could register the
 // service anew, as his own. A refusal is logged here.
 func (m *Manager) PermitChange(ctx context.Context, what string, service catalog.Key) error {
+	if err := m.permit(ctx, service, everyBound, "a process was refused a change of a service that isn't its own", what); err != nil {
+		return fmt.Errorf("the service %q is that of other processes: %w", service.Name, err)
+	}
+	return nil
+}
+
+// permit returns nil if the process that makes a request suits the bounds of a service's proxies, or there are none, and logs a refusal.
+func (m *Manager) permit(ctx context.Context, service catalog.Key, of func(*catalog.LocalIdentity) []*catalog.LocalProcesses, refused, what string) error {
 	wanted, _ := m.c.State.Wanted()
-	bounds := boundsOf(&wanted, service, everyBound)
+	bounds := boundsOf(&wanted, service, of)
 	if len(bounds) == 0 {
 		return nil
 	}
 	c := m.caller(ctx)
-	if err := m.suits(c, bounds); err != nil {
-		m.c.Log.Warn("a process was refused a change of a service that isn't its own", "what", what, "service", service.Name, "uid", c.uid(), "error", err)
-		return fmt.Errorf("the service %q is that of other processes: %w", service.Name, err)
+	err := m.suits(c, bounds)
+	if err != nil {
+		m.c.Log.Warn(refused, "what", what, "service", service.Name, "uid", c.uid(), "error", err)
 	}
-	return nil
+	return err
 }
 
 // uid is for logs.

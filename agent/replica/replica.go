@@ -295,7 +295,7 @@ func (r *Replica) apply(resp *weftv1.SubscribeResponse) error {
 	for _, m := range resp.GetItems() {
 		u.Items = append(u.Items, wire.ItemFrom(m))
 	}
-	covered := u.Covered
+	covered, dropped := u.Covered, u.Dropped // without what is withheld
 	withheld := r.withhold(&u, wire.TopicsFrom(resp.GetWithheld()))
 	if u.Position.Epoch != r.c.Store.Position().Epoch {
 		clear(r.held) // another history: the store drops what this update doesn't bring
@@ -307,8 +307,8 @@ func (r *Replica) apply(resp *weftv1.SubscribeResponse) error {
 	for _, t := range covered {
 		r.held[t] = true
 	}
-	for _, t := range resp.GetDropped() {
-		delete(r.held, wire.TopicFrom(t))
+	for _, t := range dropped {
+		delete(r.held, t)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

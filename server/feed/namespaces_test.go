@@ -45,16 +45,7 @@ func TestOtherNamespace(t *testing.T) {
 			return errors.Join(errs, err, err2)
 		}
 		w := newWorld(t, Config{Resolver: within{may: "red"}, Closure: closure}, 0)
-		proxy, err := catalog.Canonical(catalog.Service{
-			Scope: catalog.Scope{Namespace: "red"}.Default("dc1"), ID: "p", Kind: catalog.KindConnectProxy, Proxy: &catalog.Proxy{DestinationServiceName: "web"},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		s := w.open(&weftv1.Interest{Id: "p", Proxy: proxy})
-		defer w.end(s)
-		w.drain(s)
-		covered, why := w.told()
+		covered, why := w.told(catalog.Scope{Namespace: "red"}.Default("dc1"), "web")
 		if got, want := strings.Join(covered, ", "), "ca /, connect red/api, entry */*, entry default/global"; got != want {
 			t.Errorf("the proxy gets %s, want %s", got, want)
 		}
@@ -95,16 +86,7 @@ func TestAnothersInstances(t *testing.T) {
 				return errors.Join(err, err2, err3, err4)
 			}
 			w := newWorld(t, Config{Resolver: writer{writes: "Web", reads: reads}, Closure: closure}, 0)
-			proxy, err := catalog.Canonical(catalog.Service{
-				Scope: catalog.Scope{}.Default("dc1"), ID: "p", Kind: catalog.KindConnectProxy, Proxy: &catalog.Proxy{DestinationServiceName: "Web"},
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			s := w.open(&weftv1.Interest{Id: "p", Proxy: proxy})
-			defer w.end(s)
-			w.drain(s)
-			covered, why := w.told()
+			covered, why := w.told(catalog.Scope{}.Default("dc1"), "Web")
 			if got := strings.Join(covered, ", "); got != want {
 				t.Errorf("the proxy gets %s, want %s", got, want)
 			}
@@ -115,8 +97,18 @@ func TestAnothersInstances(t *testing.T) {
 	}
 }
 
-// told is what is covered, as "kind namespace/name", in order, and what the last error says.
-func (w *world) told() (covered []string, why string) {
+// told is what is covered for a service's proxy, as "kind namespace/name", in order, and what the last error says.
+func (w *world) told(scope catalog.Scope, service string) (covered []string, why string) {
+	w.t.Helper()
+	proxy, err := catalog.Canonical(catalog.Service{
+		Scope: scope, ID: "p", Kind: catalog.KindConnectProxy, Proxy: &catalog.Proxy{DestinationServiceName: service},
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	s := w.open(&weftv1.Interest{Id: "p", Proxy: proxy})
+	defer w.end(s)
+	w.drain(s)
 	for _, m := range w.got {
 		for _, c := range m.GetCovered() {
 			covered = append(covered, c.GetKind()+" "+c.GetNamespace()+"/"+c.GetName())

@@ -17,6 +17,24 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/stream"
 )
 
+// running is an engine that runs under ctx, until stop, which waits for its end.
+func running(t *testing.T, s *config.Snapshot) (e *Engine, ctx context.Context, stop func()) {
+	t.Helper()
+	e, err := New(Config{Snapshot: func() *config.Snapshot { return s }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- e.Run(ctx) }()
+	return e, ctx, func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // Nobody looks at a connection on which nothing moves, however long it is there, as long as it neither leaves nor has an age: there may
 // be ten thousand of them. When it begins to leave, or is too old, it is closed soon.
 func TestIdleConnectionsAreLeftAlone(t *testing.T) {
@@ -36,13 +54,7 @@ func TestIdleConnectionsAreLeftAlone(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := &config.Listener{Name: "l", HTTP: &c.http}
 				s := &config.Snapshot{Listeners: map[string]*config.Listener{"l": l}}
-				e, err := New(Config{Snapshot: func() *config.Snapshot { return s }})
-				if err != nil {
-					t.Fatal(err)
-				}
-				ctx, stop := context.WithCancel(t.Context())
-				ended := make(chan error, 1)
-				go func() { ended <- e.Run(ctx) }()
+				e, ctx, stop := running(t, s)
 				here, there := net.Pipe()
 				defer there.Close()
 				var looks, drain atomic.Int64
@@ -81,9 +93,6 @@ func TestIdleConnectionsAreLeftAlone(t *testing.T) {
 					t.Errorf("%d and %d connections are left in the engine's books", len(e.downs), len(e.ending))
 				}
 				stop()
-				if err := <-ended; err != nil {
-					t.Error(err)
-				}
 			})
 		})
 	}
@@ -93,17 +102,11 @@ func TestIdleConnectionsAreLeftAlone(t *testing.T) {
 func TestWhoComesLateLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &config.Listener{Name: "l", HTTP: &config.HTTP{}}
-		e, err := New(Config{Snapshot: func() *config.Snapshot { return nil }})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, stop := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() { ended <- e.Run(ctx) }()
+		e, ctx, stop := running(t, nil)
 		here, there := net.Pipe()
 		defer there.Close()
 		began := time.Now()
-		err = e.ServeHTTP(ctx, here, l, nil, "http/1.1", func() Drain {
+		err := e.ServeHTTP(ctx, here, l, nil, "http/1.1", func() Drain {
 			if time.Since(began) < time.Second {
 				return Leaving
 			}
@@ -113,9 +116,6 @@ func TestWhoComesLateLeaves(t *testing.T) {
 			t.Errorf("it ended after %s with %v", took, err)
 		}
 		stop()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
 	})
 }
 

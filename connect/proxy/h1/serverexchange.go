@@ -205,19 +205,19 @@ func (s *serverConn) WriteHead(h *stream.ResponseHead, end bool) error {
 
 // decideClose takes in all that makes this exchange the connection's last.
 func (s *serverConn) decideClose(h *stream.ResponseHead) {
-	unsent := false
-	if h.Status >= 400 && s.length > discardBytes { // a refusal, of more than is read away
-		s.mu.Lock()
-		unsent = !s.bodyDone
-		s.mu.Unlock()
-	}
+	unsent, unread := false, false
 	if s.facts.expects {
 		s.mu.Lock()
-		unsent, s.expect = unsent || s.expect, false
+		unsent, s.expect = s.expect, false
+		s.mu.Unlock()
+	}
+	if h.Status >= 400 && s.length > discardBytes { // a refusal, of more than is read away
+		s.mu.Lock()
+		unread = !s.bodyDone
 		s.mu.Unlock()
 	}
 	// Bytes sent ahead of an upgrade that isn't granted may be the other protocol's: they are never read as requests.
-	s.closing = s.closing || unsent || s.upgrade != "" && !guard.Off("C53") || s.facts.connect || s.broken.Load() || s.draining() ||
+	s.closing = s.closing || unsent || unread || s.upgrade != "" && !guard.Off("C53") || s.facts.connect || s.broken.Load() || s.draining() ||
 		s.config.MaxRequestsPerConn > 0 && s.served >= s.config.MaxRequestsPerConn
 }
 
