@@ -58,7 +58,7 @@ type process struct {
 }
 
 // settings make servers snapshot and compact often, so that every row meets that too.
-const settings = `raft_snapshot_threshold = 400 raft_snapshot_interval = "2s" raft_trailing_logs = 200 ` +
+const settings = `raft_snapshot_threshold = 400 raft_snapshot_interval = "2s" raft_trailing_logs = 200 raft_logstore { wal { segment_size_mb = 1 } } ` +
 	`autopilot { server_stabilization_time = "1s" }`
 
 // newCluster starts three servers of a network with room for more. before, unless it is nil, prepares a server.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -25,6 +26,11 @@ func failAt(p failpoint.Point, what string, leader bool) func(*run) error {
 		s := l
 		if !leader || slices.Contains(starting, p) {
 			s = r.c.followers(l)[rand.IntN(2)]
+		}
+		if p == failpoint.RestoreBefore || p == failpoint.RestoreAfter {
+			if err := compacted(l); err != nil {
+				return err
+			}
 		}
 		s.kill()
 		at := 1
@@ -71,6 +77,18 @@ func failAt(p failpoint.Point, what string, leader bool) func(*run) error {
 		}
 		return nil
 	}
+}
+
+// compacted waits until the first file of a server's log is gone, so that who has nothing is sent a snapshot: of the file that is written
+// to, a server goes on giving away what was cut off, until it starts anew.
+func compacted(s *server) error {
+	return until(30*time.Second, func() error {
+		first, err := filepath.Glob(s.data() + "/server/log/00000000000000000001-*.wal")
+		if err == nil && len(first) > 0 {
+			err = fmt.Errorf("%s still has %s", s.name(), first[0])
+		}
+		return err
+	})
 }
 
 // lead has a server lead, or end in the attempt.

@@ -156,7 +156,7 @@ func endsInCalm(t *testing.T, id string) {
 						return
 					}
 				}
-				_ = p.nc.Close() // nobody cut it off
+				_ = p.nc.(*net.TCPConn).CloseWrite() // nobody cut it off so far; what is on its way is read yet
 			}()
 			if code := p.end(); code != stream.CodeEnhanceCalm {
 				t.Fatalf("code %#x", code)
