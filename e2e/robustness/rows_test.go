@@ -3,6 +3,8 @@
 package robustness
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -70,9 +72,39 @@ func (r *run) nextWrite(s *server) error {
 	return err
 }
 
+// back starts a server again, and waits until it votes: one that was away for long was taken out as dead, and votes only when it has been
+// in sync for a second. To stop another one sooner would leave two of three that vote without a majority.
 func (c *cluster) back(s *server) error {
 	s.start()
-	return until(30*time.Second, s.ready)
+	return until(30*time.Second, func() error {
+		if err := s.ready(); err != nil {
+			return err
+		}
+		return s.votes()
+	})
+}
+
+// votes is nil if the server, by its own configuration of Raft, has a vote.
+func (s *server) votes() error {
+	code, text, _, err := s.do(context.Background(), "GET", "/v1/operator/raft/configuration", "")
+	if err != nil {
+		return err
+	}
+	var conf struct {
+		Servers []struct {
+			Node  string
+			Voter bool
+		}
+	}
+	if err := json.Unmarshal([]byte(text), &conf); err != nil {
+		return fmt.Errorf("%s: %d %s: %w", s.name(), code, text, err)
+	}
+	for _, peer := range conf.Servers {
+		if peer.Node == s.name() && peer.Voter {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s has no vote: %s", s.name(), text)
 }
 
 // killLeaders kills the leader six times.
