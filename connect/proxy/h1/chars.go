@@ -127,7 +127,7 @@ func kindOf(name string) fieldKind {
 var keepOnNomination = []string{
 	"authorization", "cookie", "set-cookie", "cache-control", "content-type", "content-encoding", "content-language",
 	"content-location", "content-range", "range", "date", "etag", "location", "origin", "referer", "vary", "via",
-	"forwarded", "traceparent", "tracestate", "baggage", "x-request-id", "x-real-ip", "trailer", "max-forwards",
+	"traceparent", "tracestate", "baggage", "x-request-id", "x-real-ip", "trailer", "max-forwards",
 	"grpc-timeout", "grpc-encoding", "grpc-status", "grpc-message", "age", "expires", "www-authenticate",
 }
 
@@ -140,12 +140,7 @@ func keptOnNomination(name string) bool {
 			return true
 		}
 	}
-	return hasPrefixFold(name, "x-forwarded-") || hasPrefixFold(name, "x-weft-") || hasPrefixFold(name, "x-envoy-") ||
-		hasPrefixFold(name, "x-b3-")
-}
-
-func hasPrefixFold(s, prefix string) bool {
-	return len(s) >= len(prefix) && header.EqualFold(s[:len(prefix)], prefix)
+	return header.Vouches(name) || header.HasPrefixFold(name, "x-b3-")
 }
 
 // notInTrailers are the fields that frame, route or authorise a message and so can't come after it (RFC 9110 §6.5.1).
@@ -153,7 +148,7 @@ var notInTrailers = []string{
 	"trailer", "authorization", "proxy-authorization", "proxy-authenticate", "www-authenticate", "cookie", "set-cookie",
 	"content-type", "content-encoding", "content-range", "cache-control", "max-forwards", "range", "if-match",
 	"if-none-match", "if-modified-since", "if-unmodified-since", "if-range", "age", "expires", "date", "location",
-	"retry-after", "vary", "warning", "pragma", "forwarded",
+	"retry-after", "vary", "warning", "pragma",
 }
 
 func forbiddenTrailer(name string) bool {
@@ -168,5 +163,5 @@ func forbiddenTrailer(name string) bool {
 			return true
 		}
 	}
-	return hasPrefixFold(name, "x-forwarded-") || hasPrefixFold(name, "x-weft-") || hasPrefixFold(name, "x-envoy-")
+	return header.Vouches(name)
 }

@@ -223,8 +223,8 @@ func (f *framing) dropNominated(fields *header.List) error {
 // upgradeTo is the one protocol that the message asks to change to, or "". A list, and HTTP/2 in the clear, are passed
 // over as RFC 9110 §7.8 allows.
 func (f *framing) upgradeTo() string {
-	if !f.upgradeNamed || f.http10 || !isProtocol(f.upgrade) || hasPrefixFold(f.upgrade, "h2") && !guard.Off("C54") ||
-		hasPrefixFold(f.upgrade, "http") {
+	if !f.upgradeNamed || f.http10 || !isProtocol(f.upgrade) || header.HasPrefixFold(f.upgrade, "h2") && !guard.Off("C54") ||
+		header.HasPrefixFold(f.upgrade, "http") {
 		return ""
 	}
 	return f.upgrade

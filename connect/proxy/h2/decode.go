@@ -203,14 +203,15 @@ func (in *headIn) addRequestField(name, value string) bool {
 	return true
 }
 
-// barredTrailer is for fields that would change how a message is framed, routed or trusted (RFC 9110 §6.5.1): dropped.
+// barredTrailer is for fields that would change how a message is framed, routed or trusted (RFC 9110 §6.5.1): dropped. All others pass, as a
+// gRPC application may call its metadata as it likes.
 func barredTrailer(name string) bool {
 	switch name {
 	case "host", "content-length", "content-encoding", "content-range", "te", "trailer", "expect", "cookie", "authorization",
 		"proxy-authorization", "http2-settings":
 		return true
 	}
-	return false
+	return header.Vouches(name)
 }
 
 // request checks what came and moves it into h; the reason of a refusal, or "".

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -243,6 +244,26 @@ func roundTrip(c *Client, h *stream.RequestHead, body []byte, trailers *header.L
 		tr.CopyFrom(l)
 	}
 	return &res, got.Bytes(), tr, err
+}
+
+// TestTrailersThatVouch: what tells of the caller can't come after the head; what an application calls as it likes can.
+func TestTrailersThatVouch(t *testing.T) {
+	c := clientTo(t, serveOn(t, ServerConfig{}, echo), ClientConfig{})
+	sent := &header.List{}
+	for _, name := range []string{"forwarded", "x-forwarded-client-cert", "x-weft-source", "x-envoy-internal", "authorization", "x-sum", "date"} {
+		sent.Add(name, "1")
+	}
+	_, _, got, err := roundTrip(c, reqHead("POST", "/", -1), []byte("a"), sent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for i := range got.Len() {
+		names = append(names, got.At(i).Name)
+	}
+	if !slices.Equal(names, []string{"x-sum", "date"}) {
+		t.Fatalf("%v came through", names)
+	}
 }
 
 func reqHead(method, path string, length int64) *stream.RequestHead {

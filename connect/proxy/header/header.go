@@ -103,3 +103,14 @@ func EqualFold(a, b string) bool {
 	}
 	return true
 }
+
+// Vouches says whether a field tells of who calls, and on which way: proxies write it and take it out of what strangers send. In a trailer it
+// would come after all that was decided, and some servers merge trailers into the head.
+func Vouches(name string) bool {
+	return EqualFold(name, "forwarded") || HasPrefixFold(name, "x-forwarded-") || HasPrefixFold(name, "x-weft-") || HasPrefixFold(name, "x-envoy-")
+}
+
+// HasPrefixFold says whether a name begins with a prefix, by EqualFold.
+func HasPrefixFold(name, prefix string) bool {
+	return len(name) >= len(prefix) && EqualFold(name[:len(prefix)], prefix)
+}
