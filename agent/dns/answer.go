@@ -370,7 +370,8 @@ func (q *query) nameServers() (ns, glue []dns.RR, err error) {
 
 // prepared answers <query>.query by running it on a server.
 func (q *query) prepared(a asked) error {
-	key := question{topic: topic{what: "query", name: a.name, place: a.place}}
+	token := q.s.c.Token()
+	key := question{topic: topic{what: "query", name: a.name, place: a.place}, token: token}
 	if q.subnet != nil {
 		key.client = q.client
 	}
@@ -381,7 +382,7 @@ func (q *query) prepared(a asked) error {
 			return errPending
 		}
 		var err error
-		if r, err = q.execute(a); err != nil {
+		if r, err = q.execute(a, token); err != nil {
 			return err
 		}
 		if q.Settings.UseCache {
@@ -407,7 +408,7 @@ func (q *query) prepared(a asked) error {
 const queryAge = 10 * time.Second
 
 // execute runs a prepared query; nil where there is none of that name.
-func (q *query) execute(a asked) (*result, error) {
+func (q *query) execute(a asked, token string) (*result, error) {
 	header := http.Header{}
 	if q.client.IsValid() {
 		header.Set("X-Forwarded-For", q.client.String())
@@ -416,7 +417,7 @@ func (q *query) execute(a asked) (*result, error) {
 	if q.Settings.AllowStale {
 		values.Set("stale", "")
 	}
-	w, err := q.s.source.get(q.ctx, "/v1/query/"+url.PathEscape(a.name)+"/execute", values, header)
+	w, err := q.s.source.get(q.ctx, token, "/v1/query/"+url.PathEscape(a.name)+"/execute", values, header)
 	if _, err := orNothing(nil, err); err != nil {
 		return nil, err
 	}
@@ -493,7 +494,7 @@ func (q *query) serviceAddresses() (map[string][]string, error) {
 	}
 	at := map[string][]string{}
 	for _, name := range sortedKeys(known.names) {
-		a, err := q.s.source.read(q.ctx, topic{what: "service", name: name}, 0)
+		a, err := q.s.source.read(q.ctx, q.s.c.Token(), topic{what: "service", name: name}, 0)
 		if err != nil {
 			return nil, err
 		}

@@ -112,6 +112,7 @@ func (a *answers) put(k answerKey, m *dns.Msg, now time.Time) {
 // question is what a prepared query was run for.
 type question struct {
 	topic
+	token  string // whose it was run with
 	client netip.Addr
 }
 

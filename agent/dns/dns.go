@@ -367,7 +367,7 @@ func (q *query) view(t topic) (*view, error) {
 		if !q.block {
 			return nil, errPending
 		}
-		a, err := q.s.source.read(q.ctx, t, 0)
+		a, err := q.s.source.read(q.ctx, q.s.c.Token(), t, 0)
 		return orNothing(a.view, err)
 	}
 	st := e.state.Load()
@@ -383,7 +383,7 @@ func (q *query) view(t topic) (*view, error) {
 		}
 	}
 	switch {
-	case st == nil:
+	case st == nil: // it ended before it knew anything
 		return nil, errNotRunning
 	case st.view == nil:
 		return orNothing(nil, st.err)
@@ -406,11 +406,15 @@ func cmpErr(err error) error {
 
 // orNothing makes an empty view of an answer that says that nothing is there, or nothing to be seen.
 func orNothing(v *view, err error) (*view, error) {
-	var status *statusError
-	if errors.As(err, &status) && (status.code == http.StatusNotFound || status.code == http.StatusForbidden) {
+	if nothing(err) {
 		return &view{}, nil
 	}
 	return v, err
+}
+
+func nothing(err error) bool {
+	var status *statusError
+	return errors.As(err, &status) && (status.code == http.StatusNotFound || status.code == http.StatusForbidden)
 }
 
 // shuffled gives at most limit instances in random order, each as likely as any other.

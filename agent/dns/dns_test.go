@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,6 +29,7 @@ type servers struct {
 	index   uint64
 	changed chan struct{}
 	down    bool
+	token   string // unless it is "", whoever has another is refused
 	reads   map[string]int
 	age     time.Duration
 }
@@ -53,6 +55,14 @@ func (f *servers) setDown(down bool) {
 	f.changed = make(chan struct{})
 }
 
+func (f *servers) setToken(token string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.token = token
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
 func (f *servers) count(path string) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -73,7 +83,8 @@ func (f *servers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	over := time.After(wait)
 	f.mu.Lock()
 	f.reads[key]++
-	for waited := false; index == f.index && !f.down && !waited; {
+	refused := func() bool { return f.token != "" && r.Header.Get("X-Consul-Token") != f.token }
+	for waited := false; index == f.index && !f.down && !waited && !refused(); {
 		changed := f.changed
 		f.mu.Unlock()
 		select {
@@ -88,6 +99,10 @@ func (f *servers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer f.mu.Unlock()
 	if f.down {
 		http.Error(w, "No cluster leader", http.StatusInternalServerError)
+		return
+	}
+	if refused() {
+		http.Error(w, "ACL not found", http.StatusForbidden)
 		return
 	}
 	doc, ok := f.docs[key]
@@ -186,7 +201,13 @@ func zones() Zones {
 // running is a server that follows topics until the test ends.
 func running(t testing.TB, f http.Handler, z Zones, dial func(context.Context, string, string) (net.Conn, error)) *Server {
 	t.Helper()
-	s, err := New(Config{Servers: f, NodeName: "n1", Address: "10.0.0.1", Datacenter: "dc1", Dial: dial, Log: slog.New(slog.DiscardHandler)}, z)
+	return runningWith(t, Config{Servers: f, Dial: dial}, z)
+}
+
+func runningWith(t testing.TB, c Config, z Zones) *Server {
+	t.Helper()
+	c.NodeName, c.Address, c.Datacenter, c.Log = "n1", "10.0.0.1", "dc1", slog.New(slog.DiscardHandler)
+	s, err := New(c, z)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -390,6 +411,35 @@ func TestFollow(t *testing.T) {
 		if len(s.source.entries) != 0 {
 			t.Errorf("%d topics are followed though nobody asks", len(s.source.entries))
 		}
+	})
+}
+
+// What a token showed isn't shown when it is gone, nor when the agent has another: a refusal isn't an outage.
+func TestTokenThatChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := world()
+		f.token = "first"
+		var own atomic.Value
+		own.Store("first")
+		s := runningWith(t, Config{Servers: f, Token: func() string { return own.Load().(string) }}, zones())
+		answers := func(what string, want int) {
+			t.Helper()
+			for _, name := range []string{"web.service.consul.", "n1.node.consul."} {
+				if m := ask(t, s, name, dns.TypeA); min(len(m.Answer), 1) != want || m.Rcode == dns.RcodeServerFailure {
+					t.Errorf("%s: %s: %s", what, name, short(m))
+				}
+			}
+		}
+		answers("its own token", 1)
+		f.setToken("second")
+		time.Sleep(time.Second)
+		answers("a token that is gone", 0)
+		own.Store("second")
+		answers("another token", 1)
+		own.Store("third")
+		answers("a token that shows nothing", 0)
+		own.Store("second")
+		answers("another token again", 1)
 	})
 }
 

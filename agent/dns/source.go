@@ -39,6 +39,8 @@ type view struct {
 // entry is one topic that is followed, from its first question until nobody asks any more.
 type entry struct {
 	topic topic
+	token string        // what it is read with
+	drop  func()        // ends its goroutine
 	used  atomic.Int64  // when it was last asked for, in ns
 	ready chan struct{} // closed when there was a first answer, good or bad
 
@@ -93,14 +95,15 @@ func (s *source) run(ctx context.Context) {
 	s.work.Wait()
 }
 
-// find gives the entry of a topic, followed from now on if it wasn't; nil where too many are.
+// find gives the entry of a topic, followed from now on if it wasn't, or was by another token than ours is now; nil where too many are.
 func (s *source) find(t topic, now time.Time) (*entry, error) {
+	token := s.token()
 	s.mu.RLock()
 	e := s.entries[t]
 	s.mu.RUnlock()
-	if e == nil {
+	if e == nil || e.token != token {
 		var err error
-		if e, err = s.begin(t, now); e == nil {
+		if e, err = s.begin(t, token, now); e == nil {
 			return nil, err
 		}
 	}
@@ -108,39 +111,50 @@ func (s *source) find(t topic, now time.Time) (*entry, error) {
 	return e, nil
 }
 
-func (s *source) begin(t topic, now time.Time) (*entry, error) {
+func (s *source) begin(t topic, token string, now time.Time) (*entry, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.entries[t]; e != nil {
-		return e, nil
-	}
 	if s.ctx == nil {
 		return nil, errNotRunning
 	}
-	if len(s.entries) >= maxTopics {
+	switch old := s.entries[t]; {
+	case old != nil && old.token == token:
+		return old, nil
+	case old != nil:
+		old.drop()
+	case len(s.entries) >= maxTopics:
 		return nil, nil
 	}
-	e := &entry{topic: t, ready: make(chan struct{})}
+	ctx, cancel := context.WithCancel(s.ctx)
+	e := &entry{topic: t, token: token, drop: cancel, ready: make(chan struct{})}
 	e.used.Store(now.UnixNano())
 	s.entries[t] = e
-	ctx := s.ctx
-	s.work.Go(func() { s.follow(ctx, e) })
+	s.work.Go(func() {
+		defer cancel()
+		s.follow(ctx, e)
+	})
 	return e, nil
 }
 
 // follow reads a topic again and again until nobody asks for it.
 func (s *source) follow(ctx context.Context, e *entry) {
+	told := false
 	defer func() {
+		if !told {
+			close(e.ready)
+		}
 		s.mu.Lock()
-		delete(s.entries, e.topic)
+		if s.entries[e.topic] == e {
+			delete(s.entries, e.topic)
+		}
 		s.mu.Unlock()
 	}()
 	index, retry := uint64(0), retryFirst
 	var known *view
 	asOf := time.Now()
-	for first := true; ctx.Err() == nil; first = false {
+	for ctx.Err() == nil {
 		began := time.Now()
-		a, err := s.read(ctx, e.topic, index)
+		a, err := s.read(ctx, e.token, e.topic, index)
 		if ctx.Err() != nil {
 			return
 		}
@@ -150,6 +164,9 @@ func (s *source) follow(ctx context.Context, e *entry) {
 		}
 		if err != nil {
 			s.log.Debug("read for DNS failed", "topic", e.topic.what, "name", e.topic.name, "error", err)
+			if nothing(err) { // a refusal isn't an outage: what was seen before may not be seen any more
+				known = nil
+			}
 			e.state.Store(&state{view: known, err: err, asOf: asOf})
 			pause, retry, index = retry/2+rand.N(retry/2+1), min(2*retry, retryLast), 0
 		} else {
@@ -167,8 +184,9 @@ func (s *source) follow(ctx context.Context, e *entry) {
 			}
 			e.state.Store(st)
 		}
-		if first {
+		if !told {
 			close(e.ready)
+			told = true
 		}
 		idle := time.Since(time.Unix(0, e.used.Load()))
 		if idle > idleTopic || known == nil && idle > idleFailed {
@@ -202,7 +220,7 @@ var paths = map[string]string{
 }
 
 // read asks the servers once, waiting for news if index isn't 0.
-func (s *source) read(ctx context.Context, t topic, index uint64) (answer, error) {
+func (s *source) read(ctx context.Context, token string, t topic, index uint64) (answer, error) {
 	q := t.query()
 	if index > 0 {
 		q.Set("index", strconv.FormatUint(index, 10))
@@ -211,7 +229,7 @@ func (s *source) read(ctx context.Context, t topic, index uint64) (answer, error
 	if s.stale() {
 		q.Set("stale", "")
 	}
-	w, err := s.get(ctx, paths[t.what]+url.PathEscape(t.name), q, nil)
+	w, err := s.get(ctx, token, paths[t.what]+url.PathEscape(t.name), q, nil)
 	if err != nil {
 		return answer{}, err
 	}
@@ -247,7 +265,7 @@ type statusError struct {
 func (e *statusError) Error() string { return fmt.Sprintf("%s: %d %s", e.path, e.code, e.text) }
 
 // get makes one request of the servers' API.
-func (s *source) get(ctx context.Context, path string, q url.Values, header http.Header) (*api.Recorder, error) {
+func (s *source) get(ctx context.Context, token, path string, q url.Values, header http.Header) (*api.Recorder, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1"+path, nil)
 	if err != nil {
 		return nil, err
@@ -257,8 +275,8 @@ func (s *source) get(ctx context.Context, path string, q url.Values, header http
 	for k, v := range header {
 		req.Header[k] = v
 	}
-	if t := s.token(); t != "" {
-		req.Header.Set("X-Consul-Token", t)
+	if token != "" {
+		req.Header.Set("X-Consul-Token", token)
 	}
 	w := api.Record(s.servers, req, maxView)
 	if err := ctx.Err(); err != nil {
