@@ -277,16 +277,3 @@ func (b *body) available() int {
 	}
 	return n
 }
-
-// discard reads the rest of the body away, at most limit bytes; it says whether it came to the end.
-func (b *body) discard(limit int) bool {
-	var scratch [1024]byte
-	for !b.done && b.err == nil && limit > 0 {
-		n, err := b.read(scratch[:])
-		limit -= n
-		if err != nil && !errors.Is(err, io.EOF) {
-			return false
-		}
-	}
-	return b.done
-}

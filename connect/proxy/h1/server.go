@@ -62,12 +62,14 @@ type Rest struct {
 func (*Rest) Error() string { return "the connection rests" }
 
 // How much of a request's body that nobody wanted is read away to keep the connection: less where its length is known, since then the
-// answer can say that the connection ends; where it can't, the client would send its next request in vain. And how long, and for how much, a
-// connection that is closed with input unread goes on reading so that its last response isn't lost to a reset (RFC 9112 §9.6).
+// answer can say that the connection ends; where it can't, the client would send its next request in vain. How long a
+// piece of it is waited for, and for how long all is read. And how long, and for how much, a connection that is closed with input unread goes on
+// reading so that its last response isn't lost to a reset (RFC 9112 §9.6).
 const (
 	discardBytes   = 256 << 10
 	discardUnknown = 4 << 20
 	discardTime    = time.Second
+	discardMost    = 5 * time.Second
 	lingerTime     = 500 * time.Millisecond
 	lingerBytes    = 4 << 20
 )
@@ -276,8 +278,7 @@ func (s *serverConn) settle() error {
 	case s.wr.kind == bodyRaw:
 		return s.settleTunnel()
 	case !s.body.done && !s.closing:
-		_ = s.conn.SetReadDeadline(time.Now().Add(discardTime))
-		s.closing = !s.body.discard(discardUnknown)
+		s.closing = !s.discard()
 	}
 	if s.closing {
 		if !s.body.done || s.rd.buffered() > 0 {
@@ -286,6 +287,24 @@ func (s *serverConn) settle() error {
 		return errDone
 	}
 	return nil
+}
+
+// discard reads the rest of the request's body away and says whether it came to the end. The client was told that the connection goes on, so
+// that its next request may be behind it.
+func (s *serverConn) discard() bool {
+	if isTimeout(s.body.err) {
+		s.body.err = nil // the handler didn't wait for it: it goes on where it was
+	}
+	var scratch [1024]byte
+	for left, began := discardUnknown, time.Now(); !s.body.done && left > 0 && time.Since(began) < discardMost; {
+		_ = s.conn.SetReadDeadline(time.Now().Add(discardTime))
+		n, err := s.body.read(scratch[:])
+		left -= n
+		if err != nil && !errors.Is(err, io.EOF) {
+			return false
+		}
+	}
+	return s.body.done
 }
 
 // settleTunnel ends a tunnel: regularly where both sides have ended it, else so that the peer notices.
