@@ -52,10 +52,14 @@ type hour struct {
 	comes   *Backend        // its application
 	ended   context.Context // when the traffic ends
 
-	mu     sync.Mutex     // guards the two below
+	mu     sync.Mutex     // guards those below
 	counts map[string]int // what was done, and what was answered by proxies
 	wrong  []string
+	most   map[string]time.Duration // how long it took at most
 }
+
+// patience is how long an answer may take. A machine that has other work makes none wrong; what is lost is lost after a minute, too.
+const patience = time.Minute
 
 // proxyAt is a proxy's process, as it is looked at from outside.
 type proxyAt struct {
@@ -65,7 +69,7 @@ type proxyAt struct {
 }
 
 func newHour(t *testing.T, w *World) *hour {
-	h := &hour{Mesh: w.mesh(t), addr: map[string]string{}, proxies: map[string]*proxyAt{}, counts: map[string]int{}}
+	h := &hour{Mesh: w.mesh(t), addr: map[string]string{}, proxies: map[string]*proxyAt{}, counts: map[string]int{}, most: map[string]time.Duration{}}
 	h.prefix = "hour"
 	if w.Kind == Host {
 		h.ownHostProxy()
@@ -178,7 +182,9 @@ func (h *hour) run(d time.Duration) {
 	t := h.t
 	before := map[string]usage{}
 	for name, p := range h.proxies {
-		before[name] = p.usage(t)
+		u, err := p.usage()
+		h.must(err)
+		before[name] = u
 	}
 	var cancel context.CancelFunc
 	h.ended, cancel = context.WithTimeout(t.Context(), d)
@@ -195,15 +201,14 @@ func (h *hour) run(d time.Duration) {
 		}
 	}
 	wg.Go(h.change)
+	wg.Go(func() { h.tell(d / 12) })
 	wg.Wait()
 	if h.guards.Load()%2 == 1 {
 		h.must(h.guard())
 	}
 	h.must(h.move(true))
-	until(t, 30*time.Second, h.all)
-	for _, name := range slices.Sorted(maps.Keys(h.counts)) {
-		t.Logf("%9d %s", h.counts[name], name)
-	}
+	until(t, patience, h.all)
+	h.told()
 	if len(h.wrong) > 0 {
 		t.Errorf("%d wrong:\n%s", len(h.wrong), strings.Join(h.wrong[:min(len(h.wrong), 30)], "\n"))
 	}
@@ -217,12 +222,40 @@ func (h *hour) run(d time.Duration) {
 	h.logs()
 }
 
+// tell says now and then how it is going.
+func (h *hour) tell(each time.Duration) {
+	tick := time.NewTicker(each)
+	defer tick.Stop()
+	for {
+		select {
+		case <-h.ended.Done():
+			return
+		case <-tick.C:
+		}
+		h.told()
+		for _, name := range slices.Sorted(maps.Keys(h.proxies)) {
+			u, err := h.proxies[name].usage()
+			h.t.Logf("%s: %+v %v", name, u, err)
+		}
+	}
+}
+
+func (h *hour) told() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(h.counts)) {
+		h.t.Logf("%9d %s, %s at the most", h.counts[name], name, h.most[name].Round(time.Millisecond))
+	}
+	h.t.Logf("%9d wrong", len(h.wrong))
+}
+
 // drive has one client call over and over. A fault ends it no more than the traffic does.
 func (h *hour) drive(name string, tr traffic) {
 	c := newCaller()
 	defer c.close()
 	for h.ended.Err() == nil {
-		h.note(name, tr(h, c))
+		began := time.Now()
+		h.note(name, began, tr(h, c))
 		select {
 		case <-h.ended.Done():
 		case <-time.After(time.Duration(rand.IntN(10)) * time.Millisecond):
@@ -235,35 +268,40 @@ type byDesign struct{ what string }
 
 func (e *byDesign) Error() string { return e.what }
 
-func (h *hour) note(name string, err error) {
+// note counts what was called at a time and has been answered now; what is wrong is told at once.
+func (h *hour) note(name string, began time.Time, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	took := time.Since(began)
 	var why *byDesign
 	switch {
-	case err == nil:
-		h.counts[name]++
 	case errors.As(err, &why):
-		h.counts[name+": "+why.what]++
-	default:
-		h.wrong = append(h.wrong, time.Now().Format("15:04:05.000 ")+name+": "+err.Error())
+		name += ": " + why.what
+	case err != nil:
+		what := fmt.Sprintf("%s %s, after %s: %v", time.Now().Format("15:04:05.000"), name, took.Round(time.Millisecond), err)
+		h.t.Log(what)
+		h.wrong = append(h.wrong, what)
+		return
 	}
+	h.counts[name]++
+	h.most[name] = max(h.most[name], took)
 }
 
-// usage is what a process holds.
-type usage struct{ goroutines, files, heap, resident int }
+// usage is what a process holds. The race detector has memory of its own, which grows, beside what Go has of the system.
+type usage struct{ goroutines, files, heap, system, resident int }
 
-func (p *proxyAt) usage(t *testing.T) usage {
+func (p *proxyAt) usage() (u usage, err error) {
 	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.pid))
 	if err != nil {
-		t.Fatal(err)
+		return u, err
 	}
-	u := usage{files: len(fds), resident: int(rss(t, p.pid))}
-	for name, into := range map[string]*int{"go_goroutines": &u.goroutines, "go_memstats_heap_alloc_bytes": &u.heap} {
+	u.files = len(fds)
+	for name, into := range map[string]*int{"go_goroutines": &u.goroutines, "go_memstats_heap_alloc_bytes": &u.heap, "go_memstats_sys_bytes": &u.system, "process_resident_memory_bytes": &u.resident} {
 		if *into, err = metric("http://"+p.admin+"/metrics", name); err != nil || *into == 0 {
-			t.Fatalf("%s of %d: %v", name, *into, err)
+			return u, fmt.Errorf("%s is %d: %w", name, *into, err)
 		}
 	}
-	return u
+	return u, nil
 }
 
 // idle waits until no proxy holds more than before the traffic, within what pools and histograms may keep.
@@ -271,7 +309,11 @@ func (h *hour) idle(before map[string]usage) {
 	for name, p := range h.proxies {
 		b, u := before[name], usage{}
 		took, err := tryUntil(5*time.Minute, func() error {
-			if u = p.usage(h.t); u.goroutines > b.goroutines+12 || u.files > b.files+12 || u.heap > b.heap+12<<20 {
+			var err error
+			if u, err = p.usage(); err != nil {
+				return err
+			}
+			if u.goroutines > b.goroutines+12 || u.files > b.files+12 || u.heap > b.heap+12<<20 || u.system > b.system+64<<20 {
 				return fmt.Errorf("%s holds %+v, before the traffic %+v", name, u, b)
 			}
 			return nil

@@ -18,7 +18,8 @@ func (h *hour) change() {
 			return
 		case <-tick.C:
 		}
-		h.note("changes", h.turn(n))
+		began := time.Now()
+		h.note("changes", began, h.turn(n))
 	}
 }
 
@@ -77,9 +78,10 @@ func (h *hour) guard() error {
 	return err
 }
 
-// mayBeDenied says whether what began at that change may have been denied since, with five seconds for a change to be in force.
+// mayBeDenied says whether what began at that change may have been denied since. How soon a change is in force is asked elsewhere
+// (TestTable): here it may take as long as an answer.
 func (h *hour) mayBeDenied(began int64) bool {
-	return h.guards.Load() > began || began%2 == 1 || time.Since(time.Unix(0, h.changed.Load())) < effect+slack
+	return h.guards.Load() > began || began%2 == 1 || time.Since(time.Unix(0, h.changed.Load())) < patience
 }
 
 // permit changes what else than now web may ask of api; both forms allow all that it asks.

@@ -35,8 +35,10 @@ type hourCaller struct {
 }
 
 func newCaller() *hourCaller {
-	one := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1, DisableCompression: true}, Timeout: 20 * time.Second}
-	return &hourCaller{one: one, two: h2c()}
+	one := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1, DisableCompression: true}, Timeout: patience}
+	two := h2c()
+	two.Timeout = patience
+	return &hourCaller{one: one, two: two}
 }
 
 func (c *hourCaller) close() {
@@ -79,32 +81,49 @@ func (h *hour) traffic() map[string]traffic {
 // held are connections that no change concerns: they stay.
 func (h *hour) held() map[string]func(*hour) (io.ReadWriteCloser, error) {
 	return map[string]func(*hour) (io.ReadWriteCloser, error){
-		"held websocket": func(h *hour) (io.ReadWriteCloser, error) { return upgraded(h.addr["api"]) },
-		"held http/2":    func(h *hour) (io.ReadWriteCloser, error) { return streamed(h.addr["streams"]) },
-		"held tcp":       func(h *hour) (io.ReadWriteCloser, error) { return dialTCP(h.addr["raw"]) },
+		"held websocket": func(h *hour) (io.ReadWriteCloser, error) {
+			conn, err := h.dial("api")
+			if err != nil {
+				return nil, err
+			}
+			return upgradedOn(conn)
+		},
+		"held http/2": func(h *hour) (io.ReadWriteCloser, error) { return streamed(h.addr["streams"]) },
+		"held tcp":    func(h *hour) (io.ReadWriteCloser, error) { return h.dial("raw") },
 		"held tls": func(h *hour) (io.ReadWriteCloser, error) {
-			return tls.Dial("tcp", h.addr["tls"], &tls.Config{ServerName: "one.example.com", InsecureSkipVerify: true})
+			return tls.DialWithDialer(&net.Dialer{Timeout: patience}, "tcp", h.addr["tls"], &tls.Config{ServerName: "one.example.com", InsecureSkipVerify: true})
 		},
 	}
 }
 
+// dial connects to where web finds a service; all that is done on the connection has to be done in time.
+func (h *hour) dial(service string) (net.Conn, error) {
+	conn, err := net.DialTimeout("tcp", h.addr[service], patience)
+	if err != nil {
+		return nil, err
+	}
+	return conn, conn.SetDeadline(time.Now().Add(patience))
+}
+
 // hold keeps one connection open, and has bytes echoed on it.
 func (h *hour) hold(name string, dial func(*hour) (io.ReadWriteCloser, error)) {
+	began := time.Now()
 	c, err := dial(h)
 	if err != nil {
-		h.note(name, err)
+		h.note(name, began, err)
 		return
 	}
 	defer c.Close()
 	for n := 0; h.ended.Err() == nil; n++ {
 		if d, ok := c.(net.Conn); ok {
-			_ = d.SetDeadline(time.Now().Add(20 * time.Second))
+			_ = d.SetDeadline(time.Now().Add(patience))
 		}
+		began := time.Now()
 		err := echoed(c, random())
 		if err != nil {
 			err = fmt.Errorf("after %d messages: %w", n, err)
 		}
-		if h.note(name, err); err != nil {
+		if h.note(name, began, err); err != nil {
 			return
 		}
 		select {
@@ -158,7 +177,12 @@ func (h *hour) echoHTTP(c *hourCaller) error {
 
 // closeHTTP is a connection of its own for one request.
 func (h *hour) closeHTTP(*hourCaller) error {
-	resp, body, err := rawHTTP(h.addr["api"], "GET /page HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n")
+	conn, err := h.dial("api")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	resp, body, err := rawHTTPOn(conn, "GET /page HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n")
 	if err == nil && resp.StatusCode != http.StatusOK {
 		return made(resp, body)
 	}
@@ -199,7 +223,7 @@ func (h *hour) unary(c *hourCaller) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	text, trailer, out := string(random()), metadata.MD{}, &wrapperspb.StringValue{}
 	err = conn.Invoke(metadata.AppendToOutgoingContext(ctx, "echo", "t"), "/weft.e2e.Echo/Unary", wrapperspb.String(text), out, grpc.Trailer(&trailer))
@@ -215,7 +239,7 @@ func (h *hour) stream(c *hourCaller) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
 	s, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/weft.e2e.Echo/Both")
 	if err != nil {
@@ -244,12 +268,11 @@ func (h *hour) stream(c *hourCaller) error {
 
 // shortTCP also closes its half, and wants to be told of all that it sent.
 func (h *hour) shortTCP(*hourCaller) error {
-	conn, err := dialTCP(h.addr["raw"])
+	conn, err := h.dial("raw")
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
 	out := random()
 	if err := echoed(conn, out); err != nil {
 		return err
@@ -268,12 +291,11 @@ func (h *hour) shortTCP(*hourCaller) error {
 func (h *hour) guardedTCP(*hourCaller) error {
 	began := h.guards.Load()
 	err := func() error {
-		conn, err := dialTCP(h.addr["guarded"])
+		conn, err := h.dial("guarded")
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
 		for range 5 {
 			if err := echoed(conn, random()); err != nil {
 				return err
@@ -288,15 +310,15 @@ func (h *hour) guardedTCP(*hourCaller) error {
 }
 
 func (h *hour) tls(name string) error {
-	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 20 * time.Second}, Config: &tls.Config{ServerName: name, InsecureSkipVerify: true}}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: patience}, Config: &tls.Config{ServerName: name, InsecureSkipVerify: true}}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	conn, err := d.DialContext(ctx, "tcp", h.addr["tls"])
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(patience))
 	if have := conn.(*tls.Conn).ConnectionState().PeerCertificates[0].DNSNames[0]; have != name {
 		return fmt.Errorf("asked for %s, came to %s", name, have)
 	}

@@ -172,6 +172,10 @@ func rawHTTP(addr, request string) (*http.Response, []byte, error) {
 		return nil, nil, err
 	}
 	defer conn.Close()
+	return rawHTTPOn(conn, request)
+}
+
+func rawHTTPOn(conn net.Conn, request string) (*http.Response, []byte, error) {
 	if _, err := io.WriteString(conn, request); err != nil {
 		return nil, nil, err
 	}

@@ -175,7 +175,11 @@ func upgraded(addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err = io.WriteString(conn, "GET /ws HTTP/1.1\r\nHost: api\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"); err != nil {
+	return upgradedOn(conn)
+}
+
+func upgradedOn(conn net.Conn) (net.Conn, error) {
+	if _, err := io.WriteString(conn, "GET /ws HTTP/1.1\r\nHost: api\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	var head []byte
