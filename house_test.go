@@ -39,7 +39,7 @@ var arrows = map[string][]string{
 	"connect/intention": {"catalog", "connect/identity", "proto"},
 	"connect/xds":       {"catalog", "connect/chain", "connect/identity", "connect/intention", "connect/xds", "internal/guard", "proto"},
 	"connect/xds/ads":   {"catalog", "connect/xds", "internal", "proto"},
-	"connect/proxy":     {"connect/identity", "connect/proxy", "internal/guard", "internal/listen", "internal/logs", "internal/memnet", "internal/records", "internal/run", "proto"},
+	"connect/proxy":     {"connect/identity", "connect/proxy", "internal/guard", "internal/listen", "internal/logs", "internal/memnet", "internal/nowait", "internal/records", "internal/run", "proto"},
 	"internal":          {"internal", "proto"},
 	"internal/api":      {"catalog", "ca", "internal", "proto"},
 	"internal/wire":     {"catalog", "proto"},

@@ -12,6 +12,8 @@ import (
 	"net"
 	"sync"
 	"syscall"
+
+	"github.com/weftmesh/weft/internal/nowait"
 )
 
 // Size is how much is read or written by one call, in bytes: four full records.
@@ -62,6 +64,7 @@ func (w Wrapped) CloseWrite() error {
 // Conn is a connection beneath crypto/tls. One goroutine at a time may use what reads, and one what writes, as crypto/tls does.
 type Conn struct {
 	Wrapped
+	socket *nowait.Socket // nil where the connection is none
 
 	eager   bool
 	only    bool // give what is here, and don't wait
@@ -75,7 +78,7 @@ type Conn struct {
 }
 
 // Under makes a Conn of a socket, for crypto/tls to use.
-func Under(conn net.Conn) *Conn { return &Conn{Wrapped: Wrapped{conn}} }
+func Under(conn net.Conn) *Conn { return &Conn{Wrapped: Wrapped{conn}, socket: nowait.Of(conn)} }
 
 // Of finds the Conn beneath a connection; nil if there is none.
 func Of(conn net.Conn) *Conn {
@@ -113,10 +116,10 @@ func (c *Conn) Read(p []byte) (int, error) {
 		case c.only:
 			return 0, nothing{}
 		case !c.eager || len(p) >= Size:
-			return c.Conn.Read(p)
+			return c.read(p)
 		}
 		in := buffers.Get().(*[Size]byte)
-		n, err := c.Conn.Read(in[:])
+		n, err := c.read(in[:])
 		if n == 0 {
 			buffers.Put(in)
 			return 0, err
@@ -129,6 +132,20 @@ func (c *Conn) Read(p []byte) (int, error) {
 		c.in = nil
 	}
 	return n, nil
+}
+
+func (c *Conn) read(p []byte) (int, error) {
+	if c.socket != nil {
+		return c.socket.Read(p)
+	}
+	return c.Conn.Read(p)
+}
+
+func (c *Conn) write(p []byte) (int, error) {
+	if c.socket != nil {
+		return c.socket.Write(p)
+	}
+	return c.Conn.Write(p)
 }
 
 // Gather holds back what is written from now on, until Flush, or until it is Size.
@@ -152,7 +169,7 @@ func (c *Conn) flushLocked() error {
 	}
 	out := c.out
 	c.out = nil
-	_, err := c.Conn.Write(out[:c.held])
+	_, err := c.write(out[:c.held])
 	c.held = 0
 	buffers.Put(out)
 	return err
@@ -168,7 +185,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 		}
 	}
 	if !c.hold || len(p) > Size {
-		return c.Conn.Write(p)
+		return c.write(p)
 	}
 	if c.out == nil {
 		c.out = buffers.Get().(*[Size]byte)

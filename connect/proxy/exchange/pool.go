@@ -114,7 +114,7 @@ func (w slow) enter(v *clusterView, ep *endpoint) (*single, error) {
 
 func (v *clusterView) acquireSingle(way slow, ep *endpoint) (lease, reason.Code, error) {
 	if s := ep.take(v, 0); s != nil {
-		return lease{s.client.Exchange(), ep, s}, reason.None, nil
+		return lease{s.client.AliveExchange(), ep, s}, reason.None, nil
 	}
 	leave := 0
 	if way.making != nil {
@@ -123,7 +123,7 @@ func (v *clusterView) acquireSingle(way slow, ep *endpoint) (lease, reason.Code,
 			return lease{}, reason.UpstreamConnectFailure, err
 		}
 		if s != nil {
-			return lease{s.client.Exchange(), ep, s}, reason.None, nil
+			return lease{s.client.AliveExchange(), ep, s}, reason.None, nil
 		}
 		leave = 1
 		defer func() { <-way.making }()
@@ -131,7 +131,7 @@ func (v *clusterView) acquireSingle(way slow, ep *endpoint) (lease, reason.Code,
 	ctx := way.context
 	for {
 		if s := ep.take(v, leave); s != nil {
-			return lease{s.client.Exchange(), ep, s}, reason.None, nil
+			return lease{s.client.AliveExchange(), ep, s}, reason.None, nil
 		}
 		if enter(&v.state.connections, v.config.Limits.Connections) {
 			break

@@ -104,10 +104,17 @@ func (c *Client) Exchange() stream.ClientExchange {
 	if c.busy {
 		return deadExchange{fmt.Errorf("%w: %w: an exchange is on it", stream.ErrNotSent, ErrSpent)}
 	}
-	c.dead = nil
 	if !c.Alive() {
+		x := c.AliveExchange()
 		c.dead = fmt.Errorf("%w: %w: the server closed it", stream.ErrNotSent, ErrSpent)
+		return x
 	}
+	return c.AliveExchange()
+}
+
+// AliveExchange is Exchange where Alive has just said yes: to ask is a system call.
+func (c *Client) AliveExchange() stream.ClientExchange {
+	c.dead = nil
 	c.busy = true
 	c.first = c.wr.sent
 	c.method, c.upgrade = "", ""

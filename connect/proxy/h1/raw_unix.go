@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"syscall"
+
+	"github.com/weftmesh/weft/internal/nowait"
 )
 
 // initRaw takes the raw form of a plain socket, by its concrete type: a wrapper's Read is passed by only where it says that it adds
@@ -32,17 +34,11 @@ func (r *reader) initRaw() {
 // tryRead reads where bytes are there; where none are it gives the buffer back and asks to be called again.
 func (r *reader) tryRead(fd uintptr) bool {
 	r.borrow()
-	for {
-		r.tryN, r.tryErr = syscall.Read(int(fd), r.buf)
-		switch r.tryErr {
-		case syscall.EINTR:
-			continue
-		case syscall.EAGAIN:
-			r.release()
-			return false
-		}
-		return true
+	if r.tryN, r.tryErr = nowait.Read(fd, r.buf); r.tryErr == syscall.EAGAIN {
+		r.release()
+		return false
 	}
+	return true
 }
 
 func (r *reader) waitRaw() error {
@@ -50,7 +46,7 @@ func (r *reader) waitRaw() error {
 		return err
 	}
 	switch {
-	case r.tryErr != nil:
+	case r.tryErr != 0:
 		r.release()
 		return &net.OpError{Op: "read", Net: r.conn.LocalAddr().Network(), Addr: r.conn.RemoteAddr(), Err: r.tryErr}
 	case r.tryN <= 0:
@@ -72,14 +68,8 @@ type peeker struct {
 func (p *peeker) init(raw syscall.RawConn) { p.raw, p.look = raw, p.peek }
 
 func (p *peeker) peek(fd uintptr) {
-	for {
-		_, _, err := syscall.Recvfrom(int(fd), p.room[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		if err == syscall.EINTR {
-			continue
-		}
-		p.still = err == syscall.EAGAIN
-		return
-	}
+	_, err := nowait.Peek(fd, &p.room)
+	p.still = err == syscall.EAGAIN
 }
 
 // quiet says whether an idle connection has received nothing, not even its end.

@@ -34,7 +34,7 @@ type reader struct {
 	raw    syscall.RawConn // of a plain socket, which can wait without a buffer and read in the same call
 	try    func(fd uintptr) bool
 	tryN   int
-	tryErr error
+	tryErr syscall.Errno
 }
 
 func (r *reader) init(conn net.Conn) {
