@@ -3,6 +3,7 @@
 package exchange
 
 import (
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -132,7 +133,11 @@ func appendFields(b []byte, fields []formatField, r *record) []byte {
 
 // escape makes what stands in b from at on the inside of a JSON string. It rarely has anything to do.
 func escape(b []byte, at int) []byte {
-	for _, c := range b[at:] {
+	from := at
+	for from+8 <= len(b) && plain(binary.LittleEndian.Uint64(b[from:])) {
+		from += 8
+	}
+	for _, c := range b[from:] {
 		if c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
 			return escaped(b[:at], string(b[at:]))
 		}
@@ -180,6 +185,14 @@ func appendOwn(b []byte, r *record) []byte {
 	}
 	text("route", r.route)
 	return append(b, "}\n"...)
+}
+
+// plain says whether eight bytes stand in a JSON string as they are: all of them are printable ASCII, and neither a quote nor a backslash.
+func plain(w uint64) bool {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	control := w - ones*' '
+	quote, slash, del := w^ones*'"', w^ones*'\\', w^ones*0x7f
+	return (w|control&^w|(quote-ones)&^quote|(slash-ones)&^slash|(del-ones)&^del)&highs == 0
 }
 
 const hexDigits = "0123456789abcdef"

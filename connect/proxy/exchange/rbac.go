@@ -15,7 +15,7 @@ import (
 // requests match nothing. Otherwise the string says what refused: the policy that forbids, or the rule that is about
 // the caller and doesn't allow it, "default policy" where none is. No policies allow everything. It may be called by any goroutine.
 func (e *Engine) Allowed(policies []*config.Policies, peer *config.Peer, req *stream.RequestHead) (bool, string) {
-	return allowed(policies, call{peer, req, nil})
+	return allowed(policies, call{peer: peer, req: req})
 }
 
 // Audit counts and logs a connection that would be refused if its rules weren't looked at only.
@@ -31,6 +31,9 @@ type call struct {
 	peer   *config.Peer
 	req    *stream.RequestHead
 	claims claims
+
+	path   string // without its query, once a rule has looked at it
+	parted bool
 }
 
 var noPeer config.Peer
@@ -151,7 +154,11 @@ func matchRule(r *config.Rule, c *call) verdict {
 		if req == nil {
 			return unknown
 		}
-		path, _ := splitPath(req.Path)
+		if !c.parted { // as many rules ask
+			c.path, _ = splitPath(req.Path)
+			c.parted = true
+		}
+		path := c.path
 		if guard.Off("C8") {
 			path = req.Path
 		}

@@ -124,7 +124,10 @@ func (ex *exchange) copyBack(l lease) error {
 	if !ex.resp.HasLength {
 		left = -1
 	}
-	began, sent := time.Now(), int64(0)
+	began, sent := time.Time{}, int64(0)
+	if ex.rate > 0 {
+		began = time.Now()
+	}
 	for {
 		if ex.rate > 0 && !ex.throttle(began, sent) {
 			return errCut
@@ -144,9 +147,11 @@ func (ex *exchange) copyBack(l lease) error {
 			}
 		}
 		n, err := l.ReadBody(p)
-		sent += int64(n)
 		if n > 0 {
-			ex.watch.touch()
+			if buffered == 0 || sent > 0 {
+				ex.watch.touch() // what came with the head has been noted: the clock is the dearest of what a piece needs
+			}
+			sent += int64(n)
 			ex.rec.toDown += int64(n)
 			if left > 0 {
 				left -= int64(n)

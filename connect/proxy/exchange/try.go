@@ -29,7 +29,6 @@ func (ex *exchange) tries(f *config.Forward, c *choice) {
 	}
 	free, byPolicy := 0, 0
 	for {
-		began := time.Now()
 		done, fail := ex.try(f, c, byPolicy)
 		if done {
 			return
@@ -39,7 +38,7 @@ func (ex *exchange) tries(f *config.Forward, c *choice) {
 		case ex.wanted(f.Retry, fail) && (fail.status != 0 || ex.takeRetry(f.Retry, byPolicy)) && ex.again(f.Retry, byPolicy, fail.after):
 			byPolicy++
 			continue
-		case (fail.unsent || fail.connect && ex.elsewhere(c, began)) && free < freeTries:
+		case (fail.unsent || fail.connect && ex.elsewhere(c)) && free < freeTries:
 			free++
 			continue
 		}
@@ -143,8 +142,8 @@ func (ex *exchange) endRetrying() {
 
 // elsewhere says whether a connection that could not be made is worth another try without a policy: there is an endpoint
 // that wasn't tried, or the failure came at once.
-func (ex *exchange) elsewhere(c *choice, began time.Time) bool {
-	return len(ex.cluster.endpoints) > len(c.avoid) || len(c.avoid) == 1 && time.Since(began) < time.Second/4
+func (ex *exchange) elsewhere(c *choice) bool {
+	return len(ex.cluster.endpoints) > len(c.avoid) || len(c.avoid) == 1 && ex.e.now()-c.nowNano < int64(time.Second/4)
 }
 
 // wantsStatus says whether the policy has a response tried again.
@@ -240,7 +239,10 @@ func (ex *exchange) noConnection(code reason.Code, err error) failure {
 
 // over does one try over a connection.
 func (ex *exchange) over(f *config.Forward, v *clusterView, l lease, retry int) (done bool, _ failure) {
-	began := ex.e.now()
+	var began int64
+	if v.config.EWMA != nil {
+		began = ex.e.now()
+	}
 	if !l.isMulti() && ex.source.idle() && ex.source.ended && ex.req.Upgrade == "" {
 		ex.watch.spare() // what is sent now is all of the request
 	}

@@ -40,6 +40,22 @@ func allOf(s string, kind uint8) bool {
 	return true
 }
 
+// isValue is allOf(s, charValue), eight bytes at a time: each value is looked at when it is read and again when it is written, and most of a
+// head is values.
+func isValue(s string) bool {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	for len(s) >= 8 {
+		w := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+			uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+		del := w ^ ones*0x7f
+		if ((w-ones*' ')&^w|(del-ones)&^del)&highs != 0 && !allOf(s[:8], charValue) { // a tab is allowed
+			return false
+		}
+		s = s[8:]
+	}
+	return allOf(s, charValue)
+}
+
 func isToken(s string) bool { return s != "" && allOf(s, charToken) }
 
 func trimOWS(s string) string {

@@ -93,11 +93,8 @@ func nextField(s string) (name, value, rest string, err error) {
 	for start < len(s) && (s[start] == ' ' || s[start] == '\t') {
 		start++
 	}
-	end := start
-	for end < len(s) && (charKinds[s[end]]&charValue != 0 || guard.Off("C50") && s[end] != '\r') {
-		end++
-	}
-	if end+1 >= len(s) || s[end] != '\r' || s[end+1] != '\n' {
+	end := strings.IndexByte(s[start:], '\r')
+	if end += start; end < start || end+1 >= len(s) || s[end+1] != '\n' || !isValue(s[start:end]) && !guard.Off("C50") {
 		return "", "", "", errValue
 	}
 	v := s[start:end]

@@ -11,6 +11,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/normalize"
 	"github.com/weftmesh/weft/connect/proxy/stream"
 	"github.com/weftmesh/weft/internal/guard"
+	"github.com/weftmesh/weft/internal/nowait"
 )
 
 // writeSize is one write buffer: a head and the first bytes of a body, and as much as one TLS record holds.
@@ -21,7 +22,8 @@ var writePool = sync.Pool{New: func() any { return new([writeSize]byte) }}
 // writer is the write side of a connection. The buffer is borrowed with the first byte and given back by flush.
 type writer struct {
 	conn     net.Conn
-	gathers  bool // the connection writes several slices with one call
+	socket   *nowait.Socket // of a plain connection
+	gathers  bool           // the connection writes several slices with one call
 	arr      *[writeSize]byte
 	buf      []byte
 	slices   [3][]byte
@@ -41,6 +43,7 @@ func (w *writer) init(conn net.Conn) {
 	switch s := socketOf(conn).(type) {
 	case *net.TCPConn, *net.UnixConn:
 		w.conn, w.gathers = s, true // net.Buffers is written with one call to a socket alone
+		w.socket = nowait.Of(s)
 	}
 }
 
@@ -67,9 +70,13 @@ func (w *writer) release() {
 // flush sends what is buffered and gives the buffer back.
 func (w *writer) flush() error {
 	if w.err == nil && len(w.buf) > 0 {
-		n, err := w.conn.Write(w.buf)
+		var n int
+		if w.socket != nil {
+			n, w.err = w.socket.Write(w.buf)
+		} else {
+			n, w.err = w.conn.Write(w.buf)
+		}
 		w.sent += int64(n)
-		w.err = err
 	}
 	w.release()
 	return w.err
@@ -214,7 +221,7 @@ func (w *writer) field(name, value string) error {
 	if !isToken(name) {
 		return errWriteName
 	}
-	if !allOf(value, charValue) && !guard.Off("C50") && !guard.Off("C56") {
+	if !isValue(value) && !guard.Off("C50") && !guard.Off("C56") {
 		return errWriteValue
 	}
 	w.buf = append(w.buf, name...)

@@ -44,7 +44,7 @@ func Parse(s string) (c Context, ok bool) {
 // read decodes hexadecimal digits, small ones only.
 func read(to []byte, text string) bool {
 	for i := range to {
-		a, b := digit(text[2*i]), digit(text[2*i+1])
+		a, b := digits[text[2*i]], digits[text[2*i+1]]
 		if a > 15 || b > 15 {
 			return false
 		}
@@ -53,15 +53,16 @@ func read(to []byte, text string) bool {
 	return true
 }
 
-func digit(c byte) byte {
-	switch {
-	case c >= '0' && c <= '9':
-		return c - '0'
-	case c >= 'a' && c <= 'f':
-		return c - 'a' + 10
+// digits are what characters mean; more than 15 for those that are no digits.
+var digits = func() (t [256]byte) {
+	for i := range t {
+		t[i] = 16
 	}
-	return 16
-}
+	for i, c := range "0123456789abcdef" {
+		t[c] = byte(i)
+	}
+	return t
+}()
 
 // Begin is the context of a new trace.
 func Begin(sampled bool) Context {
