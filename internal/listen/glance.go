@@ -9,20 +9,21 @@ import (
 	"time"
 )
 
-// glance puts something behind all that has arrived from the network so far. Go asks the system what has arrived only where a processor has
+// Glance puts something behind all that has arrived from the network so far. Go asks the system what has arrived only where a processor has
 // nothing else to do; and a timer, which would give it a moment with nothing to do, takes a millisecond at the least there, since that is
 // the shortest that it waits for the network. So what is to come behind arrives itself, by a pipe: the processor does what it has to do,
-// finds nothing more, asks, is told of all that has arrived and of the pipe, and waits for nothing.
-type glance struct {
+// finds nothing more, asks, is told of all that has arrived and of the pipe, and waits for nothing. The zero value is ready; the pipe is made
+// when it is needed for the first time.
+type Glance struct {
 	once    sync.Once
 	in, out *os.File // nil: there was no file left
 }
 
-// afterMoment is what before waits where there is no pipe.
+// afterMoment is what Before waits where there is no pipe.
 const afterMoment = 100 * time.Microsecond
 
-// before runs then in a goroutine of its own, once what has arrived was looked at.
-func (g *glance) before(then func()) {
+// Before runs then in a goroutine of its own, once what has arrived was looked at.
+func (g *Glance) Before(then func()) {
 	g.once.Do(func() {
 		if out, in, err := os.Pipe(); err == nil {
 			g.in, g.out = in, out
@@ -38,4 +39,11 @@ func (g *glance) before(then func()) {
 		runtime.Gosched() // behind what arrived with it
 		then()
 	}()
+}
+
+// Wait gives the processor to all that is ready and all that has arrived, and returns then.
+func (g *Glance) Wait() {
+	done := make(chan struct{})
+	g.Before(func() { close(done) })
+	<-done
 }

@@ -25,7 +25,7 @@ func TestGlanceComesBehindWhatHasArrived(t *testing.T) {
 		defer mu.Unlock()
 		order = append(order, what)
 	}
-	var g glance
+	var g Glance
 	for range 100 {
 		out, err := net.Dial("tcp", l.Addr().String())
 		if err != nil {
@@ -47,7 +47,7 @@ func TestGlanceComesBehindWhatHasArrived(t *testing.T) {
 		if _, err := out.Write([]byte{1}); err != nil {
 			t.Fatal(err)
 		}
-		g.before(func() {
+		g.Before(func() {
 			note("then")
 			both.Done()
 		})
@@ -67,9 +67,9 @@ func TestGlanceComesBehindWhatHasArrived(t *testing.T) {
 
 // Without a file left it comes all the same.
 func TestGlanceWithoutAPipe(t *testing.T) {
-	var g glance
+	var g Glance
 	g.once.Do(func() {})
 	came := make(chan struct{})
-	g.before(func() { close(came) })
+	g.Before(func() { close(came) })
 	<-came
 }

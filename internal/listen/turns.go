@@ -52,7 +52,7 @@ type waiter struct {
 }
 
 func newTurns(log *slog.Logger) *turns {
-	return &turns{log: log, most: handshakers, spare: spare, between: new(glance).before, lines: map[holder]*line{}}
+	return &turns{log: log, most: handshakers, spare: spare, between: new(Glance).Before, lines: map[holder]*line{}}
 }
 
 // handshakers is how many processors handshakes may have at once: all but a quarter, so that there is one for the rest, and at least one.

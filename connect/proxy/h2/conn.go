@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -70,9 +71,12 @@ type conn struct {
 	blockEnd bool
 	blockID  uint32
 	blockN   int
-	heading  bool          // such a head is under way
-	owes     bool          // so much that it has to rest
-	answered bool          // something waits in the writer that nobody has flushed
+	heading  bool // such a head is under way
+	owes     bool // so much that it has to rest
+	answered bool // something waits in the writer that nobody has flushed
+	turn     int  // frames, and requests begun, since the reader yielded
+	roomier  bool // windows have grown, or streams ended, for which requests may wait
+	yield    func()
 	fresh    []*serverExch // requests whose handlers weren't started yet
 	woken    []*exch       // something came for their readers, who weren't told yet
 
@@ -120,6 +124,7 @@ func (c *conn) setup(nc net.Conn, prefix []byte, lim stream.Limits, f Floods, wr
 	c.nc, c.lim = nc, lim
 	c.streamWindow = lim.StreamWindow
 	c.ctx = context.Background()
+	c.yield = runtime.Gosched
 	var r io.Reader = nc
 	if len(prefix) > 0 {
 		r = io.MultiReader(&prefixReader{b: prefix}, nc)
@@ -227,6 +232,9 @@ func (c *conn) run(ctx context.Context, hello func() error) error {
 	}
 	c.mu.Unlock()
 	c.finish(err)
+	if s, ok := c.role.(*Server); ok {
+		s.letSome() // all that wait have been failed
+	}
 	cancel(err)
 	c.wg.Wait()
 	if err == errDone || errors.Is(err, io.EOF) {
@@ -302,12 +310,20 @@ func (c *conn) pause() {
 		c.answered = false
 		c.w.kick()
 	}
+	if c.roomier {
+		c.roomier = false
+		c.role.(*Server).letSome()
+	}
 	if len(c.fresh)+len(c.woken) == 0 {
 		return
 	}
 	for i, e := range c.fresh {
 		c.fresh[i] = nil
-		e.start()
+		if e.c.role.(*Server).start(e, false) {
+			e.recycle()
+		} else {
+			c.step(turnPerHead)
+		}
 	}
 	c.fresh = c.fresh[:0]
 	c.mu.Lock()
@@ -318,6 +334,23 @@ func (c *conn) pause() {
 	}
 	c.woken = c.woken[:0]
 	c.mu.Unlock()
+}
+
+// A reader's turn: as much as it does before it lets others, whose requests may have arrived meanwhile, have theirs. It would find the next bytes
+// there each time, and not stop before Go makes it, after ten milliseconds; and all requests of one client that come together would begin in
+// front of what others have sent before the last of them.
+const (
+	turnLength  = 64  // frames
+	turnPerHead = 4   // frames that beginning a request counts for
+	bulk        = 512 // bytes; a DATA frame with as many isn't counted: it is work for what it carries
+)
+
+// step counts n frames of the reader's turn, and ends the turn where it is over.
+func (c *conn) step(n int) {
+	if c.turn += n; c.turn >= turnLength {
+		c.turn = 0
+		c.yield()
+	}
 }
 
 // rest has the reader wait for as long as the peer owes.

@@ -44,6 +44,9 @@ func (c *conn) read() error {
 				return err
 			}
 		}
+		if fh.Type != http2.FrameData || fh.Length < bulk {
+			c.step(1)
+		}
 		if c.owes { // thousands of frames may be in one read
 			c.rest()
 		}
@@ -464,6 +467,7 @@ func (c *conn) onWindowUpdate(f *http2.WindowUpdateFrame) error {
 		}
 		c.sendWin += inc
 		c.feedLocked()
+		c.roomsLocked(nil)
 		return nil
 	}
 	e := c.streams[f.StreamID]
@@ -478,6 +482,7 @@ func (c *conn) onWindowUpdate(f *http2.WindowUpdateFrame) error {
 	}
 	e.sendWin += inc
 	e.writable.Signal()
+	c.roomsLocked(e)
 	return nil
 }
 
@@ -507,7 +512,16 @@ func (c *conn) onReset(f *http2.RSTStreamFrame) error {
 		err = fmt.Errorf("%w: %w", stream.ErrNotSent, err)
 	}
 	c.failLocked(e, err)
+	c.roomsLocked(e)
 	return nil
+}
+
+// roomsLocked is for the reader when the window of e, or of all streams (nil), has grown, or e has ended: requests may wait for that.
+func (c *conn) roomsLocked(e *exch) {
+	if s, ok := c.role.(*Server); ok && s.untaken > 0 {
+		s.roomsLocked(e)
+		c.roomier = len(s.held) > 0
+	}
 }
 
 func (c *conn) onPing(f *http2.PingFrame) error {
@@ -584,5 +598,6 @@ func (c *conn) resizeWindows(to int) error {
 		e.sendWin += by
 		e.writable.Signal()
 	}
+	c.roomsLocked(nil)
 	return nil
 }

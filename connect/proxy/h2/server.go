@@ -40,6 +40,9 @@ type ServerConfig struct {
 	RestAfter time.Duration
 	// Do runs a request's handler in another goroutine than the caller's; it doesn't wait for it. Default: a new goroutine.
 	Do func(func())
+	// Yield gives the processor to all others that are ready, or have got something from the network, and returns then. It is called after
+	// each turn of a connection on which much comes at once. Default: runtime.Gosched, which doesn't look at the network.
+	Yield func()
 }
 
 const (
@@ -64,6 +67,7 @@ type Server struct {
 	preface time.Duration
 	idle    time.Duration
 	resting
+	untaking
 	// Guarded by conn.mu.
 	maxID      uint32 // the highest stream that the client opened
 	lastID     uint32 // with drained: the highest that is served
@@ -96,6 +100,9 @@ func NewServer(nc net.Conn, cfg ServerConfig, handler stream.Handler) (*Server, 
 	s := &Server{handler: handler, do: cfg.Do}
 	s.conn.role, s.conn.server = s, true
 	s.setup(nc, cfg.Prefix, cfg.Limits.WithDefaults(), cfg.Floods.withDefaults(), orDefault(cfg.WriteTimeout, defaultWrite))
+	if cfg.Yield != nil {
+		s.yield = cfg.Yield
+	}
 	s.preface, s.idle = orDefault(cfg.PrefaceTimeout, defaultPreface), cfg.IdleTimeout
 	if cfg.RestAfter > 0 && cfg.PingEvery <= 0 {
 		s.restAfter, s.br.late = cfg.RestAfter, s.late
@@ -125,12 +132,12 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) stopTimers() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, t := range []*time.Timer{s.drainer, s.idler, s.rester} {
+	for _, t := range []*time.Timer{s.drainer, s.idler, s.rester, s.letting} {
 		if t != nil {
 			t.Stop()
 		}
 	}
-	s.rester = nil
+	s.rester, s.letting = nil, nil
 }
 
 func (s *Server) hello() error {
@@ -394,35 +401,36 @@ func (s *Server) tooLarge(id uint32, end bool) error {
 	return s.reply(http2.FrameRSTStream, 0, id, make([]byte, 4))
 }
 
-// start has the request handled, unless the client has taken it back already: nothing is done for that.
-func (e *serverExch) start() {
-	s := e.c.role.(*Server)
-	if s.takenBack(e) {
+// start has the request handled, unless the client has taken it back already: nothing is done for that. One that is to wait with others is
+// begun later, unless let says that its time has come. It says whether the request was taken back and its memory is free; for the reader, which
+// alone can know that it doesn't hold it.
+func (s *Server) start(e *serverExch, let bool) (free bool) {
+	s.mu.Lock()
+	switch s.judgeLocked(e, let) {
+	case gone:
+		e.dead = true
+		s.giveUnreadLocked(e.in.drop())
+		s.handlers--
+		s.doneLocked()
+		free = e.told && !e.queued && !e.in.filling
+		s.mu.Unlock()
 		s.wg.Done()
-		return
+		return free
+	case waits:
+		s.holdLocked(e)
+		s.mu.Unlock()
+		return false
 	}
+	s.mu.Unlock()
 	if e.run == nil {
 		e.run = e.serve
 	}
 	if s.do != nil {
 		s.do(e.run)
-		return
-	}
-	go e.run()
-}
-
-func (s *Server) takenBack(e *serverExch) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if e.err == nil {
-		e.begun = true
 		return false
 	}
-	e.dead = true
-	s.giveUnreadLocked(e.in.drop())
-	s.handlers--
-	s.doneLocked()
-	return true
+	go e.run()
+	return false
 }
 
 func (e *serverExch) serve() {
@@ -431,11 +439,16 @@ func (e *serverExch) serve() {
 	s.handler(e)
 	reuse := s.release(&e.exch, stream.CodeInternal)
 	s.mu.Lock()
+	s.takenLocked(e, true)
 	s.handlers--
 	s.doneLocked()
+	others := len(s.held) > 0
 	s.mu.Unlock()
 	if reuse {
 		e.recycle()
+	}
+	if others {
+		s.letSome()
 	}
 }
 
@@ -451,15 +464,16 @@ func (s *Server) lostLocked(_ *exch, _ uint64, cause error) error {
 // serverExch implements stream.ServerExchange.
 type serverExch struct {
 	exch
-	req    stream.RequestHead
-	isHead bool
-	begun  bool   // guarded by conn.mu: a handler has it
-	run    func() // has it served; made once
+	req     stream.RequestHead
+	isHead  bool
+	begun   bool   // guarded by conn.mu: a handler has it
+	untaken bool   // guarded by conn.mu: counted in Server.untaken
+	run     func() // has it served; made once
 }
 
 func (e *serverExch) recycle() {
 	e.req.Reset()
-	e.isHead, e.begun = false, false
+	e.isHead, e.begun, e.untaken = false, false, false
 	e.clear()
 	servers.Put(e)
 }
