@@ -49,7 +49,7 @@ type downstream struct {
 	now     *exchange
 	turn    uint64 // counts rests: the end of an earlier turn's context means nothing
 	multied bool
-	making  chan struct{} // see slow; of an HTTP/2 connection
+	makers  *makers // of an HTTP/2 connection
 }
 
 // Drain is how far a connection is on its way out.
@@ -221,10 +221,10 @@ func (d *downstream) run(ctx context.Context) error {
 	if codec == config.HTTP1 {
 		return d.serveHTTP1(ctx, c, prefix)
 	}
-	d.multied, d.making = true, make(chan struct{}, maxMaking)
+	d.multied, d.makers = true, newMakers()
 	s, err := h2.NewServer(d.conn, h2.ServerConfig{
 		Prefix: prefix, Limits: limitsOf(c), IdleTimeout: cmp.Or(c.IdleTimeout, defaultIdle), RestAfter: d.manner.RestAfter,
-		Do: d.engine.workers.do,
+		Do: d.engine.workers.do, Yield: d.engine.glance.Wait,
 	}, d.serve)
 	if err != nil {
 		return err

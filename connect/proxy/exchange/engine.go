@@ -15,6 +15,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/config"
 	"github.com/weftmesh/weft/connect/proxy/reason"
 	"github.com/weftmesh/weft/connect/proxy/trace"
+	"github.com/weftmesh/weft/internal/listen"
 )
 
 // Config is what an Engine is made of.
@@ -49,6 +50,7 @@ type Engine struct {
 	cancel  context.CancelFunc
 
 	workers workers
+	glance  listen.Glance
 
 	downMu sync.Mutex // guards downs and ending
 	downs  map[*downstream]struct{}

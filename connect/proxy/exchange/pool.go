@@ -71,16 +71,6 @@ type lease struct {
 
 var errLimit = errors.New("the limit on connections or on those that wait for one is reached")
 
-// slow is the slow way of getting a connection, which is a new one.
-type slow struct {
-	context func() context.Context
-	making  chan struct{} // has room for as many as may be made at once for this client; nil: no bound
-}
-
-// maxMaking is how many connections are made at once for one HTTP/2 connection. With all of its streams at once it would have hundreds
-// of handshakes in front of those that others need.
-const maxMaking = 8
-
 // acquire opens an exchange on a connection to ep.
 func (v *clusterView) acquire(way slow, ep *endpoint, w wire) (lease, reason.Code, error) {
 	if w == http2 {
@@ -89,65 +79,55 @@ func (v *clusterView) acquire(way slow, ep *endpoint, w wire) (lease, reason.Cod
 	return v.acquireSingle(way, ep)
 }
 
-// enter waits until its client may have one more connection made, or for one that is given back meanwhile, which it gives. The last one that
-// is idle stays for other clients: they would have to wait behind the handshakes of one that has all of its streams at once.
-func (w slow) enter(v *clusterView, ep *endpoint) (*single, error) {
-	select {
-	case w.making <- struct{}{}:
-		return nil, nil
-	default:
+func (v *clusterView) acquireSingle(way slow, ep *endpoint) (lease, reason.Code, error) {
+	s, made, code, err := v.single(way, ep)
+	if err != nil {
+		return lease{}, code, err
 	}
-	ctx := w.context()
-	for {
-		select {
-		case w.making <- struct{}{}:
-			return nil, nil
-		case <-ep.spare:
-			if s := ep.take(v, 1); s != nil {
-				return s, nil
-			}
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
+	way.got(v.state.engine)
+	open := s.client.AliveExchange // a pooled one was just looked at
+	if made {
+		open = s.client.Exchange
 	}
+	return lease{open(), ep, s}, reason.None, nil
 }
 
-func (v *clusterView) acquireSingle(way slow, ep *endpoint) (lease, reason.Code, error) {
+// single gives an HTTP/1 connection, and whether it was made for this.
+func (v *clusterView) single(way slow, ep *endpoint) (s *single, made bool, code reason.Code, err error) {
 	if s := ep.take(v, 0); s != nil {
-		return lease{s.client.AliveExchange(), ep, s}, reason.None, nil
+		return s, false, reason.None, nil
 	}
 	leave := 0
-	if way.making != nil {
+	if way.makers != nil {
 		s, err := way.enter(v, ep)
 		if err != nil {
-			return lease{}, reason.UpstreamConnectFailure, err
+			return nil, false, reason.UpstreamConnectFailure, err
 		}
 		if s != nil {
-			return lease{s.client.AliveExchange(), ep, s}, reason.None, nil
+			return s, false, reason.None, nil
 		}
 		leave = 1
-		defer func() { <-way.making }()
+		defer way.makers.left()
 	}
 	ctx := way.context
 	for {
 		if s := ep.take(v, leave); s != nil {
-			return lease{s.client.AliveExchange(), ep, s}, reason.None, nil
+			return s, false, reason.None, nil
 		}
 		if enter(&v.state.connections, v.config.Limits.Connections) {
 			break
 		}
 		leave = 0 // no other can be made
 		if !v.awaitSlot(ctx(), func() bool { return ep.hasIdle() }) {
-			return lease{}, reason.UpstreamOverflow, errLimit
+			return nil, false, reason.UpstreamOverflow, errLimit
 		}
 	}
 	conn, code, err := v.dial(ctx(), ep, http1)
 	if err != nil {
 		v.closed(false)
-		return lease{}, code, err
+		return nil, false, code, err
 	}
-	s := &single{client: h1.NewClient(conn, h1.ClientConfig{}), identity: v.identity, born: time.Now()}
-	return lease{s.client.Exchange(), ep, s}, reason.None, nil
+	return &single{client: h1.NewClient(conn, h1.ClientConfig{}), identity: v.identity, born: time.Now()}, true, reason.None, nil
 }
 
 // awaitSlot waits for a connection, no longer than one may take to be made.

@@ -34,8 +34,10 @@ func TestTheLastIdleConnectionIsLeftToOthers(t *testing.T) {
 		ep.idle = append(ep.idle, &single{client: h1.NewClient(conn, h1.ClientConfig{}), identity: v.identity, born: now, since: now})
 		ep.tellSpareLocked()
 	}
-	way := slow{func() context.Context { return t.Context() }, make(chan struct{}, 1)}
-	way.making <- struct{}{} // one is in the making
+	way := slow{func() context.Context { return t.Context() }, newMakers()}
+	for range maxMaking { // as many as may are in the making
+		<-way.makers.slots
+	}
 	got := make(chan *single, 3)
 	for range 3 {
 		go func() {
@@ -54,7 +56,7 @@ func TestTheLastIdleConnectionIsLeftToOthers(t *testing.T) {
 			t.Error("one more is made, though one is")
 		}
 	}
-	<-way.making
+	way.makers.left()
 	if s := <-got; s != nil {
 		t.Error("the last was taken")
 	}

@@ -204,7 +204,7 @@ func (ex *exchange) try(f *config.Forward, c *choice, retry int) (done bool, _ f
 	ex.rec.upstream = ep.config.Address
 	ep.active.Add(1)
 	defer ep.active.Add(-1)
-	l, code, err := v.acquire(slow{ex.slowContext, ex.d.making}, ep, v.upstreamWire(ex.req.Proto))
+	l, code, err := v.acquire(slow{ex.slowContext, ex.d.makers}, ep, v.upstreamWire(ex.req.Proto))
 	if err != nil {
 		c.avoid = append(c.avoid, ep)
 		return false, ex.noConnection(code, err)
