@@ -321,7 +321,7 @@ func (c *conn) pause() {
 		c.fresh[i] = nil
 		if e.c.role.(*Server).start(e, false) {
 			e.recycle()
-		} else {
+		} else if i > 0 { // one that came alone is counted by its frame
 			c.step(turnPerHead)
 		}
 	}
@@ -341,7 +341,7 @@ func (c *conn) pause() {
 // front of what others have sent before the last of them.
 const (
 	turnLength  = 64  // frames
-	turnPerHead = 4   // frames that beginning a request counts for
+	turnPerHead = 4   // frames that beginning a request counts for, beside others that came with it
 	bulk        = 512 // bytes; a DATA frame with as many isn't counted: it is work for what it carries
 )
 
