@@ -4,6 +4,7 @@ package h1
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -82,4 +83,40 @@ func interrupted(t *testing.T, conn net.Conn, x stream.ServerExchange) {
 	if err := <-ended; !isTimeout(err) {
 		t.Error(err)
 	}
+}
+
+// A read deadline that is over, when the body was read already and the connection is watched for a client that hangs up, says nothing of the
+// client: its next request has a context that lasts.
+func TestTheEndOfAWaitIsNotTheClients(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, conn := net.Pipe()
+		defer client.Close()
+		done := make(chan error, 1)
+		go func() {
+			done <- Serve(t.Context(), conn, ServerConfig{}, func(x stream.ServerExchange) {
+				ctx := x.Context()
+				if _, err := io.Copy(io.Discard, bodyReader{x}); err != nil {
+					t.Error(err)
+				}
+				<-time.After(2 * watchAfter)
+				_ = conn.SetReadDeadline(past)
+				<-time.After(2 * watchAfter)
+				if ctx.Err() != nil {
+					t.Error(context.Cause(ctx))
+				}
+				_ = x.WriteHead(&stream.ResponseHead{Status: 403}, true) // told by what the client reads
+			})
+		}()
+		in := bufio.NewReader(client)
+		for range 2 {
+			if _, err := io.WriteString(client, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := http.ReadResponse(in, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_ = client.Close()
+		<-done
+	})
 }

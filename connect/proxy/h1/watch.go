@@ -60,7 +60,8 @@ func (s *serverConn) armLocked() {
 	s.timer.Reset(watchAfter)
 }
 
-// watch reads one byte. What comes is either the next request's first, which is kept, or the end of the connection.
+// watch reads one byte. What comes is either the next request's first, which is kept, or the end of the connection; or the end of the wait, by
+// stopWatch or by who ends the waits for the request's body, which says nothing of the client.
 func (s *serverConn) watch() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -77,7 +78,9 @@ func (s *serverConn) watch() {
 	case n > 0:
 		s.armed = false
 		s.rd.preload(s.rd.one[:n])
-	case err != nil && (s.armed || !isTimeout(err)):
+	case isTimeout(err):
+		s.armed = false
+	case err != nil:
 		s.armed = false
 		s.loseLocked(errGone)
 	}
