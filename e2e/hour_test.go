@@ -114,11 +114,11 @@ func (h *hour) caller() *Instance {
 		port := mustPort(h.t)
 		h.addr[service] = loopback(port)
 		if service != "tls" {
-			ups = append(ups, object{"DestinationName": h.name(service), "LocalBindPort": port})
+			ups = append(ups, object{"DestinationName": h.name(service), "LocalBindPort": port, "Config": object{"connect_timeout_ms": patience.Milliseconds()}})
 			continue
 		}
 		for _, name := range []string{"one", "two"} {
-			ups = append(ups, object{"DestinationName": h.name(name), "LocalBindPort": port, "Config": object{"sni": name + ".example.com"}})
+			ups = append(ups, object{"DestinationName": h.name(name), "LocalBindPort": port, "Config": object{"sni": name + ".example.com", "connect_timeout_ms": patience.Milliseconds()}})
 		}
 	}
 	h.put("/v1/agent/service/register", object{

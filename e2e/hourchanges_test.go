@@ -54,7 +54,7 @@ func (h *hour) entryIs(kind, service string, fields object) error {
 // defaults has nothing in it that traffic meets: bounds that are high enough.
 func (h *hour) defaults(service, protocol string, most int) error {
 	return h.entryIs("service-defaults", service, object{
-		"Protocol": protocol, "MaxInboundConnections": most, "LocalConnectTimeoutMs": 4000 + most,
+		"Protocol": protocol, "MaxInboundConnections": most, "LocalConnectTimeoutMs": int(patience.Milliseconds()) + most,
 		"UpstreamConfig": object{"Defaults": object{"Limits": object{"MaxConnections": most}}},
 	})
 }

@@ -195,7 +195,7 @@ func (h *hour) closeHTTP(*hourCaller) error {
 // forbidden is now and then refused by an intention.
 func (h *hour) forbidden(c *hourCaller) error {
 	began := h.guards.Load()
-	_, err := h.post(c.one, "http://"+h.addr["shut"]+"/echo", reason.RBACDenied, reason.UpstreamReset, reason.UpstreamConnectFailure)
+	_, err := h.post(c.one, "http://"+h.addr["shut"]+"/echo", reason.RBACDenied, reason.UpstreamReset)
 	switch may := h.mayBeDenied(began); {
 	case err == nil || may && errors.As(err, new(*byDesign)):
 		return err
