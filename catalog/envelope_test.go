@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/weftmesh/weft/internal/stormtest"
 )
 
 // A command's envelope, put together and taken apart by hand, is what the library makes of it.
@@ -39,7 +41,7 @@ func FuzzEnvelope(f *testing.F) {
 	f.Add([]byte("\xa2\x64Body\xa0\xa0\x64Type\x62kv"))
 	f.Add([]byte("\xa2\x64Body\x64Type\x62kv\x64Type\x62kv"))
 	f.Add([]byte("\xa2\x64Body\x19\x30\x30\x64Type\x62\x30\x89")) // no UTF-8
-	f.Fuzz(func(t *testing.T, data []byte) {
+	stormtest.Fuzz(f, func(t *testing.T, data []byte) {
 		quick, ok := openQuickly(data)
 		var body any
 		if !ok || decode(quick.Body, &body) != nil {

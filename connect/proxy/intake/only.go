@@ -34,11 +34,27 @@ func only(m proto.Message, fields string) error {
 		} else if tag.Get("protobuf") == "" || !isSet(at, tag.Get("protobuf")) {
 			continue
 		}
-		if name := nameOf(tag.Get("protobuf")); !slices.Contains(strings.Fields(fields), name) && !guard.Off("C36") {
+		if name := nameOf(tag.Get("protobuf")); !listed(fields, name) && !guard.Off("C36") {
 			faults = append(faults, fmt.Errorf("%s: not known to this proxy", name))
 		}
 	}
 	return errors.Join(faults...)
+}
+
+// listed says whether a name is one of the words of a text.
+func listed(words, name string) bool {
+	apart := func(i int) bool {
+		return i < 0 || i >= len(words) || words[i] == ' ' || words[i] == '\n' || words[i] == '\t'
+	}
+	for at := 0; ; at++ {
+		i := strings.Index(words[at:], name)
+		if i < 0 {
+			return false
+		}
+		if at += i; apart(at-1) && apart(at+len(name)) {
+			return true
+		}
+	}
 }
 
 // isSet says whether a field that is no oneof's has a value: one that may be absent, any; others, another than zero.
