@@ -98,7 +98,9 @@ func (p *Pool) learn(kind serf.EventType, m *serf.Member) {
 		}
 	case serf.EventMemberReap:
 		delete(p.known, member.Name)
-	case serf.EventMemberLeave, serf.EventMemberFailed, serf.EventUser, serf.EventQuery:
+	case serf.EventMemberFailed:
+		p.lostLocked(time.Now())
+	case serf.EventMemberLeave, serf.EventUser, serf.EventQuery:
 	}
 	if kind != serf.EventMemberReap {
 		p.known[member.Name] = k

@@ -120,6 +120,7 @@ type Pool struct {
 	refused map[string]*RefuseError // by name: whom admit turned away last
 	claims  map[string]claim        // by name: who was let in a moment ago, of whom serf has told nothing yet
 	returns returns
+	losses  losses
 }
 
 // ErrNotRunning is the error of calls to a pool that doesn't run.
@@ -148,7 +149,7 @@ func New(c Config) (*Pool, error) {
 	p := &Pool{
 		c: c, log: c.Log, ready: make(chan struct{}), seed: maphash.MakeSeed(), changed: make(chan struct{}),
 		known: map[string]known{}, names: map[string]string{}, refused: map[string]*RefuseError{}, claims: map[string]claim{},
-		returns: returns{more: make(chan struct{}, 1)},
+		returns: returns{more: make(chan struct{}, 1)}, losses: losses{more: make(chan struct{}, 1)},
 	}
 	var err error
 	if p.metrics, err = newMetrics(c.Metrics, p.kind()); err != nil {

@@ -26,6 +26,13 @@ import (
 	"github.com/weftmesh/weft/internal/memnet"
 )
 
+// The kinds of memberlist's messages that tell of members.
+const (
+	msgSuspect = 3
+	msgAlive   = 4
+	msgDead    = 5
+)
+
 // lossy is an in-memory network that loses packets and cuts nodes off.
 type lossy struct {
 	Network
@@ -34,6 +41,8 @@ type lossy struct {
 	// mute takes what is told of members out of packets: probes and their answers pass.
 	mute atomic.Bool
 	told atomic.Int64 // how much was taken out
+	// hear gets each message that is sent; nil: nobody does.
+	hear func(m []byte)
 }
 
 func (l *lossy) Listen(ctx context.Context, name string, at netip.AddrPort) (net.PacketConn, net.Listener, error) {
@@ -65,31 +74,42 @@ func (p *lossyPackets) WriteTo(b []byte, to net.Addr) (int, error) {
 		}
 		return len(b), nil
 	}
+	if p.l.hear != nil {
+		messages(b, p.l.hear)
+	}
 	if rand.Int64N(1000) < p.l.loss.Load() || p.l.cut != nil && p.l.cut(p.at, to.(*net.UDPAddr).AddrPort()) {
 		return len(b), nil
 	}
 	return p.PacketConn.WriteTo(b, to)
 }
 
+// messages calls f for each message of a packet.
+func messages(b []byte, f func(m []byte)) {
+	switch b[0] {
+	case msgCRC:
+		messages(b[5:], f)
+	case msgCompound:
+		n := int(b[1])
+		rest := b[2+2*n:]
+		for i := range n {
+			size := int(binary.BigEndian.Uint16(b[2+2*i:]))
+			messages(rest[:size], f)
+			rest = rest[size:]
+		}
+	default:
+		f(b)
+	}
+}
+
 // strip gives those messages of a packet that tell nothing of members.
 func (l *lossy) strip(b []byte) (left [][]byte) {
-	const suspect, dead = 3, 5
-	switch {
-	case b[0] == msgCRC:
-		return l.strip(b[5:])
-	case b[0] >= suspect && b[0] <= dead || b[0] == msgUser:
-		l.told.Add(1)
-		return nil
-	case b[0] != msgCompound:
-		return [][]byte{b}
-	}
-	n := int(b[1])
-	rest := b[2+2*n:]
-	for i := range n {
-		size := int(binary.BigEndian.Uint16(b[2+2*i:]))
-		left = append(left, l.strip(rest[:size])...)
-		rest = rest[size:]
-	}
+	messages(b, func(m []byte) {
+		if m[0] >= msgSuspect && m[0] <= msgDead || m[0] == msgUser {
+			l.told.Add(1)
+			return
+		}
+		left = append(left, m)
+	})
 	return left
 }
 
