@@ -27,7 +27,7 @@ import (
 // Of a thousand it took 87 s so, of 700 56: a member that is held for dead is taken back only by a later word of its own, and it said that when it had heard
 // what it is taken for, as one of a thousand messages that each node sends on sixteen times, a hundred a second. So a node that sees many fail says
 // anew that it is there (raise), while it is still cut off: those of its side know the later word when the cut heals, and one exchange of states with the
-// other side brings it across for all of them, and nobody is accused first. 300 take 0.5 to 1 s so in place of 4 to 6.5. Exchanges don't wait for each other,
+// other side brings it across for all of them, and nobody is accused first. 700 take 3 s so. Exchanges don't wait for each other,
 // as those with members that are cut off end by their time alone, after ten seconds.
 //
 // An exchange is 370 bytes for each member, both ways together: of 2,000, 0.75 MB, and a node has two to four in a second, for eleven seconds; from there on they come less
