@@ -84,23 +84,34 @@ func (d *digests) segment(last uint64, batch []LogEntry) (n int, before bool) {
 // note remembers what a transaction changed.
 func (d *digests) note(changes memdb.Changes) {
 	for _, c := range changes {
-		if !counts(c.Table) {
-			continue
+		if counts(c.Table) {
+			d.change(c.Table, c.Before, c.After)
 		}
-		before := c.Before
-		if before != nil {
-			key := pendingRow{c.Table, before}
-			if was, ok := d.pending[key]; ok {
-				delete(d.pending, key)
-				before = was
-			}
+	}
+}
+
+// noteTopic is note for a topic.
+func (d *digests) noteTopic(c topicChange) {
+	if c.before == nil {
+		d.change(tableTopics, nil, c.after)
+		return
+	}
+	d.change(tableTopics, c.before, c.after)
+}
+
+func (d *digests) change(table string, before, after any) {
+	if before != nil {
+		key := pendingRow{table, before}
+		if was, ok := d.pending[key]; ok {
+			delete(d.pending, key)
+			before = was
 		}
-		switch {
-		case c.After != nil:
-			d.pending[pendingRow{c.Table, c.After}] = before
-		case before != nil:
-			d.gone = append(d.gone, pendingRow{c.Table, before})
-		}
+	}
+	switch {
+	case after != nil:
+		d.pending[pendingRow{table, after}] = before
+	case before != nil:
+		d.gone = append(d.gone, pendingRow{table, before})
 	}
 }
 
@@ -197,7 +208,7 @@ func sumOf(row any) sum {
 
 // counts says whether a table counts: those made out of others don't.
 func counts(table string) bool {
-	return table != tableNames && table != tableMeta && table != tableCovered
+	return table != tableNames && table != tableCovered
 }
 
 func hashRow(row any) sum {

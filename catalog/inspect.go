@@ -36,14 +36,14 @@ func CheckSnapshot(r io.Reader, datacenter string) error {
 
 // ReadSnapshot loads a snapshot aside, to be looked into. What Restore wouldn't take is an error.
 func ReadSnapshot(r io.Reader, datacenter string) (*Txn, error) {
-	db, head, err := readSnapshot(r, datacenter, SchemaVersion)
+	v, _, err := readSnapshot(r, datacenter, SchemaVersion)
 	if err != nil {
 		if errors.Is(err, ErrSchema) {
 			return nil, err
 		}
 		return nil, &CorruptError{Err: fmt.Errorf("snapshot: %w", err)}
 	}
-	return &Txn{db: db.Txn(false), meta: head.meta()}, nil
+	return v.read(), nil
 }
 
 // SnapshotRow is a row of a snapshot as it is stored.

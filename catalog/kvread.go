@@ -100,7 +100,7 @@ func (t *Txn) sameLive(now *Txn, topic Topic) bool {
 	case TopicQuery:
 		table = queriesTopic
 	}
-	if first[*topicRow](now.db, tableTopics, table.row()) == first[*topicRow](t.db, tableTopics, table.row()) {
+	if now.topics.get(table) == t.topics.get(table) {
 		return true
 	}
 	return now.liveIndex(topic) == t.liveIndex(topic)

@@ -18,7 +18,7 @@ func (t *Txn) Mark() *Mark {
 		if topic.live() {
 			return nil
 		}
-		m.rows = append(m.rows, first[*topicRow](t.db, tableTopics, topic.row()))
+		m.rows = append(m.rows, t.topics.get(topic))
 	}
 	if t.replica || len(m.topics) == 0 || len(t.over) > 0 {
 		return nil
@@ -47,7 +47,7 @@ func (t *Txn) hasRows(m *Mark) bool {
 		return !yes
 	}
 	for i, topic := range m.topics {
-		if first[*topicRow](t.db, tableTopics, topic.row()) != m.rows[i] {
+		if t.topics.get(topic) != m.rows[i] {
 			return false
 		}
 	}

@@ -13,7 +13,7 @@ import (
 // sameRows says whether the topics' rows are those that were marked.
 func sameRows(t *Txn, m *Mark) bool {
 	for i, topic := range m.topics {
-		if t.state != m.state || first[*topicRow](t.db, tableTopics, topic.row()) != m.rows[i] {
+		if t.state != m.state || t.topics.get(topic) != m.rows[i] {
 			return false
 		}
 	}

@@ -47,7 +47,7 @@ func (s *Store) ApplyItems(u Update) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := s.state.Load()
+	st := s.now.Load().state
 	r := &replicaWrite{w: newWrite(s), covered: map[Topic]bool{}}
 	each(r.w.txn, tableCovered, "id_prefix", "", func(c *coveredRow) { r.covered[c.topic] = true })
 	if u.Position.Epoch != st.epoch {
@@ -63,10 +63,10 @@ func (s *Store) ApplyItems(u Update) error {
 	r.apply(u.Items, rows, snapshot, covered, dropped)
 	r.w.advanced = u.Position != Position{st.epoch, r.w.meta.index}
 	r.w.meta.index = u.Position.Index
-	r.w.count()
+	r.w.meta.commit++
 	s.commit(r.w)
 	if u.Position.Epoch != st.epoch {
-		s.state.Store(&state{db: st.db, epoch: u.Position.Epoch})
+		s.show(&state{db: st.db, epoch: u.Position.Epoch}, r.w.meta, r.w.tree.topicTree)
 		s.waiters.wakeAll()
 		return nil
 	}
@@ -151,9 +151,7 @@ func (r *replicaWrite) apply(items []Item, rows []any, snapshot, covered, droppe
 			}
 		})
 		// A snapshot's index holds even if it is lower than what was there: it may be of another epoch.
-		if old := first[*topicRow](r.w.txn, tableTopics, t.row()); old != nil {
-			remove(r.w.txn, tableTopics, old)
-		}
+		r.w.tree.remove(t)
 	}
 	for i := range items {
 		if snapshot[items[i].Topic] {
@@ -165,9 +163,7 @@ func (r *replicaWrite) apply(items []Item, rows []any, snapshot, covered, droppe
 // forgetTopic drops a topic's index, and the rows of it that nobody else needs.
 func (r *replicaWrite) forgetTopic(t Topic) {
 	r.w.topics[t] = 0
-	if old := first[*topicRow](r.w.txn, tableTopics, t.row()); old != nil {
-		remove(r.w.txn, tableTopics, old)
-	}
+	r.w.tree.remove(t)
 	r.eachIn(t, func(_, table string, row any) {
 		for _, other := range rowTopics(row) {
 			if r.covered[other] {
@@ -186,9 +182,8 @@ func (r *replicaWrite) item(it *Item, row any) {
 	if !r.covered[topic] {
 		return
 	}
-	old := first[*topicRow](r.w.txn, tableTopics, topic.row())
-	if old == nil || it.Index > old.index {
-		insert(r.w.txn, tableTopics, newTopicRow(topic, it.Index))
+	if old := r.w.tree.get(topic); old == nil || it.Index > old.index {
+		r.w.tree.put(newTopicRow(topic, it.Index))
 	}
 	r.w.topics[topic] = it.Index
 	table, have := lookup(r.w.txn, it.ID)

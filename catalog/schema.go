@@ -16,10 +16,9 @@ const (
 	tableChecks    = "checks"    // *Check
 	tableEntries   = "entries"   // *entryRow
 	tableNames     = "names"     // *nameRow, derived from services
-	tableTopics    = "topics"    // *topicRow
+	tableTopics    = "topics"    // *topicRow, in a topicTree
 	tableCA        = "ca"        // *CAState, one
 	tableAutopilot = "autopilot" // *AutopilotConfig, one
-	tableMeta      = "meta"      // *metaRow, one
 	tableCovered   = "covered"   // *coveredRow, in a replica
 
 	tableKV         = "kv"         // *kvRow
@@ -76,15 +75,12 @@ type nameRow struct {
 type topicRow struct {
 	topic Topic
 	index uint64
-	id    rowID
 	summed
 }
 
-func newTopicRow(t Topic, index uint64) *topicRow {
-	return &topicRow{topic: t, index: index, id: rowID(t.row())}
-}
+func newTopicRow(t Topic, index uint64) *topicRow { return &topicRow{topic: t, index: index} }
 
-// metaRow is what there is one of.
+// metaRow is what there is one of. It is in no table.
 type metaRow struct {
 	index  uint64
 	schema uint64
@@ -214,10 +210,8 @@ func dbSchema() *memdb.DBSchema {
 			})}),
 		table(tableEntries, rowKey(func(r *entryRow) string { return r.key })),
 		table(tableNames, rowKey(func(r *nameRow) string { return nameString(r.key) })),
-		table(tableTopics, keptID(func(r *topicRow) rowID { return r.id })),
 		table(tableCA, rowKey(func(*CAState) string { return "ca" })),
 		table(tableAutopilot, rowKey(func(*AutopilotConfig) string { return "autopilot" })),
-		table(tableMeta, rowKey(func(*metaRow) string { return "meta" })),
 		table(tableKV, keptID(func(r *kvRow) rowID { return r.id }),
 			&memdb.IndexSchema{Name: "session", AllowMissing: true, Indexer: rowIndex(func(r *kvRow) (string, bool) {
 				return join(sessionString(r.Scope, r.Session)), r.Session != ""

@@ -11,8 +11,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-
-	"github.com/hashicorp/go-memdb"
 )
 
 // A snapshot is the magic, then records, each a length (uint32, big endian) and its CBOR: first a header, then rows by table, and last
@@ -207,6 +205,12 @@ func rowForm(row any) (r snapshotRow, ok bool) {
 // eachTable visits all rows that a snapshot holds, in a fixed order.
 func (t *Txn) eachTable(f func(table string, row any)) {
 	for _, table := range snapshotTables {
+		if table == tableTopics {
+			for _, row := range t.topics.rows() {
+				f(table, row)
+			}
+			continue
+		}
 		each(t.db, table, "id_prefix", "", func(row any) { f(table, row) })
 	}
 }
@@ -239,7 +243,7 @@ func (s *Store) Restore(r io.Reader) error {
 	if s.config.Replica {
 		return fmt.Errorf("%w: a replica is restored by an update", ErrInvalid)
 	}
-	db, head, err := readSnapshot(r, s.config.Datacenter, s.config.Schema)
+	loaded, head, err := readSnapshot(r, s.config.Datacenter, s.config.Schema)
 	if err != nil {
 		if errors.Is(err, ErrSchema) {
 			return fmt.Errorf("restore: %w", err)
@@ -248,23 +252,23 @@ func (s *Store) Restore(r io.Reader) error {
 	}
 	// What was written and what was read are held against the sums that were kept while the rows came to be.
 	sums := newDigests(s.config.DigestEvery)
-	loaded := &Txn{db: db.Txn(false), meta: head.meta()}
-	sums.load(loaded)
+	sums.load(loaded.read())
 	if len(head.Digest) > 0 && !bytes.Equal(head.Digest, sums.whole(loaded.meta)) {
 		return &CorruptError{Err: errors.New("snapshot: its rows aren't those of the tables that it was made of: it was written, or is read, by a faulty weft")}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.digests = sums
-	epoch := max(head.Epoch, s.state.Load().epoch) + 1
+	epoch := max(head.Epoch, s.now.Load().state.epoch) + 1
 	s.window.reset(Position{epoch, head.Index})
-	s.state.Store(&state{db: db, epoch: epoch})
+	s.show(&state{db: loaded.db, epoch: epoch}, loaded.meta, loaded.topics)
 	s.recent.forget() // the old tables, above all
 	s.waiters.wakeAll()
 	return nil
 }
 
-func readSnapshot(r io.Reader, dc string, newest uint64) (db *memdb.MemDB, head snapshotHeader, err error) {
+// readSnapshot loads a snapshot into tables of their own, which belong to no state.
+func readSnapshot(r io.Reader, dc string, newest uint64) (v *version, head snapshotHeader, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("loading it panicked: %v", p)
@@ -288,10 +292,11 @@ func readSnapshot(r io.Reader, dc string, newest uint64) (db *memdb.MemDB, head 
 	if head.Format != 1 || head.Schema > newest {
 		return nil, head, fmt.Errorf("%w: snapshot format %d, schema %d; this weft knows up to 1 and %d: start a newer one", ErrSchema, head.Format, head.Schema, newest)
 	}
-	if db, err = newDB(); err != nil {
+	db, err := newDB()
+	if err != nil {
 		return nil, head, err
 	}
-	w := &write{txn: db.Txn(true), dc: dc, topics: map[Topic]uint64{}, meta: head.meta()}
+	w := &write{txn: db.Txn(true), dc: dc, topics: map[Topic]uint64{}, tree: newTopicTree().edit(), meta: head.meta()}
 	w.index = head.Index
 	for {
 		data, err := in.next()
@@ -315,7 +320,7 @@ func readSnapshot(r io.Reader, dc string, newest uint64) (db *memdb.MemDB, head 
 	w.topics = nil // the names' counting touched some: their true indexes were in the snapshot
 	w.finish()
 	w.txn.Commit()
-	return db, head, nil
+	return &version{db: db, meta: w.meta, topics: w.tree.topicTree}, head, nil
 }
 
 // load puts a row in. Services come after the nodes and checks that their instances hold.
@@ -341,7 +346,7 @@ func (w *write) load(row *snapshotRow) error {
 	case row.CA != nil:
 		insert(w.txn, tableCA, row.CA)
 	case row.Topic != nil:
-		insert(w.txn, tableTopics, newTopicRow(row.Topic.Topic, row.Topic.Index))
+		w.tree.put(newTopicRow(row.Topic.Topic, row.Topic.Index))
 	case row.Session != nil:
 		insert(w.txn, tableSessions, row.Session)
 	case row.Query != nil:

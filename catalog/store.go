@@ -49,8 +49,8 @@ type Result struct {
 type Store struct {
 	config Config
 
-	mu    sync.Mutex // one writer at a time
-	state atomic.Pointer[state]
+	mu  sync.Mutex // one writer at a time
+	now atomic.Pointer[version]
 
 	digests *digests // the writers'; nil in a replica
 	touched int      // how many topics the last of them changed
@@ -62,8 +62,24 @@ type Store struct {
 
 // state is swapped as a whole by Restore.
 type state struct {
-	db    *memdb.MemDB
+	db    *memdb.MemDB // the writers'
 	epoch uint64
+}
+
+// version is all that a commit leaves, which readers take as a whole: the tables, and what isn't in them because every commit changes it.
+type version struct {
+	state  *state
+	db     *memdb.MemDB // the state's as it was then
+	meta   metaRow
+	topics topicTree
+}
+
+// read is a view that belongs to no store.
+func (v *version) read() *Txn { return &Txn{db: v.db.Txn(false), meta: v.meta, topics: v.topics} }
+
+// show makes tables that were committed visible, with what belongs to them.
+func (s *Store) show(st *state, meta metaRow, topics topicTree) {
+	s.now.Store(&version{st, st.db.Snapshot(), meta, topics})
 }
 
 // New makes an empty store.
@@ -89,12 +105,15 @@ func New(c Config) (*Store, error) {
 		s.digests = newDigests(c.DigestEvery)
 	}
 	s.window.max, s.window.epoch = c.WindowBytes, c.Epoch
-	s.state.Store(&state{db: db, epoch: c.Epoch})
+	s.show(&state{db: db, epoch: c.Epoch}, metaRow{}, newTopicTree())
 	return s, nil
 }
 
 // Position is the store's place now. A server's has its own epoch, a replica's that of the server which it last heard.
-func (s *Store) Position() Position { return s.Read().Position() }
+func (s *Store) Position() Position {
+	v := s.now.Load()
+	return Position{v.state.epoch, v.meta.index}
+}
 
 // Datacenter fills in scopes that name none.
 func (s *Store) Datacenter() string { return s.config.Datacenter }
@@ -102,12 +121,10 @@ func (s *Store) Datacenter() string { return s.config.Datacenter }
 // Read gives a consistent view of the tables as they are now. It costs next to nothing and needs no end, but keeps what it
 // sees in memory while it is referenced.
 func (s *Store) Read() *Txn {
-	st := s.state.Load()
-	t := &Txn{db: st.db.Txn(false), store: s, state: st, dc: s.config.Datacenter, replica: s.config.Replica, epoch: st.epoch}
-	if m := first[*metaRow](t.db, tableMeta, "meta"); m != nil {
-		t.meta = *m
+	v := s.now.Load()
+	return &Txn{
+		db: v.db.Txn(false), store: s, state: v.state, dc: s.config.Datacenter, replica: s.config.Replica, epoch: v.state.epoch, meta: v.meta, topics: v.topics,
 	}
-	return t
 }
 
 // Apply runs a batch of log entries in one transaction (two, where the tables' digest is due in between) and publishes it. Each has its own index and result, in order, and
@@ -127,7 +144,7 @@ func (s *Store) Apply(batch []LogEntry) []Result {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for from := 0; from < bad; {
-		meta := s.Read().meta
+		meta := s.now.Load().meta
 		n, before := s.digests.segment(meta.index, batch[from:bad])
 		if before {
 			s.digests.checkpoint(s.digests.block(batch[from].Index), meta)
@@ -194,6 +211,9 @@ func (s *Store) publish(w *write) {
 	s.window.add(w.changes, w.index)
 	if s.digests != nil {
 		s.digests.note(w.txn.Changes())
+		for _, c := range w.rows {
+			s.digests.noteTopic(c)
+		}
 	}
 	s.commit(w)
 	s.waiters.wake(w.topics, w.advanced)

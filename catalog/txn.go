@@ -22,6 +22,7 @@ type Txn struct {
 	dc      string
 	epoch   uint64
 	meta    metaRow
+	topics  topicTree
 	replica bool
 	rec     *recording
 	over    map[string]Entry // by row key; nil is deleted
@@ -88,7 +89,7 @@ func (t *Txn) topicIndex(topic Topic) uint64 {
 	if topic.live() {
 		return t.liveIndex(topic)
 	}
-	if r := first[*topicRow](t.db, tableTopics, topic.row()); r != nil {
+	if r := t.topics.get(topic); r != nil {
 		return max(r.index, 1)
 	}
 	return 1

@@ -260,9 +260,13 @@ func (s *Store) WaitChangeUntil(ctx context.Context, t *Txn, over <-chan time.Ti
 			}
 			continue
 		}
-		key := topic.row()
-		if first[*topicRow](now.db, tableTopics, key) != first[*topicRow](t.db, tableTopics, key) ||
-			first[*coveredRow](now.db, tableCovered, key) != first[*coveredRow](t.db, tableCovered, key) {
+		if now.topics.get(topic) != t.topics.get(topic) {
+			return nil
+		}
+		if !t.replica {
+			continue
+		}
+		if key := topic.row(); first[*coveredRow](now.db, tableCovered, key) != first[*coveredRow](t.db, tableCovered, key) {
 			return nil
 		}
 	}

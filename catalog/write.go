@@ -19,6 +19,8 @@ type write struct {
 	index    uint64 // of the command at hand
 	advanced bool   // the store's index moved
 	topics   map[Topic]uint64
+	tree     *topicEdit
+	rows     []topicChange // of the topics, once it is finished
 	changes  []*change
 	at       int64    // when the command at hand was ordered, Unix milliseconds
 	keys     []string // the row keys of the key-value store that were changed
@@ -26,12 +28,11 @@ type write struct {
 }
 
 func newWrite(s *Store) *write {
-	w := &write{store: s, txn: s.state.Load().db.Txn(true), dc: s.config.Datacenter, topics: make(map[Topic]uint64, s.touched)}
-	if m := first[*metaRow](w.txn, tableMeta, "meta"); m != nil {
-		w.meta = *m
+	v := s.now.Load()
+	return &write{
+		store: s, txn: v.state.db.Txn(true), dc: s.config.Datacenter, topics: make(map[Topic]uint64, s.touched), tree: v.topics.edit(),
+		meta: v.meta, index: v.meta.index,
 	}
-	w.index = w.meta.index
-	return w
 }
 
 // applyAll runs the commands but for those that panicked before; false means that one more did.
@@ -100,23 +101,23 @@ func (w *write) emit(t Topic, id string, rec *record) {
 	w.changes = append(w.changes, &change{topic: t, id: id, index: w.index, record: rec})
 }
 
-// finish writes the topics' indexes and the store's.
-func (w *write) finish() {
-	for t, i := range w.topics {
-		insert(w.txn, tableTopics, newTopicRow(t, i))
-	}
-	w.count()
-}
+// topicChange is a topic's row before, if there was one, and after a transaction.
+type topicChange struct{ before, after *topicRow }
 
-// count writes the store's own row.
-func (w *write) count() {
+// finish writes the topics' indexes and counts the commit.
+func (w *write) finish() {
+	w.rows = make([]topicChange, 0, len(w.topics))
+	for t, i := range w.topics {
+		row := newTopicRow(t, i)
+		w.rows = append(w.rows, topicChange{w.tree.put(row), row})
+	}
 	w.meta.commit++
-	meta := w.meta
-	insert(w.txn, tableMeta, &meta)
 }
 
 // commit makes a transaction's changes visible, which is finished. The caller holds mu.
 func (s *Store) commit(w *write) {
-	s.recent.note(s.state.Load(), w.meta.commit, w.topics)
+	st := s.now.Load().state
+	s.recent.note(st, w.meta.commit, w.topics)
 	w.txn.Commit()
+	s.show(st, w.meta, w.tree.topicTree)
 }
