@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -66,10 +67,11 @@ func (s *Server) catchUp(ctx context.Context, agreed uint64) (uint64, error) {
 	return s.store.Position().Index, nil
 }
 
-// decides says whether a read may begin at once: this server leads, has applied what was agreed, and no vote but its own counts.
+// decides says whether a read may begin at once: this server leads, has applied what was agreed, and no vote but its own counts. Where there
+// were several when they were looked at last, a round looks again: to make a list of them for each read was a hundredth of its cost.
 func (s *Server) decides(node *raftNode) bool {
 	office := s.office.Load()
-	if office == 0 || !s.applied.reached(node.CommitIndex()) || !node.leadsIn(office) {
+	if office == 0 || s.manyVote.Load() || !s.applied.reached(node.CommitIndex()) || !node.leadsIn(office) {
 		return false
 	}
 	voters := node.voters()
@@ -80,8 +82,9 @@ func (s *Server) decides(node *raftNode) bool {
 // or an earlier one after the call, or after the witness said so.
 func (s *Server) confirm(ctx context.Context, node *raftNode, term uint64, witness string) error {
 	voters := node.voters()
+	s.manyVote.Store(len(voters) > 1)
 	have, need := 0, len(voters)/2+1
-	var others []raft.Server
+	others := voters[:0]
 	for _, v := range voters {
 		if v.ID == node.id || string(v.ID) == witness {
 			have++
@@ -89,8 +92,8 @@ func (s *Server) confirm(ctx context.Context, node *raftNode, term uint64, witne
 			others = append(others, v)
 		}
 	}
-	if have < need {
-		if err := s.askOthers(ctx, others, need-have, term); err != nil {
+	if have < need && !s.askFew(others, need-have, term) {
+		if err := s.askOthers(ctx, node.id, others, need-have, term); err != nil {
 			return err
 		}
 	}
@@ -103,11 +106,49 @@ func (s *Server) confirm(ctx context.Context, node *raftNode, term uint64, witne
 // slowAnswer is how long no more servers are asked than have to answer.
 const slowAnswer = 10 * time.Millisecond
 
-// askOthers returns nil once so many of the others have said that they are in no later term: those first who answered last, and the
-// rest where that takes long.
-func (s *Server) askOthers(ctx context.Context, others []raft.Server, need int, term uint64) error {
-	ctx, cancel := context.WithCancel(ctx)
+// askFew asks as many of the others as have to answer, and says whether they did, soon, and are in no later term. It is done in the caller's
+// goroutine: to begin one that asks, and to have it wake the caller, was as much as the question itself.
+func (s *Server) askFew(others []raft.Server, need int, term uint64) bool {
+	if need > len(others) {
+		return false
+	}
+	s.answering.sort(others)
+	var room [4]question // for nine servers
+	asked := room[:0]
+	for _, v := range others[:need] {
+		q, ok := s.lines.begin(s.addressOf(string(v.ID), string(v.Address)), askTerm, 0)
+		if !ok {
+			break
+		}
+		asked = append(asked, q)
+	}
+	all := len(asked) == need
+	for i := range asked {
+		has, err := asked[i].soon(slowAnswer)
+		s.answering.note(others[i].ID, err == nil)
+		if errors.Is(err, errLater) {
+			late := asked[i]
+			s.asked.Go(func() { s.awaitLate(late) })
+		}
+		all = all && err == nil && has <= term
+	}
+	return all
+}
+
+// awaitLate waits for an answer that nobody waits for any more: the next question to that server comes after it.
+func (s *Server) awaitLate(q question) {
+	ctx, cancel := context.WithTimeout(context.Background(), confirmTimeout)
 	defer cancel()
+	_, _ = q.rest(ctx) // whatever it is
+}
+
+// askOthers returns nil once so many of the others have said that they are in no later term: those first who answered last, and the
+// rest where that takes long. It ends with the reign of this server, whose ID is given.
+func (s *Server) askOthers(ctx context.Context, self raft.ServerID, others []raft.Server, need int, term uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	ctx, stop := s.reigns.during(ctx, string(self), false)
+	defer stop()
 	s.answering.sort(others)
 	answers := make(chan error, len(others))
 	asked := 0
@@ -133,7 +174,7 @@ func (s *Server) askOthers(ctx context.Context, others []raft.Server, need int, 
 		case <-timer.C:
 			askUntil(len(others))
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return fmt.Errorf("%w: %w", api.ErrNoLeader, context.Cause(ctx))
 		}
 	}
 	return errors.Join(append(errs, api.ErrNoLeader)...)
@@ -152,31 +193,43 @@ func (s *Server) ask(ctx context.Context, v raft.Server, term uint64) error {
 	return err
 }
 
-// answering is who answered last.
+// answering is who answered last, and who didn't when it was asked last.
 type answering struct {
-	mu sync.Mutex
-	id raft.ServerID
+	mu       sync.Mutex
+	id, late raft.ServerID
 }
 
 func (a *answering) note(id raft.ServerID, well bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if well {
+	switch {
+	case well:
 		a.id = id
-	} else if a.id == id {
-		a.id = ""
+		if a.late == id {
+			a.late = ""
+		}
+	default:
+		a.late = id
+		if a.id == id {
+			a.id = ""
+		}
 	}
 }
 
-// sort has the one who answered last asked first.
+// sort has the one who answered last asked first, and the one who didn't last.
 func (a *answering) sort(others []raft.Server) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for i, v := range others {
-		if v.ID == a.id {
-			others[0], others[i] = v, others[0]
+	rank := func(v raft.Server) int {
+		switch v.ID {
+		case a.id:
+			return 0
+		case a.late:
+			return 2
 		}
+		return 1
 	}
+	slices.SortStableFunc(others, func(v, w raft.Server) int { return rank(v) - rank(w) })
 }
 
 // leadsIn says whether this server leads in a term.

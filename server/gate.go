@@ -27,21 +27,13 @@ type gate struct {
 
 // round is one confirmation; err is set when done is closed. It is given up when the first who waits for it has waited long enough.
 type round struct {
-	done   chan struct{}
-	ctx    context.Context
-	cancel context.CancelFunc
-	err    error
-}
-
-func (g *gate) newRound() *round {
-	r := &round{done: make(chan struct{})}
-	r.ctx, r.cancel = context.WithTimeout(context.Background(), g.s.c.Hold)
-	return r
+	done  chan struct{}
+	began time.Time
+	err   error
 }
 
 func (r *round) finish(err error) {
 	r.err = err
-	r.cancel()
 	close(r.done)
 }
 
@@ -65,7 +57,7 @@ func (g *gate) pass(ctx context.Context) error {
 		return api.ErrNoLeader
 	}
 	if g.next == nil {
-		g.next = g.newRound()
+		g.next = &round{done: make(chan struct{}), began: g.s.c.Now()}
 		select {
 		case g.wake <- struct{}{}:
 		default:
@@ -113,38 +105,81 @@ func (g *gate) take(end bool) *round {
 	return r
 }
 
+// round is as a rule over with its first try, which makes no context or timer as long as nothing takes long.
 func (g *gate) round(ctx context.Context, r *round) error {
-	defer context.AfterFunc(ctx, r.cancel)()
+	if g.try(ctx) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.s.c.Hold-g.s.c.Now().Sub(r.began))
+	defer cancel()
 	why := api.ErrNoLeader
-	err := g.s.atLeader(r.ctx, func(id, address string) (bool, error) {
-		err := g.confirm(r.ctx, id, address)
+	err := g.s.atLeader(ctx, func(id, address string) (bool, error) {
+		err := g.confirm(ctx, id, address)
 		if errors.Is(err, errBehind) {
 			why = fmt.Errorf("%w: %w", api.ErrNoLeader, err)
 		}
 		return true, err
 	})
-	if err != nil && r.ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil {
 		return why
 	}
 	return err
 }
 
-// confirmTimeout bounds one try to have leadership confirmed.
-const confirmTimeout = 2 * time.Second
+const (
+	// confirmTimeout bounds one try to have leadership confirmed.
+	confirmTimeout = 2 * time.Second
+	// leaderSoon is how long a leader's answer is waited for before anything is made ready to give up: it is missed only later.
+	leaderSoon = heartbeatTimeout / 5
+)
+
+// try has the leader confirm, if there is one with a connection to it.
+func (g *gate) try(ctx context.Context) bool {
+	s := g.s
+	id, address := s.leader()
+	switch {
+	case id == "":
+		return false
+	case id == s.c.NodeID:
+		_, err := s.readIndex(ctx, "", 0)
+		return err == nil
+	}
+	q, ok := s.lines.begin(address, askIndex, s.raft.Load().CurrentTerm())
+	if !ok {
+		return false
+	}
+	index, err := q.soon(leaderSoon)
+	if err == nil && s.store.Position().Index >= index {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	ctx, stop := s.reigns.during(ctx, id, false)
+	defer stop()
+	if errors.Is(err, errLater) {
+		index, err = q.rest(ctx)
+	}
+	return err == nil && g.follow(ctx, index) == nil
+}
 
 func (g *gate) confirm(ctx context.Context, id, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
-	ctx, stop := g.s.reigns.during(ctx, id, false)
-	defer stop()
 	if address == "" {
 		_, err := g.s.readIndex(ctx, "", 0)
 		return err
 	}
+	ctx, stop := g.s.reigns.during(ctx, id, false)
+	defer stop()
 	index, err := g.s.lines.ask(ctx, ctx, address, askIndex, g.s.raft.Load().CurrentTerm())
 	if err != nil {
 		return err
 	}
+	return g.follow(ctx, index)
+}
+
+// follow waits until this server's catalog has come to an index.
+func (g *gate) follow(ctx context.Context, index uint64) error {
 	if err := g.s.applied.wait(ctx, func() bool { return g.s.store.Position().Index >= index }); err != nil {
 		return fmt.Errorf("%w: this server has index %d, and its leader %d: %w", errBehind, g.s.store.Position().Index, index, err)
 	}

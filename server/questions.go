@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/weftmesh/weft/internal/api"
 	"github.com/weftmesh/weft/internal/plane"
@@ -33,7 +35,8 @@ var errAnswer = errors.New("not an answer")
 // lines are the connections on which other servers are asked.
 type lines struct {
 	dial func(ctx context.Context, address, protocol string) (net.Conn, error)
-	id   string // this server's
+	id   string           // this server's
+	now  func() time.Time // what deadlines go by
 
 	mu     sync.Mutex
 	open   map[string]*line // by address
@@ -47,6 +50,9 @@ type line struct {
 	conn net.Conn      // nil: there is none yet
 	buf  [message]byte
 }
+
+// free gives the turn to the next.
+func (l *line) free() { l.turn <- struct{}{} }
 
 func (l *lines) to(address string) *line {
 	l.mu.Lock()
@@ -71,7 +77,7 @@ func (l *lines) ask(ctx, patient context.Context, address string, kind byte, num
 	case <-patient.Done():
 		return 0, context.Cause(patient)
 	}
-	defer func() { at.turn <- struct{}{} }()
+	defer at.free()
 	old := at.conn != nil
 	n, err := l.exchange(ctx, at, address, kind, number)
 	if err != nil && old && at.conn == nil && ctx.Err() == nil {
@@ -86,29 +92,112 @@ func (l *lines) exchange(ctx context.Context, at *line, address string, kind byt
 			return 0, err
 		}
 	}
-	conn := at.conn
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends the question below
-	defer func() {
-		if !stop() || err != nil && !errors.Is(err, api.ErrNoLeader) {
-			l.forget(conn)
-			at.conn = nil
-		}
-	}()
-	at.buf[0] = kind
-	binary.BigEndian.PutUint64(at.buf[1:], number)
-	if _, err := conn.Write(at.buf[:]); err != nil {
+	q := question{l: l, at: at, address: address}
+	if err := q.put(kind, number); err != nil {
 		return 0, err
 	}
-	if _, err := io.ReadFull(conn, at.buf[:]); err != nil {
+	return q.finish(ctx)
+}
+
+// question is one that went out and has no answer yet; who asks it has the line's turn.
+type question struct {
+	l       *lines
+	at      *line
+	address string
+	read    int // bytes of the answer that are in the line's buffer
+}
+
+// errLater is an answer that hasn't come yet.
+var errLater = errors.New("no answer yet")
+
+// begin asks where nobody else does, on a connection that is there; else ok is false, and nothing was asked. An answer that comes soon, as
+// nearly all do, takes no context, timer or goroutine.
+func (l *lines) begin(address string, kind byte, number uint64) (q question, ok bool) {
+	at := l.to(address)
+	select {
+	case <-at.turn:
+	default:
+		return q, false
+	}
+	q = question{l: l, at: at, address: address}
+	if at.conn == nil || q.put(kind, number) != nil {
+		at.free()
+		return q, false
+	}
+	return q, true
+}
+
+// soon waits a short time for the answer. With errLater the question is still open: it goes on with rest or leave.
+func (q *question) soon(within time.Duration) (uint64, error) {
+	err := q.receive(q.l.now().Add(within))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return 0, errLater
+	}
+	defer q.at.free()
+	if err != nil {
+		q.drop()
 		return 0, err
 	}
-	switch at.buf[0] {
+	return q.answer()
+}
+
+// rest waits for the answer until ctx ends, and the connection with it.
+func (q *question) rest(ctx context.Context) (uint64, error) {
+	defer q.at.free()
+	return q.finish(ctx)
+}
+
+func (q *question) finish(ctx context.Context) (uint64, error) {
+	conn := q.at.conn
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends receive below
+	err := q.receive(time.Time{})
+	if !stop() || err != nil {
+		q.drop()
+	}
+	if err != nil {
+		return 0, err
+	}
+	return q.answer()
+}
+
+func (q *question) put(kind byte, number uint64) error {
+	q.at.buf[0] = kind
+	binary.BigEndian.PutUint64(q.at.buf[1:], number)
+	_, err := q.at.conn.Write(q.at.buf[:])
+	if err != nil {
+		q.drop()
+	}
+	return err
+}
+
+// receive reads what the answer lacks, until a deadline if that isn't zero.
+func (q *question) receive(by time.Time) error {
+	if err := q.at.conn.SetReadDeadline(by); err != nil {
+		return err
+	}
+	n, err := io.ReadFull(q.at.conn, q.at.buf[q.read:])
+	q.read += n
+	return err
+}
+
+// answer reads an answer that is whole.
+func (q *question) answer() (uint64, error) {
+	switch q.at.buf[0] {
 	case theAnswer:
-		return binary.BigEndian.Uint64(at.buf[1:]), nil
+		return binary.BigEndian.Uint64(q.at.buf[1:]), nil
 	case noLeader:
 		return 0, api.ErrNoLeader
 	}
-	return 0, fmt.Errorf("%s: %w: %q", address, errAnswer, at.buf[0])
+	q.drop()
+	return 0, fmt.Errorf("%s: %w: %q", q.address, errAnswer, q.at.buf[0])
+}
+
+// drop ends the connection: nobody knows what comes on it.
+func (q *question) drop() {
+	if q.at.conn != nil {
+		q.l.forget(q.at.conn)
+		q.at.conn = nil
+	}
 }
 
 func (l *lines) connect(ctx context.Context, address string) (net.Conn, error) {

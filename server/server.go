@@ -146,6 +146,7 @@ type Server struct {
 	lines       lines
 	asked       sync.WaitGroup // questions on their way
 	answering   answering
+	manyVote    atomic.Bool            // at the last look of a confirmation
 	inTheWay    atomic.Pointer[string] // why the schema version can't be raised
 	pilot       *pilot
 	anew        chan chan struct{} // asks for the leader's work to begin anew
@@ -222,7 +223,7 @@ func New(c Config) (*Server, error) {
 	}
 	c = s.c
 	s.peers = newPeers(c.Dial)
-	s.lines = lines{dial: s.peers.dial, id: c.NodeID}
+	s.lines = lines{dial: s.peers.dial, id: c.NodeID, now: c.Now}
 	s.ca, s.others, s.reads, s.entrance = newAuthority(s), &serversService{s: s}, newGate(s), newEntrance(s)
 	s.sessions, s.pilot, s.anew = newSessionKeeper(s), newPilot(s), make(chan chan struct{})
 	s.room = &room{segment: uint64(c.Tuning.SegmentSize), now: c.Now, free: freeBytes}
