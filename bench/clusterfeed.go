@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
 	"net"
@@ -39,18 +40,27 @@ func (w *ward) plane(node string) (*plane.Plane, error) {
 	})
 }
 
-// connection is one TLS connection to a server's gRPC.
-func connection(pl *plane.Plane, p *place) (*grpc.ClientConn, error) {
-	return grpc.NewClient("passthrough:///"+p.ip, grpc.WithTransportCredentials(insecure.NewCredentials()),
+// connection is one TLS connection to the gRPC of one of some servers, as agents choose it: in an order of their own, to the next where one
+// doesn't answer, which they stay with. What agents do besides, to choose anew some minutes after servers have come, takes longer than is measured.
+func connection(pl *plane.Plane, of []*place) (*grpc.ClientConn, error) {
+	order := slices.Clone(of)
+	mathrand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+	return grpc.NewClient("passthrough:///servers", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)), grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(4<<10),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return pl.Dial(ctx, p.ip+":8300", "", plane.GRPC)
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (conn net.Conn, err error) { // one at a time
+			for range order {
+				if conn, err = pl.Dial(ctx, order[0].ip+":8300", "", plane.GRPC); err == nil {
+					break
+				}
+				order = append(order[1:], order[0])
+			}
+			return conn, err
 		}))
 }
 
 // crowd is agents that follow the feed of one service.
 type crowd struct {
-	p       *place
+	of      []*place
 	service string
 	size    int
 	dials   chan struct{} // as many at once
@@ -64,7 +74,7 @@ type crowd struct {
 
 // follow subscribes, and again where a stream ends, as agents do: until ctx ends.
 func (c *crowd) follow(ctx context.Context, pl *plane.Plane, i int) {
-	conn, err := connection(pl, c.p)
+	conn, err := connection(pl, c.of)
 	if err != nil {
 		return
 	}
@@ -149,8 +159,8 @@ func (c *crowd) all(ctx context.Context, index uint64, d time.Duration) ([]time.
 }
 
 // gather connects them all.
-func gather(ctx context.Context, w *ward, p *place, size int, service string) (*crowd, error) {
-	c := &crowd{p: p, service: service, size: size, dials: make(chan struct{}, 64), index: make([]uint64, size), at: make([]time.Time, size), moved: make(chan struct{}, 1)}
+func gather(ctx context.Context, w *ward, of []*place, size int, service string) (*crowd, error) {
+	c := &crowd{of: of, service: service, size: size, dials: make(chan struct{}, 64), index: make([]uint64, size), at: make([]time.Time, size), moved: make(chan struct{}, 1)}
 	var pl *plane.Plane
 	for i := range size {
 		if i%100 == 0 { // a node may have only so many connections
@@ -165,40 +175,50 @@ func gather(ctx context.Context, w *ward, p *place, size int, service string) (*
 	return c, err
 }
 
-// feedFigures are a change to many subscribers, what each costs, and what happens when the server restarts.
+// feedFigures are a change to many subscribers, what each costs, and what happens when all servers restart.
 type feedFigures struct {
-	p99, cpu                    time.Duration
-	bytes                       float64
-	firstWrite, inSync          time.Duration
-	memoryBefore, memoryAtPeak  float64
-	leftBytes                   float64
-	subscribers, reconnectTries int
+	p99, cpu                   time.Duration
+	bytes                      float64
+	firstWrite, inSync         time.Duration
+	memoryBefore, memoryAtPeak float64 // of all servers, in MB
+	largest                    float64 // that one of them came to
+	subscribers                int
 }
 
-func (c *clusterConfig) feed(ctx context.Context, w *ward, p *place) (f feedFigures, err error) {
+// memory is what servers take together, and the largest of them.
+func memory(of []*place) (sum, largest float64) {
+	for _, p := range of {
+		pss := p.pss()
+		sum, largest = sum+pss, max(largest, pss)
+	}
+	return sum, largest
+}
+
+func (c *clusterConfig) feed(ctx context.Context, w *ward, leader *place) (f feedFigures, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if err := instances(ctx, p); err != nil {
+	if err := instances(ctx, leader); err != nil {
 		return f, err
 	}
-	before := p.pss()
-	crowd, err := gather(ctx, w, p, c.subscribers, "web")
+	before, _ := memory(w.places)
+	crowd, err := gather(ctx, w, w.places, c.subscribers, "web")
 	if err != nil {
 		return f, err
 	}
-	if err := quiet(ctx, []*place{p}); err != nil {
+	if err := quiet(ctx, w.places); err != nil {
 		return f, err
 	}
 	f.subscribers = c.subscribers
-	f.bytes = (p.pss() - before) * (1 << 20) / float64(c.subscribers)
+	after, _ := memory(w.places)
+	f.bytes = (after - before) * (1 << 20) / float64(c.subscribers)
 	const rounds = 5
 	var took []time.Duration
 	for r := range rounds {
-		cpu, begin := p.cpu(), time.Now()
-		if err := instance(ctx, p, 1, 2000+r); err != nil {
+		cpu, begin := cpuOfAll(w.places), time.Now()
+		if err := instance(ctx, leader, 1, 2000+r); err != nil {
 			return f, err
 		}
-		h, err := p.ask(ctx, http.MethodGet, webHealth, "")
+		h, err := leader.ask(ctx, http.MethodGet, webHealth, "")
 		if err != nil {
 			return f, err
 		}
@@ -211,54 +231,59 @@ func (c *clusterConfig) feed(ctx context.Context, w *ward, p *place) (f feedFigu
 		for _, t := range at {
 			took = append(took, t.Sub(begin))
 		}
-		f.cpu += (p.cpu() - cpu) / rounds
+		f.cpu += (cpuOfAll(w.places) - cpu) / rounds
 	}
 	slices.Sort(took)
 	f.p99 = took[len(took)*99/100]
-	return f, c.restart(ctx, p, crowd, &f)
+	return f, c.restart(ctx, w.places, crowd, &f)
 }
 
-// restart kills the server and starts it again: everybody returns.
-func (c *clusterConfig) restart(ctx context.Context, p *place, crowd *crowd, f *feedFigures) error {
-	f.memoryBefore = p.pss()
-	crowd.mu.Lock()
-	for i := range crowd.index {
-		crowd.index[i] = 0
+// restart kills all servers and starts them again: everybody returns.
+func (c *clusterConfig) restart(ctx context.Context, of []*place, crowd *crowd, f *feedFigures) error {
+	f.memoryBefore, _ = memory(of)
+	for _, p := range of {
+		p.kill()
 	}
-	crowd.mu.Unlock()
-	p.kill()
 	select {
 	case <-time.After(2 * time.Second):
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	crowd.mu.Lock()
+	clear(crowd.index)
+	crowd.mu.Unlock()
 	begin := time.Now()
+	started := make(chan error, len(of))
+	for _, p := range of {
+		go func() { started <- p.start(ctx) }() // it takes writes then
+	}
+	var err error
+	for i := range of {
+		err = errors.Join(err, <-started)
+		if i == 0 {
+			f.firstWrite = time.Since(begin)
+		}
+	}
+	if err != nil {
+		return err
+	}
 	done := make(chan struct{})
-	var peak float64
 	var work sync.WaitGroup
-	started := make(chan struct{})
 	work.Go(func() {
-		<-started
-		for {
+		for over := false; !over; {
+			sum, largest := memory(of)
+			f.memoryAtPeak, f.largest = max(f.memoryAtPeak, sum), max(f.largest, largest)
 			select {
 			case <-done:
-				return
+				over = true
 			case <-time.After(200 * time.Millisecond):
-				peak = max(peak, p.pss())
 			}
 		}
 	})
-	err := p.start(ctx) // it takes writes then
-	close(started)
-	f.firstWrite = time.Since(begin)
-	if err == nil {
-		_, err = crowd.all(ctx, 1, 2*time.Minute)
-		f.inSync = time.Since(begin)
-	}
+	_, err = crowd.all(ctx, 1, 2*time.Minute)
+	f.inSync = time.Since(begin)
 	close(done)
 	work.Wait()
-	f.memoryAtPeak = max(peak, p.pss())
-	f.reconnectTries = int(crowd.ended.Load())
 	return err
 }
 
@@ -292,7 +317,7 @@ func (c *clusterConfig) sign(ctx context.Context, w *ward, p *place) (cost, erro
 	if err != nil {
 		return cost{}, err
 	}
-	conn, err := connection(pl, p)
+	conn, err := connection(pl, []*place{p})
 	if err != nil {
 		return cost{}, err
 	}

@@ -109,7 +109,7 @@ func (c *clusterConfig) flap(ctx context.Context, w *ward, p *place) (flapFigure
 	}
 	f := &flapper{scope: catalog.Scope{}.Default("dc1"), sent: map[uint64]time.Time{}, seen: map[uint64][]time.Time{}}
 	for h := range flapHosts {
-		conn, err := connection(pl, p)
+		conn, err := connection(pl, []*place{p})
 		if err != nil {
 			return flapFigures{}, err
 		}

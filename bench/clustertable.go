@@ -189,8 +189,13 @@ func (w *ward) cluster(ctx context.Context, size int) (leader *place, followers 
 			return nil, nil, err
 		}
 	}
-	address, err := decode[string](ctx, w.places[0], "/v1/status/leader")
-	if err != nil {
+	var address string
+	if err := until(ctx, time.Minute, func() (err error) { // there may be an election on a busy machine
+		if address, err = decode[string](ctx, w.places[0], "/v1/status/leader"); err == nil && address == "" {
+			err = errors.New("nobody leads")
+		}
+		return err
+	}); err != nil {
 		return nil, nil, err
 	}
 	for _, p := range w.places {
@@ -259,21 +264,26 @@ func (c *clusterConfig) lone(ctx context.Context) (*ward, *place, error) {
 }
 
 func (c *clusterConfig) feedRow(ctx context.Context, t *table) error {
-	w, p, err := c.lone(ctx)
+	w, err := newWard(c.weft)
 	if err != nil {
 		return err
 	}
 	defer w.close()
-	f, err := c.feed(ctx, w, p)
+	leader, _, err := w.cluster(ctx, 3)
 	if err != nil {
 		return err
 	}
-	t.add(10, fmt.Sprintf("a change to %d feed subscribers, TLS", f.subscribers), "p99 ≤ 1 s on one core; ≤ 100 KB each",
+	f, err := c.feed(ctx, w, leader)
+	if err != nil {
+		return err
+	}
+	t.add(10, fmt.Sprintf("a change to %d feed subscribers of 3 servers, TLS", f.subscribers), "p99 ≤ 1 s on one core; ≤ 100 KB each",
 		fmt.Sprintf("p99 %.0f ms, CPU %.2f s, %.0f KB", millis(f.p99), f.cpu.Seconds(), f.bytes/1024), "capped at 250/s: 20 s", "-",
 		f.p99 <= time.Second && f.cpu <= time.Second && f.bytes <= 100<<10)
-	t.add(10, fmt.Sprintf("%d agents return after the server restarts", f.subscribers), "write ≤ 5 s, all ≤ 30 s, memory ≤ 2×",
+	t.add(10, fmt.Sprintf("%d agents return after all 3 servers restart", f.subscribers), "write ≤ 5 s, all ≤ 30 s, memory ≤ 2×",
 		fmt.Sprintf("write %.1f s, all %.1f s, %.0f→%.0f MB", f.firstWrite.Seconds(), f.inSync.Seconds(), f.memoryBefore, f.memoryAtPeak), "-",
-		fmt.Sprintf("memory %.1f×", f.memoryAtPeak/f.memoryBefore), f.firstWrite <= 5*time.Second && f.inSync <= 30*time.Second && f.memoryAtPeak <= 2*f.memoryBefore)
+		fmt.Sprintf("memory %.1f×, one: %.0f MB", f.memoryAtPeak/f.memoryBefore, f.largest),
+		f.firstWrite <= 5*time.Second && f.inSync <= 30*time.Second && f.memoryAtPeak <= 2*f.memoryBefore)
 	return nil
 }
 
