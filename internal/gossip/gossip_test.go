@@ -556,6 +556,9 @@ func crowd(t *testing.T, size, loss int, calm time.Duration) {
 		nodes = nodes[:size-1]
 		dead.stop(t)
 		within("all see the dead one", 2*time.Minute, all(size-1))
+		for _, n := range nodes { // at once: one after the other, those that are left would find each dead
+			n.cancel()
+		}
 	})
 }
 
