@@ -31,7 +31,7 @@ type rawPeer struct {
 }
 
 // goesOn is when a server isn't waited for any more: a flood takes it seconds of a processor under the race detector, which others use too.
-const goesOn = 2 * time.Minute
+const goesOn = 40 * time.Second
 
 func newRawPeer(t *testing.T, cfg ServerConfig, h stream.Handler) *rawPeer {
 	a, b := pair(t)
