@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -69,7 +68,6 @@ type crowd struct {
 	index []uint64    // by subscriber: the newest that it has of the service
 	at    []time.Time // when that came
 	moved chan struct{}
-	ended atomic.Int64 // streams that broke
 }
 
 // follow subscribes, and again where a stream ends, as agents do: until ctx ends.
@@ -94,7 +92,6 @@ func (c *crowd) follow(ctx context.Context, pl *plane.Plane, i int) {
 		if ctx.Err() != nil {
 			return
 		}
-		c.ended.Add(1)
 		if before != position {
 			retry = 50 * time.Millisecond
 		}

@@ -92,11 +92,11 @@ func (d *digests) note(changes memdb.Changes) {
 
 // noteTopic is note for a topic.
 func (d *digests) noteTopic(c topicChange) {
-	if c.before == nil {
-		d.change(tableTopics, nil, c.after)
-		return
+	var before any // no row, and not a row that is nil
+	if c.before != nil {
+		before = c.before
 	}
-	d.change(tableTopics, c.before, c.after)
+	d.change(tableTopics, before, c.after)
 }
 
 func (d *digests) change(table string, before, after any) {

@@ -38,30 +38,25 @@ func newServers(docs map[string]string) *servers {
 	return &servers{docs: docs, index: 10, changed: make(chan struct{}), reads: map[string]int{}}
 }
 
+// change changes what is answered, and wakes those who wait.
+func (f *servers) change(how func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	how()
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
 func (f *servers) set(path, doc string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.docs[path] = doc
-	f.index++
-	close(f.changed)
-	f.changed = make(chan struct{})
+	f.change(func() {
+		f.docs[path] = doc
+		f.index++
+	})
 }
 
-func (f *servers) setDown(down bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.down = down
-	close(f.changed)
-	f.changed = make(chan struct{})
-}
+func (f *servers) setDown(down bool) { f.change(func() { f.down = down }) }
 
-func (f *servers) setToken(token string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.token = token
-	close(f.changed)
-	f.changed = make(chan struct{})
-}
+func (f *servers) setToken(token string) { f.change(func() { f.token = token }) }
 
 func (f *servers) count(path string) int {
 	f.mu.Lock()
