@@ -80,3 +80,33 @@ func TestRaise(t *testing.T) {
 		}
 	})
 }
+
+// Who fails soon after others returned is asked for, as it may have been suspected since the cut; at any other time one that fails is just dead.
+func TestFailsAfterReturns(t *testing.T) {
+	t.Parallel()
+	begin := time.Unix(1000, 0)
+	for _, c := range []struct {
+		what    string
+		returns int
+		after   time.Duration
+		woken   bool
+	}{
+		{"after two returned", 2, healQuiet, true},
+		{"long after two returned", 2, healQuiet + 1, false},
+		{"after one returned", 1, time.Second, false},
+		{"by itself", 0, 0, false},
+	} {
+		p := &Pool{known: make(map[string]known), returns: returns{more: make(chan struct{}, 1)}, losses: losses{more: make(chan struct{}, 1)}}
+		for range c.returns {
+			p.backLocked(begin)
+		}
+		select {
+		case <-p.returns.more:
+		default:
+		}
+		p.lostLocked(begin.Add(c.after))
+		if woken := len(p.returns.more) == 1; woken != c.woken {
+			t.Errorf("%s: woken %v, want %v", c.what, woken, c.woken)
+		}
+	}
+}
