@@ -28,7 +28,7 @@ import (
 // what it is taken for, as one of a thousand messages that each node sends on sixteen times, a hundred a second. So a node that sees many fail says
 // anew that it is there (raise), while it is still cut off: those of its side know the later word when the cut heals, and one exchange of states with the
 // other side brings it across for all of them, and nobody is accused first. 700 take 3 s so. Exchanges don't wait for each other,
-// as those with members that are cut off end by their time alone, after ten seconds.
+// as those with members that are cut off end by their time alone (dialTimeout).
 //
 // A thousand were one after 1.5 s so, but for members that a node still suspected then, from the time of the cut: their time was up a second later, when all had
 // returned and nobody exchanged anything any more, and what they had to say against it was one of thousands of messages. So who sees a member fail soon
@@ -54,7 +54,8 @@ const (
 	healShare = 100 * time.Millisecond
 	healLeast = time.Second
 	healLarge = 300
-	// healAtOnce bounds a node's exchanges at a time: those with members that are cut off end by their time alone.
+	// healAtOnce bounds a node's exchanges at a time, those with members that failed and those with others apart: with members that are cut off they end
+	// by their time alone, and would leave no place.
 	healAtOnce = 16
 	// lostShare is which share of the members must fail soon after each other for it to be a partition, and raiseEvery the time until a node says
 	// again that it is there.
@@ -122,8 +123,8 @@ func (p *Pool) lostLocked(now time.Time) {
 // heal exchanges states with others in partitions and after them, and from time to time, until ctx ends.
 func (p *Pool) heal(ctx context.Context) error {
 	g := run.New(ctx)
-	places := make(chan struct{}, healAtOnce)
-	meet := func(with string) {
+	there, failed := make(chan struct{}, healAtOnce), make(chan struct{}, healAtOnce)
+	meet := func(with string, places chan struct{}) {
 		select {
 		case places <- struct{}{}:
 		default:
@@ -142,14 +143,14 @@ func (p *Pool) heal(ctx context.Context) error {
 			if round > 0 && !pause(ctx, max(healEvery, time.Duration(p.members())*healEach)) {
 				break
 			}
-			there, failed := p.partners()
-			if there == "" {
+			a, b := p.partners()
+			if a == "" {
 				break
 			}
 			if rounds > 1 {
-				meet(failed)
+				meet(b, failed)
 			}
-			meet(there)
+			meet(a, there)
 		}
 	}
 	return g.Stop()

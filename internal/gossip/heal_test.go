@@ -110,3 +110,29 @@ func TestFailsAfterReturns(t *testing.T) {
 		}
 	}
 }
+
+// Whatever the moment of the heal, one view comes soon: who asks for members just before it doesn't wait for them for long after it.
+func TestHealSoon(t *testing.T) {
+	t.Parallel()
+	const size = 8
+	bubble(t, func(t *testing.T) {
+		var border atomic.Int64 // nodes below it are cut off from the others
+		side := func(a netip.AddrPort) bool { return int64(a.Addr().As4()[3]) < border.Load() }
+		network := &lossy{Network: Memory(memnet.New()), cut: func(from, to netip.AddrPort) bool { return side(from) != side(to) }}
+		nodes := make([]*node, size)
+		gather(t, network, nodes)
+		pass(time.Minute)
+		for long := 50 * time.Second; long < 62*time.Second; long += 3 * time.Second {
+			border.Store(size / 2)
+			pass(long)
+			border.Store(0)
+			pass(6 * time.Second)
+			for _, n := range nodes {
+				if got := int(testutil.ToFloat64(n.metrics.members)); got != size {
+					t.Errorf("%s sees %d 6 s after a cut of %v, want %d", n.c.Self.Name, got, long, size)
+				}
+			}
+			pass(time.Minute)
+		}
+	})
+}

@@ -182,11 +182,17 @@ func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 	return t.WriteTo(b, a.Addr)
 }
 
-// DialTimeout opens a stream.
+// dialTimeout is how long a stream may take to open, a second SYN's loss included. Between datacenters it may take as long as memberlist says.
+const dialTimeout = 5 * time.Second
+
+// DialTimeout opens a stream. Whoever asks for members that are cut off has that much less to wait for one when the cut has healed.
 func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
 	to, err := netip.ParseAddrPort(addr)
 	if err != nil {
 		return nil, err
+	}
+	if !t.pool.c.WAN {
+		timeout = min(timeout, dialTimeout)
 	}
 	ctx, cancel := context.WithTimeout(t.life, timeout)
 	defer cancel()
