@@ -43,7 +43,7 @@ func (a *Agent) specs(name, own string, port int) []listen.Spec {
 	var out []listen.Spec
 	for i, addr := range strings.Fields(own) {
 		sp := listen.Spec{
-			Name: name, Network: "tcp", Address: net.JoinHostPort(addr, strconv.Itoa(port)), BodyLimit: api.BodyLimit,
+			Name: name, Network: "tcp", Address: net.JoinHostPort(addr, strconv.Itoa(port)), BodyLimit: api.BodyLimit, Brief: api.Brief,
 			Limits: listen.Limits{
 				MaxHeaderBytes: s.HTTPConfig.MaxHeaderBytes, HandshakeTimeout: s.Limits.HTTPSHandshakeTimeout,
 				MaxUnauthenticatedPerAddr: s.Limits.HTTPMaxConnsPerClient, MaxUnauthenticatedLoopback: s.Limits.HTTPMaxConnsPerClient,

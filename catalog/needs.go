@@ -23,6 +23,9 @@ func Needs(body Body) (version uint64, what string) {
 	if v, ok := body.(versioned); ok {
 		version = max(version, v.schemaVersion())
 	}
+	if len(laterFields) == 0 {
+		return version, what
+	}
 	t := reflect.TypeOf(body)
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()

@@ -136,7 +136,7 @@ const (
 // try has the leader confirm, if there is one with a connection to it.
 func (g *gate) try(ctx context.Context) bool {
 	s := g.s
-	id, address := s.leader()
+	id, address := s.leaderToAsk()
 	switch {
 	case id == "":
 		return false

@@ -145,6 +145,7 @@ type Server struct {
 	office      atomic.Uint64 // the term in which this server took office, 0: it isn't in office
 	lines       lines
 	asked       sync.WaitGroup // questions on their way
+	proposed    atomic.Int64   // commands that Raft was given, and that aren't settled yet
 	answering   answering
 	manyVote    atomic.Bool            // at the last look of a confirmation
 	inTheWay    atomic.Pointer[string] // why the schema version can't be raised
@@ -339,8 +340,12 @@ func (s *Server) fail(err error) {
 	}
 }
 
-// proposeTimeout bounds how long a command may wait to be handed to Raft.
-const proposeTimeout = 10 * time.Second
+const (
+	// proposeTimeout bounds how long a command may wait to be handed to Raft.
+	proposeTimeout = 10 * time.Second
+	// neverWaits is how many commands at once are handed to Raft without a timer for that: its queue has room for more than these.
+	neverWaits = maxAppendEntries / 2
+)
 
 // Propose has a command ordered and applied, and gives its result; Err is the command's own. Without a leader here it is
 // api.ErrNoLeader, and nothing was done.
@@ -368,8 +373,12 @@ func (s *Server) Propose(ctx context.Context, body catalog.Body) (catalog.Result
 	if ctx.Err() != nil {
 		return catalog.Result{}, fmt.Errorf("given up before it began: %w", context.Cause(ctx))
 	}
-	future := node.Apply(data, proposeTimeout)
-	switch err = settled(ctx, future); {
+	var timeout time.Duration
+	if s.proposed.Add(1) > neverWaits {
+		timeout = proposeTimeout
+	}
+	future := node.Apply(data, timeout)
+	switch err = s.settled(ctx, future); {
 	case errors.Is(err, errUnsettled):
 		markTaken(ctx)
 		return catalog.Result{}, err
@@ -398,12 +407,16 @@ var errUnsettled = errors.New("the command may still be applied")
 
 // settled waits for what becomes of a command. Raft completes every one, where it leads no longer with an error: so only who has a time by which
 // to know gives up before. A goroutine for each write, and the two wakes of it, was a twentieth of its cost.
-func settled(ctx context.Context, future raft.ApplyFuture) error {
+func (s *Server) settled(ctx context.Context, future raft.ApplyFuture) error {
 	if _, bound := ctx.Deadline(); !bound {
+		defer s.proposed.Add(-1)
 		return future.Error()
 	}
 	done := make(chan error, 1)
-	go func() { done <- future.Error() }() // ends with the future
+	go func() { // ends with the future
+		defer s.proposed.Add(-1)
+		done <- future.Error()
+	}()
 	select {
 	case err := <-done:
 		return err

@@ -62,6 +62,16 @@ func BodyLimit(r *http.Request) int64 {
 	return 0
 }
 
+// Brief says whether a request is a write that is answered as soon as it is known, and done whoever still waits for the answer.
+func Brief(r *http.Request) bool {
+	if r.Method != http.MethodPut || r.ContentLength <= 0 || r.ContentLength > believed {
+		return false
+	}
+	path := r.URL.Path
+	return strings.HasPrefix(path, "/v1/kv/") || path == "/v1/catalog/register" || path == "/v1/catalog/deregister" ||
+		path == "/v1/agent/service/register" || path == "/v1/agent/check/register" || path == "/v1/txn"
+}
+
 // Bulk says whether a request may wait long or move much, so that it needs a connection apart from the others'.
 func Bulk(r *http.Request) bool {
 	switch strings.TrimSuffix(r.URL.Path, "/") {

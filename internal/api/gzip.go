@@ -18,7 +18,7 @@ type compressor struct{ pool sync.Pool }
 
 // wrap gives a writer that compresses what the handler writes, if the client accepts it; end must be called after the handler.
 func (c *compressor) wrap(w http.ResponseWriter, r *http.Request) (out http.ResponseWriter, end func()) {
-	w.Header().Add("Vary", "Accept-Encoding")
+	w.Header()["Vary"] = append(w.Header()["Vary"], "Accept-Encoding")
 	if !acceptsGzip(r.Header.Get("Accept-Encoding")) || r.Method == http.MethodHead {
 		return w, func() {}
 	}

@@ -136,7 +136,7 @@ func (r *Request) NamespaceIn(given string) (string, error) {
 
 // namesNamespace says whether a request's query or header names a namespace.
 func namesNamespace(r *http.Request) bool {
-	q := r.URL.Query()
+	q := QueryOf(r)
 	return q.Get("ns") != "" || q.Get("namespace") != "" || r.Header.Get(NamespaceHeader) != ""
 }
 

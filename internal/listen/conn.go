@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/weftmesh/weft/internal/records"
 )
@@ -19,6 +20,8 @@ type Conn struct {
 	records.Wrapped
 	l       *Listener
 	shaking *shaking // of the goroutine that does the handshake; nil before and after
+	// unwatched: see Spec.Brief.
+	unwatched atomic.Bool
 
 	mu     sync.Mutex
 	holder holder

