@@ -2,9 +2,19 @@
 
 package catalog
 
+import "reflect"
+
 // Canonical is a record (a *Node, *Service, *Check, Sync, …) in the form in which weft stores and sends it: CBOR by field
 // name, the same bytes for the same content.
-func Canonical(record any) ([]byte, error) { return encode(record) }
+func Canonical(record any) ([]byte, error) { return appendValue(nil, record) }
 
 // FromCanonical reads a record from its canonical form, strictly: a field that this version doesn't know is an error.
-func FromCanonical(data []byte, record any) error { return decode(data, record) }
+func FromCanonical(data []byte, record any) error {
+	if to := reflect.ValueOf(record); to.Kind() == reflect.Pointer && !to.IsNil() && to.Elem().IsZero() {
+		if decodeQuickly(data, record) {
+			return nil
+		}
+		to.Elem().SetZero()
+	}
+	return decode(data, record)
+}

@@ -28,6 +28,9 @@ var (
 	laxMode = must(decOptions(cbor.ExtraDecErrorNone).DecMode())
 )
 
+// mostNested is how many levels values are nested at most.
+const mostNested = 64
+
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
@@ -40,7 +43,7 @@ func decOptions(extra cbor.ExtraDecErrorCond) cbor.DecOptions {
 		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
 		ExtraReturnErrors: extra, FieldNameMatching: cbor.FieldNameMatchingCaseSensitive,
 		DefaultMapType: reflect.TypeFor[map[string]any](), IntDec: cbor.IntDecConvertSignedOrFail,
-		MaxNestedLevels: 64, MaxArrayElements: 1 << 18, MaxMapPairs: 1 << 16,
+		MaxNestedLevels: mostNested, MaxArrayElements: 1 << 18, MaxMapPairs: 1 << 16,
 	}
 }
 

@@ -212,14 +212,15 @@ func counts(table string) bool {
 }
 
 func hashRow(row any) sum {
-	var data []byte
+	var h [sha256.Size]byte
 	if t, ok := row.(*topicRow); ok { // much the most frequent: without an encoding
-		data = binary.BigEndian.AppendUint64([]byte(t.topic.row()), t.index)
+		h = sha256.Sum256(binary.BigEndian.AppendUint64([]byte(t.topic.row()), t.index))
 	} else {
 		form, _ := rowForm(row)
-		data = must(encode(form)) // what is stored came out of a decoder of the same form
+		if err := inScratch(&form, func(data []byte) { h = sha256.Sum256(data) }); err != nil {
+			panic(err) // what is stored came out of a decoder of the same form
+		}
 	}
-	h := sha256.Sum256(data)
 	return sum{binary.BigEndian.Uint64(h[:8]), binary.BigEndian.Uint64(h[8:16])}
 }
 

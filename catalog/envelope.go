@@ -14,25 +14,34 @@ import (
 // for Body and once more for what is in it, and copied it each time.
 
 // scratches are where bodies are encoded before it is known how long they are.
-var scratches = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+var scratches = sync.Pool{New: func() any { return new([]byte) }}
 
 // largeScratch isn't kept.
 const largeScratch = 64 << 10
 
+// inScratch writes a value as encode does, and hands over the bytes, which are good until use returns.
+func inScratch(v any, use func(data []byte)) error {
+	scratch := scratches.Get().(*[]byte)
+	data, err := appendValue((*scratch)[:0], v)
+	if err == nil {
+		use(data)
+	}
+	if cap(data) <= largeScratch {
+		*scratch = data[:0]
+		scratches.Put(scratch)
+	}
+	return err
+}
+
 // encodeCommand gives the same bytes as the encoder of everything else gives for a Command, with room for the checksum: a map of its fields,
 // shorter names first.
-func encodeCommand(kind string, at int64, body any) ([]byte, error) {
-	scratch := scratches.Get().(*bytes.Buffer)
-	defer func() {
-		if scratch.Cap() <= largeScratch {
-			scratch.Reset()
-			scratches.Put(scratch)
-		}
-	}()
-	if err := encMode.MarshalToBuffer(body, scratch); err != nil {
-		return nil, err
-	}
-	data := make([]byte, 0, scratch.Len()+len(kind)+40)
+func encodeCommand(kind string, at int64, body any) (data []byte, err error) {
+	err = inScratch(body, func(encoded []byte) { data = envelope(kind, at, encoded) })
+	return data, err
+}
+
+func envelope(kind string, at int64, body []byte) []byte {
+	data := make([]byte, 0, len(body)+len(kind)+40)
 	fields := byte(2)
 	if at != 0 {
 		fields = 3
@@ -46,8 +55,8 @@ func encodeCommand(kind string, at int64, body any) ([]byte, error) {
 			data = cborHead(data, cborNegative, uint64(-1-at))
 		}
 	}
-	data = append(append(append(data, nameBody...), scratch.Bytes()...), nameType...)
-	return append(cborHead(data, cborText, uint64(len(kind))), kind...), nil
+	data = append(append(append(data, nameBody...), body...), nameType...)
+	return append(cborHead(data, cborText, uint64(len(kind))), kind...)
 }
 
 // openCommand reads the outer form. What isn't quite as encodeCommand writes it goes to the decoder of everything else.
@@ -112,8 +121,18 @@ var (
 const (
 	cborUint     = 0 << 5
 	cborNegative = 1 << 5
+	cborBytes    = 2 << 5
 	cborText     = 3 << 5
+	cborArray    = 4 << 5
 	cborMap      = 5 << 5
+	cborSimple   = 7 << 5
+)
+
+// Simple values.
+const (
+	cborFalse = cborSimple | 20
+	cborTrue  = cborSimple | 21
+	cborNull  = cborSimple | 22
 )
 
 // cborHead appends the shortest head of a type with a number.

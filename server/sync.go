@@ -41,7 +41,7 @@ func (c *catalogService) Sync(ctx context.Context, req *weftv1.SyncRequest) (*we
 	results := make([]error, len(cmd.Items))
 	allowed, at := c.allowed(ctx, &cmd, req.GetTokens(), results)
 	cmd.Items = allowed
-	result, err := c.s.Propose(ctx, cmd)
+	result, err := c.s.Propose(ctx, &cmd)
 	if err != nil {
 		return nil, api.GRPC(err)
 	}

@@ -124,7 +124,7 @@ func (h *handlers) register(w http.ResponseWriter, r *api.Request) error {
 	if err := mayRegister(r, h.c.Store, &cmd); err != nil {
 		return err
 	}
-	if _, err := h.propose(w, r, cmd); err != nil {
+	if _, err := h.propose(w, r, &cmd); err != nil {
 		return err
 	}
 	for _, s := range cmd.Services {

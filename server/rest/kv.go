@@ -200,7 +200,7 @@ func (h *handlers) putKV(w http.ResponseWriter, r *api.Request) error {
 }
 
 func (h *handlers) runKV(r *api.Request, op catalog.KVOp) (catalog.KVResult, error) {
-	result, err := h.c.Cluster.Propose(r.Context(), op)
+	result, err := h.c.Cluster.Propose(r.Context(), &op)
 	if err != nil {
 		return catalog.KVResult{}, plainFault(err)
 	}
