@@ -148,7 +148,7 @@ func TestC61_AnAbandonedRequestLeavesItsConnection(t *testing.T) {
 		c.until("the answer to PING", func(f xh2.Frame) bool { p, ok := f.(*xh2.PingFrame); return ok && p.IsAck() })
 		answer <- struct{}{}
 		h := r.e.view.Load().clusters["api"].endpoints[0].host
-		for end := time.Now().Add(10 * time.Second); !h.hasIdle(); <-time.After(time.Millisecond) {
+		for end := time.Now().Add(10 * time.Second); !h.hasIdle(1); <-time.After(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatal("the connection isn't given back")
 			}

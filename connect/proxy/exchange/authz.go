@@ -283,7 +283,7 @@ func (ex *exchange) askAt(a *config.Ask, v *clusterView, ep *endpoint, body []by
 	if a.GRPC {
 		wire = http2
 	}
-	l, _, err := v.acquire(slow{ex.slowContext, ex.d.makers}, ep, wire)
+	l, _, err := v.acquire(slow{context: ex.slowContext, makers: ex.d.makers}, ep, wire)
 	if err != nil {
 		return nil, true, err
 	}

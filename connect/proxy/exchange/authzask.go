@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -270,6 +271,15 @@ func (b *begun) Buffered() int {
 
 // Whole says whether the body is here with its end.
 func (b *begun) Whole() (int, bool) { return len(b.head), b.ended }
+
+// Await waits for what is here and what is to come.
+func (b *begun) Await(d time.Duration, most int) (int, bool) {
+	if b.ended {
+		return len(b.head), true
+	}
+	n, all := await(b.ServerExchange, d, most-len(b.head))
+	return len(b.head) + n, all
+}
 
 var (
 	errNoDecision = errors.New("the answer is no decision")

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/weftmesh/weft/connect/proxy/header"
 	"github.com/weftmesh/weft/connect/proxy/stream"
@@ -50,6 +51,11 @@ func webOf(x stream.ServerExchange) *webExchange {
 		req.Length = -1
 	}
 	return w
+}
+
+// Await waits for the body as it is sent.
+func (w *webExchange) Await(d time.Duration, most int) (int, bool) {
+	return await(w.ServerExchange, d, most)
 }
 
 // ReadBody is stream.Body's. p has room for a group of three bytes.

@@ -157,7 +157,7 @@ func (h *hedge) launch() bool {
 
 // run sends the request and reads the head of the answer. The request and what was read of its body don't change meanwhile.
 func (a *attempt) run(h *hedge, v *clusterView, w wire) {
-	if a.l, a.code, a.err = v.acquire(slow{func() context.Context { return h.ctx }, h.ex.d.makers}, a.ep, w); a.err != nil {
+	if a.l, a.code, a.err = v.acquire(slow{context: func() context.Context { return h.ctx }, makers: h.ex.d.makers}, a.ep, w); a.err != nil {
 		return
 	}
 	if !a.hold(a.l.ClientExchange) {

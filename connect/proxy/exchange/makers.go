@@ -38,6 +38,7 @@ func newMakers() *makers {
 type slow struct {
 	context func() context.Context
 	makers  *makers // nil: no bound
+	leave   int     // idle connections that are left to others at first
 }
 
 // got notes that a stream has a connection.
@@ -53,6 +54,9 @@ func (w slow) got(e *Engine) {
 func (w slow) enter(v *clusterView, ep *endpoint) (*single, error) {
 	m, e := w.makers, v.state.engine
 	ctx, came := w.context(), e.now()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	if s, err := orSpare(ctx, v, ep, m.next); s != nil || err != nil {
 		return s, err
 	}

@@ -24,7 +24,7 @@ func TestConnectionsOfOneClientAreMadeInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ep := &endpoint{host: &host{cluster: v.state, pool: pool{spare: make(chan struct{}, 1)}}, config: v.endpoints[0].config}
 		ctx, cancel := context.WithCancelCause(t.Context())
-		way := slow{func() context.Context { return ctx }, newMakers()}
+		way := slow{context: func() context.Context { return ctx }, makers: newMakers()}
 		errGone := errors.New("the client is gone")
 		began := time.Now()
 		var mu sync.Mutex

@@ -94,7 +94,7 @@ func (v *clusterView) acquireSingle(way slow, ep *endpoint) (lease, reason.Code,
 
 // single gives an HTTP/1 connection, and whether it was made for this.
 func (v *clusterView) single(way slow, ep *endpoint) (s *single, made bool, code reason.Code, err error) {
-	if s := ep.take(v, 0); s != nil {
+	if s := ep.take(v, way.leave); s != nil {
 		return s, false, reason.None, nil
 	}
 	leave := 0
@@ -118,7 +118,7 @@ func (v *clusterView) single(way slow, ep *endpoint) (s *single, made bool, code
 			break
 		}
 		leave = 0 // no other can be made
-		if !v.awaitSlot(ctx(), func() bool { return ep.hasIdle() }) {
+		if !v.awaitSlot(ctx(), func() bool { return ep.hasIdle(1) }) {
 			return nil, false, reason.UpstreamOverflow, errLimit
 		}
 	}
@@ -179,10 +179,10 @@ func (h *host) tellSpareLocked() {
 	}
 }
 
-func (h *host) hasIdle() bool {
+func (h *host) hasIdle(n int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.idle) > 0
+	return len(h.idle) >= n
 }
 
 // closed counts the end of a connection; made says that it was one.

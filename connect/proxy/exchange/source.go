@@ -61,9 +61,18 @@ func (s *source) begin(ex *exchange, x stream.ServerExchange, size int64) {
 			}
 		}
 	}
-	if size < 0 || s.ended || size > smallBuffer*8 || int64(x.Buffered()) < size {
+	if size < 0 || s.ended || int64(x.Buffered()) < size {
 		return
 	}
+	s.gather(size)
+}
+
+// gather reads a body that is wholly there, if it is small.
+func (s *source) gather(size int64) {
+	if size > muchBody {
+		return
+	}
+	x := s.x
 	if int64(cap(s.replay)) < size {
 		s.replay = make([]byte, 0, size)
 	}
@@ -84,6 +93,38 @@ func (s *source) begin(ex *exchange, x stream.ServerExchange, size int64) {
 // whole is an exchange that knows whether its body is here with its end, and how long it is.
 type whole interface {
 	Whole() (int, bool)
+}
+
+// awaited is one that can wait for that, or for as much of it.
+type awaited interface {
+	Await(d time.Duration, most int) (int, bool)
+}
+
+func await(x stream.ServerExchange, d time.Duration, most int) (n int, all bool) {
+	if a, ok := x.(awaited); ok {
+		return a.Await(d, most)
+	}
+	return x.Buffered(), false
+}
+
+// muchBody is as much of a body as is read at once, where all of it is there.
+const muchBody = smallBuffer * 8
+
+// there says whether the request has come as a whole, or much of it, so that its client would take back something dear.
+func (s *source) there() bool {
+	return s.ex.req.Upgrade == "" && (s.ended || s.running || s.x.Buffered() >= muchBody)
+}
+
+// comes waits for that as long as the next connection would be waited for. An upgrade never comes to it: its connection isn't used again.
+func (s *source) comes() bool {
+	if s.ex.req.Upgrade != "" {
+		return false
+	}
+	n, all := await(s.x, makeEvery, muchBody)
+	if _, plain := s.x.(whole); all && plain {
+		s.gather(s.read + int64(n))
+	}
+	return all || n >= muchBody
 }
 
 // replayable says whether the request can be sent once more.

@@ -34,7 +34,7 @@ func TestTheLastIdleConnectionIsLeftToOthers(t *testing.T) {
 		ep.idle = append(ep.idle, &single{client: h1.NewClient(conn, h1.ClientConfig{}), identity: v.identity, born: now, since: now})
 		ep.tellSpareLocked()
 	}
-	way := slow{func() context.Context { return t.Context() }, newMakers()}
+	way := slow{context: func() context.Context { return t.Context() }, makers: newMakers()}
 	for range maxMaking { // as many as may are in the making
 		<-way.makers.slots
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/h2"
 	"github.com/weftmesh/weft/connect/proxy/reason"
 	"github.com/weftmesh/weft/connect/proxy/stream"
+	"github.com/weftmesh/weft/internal/guard"
 )
 
 // freeTries is how often a request that certainly wasn't processed is sent again without a policy.
@@ -204,7 +205,8 @@ func (ex *exchange) try(f *config.Forward, c *choice, retry int) (done bool, _ f
 	ex.rec.upstream = ep.config.Address
 	ep.active.Add(1)
 	defer ep.active.Add(-1)
-	l, code, err := v.acquire(slow{ex.slowContext, ex.d.makers}, ep, v.upstreamWire(ex.req.Proto))
+	wire := v.upstreamWire(ex.req.Proto)
+	l, code, err := v.acquire(slow{ex.slowContext, ex.d.makers, ex.leaves(ep, wire)}, ep, wire)
 	if err != nil {
 		c.avoid = append(c.avoid, ep)
 		return false, ex.noConnection(code, err)
@@ -225,6 +227,19 @@ func (ex *exchange) try(f *config.Forward, c *choice, retry int) (done bool, _ f
 
 // slowContext is for getting a connection that isn't at hand.
 func (ex *exchange) slowContext() context.Context { return ex.watch.context(ex.x.Context()) }
+
+// leaves is how many of the idle connections this exchange leaves to others. One that is taken back when its request isn't there as a whole loses its
+// connection; so it doesn't take the last one, as others would have to wait for a handshake each time (C62), but waits for the rest of the
+// request where there is only that one.
+func (ex *exchange) leaves(ep *endpoint, w wire) int {
+	if ex.d.makers == nil || w != http1 || ex.source.there() || guard.Off("C62") {
+		return 0
+	}
+	if !ep.hasIdle(2) && ex.source.comes() {
+		return 0
+	}
+	return 1
+}
 
 func (ex *exchange) noConnection(code reason.Code, err error) failure {
 	fail := failure{code: code, err: err, connect: code != reason.UpstreamOverflow, final: code == reason.UpstreamOverflow || code == reason.Draining}

@@ -121,6 +121,30 @@ func (e *exch) Whole() (n int, ok bool) {
 	return e.in.n, e.recvEnd && e.err == nil
 }
 
+// Await waits until the rest of the message is here with its end, or most bytes of it, or until the peer has ended the exchange, but no longer
+// than d. It says what Whole says then.
+func (e *exch) Await(d time.Duration, most int) (n int, ok bool) {
+	c := e.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if waits := func() bool { return e.err == nil && !e.recvEnd && e.in.n < most }; waits() {
+		over, left := false, false
+		timer := time.AfterFunc(d, func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if over = true; !left { // else e may be another exchange's by now
+				e.readable.Broadcast()
+			}
+		})
+		defer timer.Stop()
+		for !over && waits() {
+			e.readable.Wait()
+		}
+		left = true
+	}
+	return e.in.n, e.recvEnd && e.err == nil
+}
+
 // Hook is told of an exchange that the peer has ended, in a goroutine of its own.
 type Hook interface{ Gone(turn uint64) }
 
