@@ -52,7 +52,11 @@ func (c *connection) way(ctx context.Context, l *config.Listener, t *config.TCP)
 	began := time.Now()
 	up, why, err := c.p.engine.Connect(ctx, cluster, c.peer)
 	if err != nil {
-		c.p.c.Log.Warn("no upstream connection", "listener", l.Name, "cluster", cluster, "reason", string(why), "error", err)
+		if denied := c.denied.Load(); denied != nil { // meanwhile, which has been told
+			why = *denied
+		} else if ctx.Err() == nil {
+			c.p.c.Log.Warn("no upstream connection", "listener", l.Name, "cluster", cluster, "reason", string(why), "error", err)
+		}
 		c.p.engine.LogTunnel(l, c.peer, cluster, "", began, 0, 0, why)
 		reset(c.conn)
 		return nil

@@ -294,7 +294,9 @@ func (ex *exchange) askAt(a *config.Ask, v *clusterView, ep *endpoint, body []by
 	ex.watch.hold(nil)
 	if err != nil {
 		l.Reset(stream.CodeCancel)
-		v.report(ep, failedLocal)
+		if cause, _ := ex.watch.state(); cause != reason.DownstreamReset {
+			v.report(ep, failedLocal)
+		}
 	} else if a.GRPC {
 		d, err = grpcDecision(&resp, l.Trailers(), data)
 	} else {

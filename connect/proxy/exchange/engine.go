@@ -283,6 +283,9 @@ func (e *Engine) Connect(ctx context.Context, clusterName string, peer *config.P
 		edge = e.config.Metrics.Inbound(sourceName(peer))
 	}
 	up, code, err := v.connectRaw(ctx, edge, peer)
+	if err != nil && unwanted(ctx) {
+		return nil, reason.Draining, err
+	}
 	if err != nil {
 		switch code {
 		case reason.UpstreamOverflow:

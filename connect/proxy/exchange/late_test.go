@@ -28,6 +28,7 @@ type late struct {
 	e      *Engine
 	ctx    context.Context
 	l      *config.Listener
+	hangs  atomic.Bool // connections aren't made
 	conns  atomic.Int64
 	served atomic.Int64 // requests, as wholes
 	began  atomic.Int64
@@ -46,7 +47,7 @@ func inVirtualTime(t *testing.T, f func(t *testing.T)) {
 	forget()
 }
 
-func newLate(t *testing.T) *late {
+func newLate(t *testing.T, change ...func(*config.Snapshot)) *late {
 	t.Helper()
 	r := &late{t: t, l: &config.Listener{Name: "l", HTTP: &config.HTTP{RouteName: "routes", Websocket: true}}}
 	s := &config.Snapshot{
@@ -56,8 +57,15 @@ func newLate(t *testing.T) *late {
 		}}}}},
 		Clusters: map[string]*config.Cluster{"api": {Name: "api", Codec: config.HTTP1, ConnectTimeout: time.Second, Endpoints: []*config.Endpoint{{Network: "tcp", Address: "192.0.2.1:80", Healthy: true}}}},
 	}
+	for _, f := range change {
+		f(s)
+	}
 	var err error
-	r.e, err = New(Config{Snapshot: func() *config.Snapshot { return s }, Dial: func(context.Context, string, string) (net.Conn, error) {
+	r.e, err = New(Config{Snapshot: func() *config.Snapshot { return s }, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		if r.hangs.Load() {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
 		here, there := net.Pipe()
 		r.conns.Add(1)
 		go r.serve(there) // ends with the connection
@@ -303,4 +311,44 @@ func TestC62_AWebsocketLeavesTheLastConnection(t *testing.T) {
 		call()
 		r.want(2, 3)
 	})
+}
+
+// A client that goes while its connection is made says nothing about the endpoint: it could have all endpoints taken out. One that doesn't answer in time is.
+func TestWhoGoesMeanwhileSaysNothingOfTheEndpoint(t *testing.T) {
+	for name, c := range map[string]struct {
+		goes    bool
+		timeout time.Duration // of the route
+		ejected int32
+	}{
+		"taken back":             {true, 0, 0},
+		"no connection in time":  {false, 0, 1},
+		"the route's time is up": {false, 100 * time.Millisecond, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inVirtualTime(t, func(t *testing.T) {
+				r := newLate(t, func(s *config.Snapshot) {
+					s.Clusters["api"].Outlier = &config.Outlier{Consecutive5xx: 1, Enforcing: 100, BaseEjection: time.Minute, MaxPercent: 100}
+					s.Routes["routes"].Hosts[0].Routes[0].Forward.MaxDuration = c.timeout
+				})
+				defer r.end()
+				r.hangs.Store(true)
+				f := r.frames()
+				f.begin(1)
+				f.do(func() error { return f.WriteData(1, true, nil) })
+				time.Sleep(10 * time.Millisecond)
+				if c.goes {
+					f.do(func() error { return f.WriteRSTStream(1, xh2.ErrCodeCancel) })
+				}
+				time.Sleep(1100 * time.Millisecond)
+				synctest.Wait()
+				if n := r.e.view.Load().clusters["api"].endpoints[0].ejections.Load(); (n > 0) != (c.ejected > 0) {
+					t.Errorf("ejected %d times", n)
+				}
+				failed := r.e.config.Metrics.Outbound("api").opened[ConnectFailed].Load()
+				if c.goes && failed != 0 {
+					t.Errorf("%d connections are counted as failed", failed)
+				}
+			})
+		})
+	}
 }

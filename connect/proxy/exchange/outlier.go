@@ -3,6 +3,8 @@
 package exchange
 
 import (
+	"context"
+	"errors"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -88,6 +90,18 @@ func (v *clusterView) report(e *endpoint, r outcome) {
 	if inARow(&e.gateway, r >= failedGateway, o.ConsecutiveGateway) {
 		v.eject(e, 100)
 	}
+}
+
+// failed reports that no connection to e was made, unless whoever wanted it has gone meanwhile, which says nothing about e.
+func (v *clusterView) failed(ctx context.Context, e *endpoint) {
+	if !unwanted(ctx) {
+		v.report(e, failedLocal)
+	}
+}
+
+// unwanted says whether what was done under ctx was ended from outside, and not by its time.
+func unwanted(ctx context.Context) bool {
+	return ctx.Err() != nil && !errors.Is(context.Cause(ctx), context.DeadlineExceeded)
 }
 
 // inARow counts failures that follow each other, and says when they are as many as the limit (0: none).

@@ -426,7 +426,7 @@ func (v *clusterView) dial(ctx context.Context, ep *endpoint, w wire) (net.Conn,
 	ctx, cancel := context.WithTimeout(ctx, v.connectTimeout())
 	defer cancel()
 	conn, code, err := v.connect(ctx, ep, w)
-	if v.config.Local {
+	if v.config.Local || err != nil && unwanted(ctx) {
 		return conn, code, err
 	}
 	switch code {
@@ -443,7 +443,7 @@ func (v *clusterView) dial(ctx context.Context, ep *endpoint, w wire) (net.Conn,
 func (v *clusterView) connect(ctx context.Context, ep *endpoint, w wire) (net.Conn, reason.Code, error) {
 	conn, err := v.state.engine.config.Dial(ctx, ep.key.network, ep.key.address)
 	if err != nil {
-		v.report(ep, failedLocal)
+		v.failed(ctx, ep)
 		return nil, reason.UpstreamConnectFailure, fmt.Errorf("connecting to %s: %w", ep.key.address, err)
 	}
 	if c, ok := conn.(interface {
@@ -457,7 +457,7 @@ func (v *clusterView) connect(ctx context.Context, ep *endpoint, w wire) (net.Co
 	tc := tls.Client(records.Under(conn), v.tls[w])
 	if err := tc.HandshakeContext(ctx); err != nil {
 		_ = conn.Close()
-		v.report(ep, failedLocal)
+		v.failed(ctx, ep)
 		return nil, reason.UpstreamTLSFailure, fmt.Errorf("TLS with %s: %w", ep.key.address, err)
 	}
 	v.state.secured.add(tc)

@@ -34,7 +34,7 @@ type watchdog struct {
 	answers bool  // the response head is out: cutting means resetting the client's side too
 	x       stream.ServerExchange
 	y       stream.ClientExchange
-	cancel  context.CancelFunc // of the slow way to a connection
+	cancel  context.CancelCauseFunc // of the slow way to a connection; context.DeadlineExceeded where a time is over
 }
 
 func (w *watchdog) begin(e *Engine, x stream.ServerExchange) (turn uint64) {
@@ -51,7 +51,7 @@ func (w *watchdog) end() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.cancel != nil {
-		w.cancel()
+		w.cancel(nil)
 	}
 	w.live, w.x, w.y, w.cancel = false, nil, nil, nil
 	w.idle, w.routeAt, w.tryAt, w.late, w.cause, w.answers = 0, 0, 0, false, reason.None, false
@@ -149,7 +149,7 @@ func (w *watchdog) fire() {
 // cutLocked ends the try.
 func (w *watchdog) cutLocked() {
 	if w.cancel != nil {
-		w.cancel()
+		w.cancel(w.whyLocked())
 	}
 	if w.y != nil {
 		w.y.Reset(stream.CodeCancel)
@@ -171,6 +171,14 @@ func (w *watchdog) killLocked(cause reason.Code) {
 	if w.answers {
 		w.x.Reset(stream.CodeCancel)
 	}
+}
+
+// whyLocked is why a try is cut: for a time that is over, or for something that says nothing about the server.
+func (w *watchdog) whyLocked() error {
+	if w.late || w.cause == reason.UpstreamTimeout || w.cause == reason.StreamIdleTimeout {
+		return context.DeadlineExceeded
+	}
+	return context.Canceled
 }
 
 // spareTime is how long an answer that nobody wants any more may take to come: with it the connection is free again, where cutting it
@@ -237,15 +245,15 @@ func (w *watchdog) newTry() {
 
 // context gives the try's context, which ends when the try is cut. It is made only where a connection isn't at hand.
 func (w *watchdog) context(parent context.Context) context.Context {
-	ctx, cancel := context.WithCancel(parent)
+	ctx, cancel := context.WithCancelCause(parent)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.cancel != nil {
-		w.cancel()
+		w.cancel(nil)
 	}
 	w.cancel = cancel
 	if w.cause != reason.None || w.late {
-		cancel()
+		cancel(w.whyLocked())
 	}
 	return ctx
 }
