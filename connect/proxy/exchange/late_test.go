@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -29,6 +30,7 @@ type late struct {
 	ctx    context.Context
 	l      *config.Listener
 	hangs  atomic.Bool // connections aren't made
+	handle func(net.Conn)
 	conns  atomic.Int64
 	served atomic.Int64 // requests, as wholes
 	began  atomic.Int64
@@ -50,6 +52,7 @@ func inVirtualTime(t *testing.T, f func(t *testing.T)) {
 func newLate(t *testing.T, change ...func(*config.Snapshot)) *late {
 	t.Helper()
 	r := &late{t: t, l: &config.Listener{Name: "l", HTTP: &config.HTTP{RouteName: "routes", Websocket: true}}}
+	r.handle = r.serve
 	s := &config.Snapshot{
 		Listeners: map[string]*config.Listener{"l": r.l},
 		Routes: map[string]*config.RouteTable{"routes": {Name: "routes", Hosts: []*config.VirtualHost{{Domains: []string{"*"}, Routes: []*config.Route{
@@ -68,7 +71,7 @@ func newLate(t *testing.T, change ...func(*config.Snapshot)) *late {
 		}
 		here, there := net.Pipe()
 		r.conns.Add(1)
-		go r.serve(there) // ends with the connection
+		go r.handle(there) // ends with the connection
 		return here, nil
 	}})
 	if err != nil {
@@ -350,5 +353,83 @@ func TestWhoGoesMeanwhileSaysNothingOfTheEndpoint(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A server may refuse a request when it has seen its head, and close the connection when more follows than it reads away. The next request, which it
+// would never see, goes to another connection, unless so little was refused that any server reads it away, or the length was stated, so that the server
+// could say what it would do.
+func TestBehindALargeRefusalComesNoRequest(t *testing.T) {
+	for name, c := range map[string]struct {
+		size   int
+		stated bool
+		conns  int64
+	}{"large": {300 << 10, false, 2}, "small": {200 << 10, false, 1}, "of a stated length": {300 << 10, true, 1}} {
+		t.Run(name, func(t *testing.T) {
+			inVirtualTime(t, func(t *testing.T) {
+				r := newLate(t)
+				defer r.end()
+				r.handle = func(conn net.Conn) { refusing(r, conn, c.conns == 2) }
+				ask := func(head string, body []byte, status int) {
+					t.Helper()
+					conn := r.client() // the one before may have to end
+					in := bufio.NewReader(conn)
+					sent := make(chan error, 1)
+					go func() {
+						_, err := conn.Write(append([]byte("POST / HTTP/1.1\r\nHost: api\r\n"+head+"\r\n\r\n"), body...))
+						sent <- err
+					}()
+					resp, err := http.ReadResponse(in, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					_, _ = io.Copy(io.Discard, resp.Body) // its length is told
+					if err := <-sent; err != nil || resp.StatusCode != status {
+						t.Errorf("%s, %v", resp.Status, err)
+					}
+				}
+				if body := bytes.Repeat([]byte("x"), c.size); c.stated {
+					ask(fmt.Sprintf("Content-Length: %d", c.size), body, 403)
+				} else {
+					ask("Transfer-Encoding: chunked", fmt.Appendf(nil, "%x\r\n%s\r\n0\r\n\r\n", c.size, body), 403)
+				}
+				ask("Content-Length: 2", []byte("hi"), 200)
+				if n := r.conns.Load(); n != c.conns {
+					t.Errorf("%d connections, want %d", n, c.conns)
+				}
+			})
+		})
+	}
+}
+
+// refusing refuses the first request of all when it has seen its head, and reads it away; it has no ear for what follows that, where it closes.
+func refusing(r *late, conn net.Conn, closes bool) {
+	defer conn.Close()
+	in := bufio.NewReader(conn)
+	for {
+		req, err := http.ReadRequest(in)
+		if err != nil {
+			return
+		}
+		first := r.began.Add(1) == 1
+		answer := "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+		if first {
+			answer = "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"
+		} else if _, err := io.Copy(io.Discard, req.Body); err != nil {
+			return
+		}
+		if _, err := io.WriteString(conn, answer); err != nil {
+			return
+		}
+		if !first {
+			continue
+		}
+		if _, err := io.Copy(io.Discard, req.Body); err != nil {
+			return
+		}
+		if closes {
+			_, _ = in.ReadByte() // of the next request, if one comes
+			return
+		}
 	}
 }

@@ -49,8 +49,21 @@ func (ex *exchange) respond(l lease) {
 	ex.watch.end()    // nothing that comes now may touch what was answered
 	if !ex.gaveBack { // else the request had been sent as a whole
 		ex.source.stop(l.ClientExchange, true)
+		if ex.closesBehind(l) {
+			l.Reset(stream.CodeNone)
+		}
 	}
 }
+
+// closesBehind says whether the server may be about to close the connection, though its answer doesn't say so: it refuses a request that is longer
+// than what is read away, and may have done so before it came to its end. Whoever used the connection next could lose a request that isn't repeated.
+func (ex *exchange) closesBehind(l lease) bool {
+	return !l.isMulti() && ex.resp.Status >= 400 && ex.source.read > mostRefused && ex.source.read != ex.source.size
+}
+
+// mostRefused is how much of a request's body servers read away, rather than close the connection, as a rule (Go's, ours). Where the length was
+// stated, they knew it when they answered, and have said what becomes of the connection.
+const mostRefused = 256 << 10
 
 func (l lease) isMulti() bool { return l.single == nil }
 
@@ -89,7 +102,7 @@ func (ex *exchange) cut(l lease, err error) {
 // giveBack is called when the whole response has been read, before its last part is written: a client that goes away as soon as it has it
 // doesn't cost the upstream's connection, and however slowly it takes it, the next request has the connection.
 func (ex *exchange) giveBack(l lease) {
-	if !ex.source.idle() {
+	if !ex.source.idle() || ex.closesBehind(l) {
 		return
 	}
 	ex.watch.hold(nil)
@@ -102,7 +115,7 @@ func (ex *exchange) giveBack(l lease) {
 // readAway reads an answer to its end that nobody wants any more, if that is short: the connection can be used again then, and the next
 // request needs no handshake. The watchdog cuts what takes too long.
 func (ex *exchange) readAway(l lease) bool {
-	if l.isMulti() || !ex.source.idle() || !ex.resp.HasLength || ex.resp.Length > mostReadAway {
+	if l.isMulti() || !ex.source.idle() || ex.closesBehind(l) || !ex.resp.HasLength || ex.resp.Length > mostReadAway {
 		return false
 	}
 	for n := 0; n <= mostReadAway; {
