@@ -231,7 +231,7 @@ func plainFloods() []flood {
 		{"C70 no ClientHello", true, true, crowd(3000, "", 25*time.Second)},
 		{"C70 half a ClientHello", true, true, crowd(1000, "\x16\x03\x01\x02\x00\x01", 25*time.Second)},
 		{"C70 TLS without a certificate", true, true, func(ctx context.Context, addr string) (bool, error) {
-			for range 500 {
+			for range 50 { // at a time: who has the least right to a busy machine's processors needs seconds for more
 				c, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", addr, &tls.Config{InsecureSkipVerify: true})
 				if err != nil {
 					continue

@@ -50,7 +50,7 @@ func load(t *testing.T, url string, rate int) *Load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Load{
 		t: t, url: url, end: cancel, results: map[string]result{},
-		client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: mostUnderWay, DisableCompression: true}},
+		client: &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: mostUnderWay, DisableCompression: true}},
 	}
 	under := make(chan struct{}, mostUnderWay)
 	l.all.Go(func() {
