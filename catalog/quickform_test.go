@@ -81,7 +81,7 @@ func TestForms(t *testing.T) {
 	}
 	for typ, f := range forms {
 		r := rand.New(rand.NewPCG(3, 4))
-		const tries = 2000
+		const tries = 400
 		read := 0
 		for range tries {
 			v := reflect.New(typ)

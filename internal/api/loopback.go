@@ -47,6 +47,9 @@ func local(r *http.Request) bool {
 // own says whether a Host is an address, or a name that leads here and that nobody elsewhere can own: one without a dot, or below one of
 // MuxConfig.Hosts.
 func (m *Mux) own(host string) bool {
+	if _, err := netip.ParseAddrPort(host); err == nil { // as nearly all have it
+		return true
+	}
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}

@@ -209,9 +209,10 @@ func (w *walker) object(n *Node, at *place, v reflect.Value) {
 		return
 	}
 	seen := make([]given, 0, 16)
+	known := fieldsOf(v.Type())
 	for _, f := range n.Fields {
 		here := place{up: at, name: f.Name}
-		target, ok := fieldOf(v, f.Name)
+		target, ok := fieldOf(v, known, f.Name)
 		if !ok {
 			if w.unknown != nil {
 				*w.unknown = append(*w.unknown, here.String())
@@ -237,12 +238,15 @@ type target struct {
 	value reflect.Value
 }
 
-// fieldOf finds the field that a name stands for.
-func fieldOf(v reflect.Value, name string) (target, bool) {
+// fieldOf finds the field of a struct that a name stands for; known are those of its type.
+func fieldOf(v reflect.Value, known map[string]fieldAt, name string) (target, bool) {
 	var room [64]byte
-	f, ok := fieldsOf(v.Type())[string(appendFold(room[:0], name))]
-	if !ok {
+	f, ok := known[string(appendFold(room[:0], name))]
+	switch {
+	case !ok:
 		return target{}, false
+	case len(f.index) == 1:
+		return target{f.name, v.Field(f.index[0])}, true
 	}
 	return target{f.name, v.FieldByIndex(f.index)}, true
 }

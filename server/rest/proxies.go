@@ -62,7 +62,7 @@ func (h *handlers) proxies(w http.ResponseWriter, r *api.Request) error {
 func (h *handlers) propose(w http.ResponseWriter, r *api.Request, body catalog.Body) (catalog.Result, error) {
 	result, err := h.c.Cluster.Propose(r.Context(), body)
 	if err == nil {
-		w.Header().Set(api.IndexHeader, strconv.FormatUint(result.Index, 10))
+		w.Header()[api.IndexHeader] = []string{strconv.FormatUint(result.Index, 10)} // the name is in the form that Set would bring it into
 	}
 	return result, err
 }
