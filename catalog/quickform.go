@@ -68,6 +68,7 @@ var forms = func() map[reflect.Type]*form {
 	out := map[reflect.Type]*form{}
 	for _, t := range []reflect.Type{
 		reflect.TypeFor[Register](), reflect.TypeFor[Deregister](), reflect.TypeFor[Sync](), reflect.TypeFor[KVOp](), reflect.TypeFor[snapshotRow](),
+		reflect.TypeFor[Node](), reflect.TypeFor[Service](), reflect.TypeFor[Check](),
 	} {
 		if f := formOf(t, nil); f.kind == formStruct {
 			out[t] = f

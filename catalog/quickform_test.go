@@ -76,8 +76,8 @@ func anything(r *rand.Rand, v reflect.Value, depth int) {
 
 // What forms write is what the library writes, and what they read is what it reads, for whatever a command or a row can hold.
 func TestForms(t *testing.T) {
-	if len(forms) != 5 {
-		t.Fatalf("%d types have a form, not 5", len(forms))
+	if len(forms) != 8 {
+		t.Fatalf("%d types have a form, not 8", len(forms))
 	}
 	for typ, f := range forms {
 		r := rand.New(rand.NewPCG(3, 4))
@@ -106,6 +106,40 @@ func TestForms(t *testing.T) {
 		if typ == reflect.TypeFor[Register]() && f.fields[0].kind == formLibrary {
 			t.Error("a registration's fields have no form")
 		}
+	}
+}
+
+// What is compared by forms is as equal as package reflect says: a value and its copy, the copy with anything else in one of its fields, and what is absent or
+// empty.
+func TestFormsEqual(t *testing.T) {
+	for typ, f := range forms {
+		r := rand.New(rand.NewPCG(7, 8))
+		equal := 0
+		for range 400 {
+			a, b := reflect.New(typ), reflect.New(typ)
+			anything(r, a.Elem(), 0)
+			if data, err := encode(a.Interface()); err != nil || decode(data, a.Interface()) != nil || decode(data, b.Interface()) != nil {
+				continue
+			}
+			for range r.IntN(3) {
+				field := b.Elem().Field(r.IntN(typ.NumField()))
+				anything(r, field, 6)
+			}
+			want := reflect.DeepEqual(a.Interface(), b.Interface())
+			if got := f.equal(a.UnsafePointer(), b.UnsafePointer()); got != want {
+				t.Fatalf("%s: %+v and %+v: %v, package reflect says %v", typ, a.Elem(), b.Elem(), got, want)
+			}
+			if want {
+				equal++
+			}
+		}
+		if equal < 20 || equal > 380 {
+			t.Errorf("%s: %d of 400 pairs are equal", typ, equal)
+		}
+	}
+	absent, empty := Service{}, Service{Tags: []string{}}
+	if deepEqual(&absent, &empty) || deepEqual(&Node{}, &Node{Meta: map[string]string{}}) || !deepEqual(&empty, &Service{Tags: []string{}}) {
+		t.Error("what is absent is what is empty")
 	}
 }
 

@@ -5,7 +5,6 @@ package catalog
 import (
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 	"strings"
 
@@ -251,7 +250,7 @@ func (u *unit) stamp(ix *Indexes, create uint64) {
 // was a fifteenth of what a registration allocated.
 func same[T any](old, now *T, ix func(*T) *Indexes) bool {
 	*ix(now) = *ix(old)
-	return reflect.DeepEqual(old, now) && !guard.Off("C128")
+	return deepEqual(old, now) && !guard.Off("C128")
 }
 
 // flush writes all, and names the topics that this touched. Nothing in it can fail.
