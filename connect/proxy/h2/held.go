@@ -13,7 +13,7 @@ import (
 // one now and then in any case, since it may want heads alone.
 const (
 	leastWindow = 1 << 10 // for the body of an answer; less than this is as good as nothing
-	fewUntaken  = 16      // answers at once for which there is no more room than that
+	fewUntaken  = 4       // answers at once for which there is no more room than that; the connections of as many are made at once, too
 	heldFor     = 10 * time.Millisecond
 )
 
