@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mux
+
+import "time"
+
+// handle does what a frame says. It is the reader's.
+func (s *Session) handle(f frame) error {
+	switch f.kind {
+	case kindOpen:
+		return s.opened(f.id)
+	case kindLeave:
+		return s.peerLeaves()
+	case kindPing:
+		if !s.w.control(kindPong, 0, 0) {
+			return errUnread
+		}
+		return s.idled()
+	case kindPong:
+		return s.idled()
+	}
+	st, err := s.find(f)
+	if err != nil || st == nil {
+		return err
+	}
+	switch f.kind {
+	case kindData:
+		s.g.idle.earn(1)
+		wake, err := st.deliver(f.data)
+		if wake {
+			s.ready = append(s.ready, st)
+		}
+		return err
+	case kindWindow:
+		if err := st.grant(f.n); err != nil {
+			return err
+		}
+		return s.idled()
+	case kindReset:
+		cause := errCut
+		if f.n == resetUnset {
+			cause = errRefused
+		}
+		st.lose(cause, true)
+		return s.taken(st)
+	case kindEnd:
+		return st.peerEnds(false)
+	}
+	if err := st.peerEnds(true); err != nil {
+		return err
+	}
+	return s.taken(st)
+}
+
+var errUnread = violates("what is sent to it isn't read")
+
+func (s *Session) idled() error {
+	s.g.earn(s.sent.Load())
+	return s.g.idled()
+}
+
+// taken counts a stream that its opener takes back, if that was before we had said anything.
+func (s *Session) taken(st *Stream) error {
+	if s.c.Accept == nil || st.spoke.Load() || time.Since(st.born) > wasteAge {
+		return nil
+	}
+	s.g.earn(s.sent.Load())
+	return s.g.wasted()
+}
+
+// find gives the stream of a frame; nil if it is gone here already.
+func (s *Session) find(f frame) (*Stream, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f.id > s.last {
+		return nil, violates("a frame for a stream that wasn't opened")
+	}
+	st := s.streams[f.id]
+	switch {
+	case st != nil:
+		return st, nil
+	case f.kind == kindData:
+		if s.stray -= int64(len(f.data)); s.stray < 0 {
+			return nil, violates("more data than the windows for streams that are closed")
+		}
+		return nil, nil
+	}
+	return nil, s.idled()
+}
+
+// opened begins a stream, or refuses it.
+func (s *Session) opened(id uint32) error {
+	s.mu.Lock()
+	switch {
+	case s.c.Accept == nil:
+		s.mu.Unlock()
+		return violates("a stream opened by the side that accepts them")
+	case s.left:
+		s.mu.Unlock()
+		return violates("a stream opened after it has left")
+	case id <= s.last:
+		s.mu.Unlock()
+		return violates("a stream's number that was used before")
+	}
+	s.last = id
+	if len(s.streams) >= maxStreams {
+		s.stray += firstWindow
+		s.mu.Unlock()
+		if !s.w.control(kindReset, id, resetUnset) {
+			return errUnread
+		}
+		s.g.earn(s.sent.Load())
+		return s.g.wasted()
+	}
+	st := s.addLocked(id)
+	st.born = time.Now()
+	s.mu.Unlock()
+	s.c.Accept(st)
+	return nil
+}
+
+// peerLeaves notes that no more streams can be opened.
+func (s *Session) peerLeaves() error {
+	s.mu.Lock()
+	again := s.left
+	s.left = true
+	if s.c.Accept == nil {
+		s.leaveLocked()
+	}
+	s.mu.Unlock()
+	if !again && s.c.Left != nil {
+		s.c.Left()
+	}
+	return s.idled()
+}

@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mux
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Config is how a Session behaves. The zero value is the opener's, with the defaults beside each field.
+type Config struct {
+	// Accept is called by the reader for each stream that the other side opens, and mustn't block; nil on the opener's side, to which nobody
+	// opens any.
+	Accept func(*Stream)
+	// Left is called when no stream can be opened any more, as the other side leaves or is silent; it mustn't block.
+	Left func()
+	// Silence is how long the other side may take to answer when a stream is opened: 5 s. After that the opener leaves.
+	Silence time.Duration
+	// Idle is how long the accepting side keeps a connection without a stream: 1 h. Leaving is the same when it leaves: 5 s.
+	Idle, Leaving time.Duration
+}
+
+var (
+	// ErrGone is given by Open where the connection is over or on its way out: another has to be made.
+	ErrGone = errors.New("mux: the connection takes no more streams")
+	// ErrFull is given by Open where it has as many streams as it may.
+	ErrFull = errors.New("mux: the connection has as many streams as it may")
+)
+
+// Session is a connection that carries others.
+type Session struct {
+	nc    net.Conn
+	c     Config
+	w     writer
+	in    input
+	g     guards        // the reader's
+	ready []*Stream     // the reader's: whom to wake before it waits
+	open  atomic.Int32  // streams
+	sent  atomic.Uint64 // data frames
+	extra atomic.Int64  // by how much windows have grown
+	heard atomic.Uint64 // reads
+	work  sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows
+	streams map[uint32]*Stream
+	last    uint32 // stream that was opened
+	stray   int64  // bytes that may still come for streams that are gone here
+	err     error  // why it is over
+	broken  error  // why nothing can be written any more
+	done    bool   // it is closed as nothing is left of it
+	leaves  bool   // we said so
+	left    bool   // the other side said so
+	asked   *time.Timer
+	idle    time.Time // the opener's: since when there is no stream
+}
+
+// New makes a Session of a connection on which nothing was sent yet but a handshake. It does nothing; Run has to be called.
+func New(nc net.Conn, c Config) *Session {
+	for _, d := range []struct {
+		d *time.Duration
+		v time.Duration
+	}{{&c.Silence, 5 * time.Second}, {&c.Idle, time.Hour}, {&c.Leaving, 5 * time.Second}} {
+		if *d.d == 0 {
+			*d.d = d.v
+		}
+	}
+	s := &Session{nc: nc, c: c, streams: map[uint32]*Stream{}, g: newGuards(), idle: time.Now()}
+	s.w.init(nc, &s.open, s.unwritable, s.work.Go)
+	return s
+}
+
+// Conn is the connection.
+func (s *Session) Conn() net.Conn { return s.nc }
+
+// Run reads until the connection is over, and has closed it then, and all streams. It gives nil where that was in order. The end of ctx
+// closes it at once.
+func (s *Session) Run(ctx context.Context) error {
+	defer context.AfterFunc(ctx, func() { s.fail(context.Cause(ctx)) })()
+	if s.c.Accept != nil {
+		s.mu.Lock()
+		s.restLocked()
+		s.mu.Unlock()
+	}
+	s.in.begin(s.nc)
+	err := s.read(ctx)
+	s.in.end()
+	s.mu.Lock()
+	ended := errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded)
+	switch {
+	case s.done || ended && s.broken == nil && len(s.streams) == 0:
+		err = ErrGone // in order
+	case ended && s.broken != nil:
+		err = s.broken
+	}
+	s.mu.Unlock()
+	s.fail(err)
+	s.work.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if errors.Is(s.err, ErrGone) {
+		return nil
+	}
+	return s.err
+}
+
+// fail ends the connection and all streams.
+func (s *Session) fail(err error) {
+	s.mu.Lock()
+	if s.err != nil {
+		s.mu.Unlock()
+		return
+	}
+	s.err = err
+	if s.asked != nil {
+		s.asked.Stop()
+	}
+	all := make([]*Stream, 0, len(s.streams))
+	for _, st := range s.streams {
+		all = append(all, st)
+	}
+	s.mu.Unlock()
+	s.w.stop(err)
+	_ = s.nc.Close() // it is over
+	for _, st := range all {
+		st.lose(fmt.Errorf("%w: %w", errLost, err), false)
+	}
+}
+
+// unwritable is called when a write has failed. The other side may have said why before it closed, so the reader has a moment to find that.
+func (s *Session) unwritable(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.broken = err
+	s.w.stop(err)
+	_ = s.nc.SetReadDeadline(time.Now().Add(lastWords))
+}
+
+const lastWords = 200 * time.Millisecond
+
+// Close ends the connection at once.
+func (s *Session) Close() { s.fail(net.ErrClosed) }
+
+// Open opens a stream.
+func (s *Session) Open() (*Stream, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.err != nil:
+		return nil, fmt.Errorf("%w: %w", ErrGone, s.err)
+	case s.broken != nil || s.leaves || s.left || s.last == 1<<32-1:
+		return nil, ErrGone
+	case len(s.streams) >= mostOpened:
+		return nil, ErrFull
+	}
+	s.last++
+	st := s.addLocked(s.last)
+	s.w.control(kindOpen, st.id, 0)
+	if s.asked == nil {
+		s.w.control(kindPing, 0, 0)
+		heard := s.heard.Load()
+		s.asked = time.AfterFunc(s.c.Silence, func() { s.silent(heard) })
+	}
+	s.w.kick()
+	return st, nil
+}
+
+// silent leaves if nothing has come since a stream was opened: whoever wants one more makes a connection, or finds that none can be made. What
+// is under way has its own times.
+func (s *Session) silent(since uint64) {
+	s.mu.Lock()
+	s.asked = nil
+	gone := s.heard.Load() == since
+	if gone {
+		s.leaveLocked()
+	}
+	s.mu.Unlock()
+	if gone && s.c.Left != nil {
+		s.c.Left()
+	}
+}
+
+func (s *Session) addLocked(id uint32) *Stream {
+	st := newStream(s, id)
+	s.streams[id] = st
+	s.open.Store(int32(len(s.streams)))
+	return st
+}
+
+// Leave has no more streams opened: those that are open go on, and then the connection ends.
+func (s *Session) Leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaveLocked()
+}
+
+func (s *Session) leaveLocked() {
+	if s.leaves || s.err != nil {
+		return
+	}
+	s.leaves = true
+	s.w.control(kindLeave, 0, 0)
+	s.w.kick()
+	if len(s.streams) == 0 {
+		s.emptyLocked()
+	}
+}
+
+// emptyLocked is called when there is no stream.
+func (s *Session) emptyLocked() {
+	switch {
+	case s.c.Accept != nil:
+		s.restLocked()
+	case s.leaves:
+		s.done = true
+		s.w.finish()
+	default:
+		s.idle = time.Now()
+	}
+}
+
+// restLocked bounds how long the accepting side waits for a stream.
+func (s *Session) restLocked() {
+	wait := s.c.Idle
+	if s.leaves {
+		wait = s.c.Leaving
+	}
+	_ = s.nc.SetReadDeadline(time.Now().Add(wait))
+}
+
+// Leaving says whether no more streams can be opened.
+func (s *Session) Leaving() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leaves || s.left || s.err != nil || s.broken != nil
+}
+
+// IdleSince says since when the opener has had no stream; false if it has one.
+func (s *Session) IdleSince() (time.Time, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.idle, len(s.streams) == 0
+}
+
+// forget lets go of a stream that is closed here. The other side may not know yet, and send as much as its window was.
+func (s *Session) forget(st *Stream, room int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.streams[st.id] != st {
+		return
+	}
+	delete(s.streams, st.id)
+	s.open.Store(int32(len(s.streams)))
+	s.stray += room
+	if len(s.streams) == 0 {
+		s.emptyLocked()
+	}
+}
+
+// read takes frames until the connection ends.
+func (s *Session) read(ctx context.Context) error {
+	var d decoder
+	for {
+		f, n, err := d.next(s.in.unread())
+		if err != nil {
+			return err
+		}
+		s.in.take(n)
+		if f.kind != kindNone {
+			if err := s.handle(f); err != nil {
+				return err
+			}
+			continue
+		}
+		if n > 0 {
+			continue
+		}
+		s.wake()
+		s.w.kick()
+		s.g.rest(ctx)
+		if err := s.in.fill(); err != nil && !s.goesOn(err) {
+			return err
+		}
+		s.heard.Add(1)
+	}
+}
+
+// goesOn says whether to read on after an error: a deadline was for a connection without a stream.
+func (s *Session) goesOn(err error) bool {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.streams) == 0 || s.broken != nil {
+		return false
+	}
+	_ = s.nc.SetReadDeadline(time.Time{})
+	return true
+}
+
+// wake tells the owners of streams what has come.
+func (s *Session) wake() {
+	for i, st := range s.ready {
+		s.ready[i] = nil
+		st.wake()
+	}
+	s.ready = s.ready[:0]
+}
