@@ -17,6 +17,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/config"
 	"github.com/weftmesh/weft/connect/proxy/exchange"
 	"github.com/weftmesh/weft/connect/proxy/lounge"
+	"github.com/weftmesh/weft/connect/proxy/mux"
 	"github.com/weftmesh/weft/connect/proxy/opening"
 	"github.com/weftmesh/weft/connect/proxy/reason"
 	"github.com/weftmesh/weft/internal/guard"
@@ -72,11 +73,27 @@ func (p *Proxy) serve(ctx context.Context, served *run.Group, conn net.Conn, nam
 		}
 		name = l.Name
 	}
+	c := p.newConnection(served, conn, name, peer)
+	if alpn == mux.ALPN {
+		p.carry(ctx, served, c, l, last)
+		_ = conn.Close() // it is over
+		return
+	}
+	p.begins(ctx, c, l, gone, alpn, prefix)
+}
+
+// newConnection makes what is known of a connection.
+func (p *Proxy) newConnection(served *run.Group, conn net.Conn, name string, peer *config.Peer) *connection {
 	c := &connection{p: p, conn: conn, listener: name, peer: peer}
 	c.guest.Conns[0] = conn
 	c.guest.Resume = func() { served.Go("connection", func(ctx context.Context) error { c.turn(ctx, c.again); return nil }) }
+	return c
+}
+
+// begins counts a connection in, and serves its first turn. The prefix has been read from the client already.
+func (p *Proxy) begins(ctx context.Context, c *connection, l *config.Listener, gone bool, alpn string, prefix []byte) {
 	if !p.enter(c, l) {
-		_ = conn.Close() // there are too many
+		_ = c.conn.Close() // there are too many
 		return
 	}
 	if gone {
@@ -100,7 +117,7 @@ func (c *connection) turn(ctx context.Context, serve func(context.Context) bool)
 	c.mu.Unlock()
 	for serve(ctx) {
 		c.mu.Lock()
-		rests = ctx.Err() == nil && c.p.lounge.Rest(&c.guest) // whoever denies it meanwhile waits for mu, and finds it resting
+		rests = ctx.Err() == nil && c.rests() // whoever denies it meanwhile waits for mu, and finds it resting
 		if rests {
 			c.end = nil
 		}
@@ -132,7 +149,7 @@ func (c *connection) cut() {
 	if end != nil {
 		end()
 	}
-	c.p.lounge.Wake(&c.guest)
+	c.wake()
 }
 
 // begin is the first turn. The prefix has been read from the client already, to choose the listener by it.
@@ -176,8 +193,8 @@ func (c *connection) again(ctx context.Context) (rests bool) {
 // openHTTP serves the connection as HTTP from now on. Opening is what has been read already.
 func (c *connection) openHTTP(ctx context.Context, l *config.Listener, alpn string, opening []byte) (rests bool) {
 	m := exchange.Manner{ALPN: alpn, Opening: opening, Drains: c.drain}
-	if lounge.Can(c.conn) {
-		m.RestAfter, m.Wake = c.p.restAfter, func() { c.p.lounge.Wake(&c.guest) }
+	if canRest(c.conn) {
+		m.RestAfter, m.Wake = c.p.restAfter, c.wake
 	}
 	var err error
 	if c.http, err = c.p.engine.Open(c.conn, l, c.peer, m); err != nil {
@@ -320,9 +337,13 @@ func (p *Proxy) recheck(s *config.Snapshot) {
 			denied[c] = reason.LocalIdentity
 		}
 	}
+	carriers := p.recheckCarriersLocked(s)
 	p.mu.Unlock()
 	for c, why := range denied {
 		c.deny(why)
+	}
+	for _, k := range carriers {
+		reset(k.connection.conn)
 	}
 }
 
@@ -407,6 +428,7 @@ func (p *Proxy) drainListener(name string) {
 			c.beginDrain()
 		}
 	}
+	p.leaveLocked(func(listener string) bool { return listener == name })
 	p.mu.Unlock()
 	p.engine.Drain()
 }
@@ -460,6 +482,9 @@ func (p *Proxy) retired() bool {
 func (p *Proxy) closeAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for k := range p.carriers {
+		_ = k.connection.conn.Close() // as what it carries
+	}
 	for c := range p.conns {
 		_ = c.conn.Close()
 	}

@@ -75,6 +75,7 @@ type Proxy struct {
 
 	mu          sync.Mutex // guards what follows
 	conns       map[*connection]struct{}
+	carriers    map[*carrier]struct{}
 	perListener map[string]int      // how many of these a listener has, by its name
 	learners    map[string]*learner // by listener without a declared protocol
 	stopping    bool                // connections that still come are to leave
@@ -97,7 +98,7 @@ func New(c Config) (*Proxy, error) {
 	}
 	p := &Proxy{
 		c: c, lounge: lounge.New(), restAfter: restAfter, applied: make(chan struct{}, 1),
-		conns: map[*connection]struct{}{}, perListener: map[string]int{}, learners: map[string]*learner{},
+		conns: map[*connection]struct{}{}, carriers: map[*carrier]struct{}{}, perListener: map[string]int{}, learners: map[string]*learner{},
 	}
 	metrics := exchange.NewMetrics(c.Service)
 	if c.Metrics != nil {
@@ -188,13 +189,14 @@ func (p *Proxy) drain(parent context.Context) {
 	for c := range p.conns {
 		c.beginDrain()
 	}
+	p.leaveLocked(func(string) bool { return true })
 	p.mu.Unlock()
 	p.engine.Leave()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		p.mu.Lock()
-		left := len(p.conns) + p.finishing
+		left := len(p.conns) + len(p.carriers) + p.finishing
 		p.mu.Unlock()
 		if left == 0 {
 			return

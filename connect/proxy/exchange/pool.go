@@ -16,6 +16,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/config"
 	"github.com/weftmesh/weft/connect/proxy/h1"
 	"github.com/weftmesh/weft/connect/proxy/h2"
+	"github.com/weftmesh/weft/connect/proxy/mux"
 	"github.com/weftmesh/weft/connect/proxy/reason"
 	"github.com/weftmesh/weft/connect/proxy/stream"
 	"github.com/weftmesh/weft/internal/records"
@@ -24,10 +25,11 @@ import (
 // pool is the connections of one host.
 type pool struct {
 	mu      sync.Mutex
-	idle    []*single     // HTTP/1, the last given back at the end
-	multi   []*multi      // HTTP/2
-	dialing *dialing      // an HTTP/2 connection in the making
-	spare   chan struct{} // has room for one: that there was an idle connection which isn't the last
+	idle    []*single // HTTP/1, the last given back at the end
+	multi   []*multi  // HTTP/2
+	dialing *dialing  // an HTTP/2 connection in the making
+	carriers
+	spare chan struct{} // has room for one: that there was an idle connection which isn't the last
 }
 
 // single is an HTTP/1 connection.
@@ -37,6 +39,7 @@ type single struct {
 	born     time.Time
 	since    time.Time // idle since
 	uses     int
+	moved    int64 // what the client has moved, at the last exchange's end
 }
 
 // multi is an HTTP/2 connection.
@@ -127,7 +130,8 @@ func (v *clusterView) single(way slow, ep *endpoint) (s *single, made bool, code
 		v.closed(false)
 		return nil, false, code, err
 	}
-	return &single{client: h1.NewClient(conn, h1.ClientConfig{}), identity: v.identity, born: time.Now()}, true, reason.None, nil
+	_, carried := conn.(*mux.Stream)
+	return &single{client: h1.NewClient(conn, h1.ClientConfig{Reused: carried}), identity: v.identity, born: time.Now()}, true, reason.None, nil
 }
 
 // awaitSlot waits for a connection, no longer than one may take to be made.
@@ -205,8 +209,10 @@ func (v *clusterView) release(l lease) {
 	if reusable && v.state.engine.base.Err() == nil && v.state.valid(l.endpoint.host, s.identity) && (v.config.MaxPerConn == 0 || s.uses < v.config.MaxPerConn) && v.fresh(s.born, time.Time{}) {
 		s.since = time.Now()
 		h := l.endpoint.host
+		moved := s.client.Moved() - s.moved
+		s.moved += moved
 		h.mu.Lock()
-		if len(h.idle) < maxIdle {
+		if h.carriers.suitsLocked(s, moved) && len(h.idle) < maxIdle {
 			h.idle = append(h.idle, s)
 			h.tellSpareLocked()
 			h.mu.Unlock()
@@ -260,11 +266,28 @@ func (v *clusterView) expire(h *host) {
 
 // prune closes idle connections whose identity isn't good any more, or which are idle since before a time.
 func (h *host) prune(good func(identity string) bool, before time.Time) {
+	h.end(func(s *single) bool { return good(s.identity) && !s.since.Before(before) })
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, m := range h.multi {
+		if !good(m.identity) {
+			m.client.Drain()
+		}
+	}
+	for _, c := range h.carriers.all {
+		if since, idle := c.session.IdleSince(); !good(c.identity) || idle && since.Before(before) {
+			c.session.Leave()
+		}
+	}
+}
+
+// end closes the idle connections that aren't to stay.
+func (h *host) end(stays func(*single) bool) {
 	var ended []*single
 	h.mu.Lock()
 	kept := h.idle[:0]
 	for _, s := range h.idle {
-		if good(s.identity) && !s.since.Before(before) {
+		if stays(s) {
 			kept = append(kept, s)
 		} else {
 			ended = append(ended, s)
@@ -272,11 +295,6 @@ func (h *host) prune(good func(identity string) bool, before time.Time) {
 	}
 	clear(h.idle[len(kept):])
 	h.idle = kept
-	for _, m := range h.multi {
-		if !good(m.identity) {
-			m.client.Drain()
-		}
-	}
 	h.mu.Unlock()
 	for _, s := range ended {
 		_ = s.client.Close()
@@ -441,6 +459,20 @@ func (v *clusterView) dial(ctx context.Context, ep *endpoint, w wire) (net.Conn,
 }
 
 func (v *clusterView) connect(ctx context.Context, ep *endpoint, w wire) (net.Conn, reason.Code, error) {
+	switch {
+	case v.config.TLS == nil || ep.config.Plain:
+		return v.plain(ctx, ep)
+	case w == http1:
+		return v.carried(ctx, ep)
+	}
+	conn, code, err := v.secure(ctx, ep, w)
+	if err != nil {
+		return nil, code, err
+	}
+	return conn, code, nil
+}
+
+func (v *clusterView) plain(ctx context.Context, ep *endpoint) (net.Conn, reason.Code, error) {
 	conn, err := v.state.engine.config.Dial(ctx, ep.key.network, ep.key.address)
 	if err != nil {
 		v.failed(ctx, ep)
@@ -451,8 +483,13 @@ func (v *clusterView) connect(ctx context.Context, ep *endpoint, w wire) (net.Co
 	}); ok && v.config.Keep.TCP != nil {
 		_ = c.SetKeepAliveConfig(*v.config.Keep.TCP) // without it, the system's
 	}
-	if v.config.TLS == nil || ep.config.Plain {
-		return conn, reason.None, nil
+	return conn, reason.None, nil
+}
+
+func (v *clusterView) secure(ctx context.Context, ep *endpoint, w wire) (*tls.Conn, reason.Code, error) {
+	conn, code, err := v.plain(ctx, ep)
+	if err != nil {
+		return nil, code, err
 	}
 	tc := tls.Client(records.Under(conn), v.tls[w])
 	if err := tc.HandshakeContext(ctx); err != nil {

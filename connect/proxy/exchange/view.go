@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/connect/proxy/mux"
 )
 
 // view is a snapshot made ready for requests. It is never changed after it was made, and shares with the one before what
@@ -32,15 +33,16 @@ type clusterView struct {
 	tiers     []*tier
 	edge      *Edge // outbound; an inbound request has its caller's
 	identity  string
-	tls       [3]*tls.Config // by wire; nil for plain
+	tls       [4]*tls.Config // by wire; nil for plain
 }
 
 // wire is what is spoken on an upstream connection.
 type wire uint8
 
 const (
-	raw wire = iota
-	http1
+	raw      wire = iota
+	http1         // which may be carried by another connection
+	http1Own      // which isn't
 	http2
 )
 
@@ -151,9 +153,9 @@ func (e *Engine) cluster(name string, c *config.Cluster, old *clusterView) *clus
 	if c.TLS != nil {
 		v.identity = c.TLS.Identity
 		v.tls[raw] = c.TLS.Config
-		for w, alpn := range map[wire]string{http1: "http/1.1", http2: "h2"} {
+		for w, alpn := range map[wire][]string{http1: {mux.ALPN, "http/1.1"}, http1Own: {"http/1.1"}, http2: {"h2"}} {
 			v.tls[w] = c.TLS.Config.Clone()
-			v.tls[w].NextProtos = []string{alpn}
+			v.tls[w].NextProtos = alpn
 		}
 		if old != nil && old.config.TLS == c.TLS {
 			v.tls = old.tls

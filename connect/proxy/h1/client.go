@@ -20,6 +20,8 @@ type ClientConfig struct {
 	Limits stream.Limits
 	// Informational is how many 1xx heads one exchange may get before the response is refused: 16.
 	Informational int
+	// Reused says that the connection may have ended before it was used: the first exchange can be stale as any other.
+	Reused bool
 }
 
 // Client is one connection to a server, for one exchange after the other. It starts no goroutine. Exchange and Alive are
@@ -35,8 +37,9 @@ type ClientConfig struct {
 type Client struct {
 	config ClientConfig
 	conn   net.Conn
-	peek   peeker // of the socket under the connection, where there is one
-	used   bool   // an exchange went over it before
+	peek   peeker                    // of the socket under the connection, where there is one
+	asks   interface{ Quiet() bool } // a connection that knows by itself whether anything has come
+	used   bool                      // an exchange went over it before
 	busy   bool
 	closed atomic.Bool
 
@@ -61,10 +64,11 @@ func NewClient(conn net.Conn, config ClientConfig) *Client {
 	if config.Informational <= 0 {
 		config.Informational = 16
 	}
-	c := &Client{config: config, conn: conn}
+	c := &Client{config: config, conn: conn, used: config.Reused}
 	c.rd.init(conn)
 	c.wr.init(conn)
 	c.body.rd, c.body.limits = &c.rd, &c.config.Limits
+	c.asks, _ = conn.(interface{ Quiet() bool })
 	inner := conn
 	if t, ok := conn.(interface{ NetConn() net.Conn }); ok && t.NetConn() != nil {
 		inner = t.NetConn()
@@ -80,12 +84,18 @@ func NewClient(conn net.Conn, config ClientConfig) *Client {
 // Conn is the connection that the client was made with.
 func (c *Client) Conn() net.Conn { return c.conn }
 
+// Moved is how many bytes have gone over the connection, both ways. It is the owner's to ask while no exchange is on it.
+func (c *Client) Moved() int64 { return c.wr.sent + c.rd.got }
+
 // Alive says whether the connection, while no exchange is on it, can carry one: it is open, and the server has sent
 // nothing since the last response, neither an end nor bytes that nobody asked for. It doesn't block. A connection that is
 // no socket can't be asked and counts as alive.
 func (c *Client) Alive() bool {
 	if c.closed.Load() || c.busy || c.wr.err != nil || c.rd.eof || c.rd.buffered() > 0 {
 		return false
+	}
+	if c.asks != nil {
+		return c.asks.Quiet()
 	}
 	return c.peek.raw == nil || !c.used || c.peek.quiet()
 }

@@ -54,6 +54,7 @@ func (r *reader) waitRaw() error {
 		return io.EOF
 	}
 	r.w = r.tryN
+	r.got += int64(r.tryN)
 	return nil
 }
 

@@ -26,12 +26,14 @@ type reader struct {
 	arr  *[readSize]byte // the borrowed buffer, nil while there is none
 	buf  []byte          // arr[:], or a larger one for a large head
 	r, w int             // the unread bytes are buf[r:w]
+	got  int64           // bytes that were read of the connection
 
 	headTimeout time.Duration // from the first wait inside a head to its end; 0: none
 
-	eof    bool            // the end came together with the last bytes
-	one    [1]byte         // what a waiting connection reads into
-	raw    syscall.RawConn // of a plain socket, which can wait without a buffer and read in the same call
+	awaits interface{ Await() error } // a connection that can be waited for without a buffer
+	eof    bool                       // the end came together with the last bytes
+	one    [1]byte                    // what a waiting connection reads into
+	raw    syscall.RawConn            // of a plain socket, which can wait without a buffer and read in the same call
 	try    func(fd uintptr) bool
 	tryN   int
 	tryErr syscall.Errno
@@ -39,6 +41,7 @@ type reader struct {
 
 func (r *reader) init(conn net.Conn) {
 	r.conn = conn
+	r.awaits, _ = conn.(interface{ Await() error })
 	r.initRaw()
 }
 
@@ -87,11 +90,18 @@ func (r *reader) wait() error {
 	if r.raw != nil {
 		return r.waitRaw()
 	}
+	if r.awaits != nil {
+		if err := r.awaits.Await(); err != nil {
+			return err
+		}
+		return r.fill()
+	}
 	for {
 		n, err := r.conn.Read(r.one[:])
 		if n == 1 {
 			r.borrow()
 			r.buf[0], r.w = r.one[0], 1
+			r.got++
 			return nil
 		}
 		if err != nil {
@@ -112,6 +122,7 @@ func (r *reader) fill() error {
 	for {
 		n, err := r.conn.Read(r.buf[r.w:])
 		r.w += n
+		r.got += int64(n)
 		if n > 0 {
 			r.eof = r.eof || errors.Is(err, io.EOF)
 			return nil
@@ -145,6 +156,7 @@ func (r *reader) read(p []byte, direct int) (int, error) {
 			for {
 				n, err := r.conn.Read(p)
 				if n > 0 {
+					r.got += int64(n)
 					r.eof = r.eof || errors.Is(err, io.EOF)
 					return n, nil
 				}

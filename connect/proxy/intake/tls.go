@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/weftmesh/weft/connect/identity"
 	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/connect/proxy/mux"
 )
 
 // sanMatch is a condition on the peer's URI.
@@ -203,6 +205,9 @@ func (w *world) serverTLS(ts *corev3.TransportSocket) (*config.ServerTLS, []stri
 	}
 	if t.leaf == "" {
 		return nil, nil, errors.New("transport_socket: no certificate to show")
+	}
+	if slices.Contains(alpn, "http/1.1") {
+		alpn = append([]string{mux.ALPN}, alpn...) // what others than us don't ask for
 	}
 	conf := &tls.Config{
 		DynamicRecordSizingDisabled: true, // small records for the first bytes gain nothing between hosts of one network
