@@ -15,7 +15,7 @@ type Row struct {
 	Differs map[Kind]string
 }
 
-var rows = slices.Concat(callRows, intentionRows, endpointRows, certificateRows, upstreamRows, bodyRows, sniRows, undeclaredRows, interopRows, controlRows, outsideRows, namespaceRows, trafficRows)
+var rows = slices.Concat(callRows, intentionRows, endpointRows, certificateRows, upstreamRows, bodyRows, sniRows, undeclaredRows, interopRows, controlRows, outsideRows, namespaceRows, carriedRows, trafficRows)
 
 // TestTable runs every row on every kind: TestTable/<row>/<kind>.
 func TestTable(t *testing.T) {
@@ -74,7 +74,7 @@ func TestRowsAreWhole(t *testing.T) {
 		"peer with a wrong identity", "peer of another root", "peer with an expired certificate", "plaintext to the mtls port",
 		"upstream down", "upstream hangs", "big bodies", "streaming both ways", "trailers", "websocket", "http 1.0", "half-closed tcp", "tls by server name", "undeclared protocol", "grpc interoperability",
 		"agent killed and restarted", "another service's configuration", "port that is taken", "outside the mesh by a port",
-		"one name in two namespaces http", "one name in two namespaces tcp",
+		"one name in two namespaces http", "one name in two namespaces tcp", "http connections carried by one",
 	}
 	want = append(want, trafficNames...)
 	seen := map[string]bool{}
