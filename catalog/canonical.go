@@ -2,11 +2,17 @@
 
 package catalog
 
-import "reflect"
+import (
+	"bytes"
+	"reflect"
+)
 
 // Canonical is a record (a *Node, *Service, *Check, Sync, …) in the form in which weft stores and sends it: CBOR by field
 // name, the same bytes for the same content.
-func Canonical(record any) ([]byte, error) { return appendValue(nil, record) }
+func Canonical(record any) (data []byte, err error) {
+	err = inScratch(record, func(encoded []byte) { data = bytes.Clone(encoded) })
+	return data, err
+}
 
 // FromCanonical reads a record from its canonical form, strictly: a field that this version doesn't know is an error.
 func FromCanonical(data []byte, record any) error {
