@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	waitAt       = 64 << 10 // bytes that wait before senders wait too
-	flushRounds  = 8        // writes that one stream's goroutine makes before Run's own goes on with them
-	writeTimeout = 30 * time.Second
+	waitAt       = 64 << 10         // bytes that wait before senders wait too
+	flushRounds  = 8                // writes that one stream's goroutine makes before Run's own goes on with them
+	writeTimeout = 10 * time.Second // the other side reads always, and who writes for all can't be called off
 	maxKept      = 128 << 10
 	oneRecord    = 16 << 10
 )
