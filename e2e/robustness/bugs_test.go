@@ -37,9 +37,13 @@ func TestBugs(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 			defer cancel()
+			factor := "0" // one history
+			if c.bug == failpoint.Unchecked {
+				factor = "0.33" // four: whether a read meets the paused leader in the moment in which it goes on is chance, some three in four
+			}
 			cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestRows$/^"+c.row+"$", "-test.v")
 			cmd.Env = append(os.Environ(), "WEFT_BINARY="+binary, "WEFT_FAIL_BINARY="+binary, "WEFT_BUG="+string(c.bug), "TMPDIR="+t.TempDir(),
-				"WEFT_ROBUST=long", "WEFT_ROBUST_FACTOR=0", "WEFT_ROBUST_REPORT=")
+				"WEFT_ROBUST=long", "WEFT_ROBUST_FACTOR="+factor, "WEFT_ROBUST_REPORT=")
 			data, err := cmd.CombinedOutput()
 			out := string(data)
 			switch {
