@@ -225,8 +225,11 @@ func (s *Session) emptyLocked() {
 	}
 }
 
-// restLocked bounds how long the accepting side waits for a stream.
+// restLocked bounds how long the accepting side waits for a stream. Where nothing can be written any more, that is settled.
 func (s *Session) restLocked() {
+	if s.broken != nil {
+		return
+	}
 	wait := s.c.Idle
 	if s.leaves {
 		wait = s.c.Leaving

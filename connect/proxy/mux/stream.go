@@ -225,7 +225,7 @@ func (st *Stream) Read(p []byte) (int, error) {
 // grows.
 func (st *Stream) consumeLocked(n int) (grant int64) {
 	st.used += int64(n)
-	if st.used < st.window/2 || st.eof || st.dead != nil {
+	if st.used < st.window/2 || st.eof || st.closed || st.dead != nil {
 		return 0
 	}
 	grant, st.used = st.used, 0
@@ -300,8 +300,8 @@ func (st *Stream) CloseWrite() error {
 		return nil
 	}
 	st.ended = true
+	st.s.w.control(kindEnd, st.id, 0) // under mu: a close comes behind it
 	st.mu.Unlock()
-	st.s.w.control(kindEnd, st.id, 0)
 	st.s.w.kick()
 	return nil
 }

@@ -63,25 +63,27 @@ func (w *writer) control(k kind, id, n uint32) bool {
 	return len(w.buf) <= waitAt+maxData+maxUnread
 }
 
-// data appends a piece of a stream's data. It waits while too much is unwritten, unless over says that the stream is closed.
+// data appends a piece of a stream's data. It waits while too much is unwritten. over says that the stream is closed, which is asked where its close
+// can't come between: nothing may follow that.
 func (w *writer) data(id uint32, p []byte, over func() bool) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for w.err == nil && len(w.buf) >= waitAt {
-		switch {
-		case over():
-			return net.ErrClosed
-		case w.busy:
+	for w.err == nil && !over() && len(w.buf) >= waitAt {
+		if w.busy {
 			w.room.Wait()
-		default:
-			w.busy = true
-			w.writeAll(flushRounds)
+			continue
 		}
+		w.busy = true
+		w.writeAll(flushRounds)
 	}
-	if w.err == nil {
-		w.appendLocked(kindData, id, 0, p)
+	switch {
+	case w.err != nil:
+		return w.err
+	case over():
+		return net.ErrClosed
 	}
-	return w.err
+	w.appendLocked(kindData, id, 0, p)
+	return nil
 }
 
 // flush writes what waits, unless somebody is at it and takes it along.
