@@ -17,7 +17,7 @@ const (
 	maxExtra    = 16 << 20  // by how much all windows together may have grown
 	maxUnread   = 256 << 10 // of control frames that we have to send and the peer doesn't read
 
-	wastes          = 1000 // streams at once that were taken back before we had said anything
+	wastes          = 2000 // streams at once that were taken back before we had said anything
 	wastesPerSecond = 100
 	wasteAge        = time.Second // a stream that lived longer than this wasn't wasted
 	idles           = 5000        // frames at once that carry nothing
@@ -29,6 +29,14 @@ const (
 	restAt    = 250 * time.Microsecond
 	restTimes = 4 // as long as it worked for nothing the reader rests
 	restMost  = 50 * time.Millisecond
+)
+
+// What the opener allows itself, whose streams are taken back by clients that it can't keep from it: less than what is owed for. So who keeps to
+// this is neither cut off nor slowed down, and whoever wants more streams has to make another connection, as where this one is full.
+const (
+	ownWastes          = mostOpened
+	ownWastesPerSecond = 0.9 * wastesPerSecond
+	refusedFor         = time.Second // after a stream was refused none is opened: the other side still has some that are gone here
 )
 
 // budget is one of the reader's.
@@ -56,6 +64,59 @@ func (b *budget) spend() (ok, owed bool) {
 	return true, b.left < freeShare*b.burst
 }
 
+// thrift is the opener's own account of the streams that the other side may count as wasted. It is guarded by Session.mu.
+type thrift struct {
+	budget
+	unheard int    // streams that are open, of which nothing has come yet
+	heard   uint64 // reads of the connection at the last look
+	full    time.Time
+}
+
+func newThrift() thrift {
+	return thrift{budget: budget{left: ownWastes, burst: ownWastes, perSecond: ownWastesPerSecond}}
+}
+
+// recovers adds what has come back over time, where the other side has been heard meanwhile: else it may find all at once.
+func (t *thrift) recovers(heard uint64) {
+	if heard == t.heard && !t.at.IsZero() {
+		return
+	}
+	now := time.Now()
+	if !t.at.IsZero() {
+		t.earn(now.Sub(t.at).Seconds() * t.perSecond)
+	}
+	t.at, t.heard = now, heard
+}
+
+// allows says whether one more stream may be opened: each that is may be taken back.
+func (t *thrift) allows(heard uint64) bool {
+	if !t.full.IsZero() {
+		if time.Since(t.full) < refusedFor {
+			return false
+		}
+		t.full = time.Time{}
+	}
+	if t.left < t.burst {
+		t.recovers(heard)
+	}
+	return t.left >= float64(t.unheard+1)
+}
+
+// answered is called for the first that comes of a stream, which earns where it is data.
+func (t *thrift) answered(data bool) {
+	t.unheard--
+	if data {
+		t.earn(1)
+	}
+}
+
+// lost is called for a stream that ends, of which nothing has come.
+func (t *thrift) lost(heard uint64) {
+	t.unheard--
+	t.recovers(heard)
+	t.left--
+}
+
 // guards are what the reader remembers of its peer.
 type guards struct {
 	waste, idle budget
@@ -64,9 +125,10 @@ type guards struct {
 }
 
 func newGuards() guards {
+	now := time.Now() // what is spent before the clock is asked comes back too
 	return guards{
-		waste: budget{left: wastes, burst: wastes, perSecond: wastesPerSecond},
-		idle:  budget{left: idles, burst: idles, perSecond: idlesPerSecond},
+		waste: budget{left: wastes, burst: wastes, perSecond: wastesPerSecond, at: now},
+		idle:  budget{left: idles, burst: idles, perSecond: idlesPerSecond, at: now},
 	}
 }
 

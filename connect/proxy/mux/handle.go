@@ -40,6 +40,7 @@ func (s *Session) handle(f frame) error {
 		cause := errCut
 		if f.n == resetUnset {
 			cause = errRefused
+			s.refused()
 		}
 		st.lose(cause, true)
 		return s.taken(st)
@@ -68,6 +69,18 @@ func (s *Session) taken(st *Stream) error {
 	return s.g.wasted()
 }
 
+// refused notes that the other side has no room for one more stream.
+func (s *Session) refused() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.own.full = time.Now()
+}
+
+// answers says whether whoever sent this can't count the stream as wasted any more.
+func (f frame) answers() bool {
+	return f.kind == kindData || f.kind == kindClose || f.kind == kindReset && f.n != resetUnset
+}
+
 // find gives the stream of a frame; nil if it is gone here already.
 func (s *Session) find(f frame) (*Stream, error) {
 	s.mu.Lock()
@@ -78,6 +91,10 @@ func (s *Session) find(f frame) (*Stream, error) {
 	st := s.streams[f.id]
 	switch {
 	case st != nil:
+		if !st.heard && f.answers() {
+			st.heard = true
+			s.own.answered(f.kind == kindData)
+		}
 		return st, nil
 	case f.kind == kindData:
 		if s.stray -= int64(len(f.data)); s.stray < 0 {

@@ -30,7 +30,7 @@ type Config struct {
 var (
 	// ErrGone is given by Open where the connection is over or on its way out: another has to be made.
 	ErrGone = errors.New("mux: the connection takes no more streams")
-	// ErrFull is given by Open where it has as many streams as it may.
+	// ErrFull is given by Open where it has as many streams as it may, or as many were taken back of late.
 	ErrFull = errors.New("mux: the connection has as many streams as it may")
 )
 
@@ -59,6 +59,7 @@ type Session struct {
 	left    bool   // the other side said so
 	asked   *time.Timer
 	idle    time.Time // the opener's: since when there is no stream
+	own     thrift    // the opener's
 }
 
 // New makes a Session of a connection on which nothing was sent yet but a handshake. It does nothing; Run has to be called.
@@ -71,7 +72,7 @@ func New(nc net.Conn, c Config) *Session {
 			*d.d = d.v
 		}
 	}
-	s := &Session{nc: nc, c: c, streams: map[uint32]*Stream{}, g: newGuards(), idle: time.Now()}
+	s := &Session{nc: nc, c: c, streams: map[uint32]*Stream{}, g: newGuards(), own: newThrift(), idle: time.Now()}
 	s.w.init(nc, &s.open, s.unwritable, s.work.Go)
 	return s
 }
@@ -158,17 +159,27 @@ func (s *Session) Open() (*Stream, error) {
 		return nil, ErrGone
 	case len(s.streams) >= mostOpened:
 		return nil, ErrFull
+	case !s.own.allows(s.heard.Load()):
+		s.askLocked() // the answer is what it recovers by
+		s.w.kick()
+		return nil, ErrFull
 	}
 	s.last++
 	st := s.addLocked(s.last)
 	s.w.control(kindOpen, st.id, 0)
-	if s.asked == nil {
-		s.w.control(kindPing, 0, 0)
-		heard := s.heard.Load()
-		s.asked = time.AfterFunc(s.c.Silence, func() { s.silent(heard) })
-	}
+	s.askLocked()
 	s.w.kick()
 	return st, nil
+}
+
+// askLocked finds out whether the other side is there.
+func (s *Session) askLocked() {
+	if s.asked != nil {
+		return
+	}
+	s.w.control(kindPing, 0, 0)
+	heard := s.heard.Load()
+	s.asked = time.AfterFunc(s.c.Silence, func() { s.silent(heard) })
 }
 
 // silent leaves if nothing has come since a stream was opened: whoever wants one more makes a connection, or finds that none can be made. What
@@ -189,6 +200,7 @@ func (s *Session) silent(since uint64) {
 func (s *Session) addLocked(id uint32) *Stream {
 	st := newStream(s, id)
 	s.streams[id] = st
+	s.own.unheard++
 	s.open.Store(int32(len(s.streams)))
 	return st
 }
@@ -259,6 +271,9 @@ func (s *Session) forget(st *Stream, room int64) {
 		return
 	}
 	delete(s.streams, st.id)
+	if !st.heard {
+		s.own.lost(s.heard.Load())
+	}
 	s.open.Store(int32(len(s.streams)))
 	s.stray += room
 	if len(s.streams) == 0 {

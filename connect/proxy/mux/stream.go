@@ -22,6 +22,7 @@ type Stream struct {
 	s     *Session
 	id    uint32
 	born  time.Time   // on the accepting side
+	heard bool        // something has come; guarded by Session.mu
 	spoke atomic.Bool // something was written
 	shut  atomic.Bool // it is closed
 
@@ -323,7 +324,7 @@ func (st *Stream) Close() error {
 	}
 	st.closed = true
 	st.shut.Store(true)
-	silent := st.dead != nil || st.gone && !st.abrupt
+	silent := st.dead != nil || st.gone // the other side has forgotten it
 	k := kindClose
 	if st.abrupt {
 		k = kindReset
