@@ -65,7 +65,7 @@ func (p *Proxy) serveStream(ctx context.Context, served *run.Group, st *mux.Stre
 	}
 	if l.HTTP == nil || k.expired(time.Now()) { // a new connection is of another kind, or shows another certificate
 		k.session.Leave()
-		reset(st)
+		st.Refuse()
 		return
 	}
 	peer := *k.connection.peer

@@ -43,6 +43,7 @@ type Stream struct {
 	closed  bool  // here
 	ended   bool  // we write no more
 	abrupt  bool  // Close is a reset
+	unset   bool  // of a stream of which nothing was looked at
 	resume  func()
 }
 
@@ -315,6 +316,14 @@ func (st *Stream) SetLinger(sec int) error {
 	return nil
 }
 
+// Refuse closes a stream of which nothing was looked at, so that what was sent on it may be sent again whatever it is.
+func (st *Stream) Refuse() {
+	st.mu.Lock()
+	st.abrupt, st.unset = true, true
+	st.mu.Unlock()
+	_ = st.Close() // it ends so or so
+}
+
 // Close is net.Conn's. What was written still arrives, unless it is a reset.
 func (st *Stream) Close() error {
 	st.mu.Lock()
@@ -325,9 +334,12 @@ func (st *Stream) Close() error {
 	st.closed = true
 	st.shut.Store(true)
 	silent := st.dead != nil || st.gone // the other side has forgotten it
-	k := kindClose
+	k, why := kindClose, uint32(resetCut)
 	if st.abrupt {
 		k = kindReset
+	}
+	if st.unset {
+		why = resetUnset
 	}
 	st.unread.drop()
 	st.reading.stop()
@@ -340,7 +352,7 @@ func (st *Stream) Close() error {
 		resume()
 	}
 	if !silent {
-		st.s.w.control(k, st.id, resetCut)
+		st.s.w.control(k, st.id, why)
 	}
 	st.s.w.nudge()
 	st.s.forget(st, room)
