@@ -60,6 +60,7 @@ type carrier struct {
 type making struct {
 	done     chan struct{}
 	identity string
+	waiting  atomic.Int32             // who wants it; nobody comes to it when host.carriers.making is another
 	conn     atomic.Pointer[tls.Conn] // it carries none: whoever takes it has it
 	carrier  *carrier                 // else; set before done is closed
 	code     reason.Code              // set before done is closed, with err
@@ -82,6 +83,8 @@ func (v *clusterView) carried(ctx context.Context, ep *endpoint) (net.Conn, reas
 		select {
 		case <-m.done:
 		case <-ctx.Done():
+			m.waiting.Add(-1)
+			m.unwanted()
 			return nil, reason.UpstreamConnectFailure, context.Cause(ctx)
 		}
 		if m.err != nil {
@@ -137,6 +140,7 @@ func (h *host) stream(v *clusterView) (st *mux.Stream, m *making, alone wire) {
 		}
 	}
 	if m := h.carriers.making; m != nil && m.identity == v.identity {
+		m.waiting.Add(1)
 		return nil, m, raw
 	}
 	if h.carriers.alone {
@@ -150,9 +154,11 @@ func (v *clusterView) make(ep *endpoint) *making {
 	h, m := ep.host, &making{done: make(chan struct{}), identity: v.identity}
 	h.mu.Lock()
 	if other := h.carriers.making; other != nil && other.identity == v.identity {
+		other.waiting.Add(1)
 		h.mu.Unlock()
 		return other
 	}
+	m.waiting.Add(1)
 	h.carriers.making = m
 	h.mu.Unlock()
 	v.state.engine.spawn(func(ctx context.Context) {
@@ -169,6 +175,7 @@ func (v *clusterView) make(ep *endpoint) *making {
 			m.conn.Store(conn)
 		}
 		h.made(m, nil)
+		m.unwanted()
 	}, func() {
 		m.code, m.err = reason.Draining, errStopped
 		h.made(m, nil)
@@ -176,14 +183,26 @@ func (v *clusterView) make(ep *endpoint) *making {
 	return m
 }
 
-// made notes what became of a connection in the making (nil: nobody waits for it).
+// unwanted closes a connection that carries no others, where all who wanted it have gone.
+func (m *making) unwanted() {
+	if m.waiting.Load() > 0 {
+		return
+	}
+	if conn := m.conn.Swap(nil); conn != nil {
+		_ = conn.Close() // nothing was sent on it
+	}
+}
+
+// made notes what became of a connection in the making (nil: nobody waits for it, and it became c).
 func (h *host) made(m *making, c *carrier) {
 	h.mu.Lock()
 	if c != nil {
 		h.carriers.all = append(h.carriers.all, c)
 	}
-	h.carriers.carries = h.carriers.carries || c != nil
-	h.carriers.alone = c == nil && (m == nil || m.err == nil)
+	if c != nil || m.err == nil { // else nothing was learned
+		h.carriers.carries = c != nil
+	}
+	h.carriers.alone = c == nil && m.err == nil
 	if m != nil && h.carriers.making == m {
 		h.carriers.making = nil
 	}
