@@ -73,7 +73,7 @@ func New(nc net.Conn, c Config) *Session {
 		}
 	}
 	s := &Session{nc: nc, c: c, streams: map[uint32]*Stream{}, g: newGuards(), own: newThrift(), idle: time.Now()}
-	s.w.init(nc, &s.open, s.unwritable, s.work.Go)
+	s.w.init(nc, &s.open, &s.heard, s.unwritable, s.work.Go)
 	return s
 }
 

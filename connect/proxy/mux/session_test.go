@@ -419,7 +419,7 @@ func TestRest(t *testing.T) {
 	})
 }
 
-// The writer's goroutine may be a stream's: that it is closed ends its write to a full connection.
+// Where the other side has stopped, no write outlives its stream: that goroutine has a client to answer.
 func TestCloseEndsAWriteThatWaitsForRoom(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		h := against(t, false) // it reads nothing
@@ -431,17 +431,20 @@ func TestCloseEndsAWriteThatWaitsForRoom(t *testing.T) {
 				t.Fatal(err)
 			}
 			streams = append(streams, st)
+		}
+		synctest.Wait() // that they are opened is written by others
+		for _, st := range streams {
 			go func() {
 				_, err := st.Write(make([]byte, firstWindow))
 				errs <- err
 			}()
+			synctest.Wait()
 		}
-		synctest.Wait()
 		for _, st := range streams {
 			_ = st.Close()
 		}
 		synctest.Wait()
-		if len(errs) < 9 { // all but who writes
+		if len(errs) < 10 {
 			t.Errorf("only %d writes ended", len(errs))
 		}
 		_ = h.Conn.Close()

@@ -15,7 +15,8 @@ import (
 const (
 	waitAt       = 64 << 10         // bytes that wait before senders wait too
 	flushRounds  = 8                // writes that one stream's goroutine makes before Run's own goes on with them
-	writeTimeout = 10 * time.Second // the other side reads always, and who writes for all can't be called off
+	writeTimeout = 10 * time.Second // the other side reads always
+	surelyTaken  = 64 << 10         // bytes since something was heard that a socket takes though the other side has stopped
 	maxKept      = 128 << 10
 	oneRecord    = 16 << 10
 )
@@ -27,21 +28,24 @@ type writer struct {
 	nc    net.Conn
 	under *records.Conn // nil where several records can't go by one call
 	open  *atomic.Int32 // streams
-	fail  func(error)   // called, without mu, when a write fails; it calls stop
-	spawn func(func())  // starts a goroutine that Run waits for
-	until time.Time     // the deadline that is set; of who writes
+	heard *atomic.Uint64
+	fail  func(error)  // called, without mu, when a write fails; it calls stop
+	spawn func(func()) // starts a goroutine that Run waits for
+	until time.Time    // the deadline that is set; of who writes
 
 	mu       sync.Mutex
 	room     sync.Cond // buf was taken by who writes, or err is set, or a stream was closed
 	buf      []byte
 	box      *[]byte // what buf came in from the pool
 	busy     bool    // somebody writes, and takes buf when it is done
+	at       uint64  // heard, when
+	since    int     // so much had been written
 	finished bool    // the connection is closed when all is written
 	err      error
 }
 
-func (w *writer) init(nc net.Conn, open *atomic.Int32, fail func(error), spawn func(func())) {
-	w.nc, w.under, w.open, w.fail, w.spawn = nc, records.Of(nc), open, fail, spawn
+func (w *writer) init(nc net.Conn, open *atomic.Int32, heard *atomic.Uint64, fail func(error), spawn func(func())) {
+	w.nc, w.under, w.open, w.heard, w.fail, w.spawn = nc, records.Of(nc), open, heard, fail, spawn
 	w.room.L = &w.mu
 }
 
@@ -74,7 +78,7 @@ func (w *writer) data(id uint32, p []byte, over func() bool) error {
 			continue
 		}
 		w.busy = true
-		w.writeAll(flushRounds)
+		w.writeOrSpawn()
 	}
 	switch {
 	case w.err != nil:
@@ -99,8 +103,25 @@ func (w *writer) flush() error {
 		runtime.Gosched()
 		w.mu.Lock()
 	}
-	w.writeAll(flushRounds)
+	w.writeOrSpawn()
 	return w.err
+}
+
+// writeOrSpawn is writeAll for a stream's goroutine. A write can't be called off where its request is: so one that may have to wait for the other side
+// is another goroutine's.
+func (w *writer) writeOrSpawn() {
+	if w.err == nil && w.mayWait() {
+		w.spawn(w.rest)
+		return
+	}
+	w.writeAll(flushRounds)
+}
+
+func (w *writer) mayWait() bool {
+	if heard := w.heard.Load(); heard != w.at {
+		w.at, w.since = heard, 0
+	}
+	return w.since+len(w.buf) > surelyTaken
 }
 
 // kick is flush for who mustn't wait for the peer.
@@ -116,18 +137,21 @@ func (w *writer) kick() {
 func (w *writer) rest() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.writeAll(1 << 30)
+	w.writeAll(allRounds)
 }
+
+const allRounds = 1 << 30
 
 // writeAll writes buf, and what others add meanwhile; after some rounds another goroutine goes on. It is called with mu held and busy set.
 func (w *writer) writeAll(rounds int) {
-	for ; w.err == nil && len(w.buf) > 0; rounds-- {
-		if rounds <= 0 {
+	for first := rounds; w.err == nil && len(w.buf) > 0; rounds-- {
+		if rounds <= 0 || rounds < first && first != allRounds && w.mayWait() {
 			w.spawn(w.rest)
 			return
 		}
 		out, box := w.buf, w.box
 		w.buf, w.box = nil, nil
+		w.since += len(out)
 		w.room.Broadcast()
 		w.mu.Unlock()
 		err := w.write(out)
