@@ -21,7 +21,7 @@ type Config struct {
 	Accept func(*Stream)
 	// Left is called when no stream can be opened any more, as the other side leaves or is silent; it mustn't block.
 	Left func()
-	// Silence is how long the other side may take to answer when a stream is opened: 5 s. After that the opener leaves.
+	// Silence is how long the other side may take to answer when a stream is opened, or cut here: 5 s. After that the opener leaves.
 	Silence time.Duration
 	// Idle is how long the accepting side keeps a connection without a stream: 1 h. Leaving is the same when it leaves: 5 s.
 	Idle, Leaving time.Duration
@@ -182,7 +182,7 @@ func (s *Session) askLocked() {
 	s.asked = time.AfterFunc(s.c.Silence, func() { s.silent(heard) })
 }
 
-// silent leaves if nothing has come since a stream was opened: whoever wants one more makes a connection, or finds that none can be made. What
+// silent leaves if nothing has come since it was asked for: whoever wants one more makes a connection, or finds that none can be made. What
 // is under way has its own times.
 func (s *Session) silent(since uint64) {
 	s.mu.Lock()
@@ -263,8 +263,8 @@ func (s *Session) IdleSince() (time.Time, bool) {
 	return s.idle, len(s.streams) == 0
 }
 
-// forget lets go of a stream that is closed here. The other side may not know yet, and send as much as its window was.
-func (s *Session) forget(st *Stream, room int64) {
+// forget lets go of a stream that is closed here. The other side may not know yet, and send as much as its window was. cut: it was none too well.
+func (s *Session) forget(st *Stream, room int64, cut bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.streams[st.id] != st {
@@ -276,6 +276,9 @@ func (s *Session) forget(st *Stream, room int64) {
 	}
 	s.open.Store(int32(len(s.streams)))
 	s.stray += room
+	if cut && s.c.Accept == nil && s.err == nil && !s.leaves {
+		s.askLocked()
+	}
 	if len(s.streams) == 0 {
 		s.emptyLocked()
 	}

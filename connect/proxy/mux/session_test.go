@@ -362,6 +362,35 @@ func TestSilence(t *testing.T) {
 	})
 }
 
+// A stream that is cut, as its request's time is over, asks too: who takes one idle stream after the other opens none.
+func TestSilenceAfterACut(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		h := against(t, false)
+		h.drains()
+		var streams []*Stream
+		for range 3 {
+			st, err := h.s.Open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			streams = append(streams, st)
+		}
+		h.frames(appendFrame(nil, kindPong, 0, 0, nil))
+		time.Sleep(time.Minute) // virtual
+		_ = streams[0].Close()  // in order, as one that was idle for long
+		time.Sleep(time.Minute) // virtual
+		if h.s.Leaving() {
+			t.Error("it left though nothing was asked")
+		}
+		_ = streams[1].SetLinger(0)
+		_ = streams[1].Close()
+		time.Sleep(5*time.Second + moment) // virtual
+		if !h.s.Leaving() || streams[2].Quiet() {
+			t.Error("what is idle would be used again, though the other side is silent")
+		}
+	})
+}
+
 func TestFull(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		e := connect(t)

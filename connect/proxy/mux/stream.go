@@ -355,7 +355,7 @@ func (st *Stream) Close() error {
 		st.s.w.control(k, st.id, why)
 	}
 	st.s.w.nudge()
-	st.s.forget(st, room)
+	st.s.forget(st, room, !silent && k == kindReset)
 	st.s.w.kick()
 	return nil
 }
