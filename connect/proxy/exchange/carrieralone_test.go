@@ -8,11 +8,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
+	"net/http"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/weftmesh/weft/connect/proxy/config"
 	"github.com/weftmesh/weft/connect/proxy/h1"
+	"github.com/weftmesh/weft/connect/proxy/mux"
 )
 
 // Where a sidecar that carried connections is replaced by one that doesn't, as when a version is taken back, connections of their own are used again.
@@ -83,4 +86,44 @@ func TestNobodyWaitsForAConnection(t *testing.T) {
 	if err := <-ended; errors.As(err, new(net.Error)) {
 		t.Errorf("the connection is still there: %v", err)
 	}
+}
+
+// Clients that take back what they asked for have further connections carry theirs, and none is cut.
+func TestClientsThatLeaveHaveFurtherCarriers(t *testing.T) {
+	cert := selfSigned(t)
+	s := newCarrying(t, cert, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hang" {
+			<-r.Context().Done()
+			panic(http.ErrAbortHandler)
+		}
+	}), mux.ALPN)
+	r := newRig(t, mutual(cert, "i"), s.addr)
+	wants(t, client(t, 1), r.url("/"), "")
+	hang := client(t, 1)
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() {
+			for range 10 {
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+				req, _ := http.NewRequestWithContext(ctx, http.MethodGet, r.url("/hang"), nil)
+				if resp, err := hang.Do(req); err == nil {
+					t.Error(resp.Status)
+					_ = resp.Body.Close()
+				}
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	eventually(t, func() bool { return r.e.current().clusters["api"].state.connections.Load() <= 1 })
+	n := s.accepted.Load()
+	s.each(func(session *mux.Session) {
+		if session.Leaving() {
+			t.Error("one of the connections was cut")
+		}
+	})
+	if n < 2 || n > 6 {
+		t.Errorf("%d connections", n)
+	}
+	wants(t, client(t, 1), r.url("/"), "")
 }
