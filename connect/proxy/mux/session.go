@@ -95,8 +95,8 @@ func (s *Session) Run(ctx context.Context) error {
 	s.mu.Lock()
 	ended := errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded)
 	switch {
-	case s.done || ended && s.broken == nil && len(s.streams) == 0:
-		err = ErrGone // in order
+	case s.done || ended && (s.broken == nil || s.left) && len(s.streams) == 0:
+		err = ErrGone // in order: what the opener didn't wait for was that a stream is closed which it had closed
 	case ended && s.broken != nil:
 		err = s.broken
 	}
