@@ -387,6 +387,7 @@ func TestBehindALargeRefusalComesNoRequest(t *testing.T) {
 					if err := <-sent; err != nil || resp.StatusCode != status {
 						t.Errorf("%s, %v", resp.Status, err)
 					}
+					synctest.Wait() // until the connection was given back
 				}
 				if body := bytes.Repeat([]byte("x"), c.size); c.stated {
 					ask(fmt.Sprintf("Content-Length: %d", c.size), body, 403)
