@@ -111,8 +111,9 @@ func await(x stream.ServerExchange, d time.Duration, most int) (n int, all bool)
 const muchBody = smallBuffer * 8
 
 // there says whether the request has come as a whole, or much of it, so that its client would take back something dear.
+// Where it is being read, what is found is the other goroutine's.
 func (s *source) there() bool {
-	return s.ex.req.Upgrade == "" && (s.ended || s.running || s.x.Buffered() >= muchBody)
+	return s.ex.req.Upgrade == "" && (s.running || s.ended || s.x.Buffered() >= muchBody)
 }
 
 // comes waits for that as long as the next connection would be waited for. An upgrade never comes to it: its connection isn't used again.
