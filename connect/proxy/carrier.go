@@ -29,7 +29,7 @@ func (p *Proxy) carry(ctx context.Context, served *run.Group, c *connection, l, 
 		return
 	}
 	k := &carrier{connection: c}
-	k.session = mux.New(c.conn, mux.Config{Accept: func(st *mux.Stream) {
+	k.session = mux.New(c.conn, mux.Config{Held: &p.held, Accept: func(st *mux.Stream) {
 		served.Go("connection", func(ctx context.Context) error {
 			p.serveStream(ctx, served, st, k, last)
 			return nil

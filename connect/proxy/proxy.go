@@ -31,6 +31,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/exchange"
 	"github.com/weftmesh/weft/connect/proxy/intake"
 	"github.com/weftmesh/weft/connect/proxy/lounge"
+	"github.com/weftmesh/weft/connect/proxy/mux"
 	"github.com/weftmesh/weft/internal/listen"
 	"github.com/weftmesh/weft/internal/run"
 )
@@ -73,6 +74,7 @@ type Proxy struct {
 	ready     atomic.Bool   // a first configuration is in force
 	hurried   atomic.Bool   // it is to stop soon
 
+	held        mux.Held   // by what sidecars send on connections that carry others
 	mu          sync.Mutex // guards what follows
 	conns       map[*connection]struct{}
 	carriers    map[*carrier]struct{}

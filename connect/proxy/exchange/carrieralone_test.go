@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"sync"
@@ -90,9 +91,12 @@ func TestNobodyWaitsForAConnection(t *testing.T) {
 
 // Clients that take back what they asked for have further connections carry theirs, and none is cut.
 func TestClientsThatLeaveHaveFurtherCarriers(t *testing.T) {
+	const clients, each = 100, 10
+	var leaves sync.Map // by request: what has its client go away
 	cert := selfSigned(t)
 	s := newCarrying(t, cert, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/hang" {
+		if leave, ok := leaves.Load(r.URL.Path); ok {
+			leave.(context.CancelFunc)()
 			<-r.Context().Done()
 			panic(http.ErrAbortHandler)
 		}
@@ -100,12 +104,15 @@ func TestClientsThatLeaveHaveFurtherCarriers(t *testing.T) {
 	r := newRig(t, mutual(cert, "i"), s.addr)
 	wants(t, client(t, 1), r.url("/"), "")
 	hang := client(t, 1)
+	begin := time.Now()
 	var wg sync.WaitGroup
-	for range 100 {
+	for i := range clients {
 		wg.Go(func() {
-			for range 10 {
-				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-				req, _ := http.NewRequestWithContext(ctx, http.MethodGet, r.url("/hang"), nil)
+			for j := range each {
+				path := fmt.Sprintf("/%d/%d", i, j)
+				ctx, cancel := context.WithCancel(t.Context())
+				leaves.Store(path, cancel)
+				req, _ := http.NewRequestWithContext(ctx, http.MethodGet, r.url(path), nil)
 				if resp, err := hang.Do(req); err == nil {
 					t.Error(resp.Status)
 					_ = resp.Body.Close()
@@ -115,6 +122,7 @@ func TestClientsThatLeaveHaveFurtherCarriers(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	few := clients*each < 448+90*time.Since(begin).Seconds() // what one may have taken back: on a slow machine that is enough for all
 	eventually(t, func() bool { return r.e.current().clusters["api"].state.connections.Load() <= 1 })
 	n := s.accepted.Load()
 	s.each(func(session *mux.Session) {
@@ -122,7 +130,7 @@ func TestClientsThatLeaveHaveFurtherCarriers(t *testing.T) {
 			t.Error("one of the connections was cut")
 		}
 	})
-	if n < 2 || n > 6 {
+	if n < 2 && !few || n > 6 {
 		t.Errorf("%d connections", n)
 	}
 	wants(t, client(t, 1), r.url("/"), "")

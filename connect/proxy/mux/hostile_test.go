@@ -3,8 +3,10 @@
 package mux
 
 import (
+	"errors"
 	"runtime"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -141,4 +143,42 @@ func TestMemoryOfFullWindows(t *testing.T) {
 	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 48<<20 {
 		t.Errorf("%d MB are kept", grown>>20)
 	}
+}
+
+// More connections don't have more kept: where all hold too much, streams are cut, and one whose connection holds little isn't.
+func TestHeldOfAll(t *testing.T) {
+	if testing.Short() {
+		t.Skip("some 50 MB")
+	}
+	bubble(t, func(t *testing.T) {
+		var held Held
+		small := connectHeld(t, &held)
+		near, far := small.stream()
+		chunk := make([]byte, firstWindow)
+		cut := 0
+		for range 3 {
+			e := connectHeld(t, &held)
+			for range mostOpened {
+				st, _ := e.stream()
+				_, _ = st.Write(chunk) // it may have been cut
+			}
+			synctest.Wait() // all has come
+			send(t, near, "a word")
+			receive(t, far, "a word")
+			e.server.mu.Lock()
+			for _, st := range e.server.streams {
+				st.mu.Lock()
+				if errors.Is(st.dead, errHeld) {
+					cut++
+				}
+				st.mu.Unlock()
+			}
+			e.server.mu.Unlock()
+		}
+		if n := held.bytes.Load(); n > maxHeld+4*littleHeld || cut == 0 {
+			t.Errorf("%d bytes are kept of all, %d streams were cut", n, cut)
+		}
+		send(t, near, "another")
+		receive(t, far, "another")
+	})
 }

@@ -48,14 +48,16 @@ type ends struct {
 	err            [2]error // of the client and the server, once over is closed
 }
 
-func connect(t *testing.T) *ends {
+func connect(t *testing.T) *ends { return connectHeld(t, nil) }
+
+func connectHeld(t *testing.T, held *Held) *ends {
 	a, b := memnet.Pipe("a", "b")
 	e := &ends{
 		t: t, out: &counted{Conn: a}, accepted: make(chan *Stream, 2*maxStreams), left: make(chan struct{}, 1),
 		over: [2]chan struct{}{make(chan struct{}), make(chan struct{})},
 	}
 	e.client = New(e.out, Config{Left: func() { e.left <- struct{}{} }})
-	e.server = New(b, Config{Accept: func(st *Stream) { e.accepted <- st }})
+	e.server = New(b, Config{Held: held, Accept: func(st *Stream) { e.accepted <- st }})
 	for i, s := range []*Session{e.client, e.server} {
 		go func() {
 			defer close(e.over[i])

@@ -83,7 +83,20 @@ func (st *Stream) deliver(p []byte) (wake bool, err error) {
 		p = p[n:]
 	}
 	st.unread.add(p)
+	st.s.hold(len(p))
+	if len(p) > 0 && st.s.holdsTooMuch() {
+		st.dead = errHeld
+		st.dropLocked()
+		st.s.w.control(kindReset, st.id, resetCut)
+		wake = true
+	}
 	return wake, nil
+}
+
+// dropLocked lets go of what wasn't read.
+func (st *Stream) dropLocked() {
+	st.s.hold(-st.unread.n)
+	st.unread.drop()
 }
 
 // wake tells the owner that something has changed.
@@ -151,7 +164,7 @@ func (st *Stream) lose(why error, drop bool) {
 		st.dead = why
 	}
 	if drop {
-		st.unread.drop()
+		st.dropLocked()
 	}
 	resume := st.wakeLocked()
 	st.mu.Unlock()
@@ -212,6 +225,7 @@ func (st *Stream) Read(p []byte) (int, error) {
 	n := st.got
 	if n == 0 {
 		n = st.unread.take(p)
+		st.s.hold(-n)
 	}
 	st.got = 0
 	grant := st.consumeLocked(n)
@@ -341,7 +355,7 @@ func (st *Stream) Close() error {
 	if st.unset {
 		why = resetUnset
 	}
-	st.unread.drop()
+	st.dropLocked()
 	st.reading.stop()
 	st.writing.stop()
 	room := st.room
