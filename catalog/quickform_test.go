@@ -153,7 +153,11 @@ func sameRead(t *testing.T, typ reflect.Type, data []byte) int {
 	if err := decode(data, slow.Interface()); err != nil {
 		t.Fatalf("%s: %x is read without the library, which says: %v", typ, data, err)
 	}
-	if !reflect.DeepEqual(quick.Interface(), slow.Interface()) {
+	same := reflect.DeepEqual(quick.Interface(), slow.Interface())
+	if again := reflect.New(typ); !same && decode(data, again.Interface()) == nil && !reflect.DeepEqual(again.Interface(), slow.Interface()) {
+		same = bytes.Equal(must(encode(quick.Interface())), must(encode(slow.Interface()))) // what isn't a number isn't equal to itself either
+	}
+	if !same {
 		t.Fatalf("%s: %x is read as %+v, by the library as %+v", typ, data, quick.Elem(), slow.Elem())
 	}
 	return 1
@@ -171,6 +175,7 @@ func FuzzForms(f *testing.F) {
 			}
 		}
 	}
+	f.Add(must(encode(snapshotRow{Coordinate: &NodeCoordinate{Node: "n", Coord: Coordinate{Error: math.NaN()}}})))
 	f.Add(must(encode(KVOp{Verb: KVSet, Key: "k", Value: []byte("v")})))
 	f.Add(must(encode(Register{Node: Node{Node: "n", Meta: map[string]string{"a": "b", "cc": ""}}, Services: []Service{{ID: "web", Tags: []string{"a"}}}, Checks: []Check{{CheckID: "c"}}})))
 	stormtest.Fuzz(f, func(t *testing.T, data []byte) {
