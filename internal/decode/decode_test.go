@@ -121,6 +121,8 @@ func TestFaultsAreNamed(t *testing.T) {
 		{"a.hcl", "service {\n  port = [1]\n}", `a.hcl:2: service[0].port: want a whole number, got a list`},
 		{"a.hcl", "service {\n  name = \"a\"\n  name = \"b\"\n}", `a.hcl: not HCL: The argument "name" at 3:3 was already set. Each argument can only be defined once`},
 		{"a.hcl", "service {", "a.hcl:1: not HCL: object expected closing RBRACE got: EOF"},
+		{"a.hcl", "service {\n  name = \"wri\\6355te\"\n}", `a.hcl:2: not HCL: a string with an escape that is none, or a here-document without an end: "wri\6355te"`},
+		{"a.hcl", "\n\"ser\\6355vice\" {\n}", `a.hcl:2: not HCL: a string with an escape that is none, or a here-document without an end: "ser\6355vice"`},
 		{"a.hcl", "secret = \"x\"", "a.hcl:1: secret: unknown field"},
 		{"a.json", "{\"service\": [{\"Name\": 1,\n \"Port\": 1.5}]}", `a.json:2: service[0].Port: want a whole number, got a number "1.5"`},
 		{"a.json", "{\"service\": {\"service_id\": \"a\",\n \"ID\": \"b\"}}", `a.json:2: service[0].ID: given twice, also as "service_id"`},

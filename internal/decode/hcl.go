@@ -65,14 +65,22 @@ func hclObject(list *ast.ObjectList, line, depth int) (*Node, error) {
 		}
 		// A block's labels are objects around it: service "web" {…} is service = {web = {…}}.
 		for i := len(item.Keys) - 1; i > 0; i-- {
+			name, err := keyText(item.Keys[i])
+			if err != nil {
+				return nil, err
+			}
 			outer := &Node{Kind: Object, Line: v.Line}
-			if err := outer.add(&Field{Name: keyText(item.Keys[i]), Line: item.Keys[i].Token.Pos.Line, Value: v}); err != nil {
+			if err := outer.add(&Field{Name: name, Line: item.Keys[i].Token.Pos.Line, Value: v}); err != nil {
 				return nil, err
 			}
 			v = outer
 		}
 		key := item.Keys[0]
-		if err := n.addBlock(keyText(key), key.Token.Pos.Line, v, !item.Assign.IsValid()); err != nil {
+		name, err := keyText(key)
+		if err != nil {
+			return nil, err
+		}
+		if err := n.addBlock(name, key.Token.Pos.Line, v, !item.Assign.IsValid()); err != nil {
 			return nil, err
 		}
 	}
@@ -93,13 +101,25 @@ func (n *Node) addBlock(name string, line int, v *Node, block bool) error {
 	return n.add(&Field{Name: name, Line: line, Value: &Node{Kind: List, Line: line, Items: []*Node{v}, many: true}})
 }
 
-func keyText(k *ast.ObjectKey) string {
+func keyText(k *ast.ObjectKey) (string, error) {
 	if k.Token.Type == token.STRING {
-		if s, ok := k.Token.Value().(string); ok {
-			return s
-		}
+		return hclText(k.Token, k.Pos().Line)
 	}
-	return k.Token.Text
+	return k.Token.Text, nil
+}
+
+// hclText is what a string or here-document stands for. The library lets escapes through which it panics at here, as "\6355", so that is caught.
+func hclText(t token.Token, line int) (text string, err error) {
+	defer func() {
+		if recover() != nil {
+			err = &Error{Line: line, Text: "not HCL: a string with an escape that is none, or a here-document without an end: " + t.Text}
+		}
+	}()
+	text, ok := t.Value().(string)
+	if !ok {
+		return "", &Error{Line: line, Text: "not HCL: " + t.Text}
+	}
+	return text, nil
 }
 
 func hclValue(v ast.Node, depth int) (*Node, error) {
@@ -139,9 +159,11 @@ func hclLiteral(t *ast.LiteralType, line int) (*Node, error) {
 	case token.FLOAT:
 		return &Node{Kind: Number, Line: line, Text: t.Token.Text}, nil
 	case token.STRING, token.HEREDOC:
-		if s, ok := t.Token.Value().(string); ok {
-			return &Node{Kind: String, Line: line, Text: s}, nil
+		s, err := hclText(t.Token, line)
+		if err != nil {
+			return nil, err
 		}
+		return &Node{Kind: String, Line: line, Text: s}, nil
 	}
 	return nil, &Error{Line: line, Text: "not HCL: " + t.Token.Text}
 }
