@@ -160,7 +160,11 @@ func (c *clusterConfig) readsRow(ctx context.Context, t *table) error {
 	if err != nil {
 		return err
 	}
-	for what, p := range map[string]*place{"a follower": followers[0], "the leader": leader} {
+	for _, at := range []struct {
+		what string
+		*place
+	}{{"a follower", followers[0]}, {"the leader", leader}} {
+		what, p := at.what, at.place
 		for _, s := range three.places {
 			c.profiled(ctx, s, fmt.Sprintf("reads of %s at %s", what, s.name))
 		}
