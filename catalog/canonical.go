@@ -17,10 +17,16 @@ func Canonical(record any) (data []byte, err error) {
 // FromCanonical reads a record from its canonical form, strictly: a field that this version doesn't know is an error.
 func FromCanonical(data []byte, record any) error {
 	if to := reflect.ValueOf(record); to.Kind() == reflect.Pointer && !to.IsNil() && to.Elem().IsZero() {
-		if decodeQuickly(data, record) {
-			return nil
-		}
-		to.Elem().SetZero()
+		return decodeFresh(data, record)
 	}
 	return decode(data, record)
+}
+
+// decodeFresh is decode into a pointer to what is zero, by its form where that is enough.
+func decodeFresh(data []byte, fresh any) error {
+	if decodeQuickly(data, fresh) {
+		return nil
+	}
+	reflect.ValueOf(fresh).Elem().SetZero()
+	return decode(data, fresh)
 }

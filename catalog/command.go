@@ -180,11 +180,7 @@ func decodeAt(data []byte) (Body, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	if decodeQuickly(c.Body, body) {
-		return body, c.At, nil
-	}
-	body, _ = newBody(c.Type) // as it was
-	if err := decode(c.Body, body); err != nil {
+	if err := decodeFresh(c.Body, body); err != nil {
 		return nil, 0, fmt.Errorf("%s: %w", c.Type, err)
 	}
 	return body, c.At, nil
