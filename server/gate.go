@@ -263,7 +263,7 @@ func (s *Server) freshness() (known bool, contact time.Duration) {
 	if node == nil {
 		return false, 0
 	}
-	id, _ := s.leader()
+	id, _ := s.raftLeader()
 	if id == s.c.NodeID {
 		return true, 0
 	}

@@ -107,25 +107,30 @@ func (p *peers) close() {
 
 // leader is the leader's ID and address, as far as this server knows.
 func (s *Server) leader() (id, address string) {
+	id, known := s.raftLeader()
+	if id == "" {
+		return "", ""
+	}
+	return id, s.addressOf(id, known)
+}
+
+// raftLeader is the leader's ID, and the address that Raft knows it by.
+func (s *Server) raftLeader() (id, known string) {
 	node := s.raft.Load()
 	if node == nil {
 		return "", ""
 	}
 	addr, leader := node.LeaderWithID()
-	if leader == "" {
-		return "", ""
-	}
-	return string(leader), s.addressOf(string(leader), string(addr))
+	return string(leader), string(addr)
 }
 
 // leaderToAsk is leader without an address where it is this server: to look its own up among the members was a hundredth of a write's cost.
 func (s *Server) leaderToAsk() (id, address string) {
-	if node := s.raft.Load(); node != nil {
-		if _, leader := node.LeaderWithID(); string(leader) == s.c.NodeID {
-			return s.c.NodeID, ""
-		}
+	id, known := s.raftLeader()
+	if id == "" || id == s.c.NodeID {
+		return id, ""
 	}
-	return s.leader()
+	return id, s.addressOf(id, known)
 }
 
 // leads says whether this server leads and has caught up with what was agreed before.

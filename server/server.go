@@ -232,7 +232,7 @@ func New(c Config) (*Server, error) {
 		s.room.dir = filepath.Join(c.DataDir, "server")
 	}
 	s.reigns.leader = func() string {
-		id, _ := s.leader()
+		id, _ := s.raftLeader()
 		return id
 	}
 	s.coordinates, s.wan = &coordinates{s: s}, &wan{s: s}

@@ -61,7 +61,7 @@ func (s *Server) status() (*weftv1.ServerStatusResponse, error) {
 	if at := node.LastContact(); !at.IsZero() {
 		out.LastContactMs = max(0, s.c.Now().Sub(at).Milliseconds())
 	}
-	if id, _ := s.leader(); id == s.c.NodeID {
+	if id, _ := s.raftLeader(); id == s.c.NodeID {
 		out.LastContactMs = 0
 	}
 	if ca, err := s.store.Read().CA(); err == nil && ca != nil {

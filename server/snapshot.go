@@ -160,7 +160,7 @@ func (s *Server) RaftServers() ([]RaftServer, uint64, error) {
 	if err := future.Error(); err != nil {
 		return nil, 0, err
 	}
-	leader, _ := s.leader()
+	leader, _ := s.raftLeader()
 	out := []RaftServer{}
 	for _, p := range future.Configuration().Servers {
 		id := string(p.ID)
