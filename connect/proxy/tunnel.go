@@ -180,9 +180,7 @@ func (s *splicing) after(which int, first []byte, dst, src net.Conn) (int64, err
 
 const (
 	// bufferSize is how much is moved at once while much comes: four TLS records.
-	bufferSize = 4 * record
-	// record is as much as a TLS record carries.
-	record = 16 << 10
+	bufferSize = 4 * records.Record
 	// waitSize is the room in which a connection waits for something to come.
 	waitSize = 2 << 10
 	// calmReads are so many reads of little in a row that the larger room isn't needed any more.
@@ -251,19 +249,6 @@ func readMore(src net.Conn, p []byte) (n int, err error) {
 	return n, err
 }
 
-// writeAll writes p, several TLS records by one call where dst, with to beneath, is TLS.
-func writeAll(dst net.Conn, to *records.Conn, p []byte) (int, error) {
-	if to == nil || len(p) <= record {
-		return dst.Write(p)
-	}
-	to.Gather()
-	n, err := dst.Write(p)
-	if ferr := to.Flush(); err == nil {
-		err = ferr
-	}
-	return n, err
-}
-
 // oneWay copies until the source's end and hands that on as a half close; after a failure the other way is ended too.
 func (s *splicing) oneWay(which int, dst, src net.Conn) (n int64, err error) {
 	defer func() {
@@ -286,7 +271,7 @@ func (s *splicing) oneWay(which int, dst, src net.Conn) (n int64, err error) {
 		reading.Add(1) // odd: it reads
 		r, rerr := src.Read(p)
 		reading.Add(1)
-		if r == record && rerr == nil && from != nil && len(p) > record { // there may be more of the same
+		if r == records.Record && rerr == nil && from != nil && len(p) > records.Record { // there may be more of the same
 			var more int
 			more, rerr = from.Only(func() (int, error) { return readMore(src, p[r:]) })
 			r += more
@@ -302,7 +287,7 @@ func (s *splicing) oneWay(which int, dst, src net.Conn) (n int64, err error) {
 		}
 		if r > 0 {
 			s.idle.touch()
-			w, werr := writeAll(dst, to, p[:r])
+			w, werr := records.Write(dst, to, p[:r])
 			n += int64(w)
 			if werr != nil {
 				return n, werr

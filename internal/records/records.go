@@ -175,6 +175,22 @@ func (c *Conn) flushLocked() error {
 	return err
 }
 
+// Record is as much as TLS puts into one record.
+const Record = 16 << 10
+
+// Write writes p to conn, several TLS records by one call where conn is TLS and under, which Of gave for it, isn't nil.
+func Write(conn net.Conn, under *Conn, p []byte) (int, error) {
+	if under == nil || len(p) <= Record {
+		return conn.Write(p)
+	}
+	under.Gather()
+	n, err := conn.Write(p)
+	if more := under.Flush(); err == nil {
+		err = more
+	}
+	return n, err
+}
+
 // Write writes p, or holds it back; see Gather.
 func (c *Conn) Write(p []byte) (int, error) {
 	c.mu.Lock()

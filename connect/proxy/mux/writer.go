@@ -18,7 +18,6 @@ const (
 	writeTimeout = 10 * time.Second // the other side reads always
 	surelyTaken  = 64 << 10         // bytes since something was heard that a socket takes though the other side has stopped
 	maxKept      = 128 << 10
-	oneRecord    = 16 << 10
 )
 
 var writeBuffers = sync.Pool{New: func() any { return new([]byte) }}
@@ -177,15 +176,7 @@ func (w *writer) write(out []byte) error {
 			return err
 		}
 	}
-	if w.under == nil || len(out) <= oneRecord {
-		_, err := w.nc.Write(out)
-		return err
-	}
-	w.under.Gather()
-	_, err := w.nc.Write(out)
-	if more := w.under.Flush(); err == nil {
-		err = more
-	}
+	_, err := records.Write(w.nc, w.under, out)
 	return err
 }
 
