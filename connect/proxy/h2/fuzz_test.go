@@ -6,9 +6,7 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"net"
 	"testing"
-	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -36,24 +34,12 @@ func seedFrames(fields ...string) [][]byte {
 	return [][]byte{out.Bytes(), out.Bytes()[:30], {}, bytes.Repeat([]byte{0}, 200)}
 }
 
-// fuzzConn reads a given input, then end of file; what is written to it is dropped.
-type fuzzConn struct{ r *bytes.Reader }
-
-func (c fuzzConn) Read(p []byte) (int, error)     { return c.r.Read(p) }
-func (fuzzConn) Write(p []byte) (int, error)      { return len(p), nil }
-func (fuzzConn) Close() error                     { return nil }
-func (fuzzConn) LocalAddr() net.Addr              { return nil }
-func (fuzzConn) RemoteAddr() net.Addr             { return nil }
-func (fuzzConn) SetDeadline(time.Time) error      { return nil }
-func (fuzzConn) SetReadDeadline(time.Time) error  { return nil }
-func (fuzzConn) SetWriteDeadline(time.Time) error { return nil }
-
 func FuzzServer(f *testing.F) {
 	for _, b := range seedFrames(":method", "POST", ":scheme", "http", ":authority", "a", ":path", "/", "cookie", "a", "cookie", "b") {
 		f.Add(b)
 	}
 	stormtest.Fuzz(f, func(t *testing.T, in []byte) {
-		nc := fuzzConn{bytes.NewReader(append([]byte(preface), in...))}
+		nc := stormtest.Conn(append([]byte(preface), in...), 0)
 		s, err := NewServer(nc, ServerConfig{}, func(x stream.ServerExchange) {
 			checkHead(t, x.Request())
 			echo(x)
@@ -86,7 +72,7 @@ func FuzzClient(f *testing.F) {
 		f.Add(b)
 	}
 	stormtest.Fuzz(f, func(t *testing.T, in []byte) {
-		c, err := NewClient(fuzzConn{bytes.NewReader(in)}, ClientConfig{})
+		c, err := NewClient(stormtest.Conn(in, 0), ClientConfig{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,9 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"net"
 	"testing"
-	"time"
 
 	"github.com/weftmesh/weft/internal/stormtest"
 )
@@ -81,21 +79,6 @@ func TestBadFrames(t *testing.T) {
 	}
 }
 
-// fuzzConn reads a given input, in steps, then end of file; what is written to it is dropped.
-type fuzzConn struct {
-	r    *bytes.Reader
-	step int
-}
-
-func (c fuzzConn) Read(p []byte) (int, error)     { return c.r.Read(p[:min(len(p), c.step)]) }
-func (fuzzConn) Write(p []byte) (int, error)      { return len(p), nil }
-func (fuzzConn) Close() error                     { return nil }
-func (fuzzConn) LocalAddr() net.Addr              { return nil }
-func (fuzzConn) RemoteAddr() net.Addr             { return nil }
-func (fuzzConn) SetDeadline(time.Time) error      { return nil }
-func (fuzzConn) SetReadDeadline(time.Time) error  { return nil }
-func (fuzzConn) SetWriteDeadline(time.Time) error { return nil }
-
 // FuzzSession feeds a side that accepts, and one that has opened three streams. Whatever comes, each stream gets no more than its window, and
 // there are no more streams than there may be.
 func FuzzSession(f *testing.F) {
@@ -114,13 +97,13 @@ func FuzzSession(f *testing.F) {
 	}
 	stormtest.Fuzz(f, func(t *testing.T, in []byte, step uint8) {
 		var streams []*Stream
-		nc := fuzzConn{bytes.NewReader(in), 1 + int(step)}
+		nc := stormtest.Conn(in, 1+int(step))
 		server := New(nc, Config{Accept: func(st *Stream) { streams = append(streams, st) }})
 		_ = server.Run(context.Background())
 		if len(streams) > maxStreams {
 			t.Fatalf("%d streams at once", len(streams))
 		}
-		client := New(fuzzConn{bytes.NewReader(in), 1 + int(step)}, Config{})
+		client := New(stormtest.Conn(in, 1+int(step)), Config{})
 		for range 3 {
 			st, err := client.Open()
 			if err != nil {
