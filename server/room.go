@@ -74,6 +74,16 @@ func (r *room) atLeast(needed uint64) error {
 	return fmt.Errorf("%w: %d MiB are free in %s, and at least %d must be: make room; until then what is there can be read", api.ErrNoRoom, r.left>>20, r.dir, roomNeeded>>20)
 }
 
+// stale has room looked for the next time that it is asked about.
+func (r *room) stale() {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.looked = time.Time{}
+}
+
 // handOver says whether another server should be asked to lead: once each time that there is too little room. Where nobody has any,
 // leadership so stays where it is in the end, and reads go on.
 func (r *room) handOver() bool {

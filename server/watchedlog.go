@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/weftmesh/weft/internal/api"
 )
 
 // watchedLog stops the server when its log can't be written: after an fsync that failed nobody knows what is on disk, and another that
@@ -31,7 +33,12 @@ func (w *watchedLog) StoreLogs(logs []*raft.Log) error {
 		return short
 	}
 	err := w.LogStore.StoreLogs(logs)
-	if err != nil && !full(err) && short == nil {
+	switch {
+	case err == nil:
+	case full(err): // filled since room was looked for; nothing was written
+		w.room.stale()
+		return fmt.Errorf("%w: %w", api.ErrNoRoom, err)
+	case short == nil:
 		w.fatal(fmt.Errorf("this server stops, since its log can't be written: %w", err))
 	}
 	return err

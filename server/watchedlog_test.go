@@ -74,3 +74,20 @@ func TestLogWithoutRoom(t *testing.T) {
 		t.Errorf("with room: %v", err)
 	}
 }
+
+// A disk that fills up between two looks: the write is refused as one on a full disk, and the next isn't tried.
+func TestDiskFullBetweenLooks(t *testing.T) {
+	now, free := time.Now(), uint64(roomNeeded)
+	r := &room{dir: "/data", now: func() time.Time { return now }, free: func(string) (uint64, error) { return free, nil }}
+	w := &watchedLog{LogStore: failingLog{raft.NewInmemStore(), fmt.Errorf("write: %w", syscall.ENOSPC)}, room: r, fatal: func(err error) { t.Error(err) }}
+	if err := r.check(); err != nil {
+		t.Fatal(err)
+	}
+	free = 0
+	if err := w.StoreLog(&raft.Log{Index: 1, Data: make([]byte, smallAppend+1)}); !errors.Is(err, api.ErrNoRoom) || !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("the write that met it: %v", err)
+	}
+	if err := r.check(); !errors.Is(err, api.ErrNoRoom) {
+		t.Errorf("the next: %v", err)
+	}
+}

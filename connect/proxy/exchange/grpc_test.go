@@ -17,6 +17,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -173,6 +174,43 @@ func TestGRPCServersStopWithoutAFailedCall(t *testing.T) {
 	}
 	stopping.GracefulStop()
 	wg.Wait()
+}
+
+// A server that stops leaves connections that nobody has accepted, or closes them before it has said a word: no call is lost with these.
+func TestGRPCConnectionsThatNobodyTook(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var closed atomic.Int32
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				_, _ = io.ReadAtLeast(conn, make([]byte, 4096), 24) // the preface
+				_ = conn.Close()
+				closed.Add(1)
+			})
+		}
+	})
+	t.Cleanup(func() { _ = l.Close(); wg.Wait() })
+	second, _ := grpcUpstream(t)
+	r := newRig(t, nil, l.Addr().String(), second)
+	c := dialGRPC(t, r.addr)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for i := range 50 {
+		if err := c.Invoke(ctx, "/t.Echo/Unary", wrapperspb.String("hi"), new(message)); err != nil {
+			t.Error(i, err)
+		}
+	}
+	if closed.Load() == 0 {
+		t.Error("no connection was closed")
+	}
 }
 
 // tlsUpstream gives an address and the roots to trust.

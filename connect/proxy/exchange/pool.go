@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -402,30 +403,46 @@ func (v *clusterView) dialed(h *host, d *dialing, m *multi) {
 	close(d.done)
 }
 
-// runMulti makes a connection and reads it until it ends.
+// runMulti makes a connection and reads it until it ends. The connection counts as made once the server's SETTINGS have come, at the price
+// of a round trip: a server that is stopping leaves connections unaccepted, and of a call that is lost with one of these nobody could say that
+// it wasn't begun.
 func (v *clusterView) runMulti(ctx context.Context, ep *endpoint, d *dialing) {
-	conn, code, err := v.dial(ctx, ep, http2)
-	if err != nil {
+	fail := func(code reason.Code, err error) {
 		d.code, d.err = code, err
 		v.dialed(ep.host, d, nil)
+	}
+	conn, code, err := v.dial(ctx, ep, http2)
+	if err != nil {
+		fail(code, err)
 		v.closed(false)
 		return
 	}
 	defer v.closed(true)
-	client, err := h2.NewClient(conn, pings(&v.config.Keep))
+	var m *multi
+	cfg := pings(&v.config.Keep)
+	cfg.SettingsTimeout = v.connectTimeout()
+	cfg.OnSettled = func() {
+		m.born = time.Now()
+		m.used = m.born
+		v.dialed(ep.host, d, m)
+		if !v.state.valid(ep.host, v.identity) {
+			m.client.Drain()
+		}
+	}
+	client, err := h2.NewClient(conn, cfg)
 	if err != nil {
 		_ = conn.Close()
-		d.code, d.err = reason.UpstreamProtocol, err
-		v.dialed(ep.host, d, nil)
+		fail(reason.UpstreamProtocol, err)
 		return
 	}
-	now := time.Now()
-	m := &multi{client: client, identity: v.identity, born: now, used: now}
-	v.dialed(ep.host, d, m)
-	if !v.state.valid(ep.host, v.identity) {
-		client.Drain()
+	m = &multi{client: client, identity: v.identity}
+	err = client.Run(ctx)
+	if m.born.IsZero() {
+		v.failed(ctx, ep)
+		fail(unsettled(ctx, err), fmt.Errorf("%s said no SETTINGS: %w", ep.config.Address, cmp.Or(err, io.EOF)))
+		return
 	}
-	if err := client.Run(ctx); err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil {
 		v.state.engine.config.Log.Debug("upstream connection ended", "cluster", v.config.Name, "endpoint", ep.config.Address, "error", err)
 	}
 	h := ep.host
@@ -437,6 +454,18 @@ func (v *clusterView) runMulti(ctx context.Context, ep *endpoint, d *dialing) {
 			break
 		}
 	}
+}
+
+// unsettled is why a connection ended before the server's SETTINGS came.
+func unsettled(ctx context.Context, err error) reason.Code {
+	var bad *h2.ConnError
+	switch {
+	case ctx.Err() != nil:
+		return reason.Draining
+	case errors.As(err, &bad):
+		return reason.UpstreamProtocol
+	}
+	return reason.UpstreamConnectFailure
 }
 
 // dial makes a connection, TLS included, counts it, and reports a failure to the outlier detection.

@@ -23,6 +23,9 @@ type ClientConfig struct {
 	Floods Floods
 	// SettingsTimeout is for the server's first SETTINGS. Default 10 s.
 	SettingsTimeout time.Duration
+	// OnSettled, if set, is called once by Run when the server's first SETTINGS have come: only then is it known that the server has taken the
+	// connection, and that it speaks HTTP/2.
+	OnSettled func()
 	// WriteTimeout ends a connection whose peer takes no bytes for that long, or half as long again. Default 30 s.
 	WriteTimeout time.Duration
 	// PingEvery sends PING on a connection from which nothing came for that long, and PingTimeout (default 10 s) ends it
@@ -38,6 +41,7 @@ const streamsUntilTold = 100
 type Client struct {
 	conn
 	settingsWait time.Duration
+	onSettled    func()
 	done         chan struct{}
 
 	// Guarded by conn.mu.
@@ -62,7 +66,7 @@ func NewClient(nc net.Conn, cfg ClientConfig) (*Client, error) {
 	c.changed.L = &c.mu
 	c.conn.role = c
 	c.setup(nc, nil, cfg.Limits.WithDefaults(), cfg.Floods.withDefaults(), orDefault(cfg.WriteTimeout, defaultWrite))
-	c.settingsWait = orDefault(cfg.SettingsTimeout, defaultPreface)
+	c.settingsWait, c.onSettled = orDefault(cfg.SettingsTimeout, defaultPreface), cfg.OnSettled
 	c.pingEvery, c.pingWait = cfg.PingEvery, orDefault(cfg.PingTimeout, defaultPingWait)
 	c.w.preface()
 	c.w.settings(
@@ -225,14 +229,18 @@ func (c *Client) idleLocked(id uint32) bool { return id >= c.nextID || id%2 == 0
 
 func (c *Client) removedLocked(e *exch) { c.freeSlotLocked(e.cli) }
 
-func (c *Client) settingsLocked() {
-	if !c.settled {
-		c.settled = true
-		if !c.told {
-			c.peerMax = math.MaxInt32
-		}
+func (c *Client) settings() {
+	c.mu.Lock()
+	first := !c.settled
+	c.settled = true
+	if first && !c.told {
+		c.peerMax = math.MaxInt32
 	}
 	c.changed.Broadcast()
+	c.mu.Unlock()
+	if first && c.onSettled != nil {
+		c.onSettled()
+	}
 }
 
 func (c *Client) pong([8]byte) {}

@@ -43,7 +43,7 @@ type role interface {
 	idleLocked(id uint32) bool
 	// removedLocked is told of a stream that has left conn.streams.
 	removedLocked(e *exch)
-	settingsLocked()
+	settings()
 	goAway(f *http2.GoAwayFrame) error
 	pong(data [8]byte)
 	// lostLocked says which error e gets when the connection is lost; writing of bytes from started on never began.

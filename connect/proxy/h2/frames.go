@@ -548,9 +548,7 @@ func (c *conn) onSettings(f *http2.SettingsFrame) error {
 	if err := f.ForeachSetting(c.setting); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	c.role.settingsLocked()
-	c.mu.Unlock()
+	c.role.settings()
 	return c.reply(http2.FrameSettings, http2.FlagSettingsAck, 0, nil)
 }
 

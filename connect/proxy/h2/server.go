@@ -454,7 +454,7 @@ func (e *serverExch) serve() {
 
 func (s *Server) idleLocked(id uint32) bool       { return id > s.maxID || id%2 == 0 }
 func (s *Server) removedLocked(*exch)             { s.doneLocked() }
-func (s *Server) settingsLocked()                 {}
+func (s *Server) settings()                       {}
 func (s *Server) goAway(*http2.GoAwayFrame) error { return nil }
 
 func (s *Server) lostLocked(_ *exch, _ uint64, cause error) error {
