@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -105,17 +106,21 @@ func race(ctx context.Context, c raceConfig) error {
 					continue
 				}
 				fmt.Fprintf(os.Stderr, "round %d: %s, %s\n", round+1, who.name, protocol)
-				got, err := runContender(ctx, who, &course{protocol: protocol, features: c.features && who.features, weft: c.weft, envoy: c.envoy, dir: dir, pki: k}, todo)
-				var missing errNoProgram
-				if errors.As(err, &missing) {
-					fmt.Fprintln(os.Stderr, "left out:", err)
-					continue
-				}
-				if ctx.Err() != nil {
-					return context.Cause(ctx)
-				}
-				if err != nil { // what it did before counts; the others go on
-					fmt.Fprintf(os.Stderr, "round %d: %s: %v\n", round+1, who.name, err)
+				got := map[string]figures{}
+				for _, together := range apart(todo) {
+					f, err := runContender(ctx, who, &course{protocol: protocol, features: c.features && who.features, weft: c.weft, envoy: c.envoy, dir: dir, pki: k}, together)
+					var missing errNoProgram
+					if errors.As(err, &missing) {
+						fmt.Fprintln(os.Stderr, "left out:", err)
+						break
+					}
+					if ctx.Err() != nil {
+						return context.Cause(ctx)
+					}
+					if err != nil { // what it did before counts; the others go on
+						fmt.Fprintf(os.Stderr, "round %d: %s: %v\n", round+1, who.name, err)
+					}
+					maps.Copy(got, f)
 				}
 				for name, f := range got {
 					if results[name] == nil {
@@ -135,6 +140,22 @@ func race(ctx context.Context, c raceConfig) error {
 		}
 	}
 	return nil
+}
+
+// apart has memory read of processes that have done nothing else: what another work took isn't given back at once.
+func apart(todo []work) (groups [][]work) {
+	var others []work
+	for _, w := range todo {
+		if w.idle {
+			groups = append(groups, []work{w})
+		} else {
+			others = append(others, w)
+		}
+	}
+	if len(others) > 0 {
+		groups = append(groups, others)
+	}
+	return groups
 }
 
 func chosen(list, name string) bool {
