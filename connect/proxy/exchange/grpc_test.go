@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
+	"math"
 	"math/big"
 	"net"
 	"net/http"
@@ -182,21 +183,10 @@ func TestGRPCConnectionsThatNobodyTook(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var closed atomic.Int32
+	stopping := &closesFirst{Listener: l}
+	stopping.left.Store(math.MaxInt32)
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				_, _ = io.ReadAtLeast(conn, make([]byte, 4096), 24) // the preface
-				_ = conn.Close()
-				closed.Add(1)
-			})
-		}
-	})
+	wg.Go(func() { _, _ = stopping.Accept() })
 	t.Cleanup(func() { _ = l.Close(); wg.Wait() })
 	second, _ := grpcUpstream(t)
 	r := newRig(t, nil, l.Addr().String(), second)
@@ -208,8 +198,45 @@ func TestGRPCConnectionsThatNobodyTook(t *testing.T) {
 			t.Error(i, err)
 		}
 	}
-	if closed.Load() == 0 {
+	if stopping.left.Load() == math.MaxInt32 {
 		t.Error("no connection was closed")
+	}
+}
+
+// closesFirst closes so many connections as a server does that is stopping: their clients have begun, and it hasn't said a word.
+type closesFirst struct {
+	net.Listener
+	left atomic.Int32
+}
+
+func (l *closesFirst) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil || l.left.Add(-1) < 0 {
+			return conn, err
+		}
+		_, _ = io.ReadAtLeast(conn, make([]byte, 4096), 24) // HTTP/2's preface
+		_ = conn.Close()
+	}
+}
+
+// Where its successor has the same address, the call goes there.
+func TestHTTP2ConnectionThatNobodyTookAtTheOnlyAddress(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopped := &closesFirst{Listener: l}
+	stopped.left.Store(2)
+	serveOn(t, stopped, echo)
+	r := newRig(t, nil, l.Addr().String())
+	resp, err := client(t, 2).Post(r.url("/"), "text/plain", strings.NewReader("hi"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 200 || stopped.left.Load() >= 0 {
+		t.Errorf("%d %.200q %v, %d left to close", resp.StatusCode, body, err, stopped.left.Load())
 	}
 }
 

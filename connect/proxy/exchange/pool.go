@@ -439,7 +439,7 @@ func (v *clusterView) runMulti(ctx context.Context, ep *endpoint, d *dialing) {
 	err = client.Run(ctx)
 	if m.born.IsZero() {
 		v.failed(ctx, ep)
-		fail(unsettled(ctx, err), fmt.Errorf("%s said no SETTINGS: %w", ep.config.Address, cmp.Or(err, io.EOF)))
+		fail(unsettled(ctx, ep, err))
 		return
 	}
 	if err != nil && ctx.Err() == nil {
@@ -456,16 +456,20 @@ func (v *clusterView) runMulti(ctx context.Context, ep *endpoint, d *dialing) {
 	}
 }
 
-// unsettled is why a connection ended before the server's SETTINGS came.
-func unsettled(ctx context.Context, err error) reason.Code {
+// unsettled is why a connection ended before the server's SETTINGS came. One that the server closed may have been left to a process that is
+// stopping: another to the same address is worth a try at once.
+func unsettled(ctx context.Context, ep *endpoint, err error) (reason.Code, error) {
+	why := fmt.Errorf("%s said no SETTINGS: %w", ep.config.Address, cmp.Or(err, io.EOF))
 	var bad *h2.ConnError
 	switch {
 	case ctx.Err() != nil:
-		return reason.Draining
+		return reason.Draining, why
 	case errors.As(err, &bad):
-		return reason.UpstreamProtocol
+		return reason.UpstreamProtocol, why
+	case errors.Is(err, h2.ErrTimeout):
+		return reason.UpstreamConnectFailure, why
 	}
-	return reason.UpstreamConnectFailure
+	return reason.UpstreamConnectFailure, fmt.Errorf("%w: %w", stream.ErrNotSent, why)
 }
 
 // dial makes a connection, TLS included, counts it, and reports a failure to the outlier detection.

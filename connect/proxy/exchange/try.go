@@ -242,7 +242,7 @@ func (ex *exchange) leaves(ep *endpoint, w wire) int {
 }
 
 func (ex *exchange) noConnection(code reason.Code, err error) failure {
-	fail := failure{code: code, err: err, connect: code != reason.UpstreamOverflow, final: code == reason.UpstreamOverflow || code == reason.Draining}
+	fail := failure{code: code, err: err, connect: code != reason.UpstreamOverflow, unsent: errors.Is(err, stream.ErrNotSent), final: code == reason.UpstreamOverflow || code == reason.Draining}
 	switch cause, late := ex.watch.state(); {
 	case cause != reason.None:
 		return failure{code: cause, err: err, final: true}
