@@ -244,6 +244,12 @@ func (v *clusterView) carry(ep *endpoint, conn *tls.Conn, m *making) *carrier {
 	return c
 }
 
+// isLeft says whether a connection is carried by one that takes no more.
+func (s *single) isLeft() bool {
+	st, ok := s.client.Conn().(*mux.Stream)
+	return ok && st.Session().Leaving()
+}
+
 // leave lets go of the idle connections that a carrier carries which takes no more.
 func (h *host) leave(c *carrier) {
 	h.end(func(s *single) bool {

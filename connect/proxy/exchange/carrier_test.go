@@ -225,6 +225,12 @@ func TestACarrierEnds(t *testing.T) {
 	if err := <-held; err != nil {
 		t.Errorf("what was under way: %v", err)
 	}
+	h := r.e.current().clusters["api"].endpoints[0].host
+	eventually(t, func() bool { // what was answered isn't kept on it, so it ends
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return len(h.carriers.all) == 1
+	})
 
 	// It breaks while idle: nobody notices.
 	s.each(func(session *mux.Session) { session.Close() })

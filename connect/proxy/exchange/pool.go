@@ -220,6 +220,9 @@ func (v *clusterView) release(l lease) {
 			if !v.state.valid(h, s.identity) || v.state.engine.base.Err() != nil { // it went while the connection was put back
 				h.prune(func(id string) bool { return v.state.engine.base.Err() == nil && v.state.valid(h, id) }, time.Time{})
 			}
+			if s.isLeft() { // as well
+				h.end(func(o *single) bool { return o != s })
+			}
 			v.state.wake()
 			return
 		}

@@ -186,13 +186,15 @@ func (s *serverConn) await() error {
 		_ = s.conn.SetReadDeadline(deadline)
 		// Asked after the deadline is set, so that Wake can't fall between the two.
 		if s.closesIdle() {
-			return errDone
+			return s.decline()
 		}
 		if err := s.rd.wait(); err != nil {
 			switch {
 			case rests && isTimeout(err) && !s.closesIdle():
 				return &Rest{Until: s.until, served: s.served}
-			case errors.Is(err, io.EOF) || isTimeout(err):
+			case isTimeout(err):
+				return s.decline()
+			case errors.Is(err, io.EOF):
 				return errDone
 			}
 			return err
@@ -204,6 +206,14 @@ func (s *serverConn) await() error {
 		_ = s.conn.SetReadDeadline(time.Time{})
 	}
 	return nil
+}
+
+// decline ends a connection on which nothing was read that wasn't answered. Where it can say so, a request that crosses its end isn't lost.
+func (s *serverConn) decline() error {
+	if c, ok := s.conn.(interface{ Refuse() }); ok {
+		c.Refuse()
+	}
+	return errDone
 }
 
 func (s *serverConn) closesIdle() bool { return s.config.Closing != nil && s.config.Closing() }

@@ -11,7 +11,7 @@
 //	3 window  4          so many more bytes of the stream are taken; it begins with 64 KiB
 //	4 end     –          the sender writes no more, and reads on
 //	5 close   –          the sender neither writes nor reads any more
-//	6 reset   1          the stream is cut: 0, or 1 where nothing of it was looked at
+//	6 reset   1          the stream is cut: 0, or 1 where nothing of it was looked at, or nothing behind what was answered
 //	7 leave   –          (stream 0) the sender opens no more, or, the accepting side, wants no more opened, which the opener answers
 //	8 ping    –          (stream 0) 9 pong answers it
 //

@@ -27,7 +27,7 @@ const (
 	headSize   = 8
 	maxData    = 16<<10 - headSize // so that a whole frame is one TLS record
 	resetCut   = 0
-	resetUnset = 1 // refused: nothing of the stream was looked at
+	resetUnset = 1 // refused: nothing of the stream was looked at, or nothing behind what was answered
 )
 
 // sizes are how much follows each kind's head, but data's.

@@ -37,12 +37,12 @@ func (s *Session) handle(f frame) error {
 		}
 		return s.idled()
 	case kindReset:
-		cause := errCut
-		if f.n == resetUnset {
-			cause = errRefused
-			s.refused()
+		if f.n != resetUnset {
+			st.lose(errCut, true)
+			return s.taken(st)
 		}
-		st.lose(cause, true)
+		s.refused(st)
+		st.lose(errRefused, false) // what was answered before may be on its way to who reads
 		return s.taken(st)
 	case kindEnd:
 		return st.peerEnds(false)
@@ -69,11 +69,13 @@ func (s *Session) taken(st *Stream) error {
 	return s.g.wasted()
 }
 
-// refused notes that the other side has no room for one more stream.
-func (s *Session) refused() {
+// refused notes that the other side has no room for one more stream, unless it has served this one and only wants it no more.
+func (s *Session) refused(st *Stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.own.full = time.Now()
+	if !st.heard {
+		s.own.full = time.Now()
+	}
 }
 
 // answers says whether whoever sent this can't count the stream as wasted any more.
@@ -141,6 +143,7 @@ func (s *Session) peerLeaves() error {
 	s.mu.Lock()
 	again := s.left
 	s.left = true
+	s.over.Store(true)
 	if s.c.Accept == nil {
 		s.leaveLocked()
 	}

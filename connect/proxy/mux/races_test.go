@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/weftmesh/weft/connect/proxy/stream"
 )
 
 // quiet has what was sent arrive, and says whether the connection is still there.
@@ -100,6 +102,37 @@ func TestUnwritableEnds(t *testing.T) {
 		<-h.over
 		if d := time.Since(began); d > time.Second {
 			t.Errorf("it ended after %v: %v", d, h.err)
+		}
+	})
+}
+
+// Who closes a stream on which nothing came since its answer says so: the answer arrives whole, what was sent meanwhile may be sent again, and there is
+// room for other streams.
+func TestRefusedBehindAnAnswer(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := connect(t)
+		near, far := e.stream()
+		send(t, near, "question")
+		receive(t, far, "question")
+		send(t, far, "answer")
+		far.Refuse()
+		send(t, near, "another")
+		synctest.Wait()
+		receive(t, near, "answer")
+		if _, err := near.Read(make([]byte, 1)); !errors.Is(err, stream.ErrNotSent) {
+			t.Errorf("behind the answer: %v", err)
+		}
+		if _, err := near.Write([]byte("x")); !errors.Is(err, stream.ErrNotSent) {
+			t.Errorf("a write: %v", err)
+		}
+		_ = near.Close()
+		if other, err := e.client.Open(); err != nil {
+			t.Error(err)
+		} else {
+			_ = other.Close()
+		}
+		if !e.quiet() {
+			t.Error(e.err)
 		}
 	})
 }

@@ -49,6 +49,7 @@ type Session struct {
 	extra atomic.Int64  // by how much windows have grown
 	heard atomic.Uint64 // reads
 	held  atomic.Int64  // bytes that wait to be read
+	over  atomic.Bool   // no more streams can be opened; set under mu
 	work  sync.WaitGroup
 
 	mu      sync.Mutex // guards what follows
@@ -122,6 +123,7 @@ func (s *Session) fail(err error) {
 		return
 	}
 	s.err = err
+	s.over.Store(true)
 	if s.asked != nil {
 		s.asked.Stop()
 	}
@@ -142,6 +144,7 @@ func (s *Session) unwritable(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.broken = err
+	s.over.Store(true)
 	s.w.stop(err)
 	_ = s.nc.SetReadDeadline(time.Now().Add(lastWords))
 }
@@ -220,6 +223,7 @@ func (s *Session) leaveLocked() {
 		return
 	}
 	s.leaves = true
+	s.over.Store(true)
 	s.w.control(kindLeave, 0, 0)
 	s.w.kick()
 	if len(s.streams) == 0 {
@@ -253,11 +257,7 @@ func (s *Session) restLocked() {
 }
 
 // Leaving says whether no more streams can be opened.
-func (s *Session) Leaving() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.leaves || s.left || s.err != nil || s.broken != nil
-}
+func (s *Session) Leaving() bool { return s.over.Load() }
 
 // IdleSince says since when the opener has had no stream; false if it has one.
 func (s *Session) IdleSince() (time.Time, bool) {

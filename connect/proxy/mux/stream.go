@@ -50,7 +50,7 @@ type Stream struct {
 var (
 	errCut     error = syscall.ECONNRESET
 	errLost          = fmt.Errorf("%w: the connection that carried it ended", syscall.ECONNRESET) // and why
-	errRefused       = fmt.Errorf("%w: the other sidecar takes no more streams", stream.ErrNotSent)
+	errRefused       = fmt.Errorf("%w: the other sidecar has closed the connection before", stream.ErrNotSent)
 )
 
 func newStream(s *Session, id uint32) *Stream {
@@ -330,7 +330,8 @@ func (st *Stream) SetLinger(sec int) error {
 	return nil
 }
 
-// Refuse closes a stream of which nothing was looked at, so that what was sent on it may be sent again whatever it is.
+// Refuse closes a stream of which nothing was looked at, or nothing behind what was answered, so that what was sent on it since may be sent again
+// whatever it is. What was written still arrives.
 func (st *Stream) Refuse() {
 	st.mu.Lock()
 	st.abrupt, st.unset = true, true
