@@ -62,14 +62,22 @@ func BodyLimit(r *http.Request) int64 {
 	return 0
 }
 
-// Brief says whether a request is a write that is answered as soon as it is known, and done whoever still waits for the answer.
+// Brief says whether a request is answered soon, and nothing is lost when that is done for a caller who has gone: a write that is answered
+// as soon as it is known, or a read that waits for no change, but for a leader at most.
 func Brief(r *http.Request) bool {
-	if r.Method != http.MethodPut || r.ContentLength <= 0 || r.ContentLength > believed {
-		return false
-	}
 	path := r.URL.Path
-	return strings.HasPrefix(path, "/v1/kv/") || path == "/v1/catalog/register" || path == "/v1/catalog/deregister" ||
-		path == "/v1/agent/service/register" || path == "/v1/agent/check/register" || path == "/v1/txn"
+	switch r.Method {
+	case http.MethodPut:
+		return r.ContentLength > 0 && r.ContentLength <= believed &&
+			(strings.HasPrefix(path, "/v1/kv/") || path == "/v1/catalog/register" || path == "/v1/catalog/deregister" ||
+				path == "/v1/agent/service/register" || path == "/v1/agent/check/register" || path == "/v1/txn")
+	case http.MethodGet:
+		// To take the query apart would be more work than it is worth: what only might wait isn't brief either.
+		q := r.URL.RawQuery
+		return r.ContentLength == 0 && !strings.Contains(q, "index") && !strings.Contains(q, "hash") && !strings.Contains(q, "%") &&
+			(strings.HasPrefix(path, "/v1/kv/") || strings.HasPrefix(path, "/v1/health/") || strings.HasPrefix(path, "/v1/catalog/"))
+	}
+	return false
 }
 
 // Bulk says whether a request may wait long or move much, so that it needs a connection apart from the others'.
