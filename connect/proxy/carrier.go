@@ -20,6 +20,33 @@ import (
 type carrier struct {
 	connection *connection // for what is asked of it; it is none of Proxy.conns
 	session    *mux.Session
+	share      *share
+}
+
+// share is what one identity has on connections that carry others. It is guarded by Proxy.mu.
+type share struct {
+	uri      string
+	held     *mux.Held
+	carriers int
+	streams  int
+}
+
+// shareLocked gives an identity's, for one more connection.
+func (p *Proxy) shareLocked(uri string) *share {
+	s := p.shares[uri]
+	if s == nil {
+		s = &share{uri: uri, held: p.held.Share()}
+		p.shares[uri] = s
+	}
+	s.carriers++
+	return s
+}
+
+// leftLocked is called when it has one connection less, or a stream.
+func (p *Proxy) leftLocked(s *share) {
+	if s.carriers == 0 && s.streams == 0 && p.shares[s.uri] == s {
+		delete(p.shares, s.uri)
+	}
 }
 
 // carry serves what a connection carries until that ends. l is the listener as it is, last as it was when the connection came.
@@ -29,19 +56,22 @@ func (p *Proxy) carry(ctx context.Context, served *run.Group, c *connection, l, 
 		return
 	}
 	k := &carrier{connection: c}
-	k.session = mux.New(c.conn, mux.Config{Held: &p.held, Accept: func(st *mux.Stream) {
+	p.mu.Lock()
+	k.share = p.shareLocked(c.peer.URI)
+	k.session = mux.New(c.conn, mux.Config{Held: k.share.held, Accept: func(st *mux.Stream) {
 		served.Go("connection", func(ctx context.Context) error {
 			p.serveStream(ctx, served, st, k, last)
 			return nil
 		})
 	}})
-	p.mu.Lock()
 	p.carriers[k] = struct{}{}
 	stopping := p.stopping
 	p.mu.Unlock()
 	defer func() {
 		p.mu.Lock()
 		delete(p.carriers, k)
+		k.share.carriers--
+		p.leftLocked(k.share)
 		p.mu.Unlock()
 	}()
 	if stopping || p.listener(c.listener) == nil {
@@ -70,6 +100,7 @@ func (p *Proxy) serveStream(ctx context.Context, served *run.Group, st *mux.Stre
 	}
 	peer := *k.connection.peer
 	c := p.newConnection(served, st, k.connection.listener, &peer)
+	c.share = k.share
 	if since := k.connection.looked.Load(); since != nil {
 		c.looked.Store(since) // what was trusted when the certificate was shown, not now
 	}

@@ -117,8 +117,8 @@ func TestCarriedConnectionsRestAndDrain(t *testing.T) {
 		}
 	}
 	c.p.drainListener("l")
-	for _, st := range all[1:] { // after a moment, in which they may be used a last time
-		if _, err := st.Read(make([]byte, 1)); err != io.EOF {
+	for _, st := range all[1:] { // after a moment, in which they may be used a last time: what is sent then may be sent again
+		if _, err := st.Read(make([]byte, 1)); !errors.Is(err, stream.ErrNotSent) {
 			t.Errorf("it ends with %v", err)
 		}
 		_ = st.Close()
@@ -228,4 +228,31 @@ func TestBoundOnCarriedConnections(t *testing.T) {
 	if _, err := bufio.NewReader(third).ReadByte(); err != io.EOF {
 		t.Errorf("the third: %v", err)
 	}
+}
+
+// So does the bound on one identity's, however many connections carry them.
+func TestBoundOnOneCallersCarriedConnections(t *testing.T) {
+	c := carriedBench(t, nil)
+	c.p.mu.Lock()
+	c.p.mostOfOne = 2
+	c.p.mu.Unlock()
+	ask(t, c.open(), "/1")
+	c.call()
+	second := c.open()
+	ask(t, second, "/2")
+	third := c.open()
+	_, _ = io.WriteString(third, "GET / HTTP/1.1\r\nHost: up\r\n\r\n")
+	if _, err := bufio.NewReader(third).ReadByte(); err != io.EOF {
+		t.Errorf("the third: %v", err)
+	}
+	_ = second.Close()
+	for end := time.Now().Add(5 * time.Second); ; <-time.After(time.Millisecond) {
+		if conns, _ := c.counts(); conns == 1 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("a connection that is closed is kept")
+		}
+	}
+	ask(t, c.open(), "/4")
 }

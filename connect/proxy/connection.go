@@ -31,6 +31,7 @@ type connection struct {
 	conn     net.Conn
 	listener string
 	peer     *config.Peer
+	share    *share                           // of one that is carried, else nil
 	owner    atomic.Pointer[listen.Owner]     // whose process opened it; nil: nobody has asked
 	suits    atomic.Pointer[listen.Processes] // for whom it was found to be last
 	leaving  atomic.Int64                     // since when, in Unix nanoseconds; 0: it stays
@@ -299,8 +300,11 @@ func hello(ctx context.Context, conn net.Conn, within time.Duration) (b []byte, 
 func (p *Proxy) enter(c *connection, l *config.Listener) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if l.MaxConnections > 0 && p.perListener[c.listener] >= l.MaxConnections {
+	if l.MaxConnections > 0 && p.perListener[c.listener] >= l.MaxConnections || c.share != nil && c.share.streams >= p.mostOfOne {
 		return false
+	}
+	if c.share != nil {
+		c.share.streams++
 	}
 	p.conns[c] = struct{}{}
 	p.perListener[c.listener]++
@@ -314,6 +318,10 @@ func (p *Proxy) leave(c *connection) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.conns, c)
+	if c.share != nil {
+		c.share.streams--
+		p.leftLocked(c.share)
+	}
 	if p.perListener[c.listener]--; p.perListener[c.listener] == 0 {
 		delete(p.perListener, c.listener)
 	}

@@ -69,6 +69,7 @@ type Proxy struct {
 	engine    *exchange.Engine
 	lounge    *lounge.Lounge
 	restAfter time.Duration
+	mostOfOne int // connections of one identity that are carried
 	snapshot  atomic.Pointer[config.Snapshot]
 	applied   chan struct{} // a new snapshot is there; capacity 1
 	ready     atomic.Bool   // a first configuration is in force
@@ -78,6 +79,7 @@ type Proxy struct {
 	mu          sync.Mutex // guards what follows
 	conns       map[*connection]struct{}
 	carriers    map[*carrier]struct{}
+	shares      map[string]*share   // of who has some of these, by its URI
 	perListener map[string]int      // how many of these a listener has, by its name
 	learners    map[string]*learner // by listener without a declared protocol
 	stopping    bool                // connections that still come are to leave
@@ -99,8 +101,8 @@ func New(c Config) (*Proxy, error) {
 		c.Original = listen.OriginalDestination
 	}
 	p := &Proxy{
-		c: c, lounge: lounge.New(), restAfter: restAfter, applied: make(chan struct{}, 1),
-		conns: map[*connection]struct{}{}, carriers: map[*carrier]struct{}{}, perListener: map[string]int{}, learners: map[string]*learner{},
+		c: c, lounge: lounge.New(), restAfter: restAfter, mostOfOne: maxPerIdentity, applied: make(chan struct{}, 1),
+		conns: map[*connection]struct{}{}, carriers: map[*carrier]struct{}{}, shares: map[string]*share{}, perListener: map[string]int{}, learners: map[string]*learner{},
 	}
 	metrics := exchange.NewMetrics(c.Service)
 	if c.Metrics != nil {
@@ -344,7 +346,8 @@ func (p *Proxy) close(s *socket, served *run.Group) {
 	})
 }
 
-// The proxy's caps: the application on this host may open many connections; other sidecars carry many requests on each.
+// The proxy's caps: the application on this host may open many connections; other sidecars carry many requests on each. Of one identity there are as many
+// that are carried as may be of its own.
 const maxPerIdentity = 20000
 
 func (p *Proxy) open(ctx context.Context, served *run.Group, l *config.Listener) (*socket, error) {

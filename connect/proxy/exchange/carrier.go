@@ -49,6 +49,10 @@ func (c *carriers) suitsLocked(s *single, n int64) bool {
 	return c.bulk || !c.carries
 }
 
+// mostCarriers is how many there are for one host: each carries hundreds, and has some more of them taken back each second. What is more goes by connections
+// of its own, whose number is the requests': a host that takes connections and refuses all that they would carry doesn't get one for each.
+const mostCarriers = 64
+
 // carrier is one of them.
 type carrier struct {
 	session  *mux.Session
@@ -128,10 +132,12 @@ func (h *host) stream(v *clusterView) (st *mux.Stream, m *making, alone wire) {
 	if h.carriers.bulk || !v.state.valid(h, v.identity) { // a request that began before the certificate was renewed goes on alone
 		return nil, nil, http1Own
 	}
+	n := 0
 	for _, c := range h.carriers.all {
 		if c.identity != v.identity {
 			continue
 		}
+		n++
 		if !v.fresh(c.born, time.Time{}) {
 			c.session.Leave()
 		}
@@ -143,8 +149,11 @@ func (h *host) stream(v *clusterView) (st *mux.Stream, m *making, alone wire) {
 		m.waiting.Add(1)
 		return nil, m, raw
 	}
-	if h.carriers.alone {
+	switch {
+	case h.carriers.alone:
 		return nil, nil, http1
+	case n >= mostCarriers:
+		return nil, nil, http1Own
 	}
 	return nil, nil, raw
 }

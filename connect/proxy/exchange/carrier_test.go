@@ -31,6 +31,7 @@ type carrying struct {
 	streams  chan net.Conn
 	over     chan struct{}
 	closes   atomic.Bool // connections are closed as soon as they are there
+	refuses  atomic.Bool // streams are
 	end      func()
 	mu       sync.Mutex // guards sessions
 	sessions []*mux.Session
@@ -90,7 +91,13 @@ func newCarrying(t *testing.T, cert tls.Certificate, verdict error, h http.Handl
 				_ = conn.Close()
 				continue
 			}
-			session := mux.New(conn, mux.Config{Accept: func(st *mux.Stream) { s.streams <- st }})
+			session := mux.New(conn, mux.Config{Accept: func(st *mux.Stream) {
+				if s.refuses.Load() {
+					st.Refuse()
+					return
+				}
+				s.streams <- st
+			}})
 			s.mu.Lock()
 			s.sessions = append(s.sessions, session)
 			s.mu.Unlock()
@@ -316,6 +323,30 @@ func TestACarrierThatNeverLasts(t *testing.T) {
 	}
 	s.closes.Store(false)
 	wants(t, client(t, 1), r.url("/"), "")
+}
+
+// A sidecar that takes connections and refuses all that they would carry doesn't get more and more of them.
+func TestACarrierThatRefusesAll(t *testing.T) {
+	cert := selfSigned(t)
+	s := newCarrying(t, cert, nil, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), mux.ALPN, "http/1.1")
+	s.refuses.Store(true)
+	r := newRig(t, mutual(cert, "i"), s.addr)
+	cl := client(t, 1)
+	for range 2 * mostCarriers {
+		resp, err := cl.Get(r.url("/"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = body(t, resp)
+	}
+	h := r.e.current().clusters["api"].endpoints[0].host
+	h.mu.Lock()
+	n := len(h.carriers.all)
+	h.mu.Unlock()
+	if n > mostCarriers {
+		t.Errorf("%d connections are kept", n)
+	}
+	wants(t, cl, r.url("/"), "") // by one of its own
 }
 
 // A new certificate is shown by a new connection, and the one before ends when nothing is on it.

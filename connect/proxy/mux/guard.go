@@ -22,6 +22,7 @@ const (
 	wasteAge        = time.Second // a stream that lived longer than this wasn't wasted
 	idles           = 5000        // frames at once that carry nothing
 	idlesPerSecond  = 1000
+	earningData     = 64 // bytes that earn a frame which carries nothing: bytes alone don't
 
 	freeShare = 0.75 // of a budget that is left: nothing is owed
 	wasteCost = time.Millisecond

@@ -25,7 +25,7 @@ func (s *Session) handle(f frame) error {
 	}
 	switch f.kind {
 	case kindData:
-		s.g.idle.earn(1)
+		s.g.idle.earn(min(1, float64(len(f.data))/earningData))
 		wake, err := st.deliver(f.data)
 		if wake {
 			s.ready = append(s.ready, st)

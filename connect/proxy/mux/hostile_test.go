@@ -49,6 +49,7 @@ func TestHostile(t *testing.T) {
 		"opened after leave":      {bad: join(of(kindLeave, 0, 0), open(1)), good: join(open(1), of(kindLeave, 0, 0))},
 		"pings without end":       {bad: times(idles+100, func(int) []byte { return of(kindPing, 0, 0) }), good: times(100, func(int) []byte { return of(kindPing, 0, 0) })},
 		"windows without end":     {bad: join(open(1), times(idles+100, func(int) []byte { return of(kindWindow, 1, 1) })), good: join(open(1), times(100, func(int) []byte { return of(kindWindow, 1, 1) }))},
+		"windows between bytes":   {bad: join(open(1), times(idles+200, func(int) []byte { return join(of(kindWindow, 1, 1), data(1, 1)) })), good: join(open(1), times(100, func(int) []byte { return join(of(kindWindow, 1, 1), data(1, 1)) }))},
 		"streams taken back":      {bad: times(wastes+200, func(i int) []byte { return join(open(uint32(i+1)), of(kindReset, uint32(i+1), 0)) }), good: times(100, func(i int) []byte { return join(open(uint32(i+1)), of(kindReset, uint32(i+1), 0)) })},
 		"opened without end":      {bad: times(maxStreams+wastes+200, func(i int) []byte { return open(uint32(i + 1)) }), good: times(maxStreams+10, func(i int) []byte { return open(uint32(i + 1)) })},
 		"data for what is closed": {opens: true, bad: join(of(kindClose, 2, 0), data(3, firstWindow), data(3, 1)), good: data(3, firstWindow)},
@@ -180,5 +181,35 @@ func TestHeldOfAll(t *testing.T) {
 		}
 		send(t, near, "another")
 		receive(t, far, "another")
+	})
+}
+
+// A peer that has little kept on each of many connections has no more kept than others: what is little in any case is so of all of one peer's together.
+func TestHeldOfOnePeer(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var held Held
+		held.bytes.Store(maxHeld + 1)
+		peer, other := held.Share(), held.Share()
+		for range littleShare/littleHeld + 4 {
+			e := connectHeld(t, peer)
+			for range 300 { // a byte of each takes a buffer
+				near, _ := e.stream()
+				send(t, near, "x")
+			}
+			synctest.Wait()
+		}
+		if n := peer.bytes.Load(); n > littleShare+smallPiece {
+			t.Errorf("%d bytes are kept of one peer", n)
+		}
+		e := connectHeld(t, other)
+		near, far := e.stream()
+		send(t, near, "a word")
+		receive(t, far, "a word")
+		e.client.Close()
+		<-e.over[1]
+		_ = far.Close()
+		if n := other.bytes.Load(); n != 0 {
+			t.Errorf("%d bytes of what is gone count", n)
+		}
 	})
 }

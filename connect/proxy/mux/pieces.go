@@ -19,6 +19,7 @@ type pieces struct {
 	list  [][]byte // each from the array's beginning; its capacity says which one it is
 	r     int      // what of the first was read
 	n     int
+	kept  int       // bytes of the buffers
 	first [1][]byte // list's room as a rule
 }
 
@@ -38,8 +39,10 @@ func (q *pieces) add(p []byte) {
 		}
 		if len(q.list) == 0 && len(p) <= smallPiece {
 			q.list = append(q.list, smallPieces.Get().(*[smallPiece]byte)[:0])
+			q.kept += smallPiece
 		} else {
 			q.list = append(q.list, largePieces.Get().(*[largePiece]byte)[:0])
+			q.kept += largePiece
 		}
 	}
 }
@@ -57,6 +60,7 @@ func (q *pieces) take(p []byte) (n int) {
 }
 
 func (q *pieces) shift() {
+	q.kept -= cap(q.list[0])
 	giveBack(q.list[0])
 	q.list[0] = nil
 	q.list, q.r = q.list[1:], 0

@@ -136,3 +136,20 @@ func TestRefusedBehindAnAnswer(t *testing.T) {
 		}
 	})
 }
+
+// What the other side has closed in order stays so when the connection ends behind that: who reads later finds the end, not a break.
+func TestTheConnectionEndsBehindAClose(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := connect(t)
+		near, far := e.stream()
+		send(t, near, "the last")
+		_ = near.Close()
+		e.client.Leave()
+		<-e.over[1]
+		receive(t, far, "the last")
+		if _, err := far.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("behind the last: %v", err)
+		}
+		_ = far.Close()
+	})
+}

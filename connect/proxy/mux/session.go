@@ -25,7 +25,7 @@ type Config struct {
 	Silence time.Duration
 	// Idle is how long the accepting side keeps a connection without a stream: 1 h. Leaving is the same when it leaves: 5 s.
 	Idle, Leaving time.Duration
-	// Held bounds what waits to be read on all sessions that have it; nil: on each alone, by its windows.
+	// Held bounds what waits to be read on all sessions that have it, or another share of the same; nil: on each alone, by its windows.
 	Held *Held
 }
 
@@ -48,7 +48,7 @@ type Session struct {
 	sent  atomic.Uint64 // data frames
 	extra atomic.Int64  // by how much windows have grown
 	heard atomic.Uint64 // reads
-	held  atomic.Int64  // bytes that wait to be read
+	held  atomic.Int64  // memory in which bytes wait to be read
 	over  atomic.Bool   // no more streams can be opened; set under mu
 	work  sync.WaitGroup
 

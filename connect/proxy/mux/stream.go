@@ -82,8 +82,9 @@ func (st *Stream) deliver(p []byte) (wake bool, err error) {
 		st.got += n
 		p = p[n:]
 	}
+	kept := st.unread.kept
 	st.unread.add(p)
-	st.s.hold(len(p))
+	st.s.hold(st.unread.kept - kept)
 	if len(p) > 0 && st.s.holdsTooMuch() {
 		st.dead = errHeld
 		st.dropLocked()
@@ -95,7 +96,7 @@ func (st *Stream) deliver(p []byte) (wake bool, err error) {
 
 // dropLocked lets go of what wasn't read.
 func (st *Stream) dropLocked() {
-	st.s.hold(-st.unread.n)
+	st.s.hold(-st.unread.kept)
 	st.unread.drop()
 }
 
@@ -157,10 +158,10 @@ func (st *Stream) peerEnds(both bool) error {
 	return nil
 }
 
-// lose notes that the stream was cut; what has come and wasn't read is dropped, or read before.
+// lose notes that the stream was cut; what has come and wasn't read is dropped, or read before. One that the other side has closed before has its end.
 func (st *Stream) lose(why error, drop bool) {
 	st.mu.Lock()
-	if st.dead == nil {
+	if st.dead == nil && (drop || !st.gone) {
 		st.dead = why
 	}
 	if drop {
@@ -224,8 +225,9 @@ func (st *Stream) Read(p []byte) (int, error) {
 	}
 	n := st.got
 	if n == 0 {
+		kept := st.unread.kept
 		n = st.unread.take(p)
-		st.s.hold(-n)
+		st.s.hold(st.unread.kept - kept)
 	}
 	st.got = 0
 	grant := st.consumeLocked(n)
