@@ -28,9 +28,18 @@ import (
 type flood struct {
 	id   string
 	cut  bool
-	tls  bool // against the port for other sidecars, else against the upstream's
+	port floodPort
 	send func(ctx context.Context, addr string) (cut bool, err error)
 }
+
+// floodPort is what a flood is against.
+type floodPort uint8
+
+const (
+	upstreamPort floodPort = iota // where the service finds another
+	publicPort                    // the port for other sidecars
+	carriedPort                   // the same, by a sidecar that has a certificate and speaks weft-mux/1
+)
 
 // h2attack opens an HTTP/2 connection without TLS, and has step send frames until the proxy ends it or there have been n.
 func h2attack(n int, step func(f *http2.Framer, i int, head func(fields ...string) []byte) error) func(context.Context, string) (bool, error) {
@@ -148,45 +157,45 @@ func streamFloods() []flood {
 		return fields
 	}
 	return []flood{
-		{"C61 rapid reset", true, false, h2attack(50_000, func(f *http2.Framer, i int, head func(...string) []byte) error {
+		{"C61 rapid reset", true, upstreamPort, h2attack(50_000, func(f *http2.Framer, i int, head func(...string) []byte) error {
 			id := uint32(2*i + 1)
 			if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: head(), EndHeaders: true, EndStream: true}); err != nil {
 				return err
 			}
 			return f.WriteRSTStream(id, http2.ErrCodeCancel)
 		})},
-		{"C62 resets provoked by empty window updates", true, false, h2attack(50_000, func(f *http2.Framer, i int, head func(...string) []byte) error {
+		{"C62 resets provoked by empty window updates", true, upstreamPort, h2attack(50_000, func(f *http2.Framer, i int, head func(...string) []byte) error {
 			id := uint32(2*i + 1)
 			if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: head(), EndHeaders: true}); err != nil {
 				return err
 			}
 			return f.WriteWindowUpdate(id, 0)
 		})},
-		{"C63 CONTINUATION without an end", true, false, h2attack(100_000, func(f *http2.Framer, i int, head func(...string) []byte) error {
+		{"C63 CONTINUATION without an end", true, upstreamPort, h2attack(100_000, func(f *http2.Framer, i int, head func(...string) []byte) error {
 			if i == 0 {
 				return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: head()})
 			}
 			return f.WriteContinuation(1, false, bytes.Repeat([]byte{0x40, 1, 'x', 1, 'y'}, 100))
 		})},
-		{"C63 empty CONTINUATION", true, false, h2attack(100_000, func(f *http2.Framer, i int, head func(...string) []byte) error {
+		{"C63 empty CONTINUATION", true, upstreamPort, h2attack(100_000, func(f *http2.Framer, i int, head func(...string) []byte) error {
 			if i == 0 {
 				return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: head()})
 			}
 			return f.WriteContinuation(1, false, nil)
 		})},
-		{"C64 SETTINGS", true, false, h2attack(100_000, func(f *http2.Framer, _ int, _ func(...string) []byte) error { return f.WriteSettings() })},
-		{"C64 PING", true, false, h2attack(100_000, func(f *http2.Framer, _ int, _ func(...string) []byte) error { return f.WritePing(false, [8]byte{}) })},
-		{"C64 PRIORITY", true, false, h2attack(100_000, func(f *http2.Framer, i int, _ func(...string) []byte) error {
+		{"C64 SETTINGS", true, upstreamPort, h2attack(100_000, func(f *http2.Framer, _ int, _ func(...string) []byte) error { return f.WriteSettings() })},
+		{"C64 PING", true, upstreamPort, h2attack(100_000, func(f *http2.Framer, _ int, _ func(...string) []byte) error { return f.WritePing(false, [8]byte{}) })},
+		{"C64 PRIORITY", true, upstreamPort, h2attack(100_000, func(f *http2.Framer, i int, _ func(...string) []byte) error {
 			return f.WritePriority(uint32(2*i+1), http2.PriorityParam{Weight: 1})
 		})},
-		{"C64 WINDOW_UPDATE", true, false, h2attack(100_000, func(f *http2.Framer, _ int, _ func(...string) []byte) error { return f.WriteWindowUpdate(0, 1) })},
-		{"C64 empty DATA", true, false, h2attack(100_000, func(f *http2.Framer, i int, head func(...string) []byte) error {
+		{"C64 WINDOW_UPDATE", true, upstreamPort, h2attack(100_000, func(f *http2.Framer, _ int, _ func(...string) []byte) error { return f.WriteWindowUpdate(0, 1) })},
+		{"C64 empty DATA", true, upstreamPort, h2attack(100_000, func(f *http2.Framer, i int, head func(...string) []byte) error {
 			if i == 0 {
 				return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: head(), EndHeaders: true})
 			}
 			return f.WriteData(1, false, nil)
 		})},
-		{"C65 HPACK bomb", true, false, h2attack(2_000, func(f *http2.Framer, i int, head func(...string) []byte) error {
+		{"C65 HPACK bomb", true, upstreamPort, h2attack(2_000, func(f *http2.Framer, i int, head func(...string) []byte) error {
 			id := uint32(2*i + 1)
 			block := head("x-bomb", strings.Repeat("a", 3000)) // enters the table once, then it is one byte each time
 			if i > 0 {
@@ -194,7 +203,7 @@ func streamFloods() []flood {
 			}
 			return f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block, EndHeaders: true, EndStream: true})
 		})},
-		{"C68 100k cookies", false, false, h2refused(20, "431", func(f *http2.Framer, i int, head func(...string) []byte) error {
+		{"C68 100k cookies", false, upstreamPort, h2refused(20, "431", func(f *http2.Framer, i int, head func(...string) []byte) error {
 			block := head(cookies(100_000)...)
 			if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: block[:16_000], EndStream: true}); err != nil {
 				return err
@@ -208,7 +217,7 @@ func streamFloods() []flood {
 			}
 			return nil
 		})},
-		{"C66 streams whose answers nobody reads", false, false, h2attack(1000, func(f *http2.Framer, i int, head func(...string) []byte) error {
+		{"C66 streams whose answers nobody reads", false, upstreamPort, h2attack(1000, func(f *http2.Framer, i int, head func(...string) []byte) error {
 			if i == 0 {
 				if err := f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}); err != nil {
 					return err
@@ -223,14 +232,14 @@ func streamFloods() []flood {
 func plainFloods() []flood {
 	const get = "GET / HTTP/1.1\r\nHost: api\r\n"
 	return []flood{
-		{"C68 a field of 1 MiB", true, false, heads(get + "X: " + strings.Repeat("a", 1<<20) + "\r\n\r\n")},
-		{"C68 10k fields", true, false, heads(get + strings.Repeat("X: a\r\n", 10_000) + "\r\n")},
-		{"C68 a path of 1 MiB", true, false, heads("GET /?" + strings.Repeat("a&", 1<<19) + " HTTP/1.1\r\nHost: api\r\n\r\n")},
-		{"C69 heads that don't end", true, false, crowd(1000, get, 25*time.Second)},
-		{"C69 half a preface", true, false, crowd(1000, http2.ClientPreface[:10], 25*time.Second)},
-		{"C70 no ClientHello", true, true, crowd(3000, "", 25*time.Second)},
-		{"C70 half a ClientHello", true, true, crowd(1000, "\x16\x03\x01\x02\x00\x01", 25*time.Second)},
-		{"C70 TLS without a certificate", true, true, func(ctx context.Context, addr string) (bool, error) {
+		{"C68 a field of 1 MiB", true, upstreamPort, heads(get + "X: " + strings.Repeat("a", 1<<20) + "\r\n\r\n")},
+		{"C68 10k fields", true, upstreamPort, heads(get + strings.Repeat("X: a\r\n", 10_000) + "\r\n")},
+		{"C68 a path of 1 MiB", true, upstreamPort, heads("GET /?" + strings.Repeat("a&", 1<<19) + " HTTP/1.1\r\nHost: api\r\n\r\n")},
+		{"C69 heads that don't end", true, upstreamPort, crowd(1000, get, 25*time.Second)},
+		{"C69 half a preface", true, upstreamPort, crowd(1000, http2.ClientPreface[:10], 25*time.Second)},
+		{"C70 no ClientHello", true, publicPort, crowd(3000, "", 25*time.Second)},
+		{"C70 half a ClientHello", true, publicPort, crowd(1000, "\x16\x03\x01\x02\x00\x01", 25*time.Second)},
+		{"C70 TLS without a certificate", true, publicPort, func(ctx context.Context, addr string) (bool, error) {
 			for range 50 { // at a time: who has the least right to a busy machine's processors needs seconds for more
 				c, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", addr, &tls.Config{InsecureSkipVerify: true})
 				if err != nil {
@@ -333,6 +342,7 @@ func TestFloods(t *testing.T) {
 		t.Skip("minutes of floods: run `make floods`")
 	}
 	p := newPair(t, mustWorld(t, Builtin, "deny"), "http")
+	p.becomes(t, "offender")
 	p.apart()
 	calm := beside(p.addr, func() { <-time.After(2 * floodTime) }).p99
 	for _, f := range allFloods() {
@@ -356,7 +366,7 @@ func (p *pair) apart() {
 // flooded is one flood.
 func (p *pair) flooded(t *testing.T, f flood, calm time.Duration) {
 	sidecar, addr := p.web, p.addr
-	if f.tls {
+	if f.port != upstreamPort {
 		sidecar, addr = p.api, loopback(p.api.Public)
 	}
 	pid := sidecar.sidecar.cmd.Process.Pid

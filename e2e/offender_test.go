@@ -5,6 +5,7 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,8 +32,10 @@ type offence struct {
 	Failed string
 }
 
-// allFloods are C61 to C76, as far as they are for a proxy.
-func allFloods() []flood { return slices.Concat(streamFloods(), plainFloods(), otherFloods()) }
+// allFloods are C61 to C76, as far as they are for a proxy, and those of another sidecar.
+func allFloods() []flood {
+	return slices.Concat(streamFloods(), plainFloods(), otherFloods(), carriedFloods())
+}
 
 // TestFloodOffender is the process of one that means harm: another than the one that measures, and one with the least right to the
 // processors, as it would be on another machine.
@@ -52,6 +55,13 @@ func TestFloodOffender(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer l.Close()
+		if f.port == carriedPort {
+			conf, err := hostileTLS()
+			if err != nil {
+				t.Fatal(err)
+			}
+			l = tls.NewListener(l, conf)
+		}
 		go func() {
 			for {
 				conn, err := l.Accept()

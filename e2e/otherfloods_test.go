@@ -18,10 +18,10 @@ import (
 func otherFloods() []flood {
 	const refused = "POST /echo HTTP/1.1\r\nHost: api\r\nConnection: Upgrade\r\nUpgrade: nothing\r\n"
 	return []flood{
-		{"C72 a body of 10 GiB for a request that is refused", true, false, endless(refused+"Content-Length: 10737418240\r\n\r\n", "")},
-		{"C72 the same in chunks", true, false, endless(refused+"Transfer-Encoding: chunked\r\n\r\n", "10000\r\n")},
-		{"C72 10 GiB after a length of 10", true, false, endless("POST /echo HTTP/1.1\r\nHost: api\r\nContent-Length: 10\r\n\r\n", "")},
-		{"C76 names that never come again", false, false, manyNames},
+		{"C72 a body of 10 GiB for a request that is refused", true, upstreamPort, endless(refused+"Content-Length: 10737418240\r\n\r\n", "")},
+		{"C72 the same in chunks", true, upstreamPort, endless(refused+"Transfer-Encoding: chunked\r\n\r\n", "10000\r\n")},
+		{"C72 10 GiB after a length of 10", true, upstreamPort, endless("POST /echo HTTP/1.1\r\nHost: api\r\nContent-Length: 10\r\n\r\n", "")},
+		{"C76 names that never come again", false, upstreamPort, manyNames},
 	}
 }
 

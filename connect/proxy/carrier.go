@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/connect/proxy/h1"
 	"github.com/weftmesh/weft/connect/proxy/lounge"
 	"github.com/weftmesh/weft/connect/proxy/mux"
 	"github.com/weftmesh/weft/connect/proxy/reason"
@@ -23,11 +24,12 @@ type carrier struct {
 	share      *share
 }
 
-// share is what one identity has on connections that carry others. It is guarded by Proxy.mu.
+// share is what one identity has on connections that carry others.
 type share struct {
 	uri      string
 	held     *mux.Held
-	carriers int
+	heads    h1.Heads
+	carriers int // guarded by Proxy.mu, as streams
 	streams  int
 }
 

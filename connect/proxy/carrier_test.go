@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -255,4 +256,53 @@ func TestBoundOnOneCallersCarriedConnections(t *testing.T) {
 		}
 	}
 	ask(t, c.open(), "/4")
+}
+
+// Heads that begin and don't end are waited for as far as there is room, over all connections of one identity: what is more is refused, so that who means
+// well sends it elsewhere, and what is whole is served.
+func TestHeadsThatDontEndOnCarriedConnections(t *testing.T) {
+	if testing.Short() {
+		t.Skip("some 40 MB")
+	}
+	c := carriedBench(t, func(l *config.Listener) { l.HTTP.HeaderTimeout = -1 })
+	half := "GET / HTTP/1.1\r\nHost: up\r\nX: " + strings.Repeat("a", 40<<10)
+	var refused atomic.Int64
+	var wg sync.WaitGroup
+	const begun = 500
+	var all []net.Conn
+	for range begun {
+		st, err := c.session.Open()
+		for errors.Is(err, mux.ErrFull) { // one was refused of late
+			c.call()
+			st, err = c.session.Open()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(st, half); err != nil && !errors.Is(err, stream.ErrNotSent) {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			if _, err := st.Read(make([]byte, 1)); errors.Is(err, stream.ErrNotSent) {
+				refused.Add(1)
+			}
+		})
+		all = append(all, st)
+	}
+	c.call()
+	ask(t, c.open(), "/whole")
+	for end := time.Now().Add(10 * time.Second); refused.Load() < begun/10 && time.Now().Before(end); <-time.After(time.Millisecond) {
+	}
+	for _, st := range all {
+		_ = st.Close()
+	}
+	wg.Wait()
+	if n := refused.Load(); n < begun/10 || n > begun/2 {
+		t.Errorf("%d of %d were refused", n, begun)
+	}
+	c.p.mu.Lock()
+	defer c.p.mu.Unlock()
+	if len(c.p.shares) != 1 {
+		t.Errorf("%d identities", len(c.p.shares))
+	}
 }

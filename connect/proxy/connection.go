@@ -197,6 +197,9 @@ func (c *connection) openHTTP(ctx context.Context, l *config.Listener, alpn stri
 	if canRest(c.conn) {
 		m.RestAfter, m.Wake = c.p.restAfter, c.wake
 	}
+	if c.share != nil {
+		m.Heads = &c.share.heads
+	}
 	var err error
 	if c.http, err = c.p.engine.Open(c.conn, l, c.peer, m); err != nil {
 		c.p.c.Log.Debug("connection ended", "listener", l.Name, "error", err)

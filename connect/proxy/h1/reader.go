@@ -29,6 +29,8 @@ type reader struct {
 	got  int64           // bytes that were read of the connection
 
 	headTimeout time.Duration // from the first wait inside a head to its end; 0: none
+	heads       *Heads        // of requests' heads; nil: they aren't bounded
+	headBytes   int64         // what of it this one has
 
 	awaits interface{ Await() error } // a connection that can be waited for without a buffer
 	eof    bool                       // the end came together with the last bytes
@@ -185,6 +187,12 @@ var (
 // With first, there has to be a line before the empty one, and one empty line ahead of it is passed over
 // (RFC 9112 §2.2). The bytes are taken out of the buffer.
 func (r *reader) section(limit int, first bool) (string, error) {
+	s, err := r.lines(limit, first)
+	r.waited()
+	return s, err
+}
+
+func (r *reader) lines(limit int, first bool) (string, error) {
 	line, pos := 0, 0 // of the line being looked at, and what has been looked at, from r.r on
 	skipped, slow := false, false
 	for {
@@ -193,6 +201,9 @@ func (r *reader) section(limit int, first bool) (string, error) {
 			pos = r.w - r.r
 			if pos > limit {
 				return "", tooBig(line)
+			}
+			if first && !r.waits() {
+				return "", errHeads
 			}
 			if !slow && r.headTimeout > 0 && !guard.Off("C69") {
 				slow = true

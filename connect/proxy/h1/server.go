@@ -44,6 +44,9 @@ type ServerConfig struct {
 	// BadRequest makes the answer to what the codec refuses (a *ProtocolError). The head's length is set by the codec.
 	// By default it is plain text that says what was wrong.
 	BadRequest func(err error) (*stream.ResponseHead, []byte)
+	// Heads bounds heads that have begun, with other connections; nil: it doesn't. The connection has to have a method Refuse, which says that nothing
+	// was done for what came since the last answer.
+	Heads *Heads
 	// Prefix is what was already read off the connection. It is copied.
 	Prefix []byte
 	// RestAfter, where it is positive, is how long a connection waits for a request until Serve gives it back with a *Rest.
@@ -120,7 +123,7 @@ var (
 func Serve(ctx context.Context, conn net.Conn, config ServerConfig, handler stream.Handler) error {
 	s := &serverConn{config: config.withDefaults(), conn: conn, base: ctx, state: StateActive}
 	s.rd.init(conn)
-	s.rd.headTimeout = max(s.config.HeadTimeout, 0)
+	s.rd.headTimeout, s.rd.heads = max(s.config.HeadTimeout, 0), s.config.Heads
 	s.rd.preload(s.config.Prefix)
 	s.config.Prefix = nil
 	if r := s.config.Rest; r != nil {
@@ -208,7 +211,7 @@ func (s *serverConn) await() error {
 	return nil
 }
 
-// decline ends a connection on which nothing was read that wasn't answered. Where it can say so, a request that crosses its end isn't lost.
+// decline ends a connection on which nothing was acted on that wasn't answered. Where it can say so, a request that crosses its end isn't lost.
 func (s *serverConn) decline() error {
 	if c, ok := s.conn.(interface{ Refuse() }); ok {
 		c.Refuse()
@@ -255,6 +258,9 @@ func (s *serverConn) readRequest() error {
 // reject answers what the codec itself refuses, and ends the connection.
 func (s *serverConn) reject(err error) error {
 	var pe *ProtocolError
+	if errors.Is(err, errHeads) {
+		return s.decline()
+	}
 	if !errors.As(err, &pe) {
 		return err
 	}

@@ -17,7 +17,7 @@ const (
 	maxExtra    = 16 << 20  // by how much all windows together may have grown
 	maxUnread   = 256 << 10 // of control frames that we have to send and the peer doesn't read
 
-	wastes          = 2000 // streams at once that were taken back before we had said anything
+	wastes          = 2000 // streams at once that were taken back, or refused, before we had said anything
 	wastesPerSecond = 100
 	wasteAge        = time.Second // a stream that lived longer than this wasn't wasted
 	idles           = 5000        // frames at once that carry nothing

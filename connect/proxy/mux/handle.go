@@ -135,6 +135,11 @@ func (s *Session) opened(id uint32) error {
 	st.born = time.Now()
 	s.mu.Unlock()
 	s.c.Accept(st)
+	for range s.nones.Swap(0) {
+		if err := s.g.wasted(); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -48,6 +48,7 @@ type Session struct {
 	sent  atomic.Uint64 // data frames
 	extra atomic.Int64  // by how much windows have grown
 	heard atomic.Uint64 // reads
+	nones atomic.Int64  // streams that were refused here since the reader's last look
 	held  atomic.Int64  // memory in which bytes wait to be read
 	over  atomic.Bool   // no more streams can be opened; set under mu
 	work  sync.WaitGroup

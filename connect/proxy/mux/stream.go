@@ -338,6 +338,9 @@ func (st *Stream) Refuse() {
 	st.mu.Lock()
 	st.abrupt, st.unset = true, true
 	st.mu.Unlock()
+	if !st.spoke.Load() {
+		st.s.nones.Add(1)
+	}
 	_ = st.Close() // it ends so or so
 }
 
