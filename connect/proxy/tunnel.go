@@ -17,6 +17,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/exchange"
 	"github.com/weftmesh/weft/connect/proxy/lounge"
 	"github.com/weftmesh/weft/connect/proxy/reason"
+	"github.com/weftmesh/weft/internal/nowait"
 	"github.com/weftmesh/weft/internal/records"
 )
 
@@ -179,8 +180,8 @@ func (s *splicing) after(which int, first []byte, dst, src net.Conn) (int64, err
 }
 
 const (
-	// bufferSize is how much is moved at once while much comes: four TLS records.
-	bufferSize = 4 * records.Record
+	// bufferSize is how much is moved at once while much comes.
+	bufferSize = records.Batch
 	// waitSize is the room in which a connection waits for something to come.
 	waitSize = 2 << 10
 	// calmReads are so many reads of little in a row that the larger room isn't needed any more.
@@ -239,14 +240,19 @@ func (m *moving) drop() {
 	}
 }
 
-// readMore reads until p is full or an error comes.
-func readMore(src net.Conn, p []byte) (n int, err error) {
-	for n < len(p) && err == nil {
-		var r int
-		r, err = src.Read(p[n:])
-		n += r
+// ends are how a way reads and writes: by calls of which Go's scheduler isn't told where an end is a plain socket, and several records at once
+// where it is TLS.
+func ends(dst, src net.Conn) (read, write func([]byte) (int, error)) {
+	from, to := records.Of(src), records.Of(dst)
+	read = func(p []byte) (int, error) { return records.Read(src, from, p) }
+	if s := nowait.Of(src); s != nil {
+		read = s.Read
 	}
-	return n, err
+	write = func(p []byte) (int, error) { return records.Write(dst, to, p) }
+	if s := nowait.Of(dst); s != nil {
+		write = s.Write
+	}
+	return read, write
 }
 
 // oneWay copies until the source's end and hands that on as a half close; after a failure the other way is ended too.
@@ -265,17 +271,12 @@ func (s *splicing) oneWay(which int, dst, src net.Conn) (n int64, err error) {
 	var room moving
 	defer room.end()
 	reading := &s.lull.reads[which]
-	from, to := records.Of(src), records.Of(dst)
+	read, write := ends(dst, src)
 	for {
 		p := room.get()
 		reading.Add(1) // odd: it reads
-		r, rerr := src.Read(p)
+		r, rerr := read(p)
 		reading.Add(1)
-		if r == records.Record && rerr == nil && from != nil && len(p) > records.Record { // there may be more of the same
-			var more int
-			more, rerr = from.Only(func() (int, error) { return readMore(src, p[r:]) })
-			r += more
-		}
 		quiet := rerr != nil && r == 0 && errors.Is(rerr, os.ErrDeadlineExceeded)
 		if quiet || s.lull.asked.Load() {
 			switch v := s.lull.answer(quiet); {
@@ -287,16 +288,13 @@ func (s *splicing) oneWay(which int, dst, src net.Conn) (n int64, err error) {
 		}
 		if r > 0 {
 			s.idle.touch()
-			w, werr := records.Write(dst, to, p[:r])
+			w, werr := write(p[:r])
 			n += int64(w)
 			if werr != nil {
 				return n, werr
 			}
 		}
 		room.settle(r)
-		if from != nil {
-			from.Eager(room.big != nil)
-		}
 		if errors.Is(rerr, io.EOF) {
 			return n, nil
 		}

@@ -27,12 +27,22 @@ type Socket struct {
 // pending is what a read or a write is about. Its function is bound once, so that a call allocates nothing.
 type pending struct {
 	p   []byte
+	of  Lender // of p, if any
 	n   int
 	err syscall.Errno
 	try func(fd uintptr) bool
 }
 
-// Of gives the socket of a *net.TCPConn or a *net.UnixConn; nil for any other connection, or where this system has no such calls.
+// Lender has room for what has come.
+type Lender interface {
+	// Lend gives room, of at least one byte.
+	Lend() []byte
+	// Back takes it back: nothing is there yet.
+	Back()
+}
+
+// Of gives the socket of a *net.TCPConn or a *net.UnixConn, or of what says by a method Socket that it is nothing more than one of these. It gives
+// nil for any other connection, or where this system has no such calls.
 func Of(conn net.Conn) *Socket {
 	var raw syscall.RawConn
 	var err error
@@ -41,6 +51,8 @@ func Of(conn net.Conn) *Socket {
 		raw, err = c.SyscallConn()
 	case *net.UnixConn:
 		raw, err = c.SyscallConn()
+	case interface{ Socket() net.Conn }:
+		return Of(c.Socket())
 	default:
 		return nil
 	}
@@ -57,9 +69,20 @@ func (s *Socket) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return s.conn.Read(p)
 	}
-	s.in.p = p[:min(len(p), most)]
+	s.in.p = p
+	return s.read()
+}
+
+// ReadInto is Read into room that l lends for as long as it takes to look whether something is there. After an error or at the end l's room isn't given
+// back.
+func (s *Socket) ReadInto(l Lender) (int, error) {
+	s.in.of = l
+	return s.read()
+}
+
+func (s *Socket) read() (int, error) {
 	err := s.raw.Read(s.in.try)
-	s.in.p = nil
+	s.in.p, s.in.of = nil, nil
 	switch {
 	case err != nil:
 		return 0, err
@@ -90,8 +113,17 @@ func (s *Socket) failed(op string, err syscall.Errno) error {
 }
 
 func (r *pending) read(fd uintptr) bool {
-	r.n, r.err = Read(fd, r.p)
-	return r.err != syscall.EAGAIN
+	if r.of != nil {
+		r.p = r.of.Lend()
+	}
+	r.n, r.err = Read(fd, r.p[:min(len(r.p), most)])
+	if r.err != syscall.EAGAIN {
+		return true
+	}
+	if r.of != nil {
+		r.of.Back()
+	}
+	return false
 }
 
 func (w *pending) write(fd uintptr) bool {

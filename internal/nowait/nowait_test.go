@@ -131,3 +131,36 @@ func TestOnlySockets(t *testing.T) {
 		t.Error("a pipe in memory has a socket")
 	}
 }
+
+// lender counts what it lent and hasn't got back.
+type lender struct {
+	room [8]byte
+	lent int
+	back chan int
+}
+
+func (l *lender) Lend() []byte { l.lent++; return l.room[:] }
+func (l *lender) Back()        { l.lent--; l.back <- l.lent }
+
+// Who waits has no room meanwhile.
+func TestReadIntoHoldsNothingWhileItWaits(t *testing.T) {
+	a, b := pair(t)
+	s := Of(a)
+	l := &lender{back: make(chan int, 1)}
+	done := make(chan error)
+	n := 0
+	go func() {
+		var err error
+		n, err = s.ReadInto(l)
+		done <- err
+	}()
+	if held := <-l.back; held != 0 {
+		t.Errorf("%d are held", held)
+	}
+	if _, err := b.Write([]byte("came")); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil || string(l.room[:n]) != "came" || l.lent != 1 {
+		t.Errorf("%q, %v, %d lent", l.room[:n], err, l.lent)
+	}
+}

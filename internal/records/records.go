@@ -2,11 +2,12 @@
 
 // Package records lets several TLS records go through one system call. crypto/tls writes each record of at most 16 KiB by a call of
 // its own and gives one with each Read; a tunnel that carries much at once then spends half of its time on calls. A Conn beneath
-// crypto/tls gathers what is written between Gather and Flush, and takes more from the socket than was asked for while Eager. As
-// long as nobody asks for either, it passes on what it is given and holds no buffer.
+// crypto/tls gathers what is written between Gather and Flush, and takes more from the socket than it was asked for while this package's Read
+// reads. As long as nobody asks for either, it passes on what it is given and holds no buffer.
 package records
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -16,13 +17,22 @@ import (
 	"github.com/weftmesh/weft/internal/nowait"
 )
 
-// Size is how much is read or written by one call, in bytes: four full records.
-const Size = 4 * full
+const (
+	// Record is as much as TLS puts into one record, in bytes.
+	Record = 16 << 10
+	// around is what a record has besides, in TLS 1.3: its head, type and tag.
+	around = 5 + 1 + 16
+	// segment is what the kernel sends as one on a connection of 1,448 bytes a packet (45 of them are within its 64 KiB less heads), and on the
+	// loopback, where a packet has 65,483. What is a little longer is sent as two, each with the whole way through the kernel, a wake of the
+	// reader, and a read by which it gets a piece of a record.
+	segment = 45 * 1448
+	// Batch is how much is best carried by one call, in bytes: of four records that are a segment.
+	Batch = segment - 4*around
+	// size is a buffer's: four full records.
+	size = 4 * (Record + around)
+)
 
-// full is a whole record as TLS 1.3 sends it: 16 KiB, its head, type and tag.
-const full = 16<<10 + 5 + 1 + 16
-
-var buffers = sync.Pool{New: func() any { return new([Size]byte) }}
+var buffers = sync.Pool{New: func() any { return new([size]byte) }}
 
 // nothing is the error of a read that isn't to wait: crypto/tls goes on after a net.Error that says it is temporary, as a deadline does.
 type nothing struct{}
@@ -66,27 +76,34 @@ type Conn struct {
 	Wrapped
 	socket *nowait.Socket // nil where the connection is none
 
-	eager   bool
+	most    int  // that is taken from the socket, if more than was asked for; else 0
 	only    bool // give what is here, and don't wait
-	in      *[Size]byte
+	in      *[size]byte
 	from, n int // what of in hasn't been asked for yet
 
 	mu   sync.Mutex // guards what follows: who reads answers a change of keys
 	hold bool
-	out  *[Size]byte
+	out  *[size]byte
 	held int
 }
 
 // Under makes a Conn of a socket, for crypto/tls to use.
 func Under(conn net.Conn) *Conn { return &Conn{Wrapped: Wrapped{conn}, socket: nowait.Of(conn)} }
 
-// Of finds the Conn beneath a connection; nil if there is none.
+// Of finds the Conn beneath a TLS connection; nil if there is none.
 func Of(conn net.Conn) *Conn {
+	secure := false
 	for {
 		switch c := conn.(type) {
 		case *Conn:
+			if !secure {
+				return nil
+			}
 			return c
 		case interface{ NetConn() net.Conn }:
+			if _, ok := conn.(*tls.Conn); ok {
+				secure = true
+			}
 			conn = c.NetConn()
 		default:
 			return nil
@@ -94,45 +111,79 @@ func Of(conn net.Conn) *Conn {
 	}
 }
 
-// Eager has reads take more from the socket than was asked for, or not. Only the goroutine that reads may call it.
-func (c *Conn) Eager(on bool) { c.eager = on }
-
-// Only runs read, during which reads of c give what has come already, and fail instead of waiting for more. Read is a few reads of
-// the TLS connection above c.
-func (c *Conn) Only(read func() (int, error)) (int, error) {
-	c.only = true
-	n, err := read()
-	c.only = false
+// Read reads into p what has come, at least something, several TLS records by one call where conn is TLS, under, which Of gave for it, isn't nil,
+// and p has room for more than one. It takes no more from the socket than p has room for: what comes behind stays there, to be seen.
+func Read(conn net.Conn, under *Conn, p []byte) (n int, err error) {
+	if under == nil || len(p) <= Record {
+		return conn.Read(p)
+	}
+	under.most = min(len(p)+(len(p)+Record-1)/Record*around, size)
+	n, err = conn.Read(p)
+	under.only = true
+	for n > 0 && n < len(p) && err == nil {
+		var more int
+		more, err = conn.Read(p[n:])
+		n += more
+	}
+	under.only, under.most = false, 0
 	if errors.Is(err, nothing{}) {
 		err = nil
 	}
 	return n, err
 }
 
-// Read reads what has come; see Eager and Only.
+// Read gives what has come; see the function Read.
 func (c *Conn) Read(p []byte) (int, error) {
 	if c.in == nil {
 		switch {
 		case c.only:
 			return 0, nothing{}
-		case !c.eager || len(p) >= Size:
+		case len(p) >= c.most:
 			return c.read(p)
 		}
-		in := buffers.Get().(*[Size]byte)
-		n, err := c.read(in[:])
-		if n == 0 {
-			buffers.Put(in)
+		if err := c.fill(); c.in == nil {
 			return 0, err
 		}
-		c.in, c.from, c.n = in, 0, n // an error besides comes again with the next read
 	}
 	n := copy(p, c.in[c.from:c.n])
 	if c.from += n; c.from == c.n {
-		buffers.Put(c.in)
-		c.in = nil
+		c.letGo()
 	}
 	return n, nil
 }
+
+// fill waits for something, which is in c.in then, unless there is nothing. An error besides comes again with the next read.
+func (c *Conn) fill() (err error) {
+	if c.from = 0; c.socket != nil {
+		c.n, err = c.socket.ReadInto((*lender)(c))
+	} else {
+		c.n, err = c.Conn.Read((*lender)(c).Lend())
+	}
+	if c.n > 0 {
+		return nil
+	}
+	c.letGo()
+	return err
+}
+
+func (c *Conn) letGo() {
+	if c.in != nil {
+		buffers.Put(c.in)
+		c.in = nil
+	}
+}
+
+// lender gives a Conn's socket the buffer to read into: none is held while nothing has come.
+type lender Conn
+
+// Lend gives the buffer.
+func (l *lender) Lend() []byte {
+	l.in = buffers.Get().(*[size]byte)
+	return l.in[:l.most]
+}
+
+// Back takes the buffer back in which nothing is.
+func (l *lender) Back() { (*Conn)(l).letGo() }
 
 func (c *Conn) read(p []byte) (int, error) {
 	if c.socket != nil {
@@ -148,7 +199,7 @@ func (c *Conn) write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// Gather holds back what is written from now on, until Flush, or until it is Size.
+// Gather holds back what is written from now on, until Flush, or until it is four full records.
 func (c *Conn) Gather() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -175,9 +226,6 @@ func (c *Conn) flushLocked() error {
 	return err
 }
 
-// Record is as much as TLS puts into one record.
-const Record = 16 << 10
-
 // Write writes p to conn, several TLS records by one call where conn is TLS and under, which Of gave for it, isn't nil.
 func Write(conn net.Conn, under *Conn, p []byte) (int, error) {
 	if under == nil || len(p) <= Record {
@@ -195,16 +243,16 @@ func Write(conn net.Conn, under *Conn, p []byte) (int, error) {
 func (c *Conn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.held+len(p) > Size {
+	if c.held+len(p) > size {
 		if err := c.flushLocked(); err != nil {
 			return 0, err
 		}
 	}
-	if !c.hold || len(p) > Size {
+	if !c.hold || len(p) > size {
 		return c.write(p)
 	}
 	if c.out == nil {
-		c.out = buffers.Get().(*[Size]byte)
+		c.out = buffers.Get().(*[size]byte)
 	}
 	c.held += copy(c.out[c.held:], p)
 	return len(p), nil

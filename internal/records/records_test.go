@@ -24,12 +24,14 @@ import (
 // counted is a socket whose reads and writes are counted.
 type counted struct {
 	net.Conn
-	reads, writes atomic.Int64
+	reads, writes, taken atomic.Int64
 }
 
 func (c *counted) Read(p []byte) (int, error) {
 	c.reads.Add(1)
-	return c.Conn.Read(p)
+	n, err := c.Conn.Read(p)
+	c.taken.Add(int64(n))
+	return n, err
 }
 
 func (c *counted) Write(p []byte) (int, error) {
@@ -132,7 +134,7 @@ func TestMoreThanSizeIsWrittenInPieces(t *testing.T) {
 	arrives(t, client, server, bytes.Repeat(payload(), 5), true)
 }
 
-func TestOnlyGivesWhatHasComeAndDoesNotWait(t *testing.T) {
+func TestReadGivesWhatHasComeAndDoesNotWaitForMore(t *testing.T) {
 	client, server := pair(t)
 	want := payload()
 	client.under.Gather()
@@ -142,21 +144,14 @@ func TestOnlyGivesWhatHasComeAndDoesNotWait(t *testing.T) {
 	if err := client.under.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	server.under.Eager(true)
 	got, calls := []byte{}, server.socket.reads.Load()
 	for len(got) < len(want) {
 		p := make([]byte, len(want))
-		n, err := server.Read(p)
+		n, err := records.Read(server, server.under, p)
 		if err != nil {
 			t.Fatal(err)
 		}
 		got = append(got, p[:n]...)
-		for n > 0 { // to the end of what has come, without an error and without a wait
-			if n, err = server.under.Only(func() (int, error) { return server.Read(p) }); err != nil {
-				t.Fatal(err)
-			}
-			got = append(got, p[:n]...)
-		}
 	}
 	if !bytes.Equal(got, want) {
 		t.Error("something else arrived than was sent")
@@ -175,13 +170,51 @@ func TestOnlyGivesWhatHasComeAndDoesNotWait(t *testing.T) {
 	}
 }
 
+// What is behind a body is seen by who asks whether the connection is quiet.
+func TestReadTakesNoMoreThanThereIsRoomFor(t *testing.T) {
+	client, server := pair(t)
+	if _, err := records.Write(client, client.under, payload()); err != nil {
+		t.Fatal(err)
+	}
+	p := make([]byte, 40<<10)
+	if _, err := records.Read(server, server.under, p[:1]); err != nil { // a first record, and what crypto/tls takes with it
+		t.Fatal(err)
+	}
+	taken := server.socket.taken.Load()
+	n, err := 0, error(nil)
+	for got := 1; got < 60<<10; got += n {
+		before := server.socket.taken.Load()
+		if n, err = records.Read(server, server.under, p); err != nil {
+			t.Fatal(err)
+		}
+		if more := server.socket.taken.Load() - before; more > int64(len(p))+3*22 {
+			t.Errorf("%d bytes were taken for %d", more, len(p))
+		}
+	}
+	if taken == server.socket.taken.Load() {
+		t.Error("all had been taken before: nothing was tried")
+	}
+}
+
+// What is a little more than a segment would go through the kernel twice.
+func TestBatchIsASegment(t *testing.T) {
+	client, server := pair(t)
+	before, writes := server.socket.taken.Load(), client.socket.writes.Load()
+	arrives(t, client, server, make([]byte, records.Batch), true)
+	if n := server.socket.taken.Load() - before; n != 45*1448 {
+		t.Errorf("%d bytes on the way, want 45 packets of 1,448", n)
+	}
+	if n := client.socket.writes.Load() - writes; n != 1 {
+		t.Errorf("%d writes", n)
+	}
+}
+
 func TestReadsEndAtTheirDeadline(t *testing.T) {
 	_, server := pair(t)
-	server.under.Eager(true)
 	if err := server.SetReadDeadline(time.Unix(1, 0)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := server.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+	if _, err := records.Read(server, server.under, make([]byte, records.Batch)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/reason"
 	"github.com/weftmesh/weft/connect/proxy/stream"
 	"github.com/weftmesh/weft/internal/guard"
+	"github.com/weftmesh/weft/internal/records"
 )
 
 // maxReplay is how much of a request's body is kept until the response begins, so that the request can be sent again.
@@ -292,7 +293,7 @@ func (s *source) stop(y stream.ClientExchange, finished bool) {
 
 const (
 	smallBuffer = 2 << 10
-	bigBuffer   = 32 << 10
+	bigBuffer   = records.Batch
 )
 
 var bigBuffers = sync.Pool{New: func() any { return new([bigBuffer]byte) }}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/internal/guard"
+	"github.com/weftmesh/weft/internal/nowait"
+	"github.com/weftmesh/weft/internal/records"
 )
 
 // readSize is one read buffer: room for a usual head. Larger heads get a buffer of their own; bodies pass it by.
@@ -39,10 +41,13 @@ type reader struct {
 	try    func(fd uintptr) bool
 	tryN   int
 	tryErr syscall.Errno
+
+	socket *nowait.Socket // of a plain socket, once a body was read past the buffer
+	under  *records.Conn  // of a TLS connection: by it several records are read by one call
 }
 
 func (r *reader) init(conn net.Conn) {
-	r.conn = conn
+	r.conn, r.under = conn, records.Of(conn)
 	r.awaits, _ = conn.(interface{ Await() error })
 	r.initRaw()
 }
@@ -150,13 +155,26 @@ func (r *reader) makeRoom() {
 	r.buf = buf
 }
 
+// readInto reads past the buffer.
+func (r *reader) readInto(p []byte) (int, error) {
+	if r.raw == nil {
+		return records.Read(r.conn, r.under, p)
+	}
+	if r.socket == nil {
+		if r.socket = nowait.Of(r.conn); r.socket == nil {
+			return r.conn.Read(p)
+		}
+	}
+	return r.socket.Read(p)
+}
+
 // read gives buffered bytes, else reads into p with no copy where p is large enough to be worth it.
 func (r *reader) read(p []byte, direct int) (int, error) {
 	if r.r == r.w {
 		if len(p) >= direct {
 			r.release()
 			for {
-				n, err := r.conn.Read(p)
+				n, err := r.readInto(p)
 				if n > 0 {
 					r.got += int64(n)
 					r.eof = r.eof || errors.Is(err, io.EOF)

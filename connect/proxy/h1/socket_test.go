@@ -3,12 +3,23 @@
 package h1
 
 import (
+	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"io"
+	"math/big"
 	"net"
+	"net/http"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/weftmesh/weft/connect/proxy/stream"
+	"github.com/weftmesh/weft/internal/records"
 )
 
 // wrapped is a connection around a socket that adds nothing to reading and writing, and counts both.
@@ -73,4 +84,60 @@ func TestWrappedSocketIsReadAtOnce(t *testing.T) {
 	if n := w.reads.Load() + w.writes.Load(); n != 0 {
 		t.Errorf("the wrapper was gone through %d times", n)
 	}
+}
+
+// A head and the body that comes with it are one write, of several TLS records.
+func TestHeadAndBodyAreOneWriteOverTLS(t *testing.T) {
+	a, b := net.Pipe()
+	defer a.Close()
+	defer b.Close()
+	cert := certificate(t)
+	w := wrapped{a, &atomic.Int64{}, &atomic.Int64{}}
+	server := tls.Server(records.Under(w), &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13, DynamicRecordSizingDisabled: true, SessionTicketsDisabled: true})
+	client := tls.Client(b, &tls.Config{InsecureSkipVerify: true})
+	shaken := make(chan error)
+	go func() { shaken <- client.Handshake() }()
+	if err := errors.Join(server.Handshake(), <-shaken); err != nil {
+		t.Fatal(err)
+	}
+	const size = 40 << 10
+	before := w.writes.Load()
+	served := make(chan error)
+	go func() {
+		served <- Serve(t.Context(), server, ServerConfig{}, func(x stream.ServerExchange) {
+			if err := errors.Join(x.WriteHead(&stream.ResponseHead{Status: 200}, false), x.WriteBody(make([]byte, size))); err != nil {
+				t.Error(err)
+			}
+			if n := w.writes.Load() - before; n != 1 {
+				t.Errorf("%d writes of a head and a body", n)
+			}
+			_ = x.Finish(nil)
+		})
+	}()
+	if _, err := io.WriteString(client, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(client), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body, err := io.ReadAll(resp.Body); err != nil || len(body) != size {
+		t.Errorf("%d bytes, %v", len(body), err)
+	}
+	_ = client.Close()
+	<-served
+}
+
+func certificate(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, tpl, tpl, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }

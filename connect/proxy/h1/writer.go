@@ -12,6 +12,7 @@ import (
 	"github.com/weftmesh/weft/connect/proxy/stream"
 	"github.com/weftmesh/weft/internal/guard"
 	"github.com/weftmesh/weft/internal/nowait"
+	"github.com/weftmesh/weft/internal/records"
 )
 
 // writeSize is one write buffer: a head and the first bytes of a body, and as much as one TLS record holds.
@@ -23,6 +24,7 @@ var writePool = sync.Pool{New: func() any { return new([writeSize]byte) }}
 type writer struct {
 	conn     net.Conn
 	socket   *nowait.Socket // of a plain connection
+	under    *records.Conn  // of a TLS connection: by it several records are written by one call
 	gathers  bool           // the connection writes several slices with one call
 	arr      *[writeSize]byte
 	buf      []byte
@@ -39,7 +41,7 @@ type writer struct {
 }
 
 func (w *writer) init(conn net.Conn) {
-	w.conn = conn
+	w.conn, w.under = conn, records.Of(conn)
 	switch s := socketOf(conn).(type) {
 	case *net.TCPConn, *net.UnixConn:
 		w.conn, w.gathers = s, true // net.Buffers is written with one call to a socket alone
@@ -95,7 +97,20 @@ func (w *writer) write(p []byte, tail string) error {
 	if w.gathers {
 		return w.gather(p, tail)
 	}
-	// A connection that encrypts copies anyway: full records are what counts.
+	if w.under != nil {
+		w.under.Gather()
+	}
+	err := w.fullRecords(p, tail)
+	if w.under != nil {
+		if more := w.under.Flush(); err == nil {
+			w.err = more
+		}
+	}
+	return w.err
+}
+
+// fullRecords writes to a connection that encrypts, and so copies anyway: full records are what counts.
+func (w *writer) fullRecords(p []byte, tail string) error {
 	if len(w.buf) > 0 {
 		n := min(max(writeSize-len(w.buf), 0), len(p))
 		w.buf = append(w.buf, p[:n]...)
@@ -122,6 +137,13 @@ const crlf = "\r\n"
 var crlfBytes = []byte(crlf)
 
 func (w *writer) gather(p []byte, tail string) error {
+	if len(w.buf) == 0 && tail == "" && w.socket != nil {
+		n, err := w.socket.Write(p)
+		w.sent += int64(n)
+		w.err = err
+		w.release()
+		return err
+	}
 	s := w.slices[:0]
 	if len(w.buf) > 0 {
 		s = append(s, w.buf)
