@@ -332,7 +332,7 @@ func worked(t *testing.T, pid int) time.Duration {
 // floodMemory is how much a flood may cost.
 const floodMemory = 64 << 20
 
-// TestFloods is C61 to C76, each beside a client that means well: the offender is cut off, memory stays within 64 MiB of what it was,
+// TestFloods is C61 to C76, and what another sidecar can do, each beside a client that means well: the offender is cut off, memory stays within 64 MiB of what it was,
 // and no call of the other client fails. How much slower its calls are is only told, beside how they are while the same is sent to nobody:
 // see `make floods`. The offender has the machine's last processor for itself, and all else the others, as if it were on another
 // machine: what is measured is what its flood costs, not what it costs to send.

@@ -118,6 +118,46 @@ func upgrade(t *testing.T, w *World) {
 	})
 }
 
+// TestStopUnderLoad stops the sidecars of two instances in turns, and starts them again, under a load of requests that can't be sent twice: none is lost.
+func TestStopUnderLoad(t *testing.T) {
+	enabled(t)
+	p := newPair(t, mustWorld(t, Builtin, "deny"), "http")
+	other := p.instance("api", "api-2", p.api.Port)
+	both := []*Instance{p.api, other}
+	l := load(t, "http://"+p.addr+"/echo", number("WEFT_UPGRADE_RATE", 300))
+	for range 3 {
+		for _, i := range both {
+			until(t, 20*time.Second, func() error { // the caller knows both: else nobody is there to be called
+				var passing []any
+				err := p.w.do(http.MethodGet, "/v1/health/connect/"+p.api.Name+"?passing", nil, &passing)
+				if err == nil && len(passing) < len(both) {
+					err = fmt.Errorf("%d instances are well", len(passing))
+				}
+				if st, failed := p.status(p.web); err == nil && (failed != nil || st.AckedHash != st.RenderedHash) {
+					err = fmt.Errorf("%+v, %w", st, failed)
+				}
+				return err
+			})
+			l.more(300)
+			if err := i.sidecar.stop(20 * time.Second); err != nil {
+				t.Fatal(err)
+			}
+			l.more(50)
+			i.sidecar = p.runSidecar(Builtin, i)
+			until(t, 20*time.Second, func() error {
+				conn, err := dialTCP(loopback(i.Public))
+				if err == nil {
+					err = conn.Close()
+				}
+				return err
+			})
+		}
+	}
+	if err := l.agree(nil, p.backend); err != nil {
+		t.Error(err)
+	}
+}
+
 // newest is the process that was started last of those with this text in their command line.
 func newest(t *testing.T, which string) int {
 	t.Helper()

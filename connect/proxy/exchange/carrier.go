@@ -49,7 +49,7 @@ func (c *carriers) suitsLocked(s *single, n int64) bool {
 	return c.bulk || !c.carries
 }
 
-// mostCarriers is how many there are for one host: each carries hundreds, and has some more of them taken back each second. What is more goes by connections
+// mostCarriers is how many there are for one host, beside those that leave: each carries hundreds, and has some more of them taken back each second. What is more goes by connections
 // of its own, whose number is the requests': a host that takes connections and refuses all that they would carry doesn't get one for each.
 const mostCarriers = 64
 
@@ -137,9 +137,11 @@ func (h *host) stream(v *clusterView) (st *mux.Stream, m *making, alone wire) {
 		if c.identity != v.identity {
 			continue
 		}
-		n++
 		if !v.fresh(c.born, time.Time{}) {
 			c.session.Leave()
+		}
+		if !c.session.Leaving() {
+			n++
 		}
 		if st, err := c.session.Open(); err == nil {
 			return st, nil, raw

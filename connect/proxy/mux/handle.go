@@ -135,7 +135,16 @@ func (s *Session) opened(id uint32) error {
 	st.born = time.Now()
 	s.mu.Unlock()
 	s.c.Accept(st)
-	for range s.nones.Swap(0) {
+	return s.refusals()
+}
+
+// refusals counts streams that were refused here, of which nothing had been said.
+func (s *Session) refusals() error {
+	n := s.nones.Swap(0)
+	if n > 0 {
+		s.g.earn(s.sent.Load())
+	}
+	for range n {
 		if err := s.g.wasted(); err != nil {
 			return err
 		}

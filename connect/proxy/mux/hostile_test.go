@@ -4,10 +4,13 @@ package mux
 
 import (
 	"errors"
+	"io"
 	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/weftmesh/weft/internal/memnet"
 )
 
 // TestHostile: what breaks the protocol ends the connection, and its control doesn't.
@@ -211,5 +214,32 @@ func TestHeldOfOnePeer(t *testing.T) {
 		if n := other.bytes.Load(); n != 0 {
 			t.Errorf("%d bytes of what is gone count", n)
 		}
+	})
+}
+
+// Streams that have to be refused, as what they bring can't be kept, are no cheaper to their opener than those it takes back.
+func TestRefusedWithoutEnd(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		a, b := memnet.Pipe("a", "b")
+		s := New(b, Config{Accept: func(st *Stream) { st.Refuse() }})
+		over := make(chan error, 1)
+		go func() { over <- s.Run(t.Context()) }()
+		go func() { _, _ = io.Copy(io.Discard, a) }() // until it ends
+		for id := range uint32(wastes + 200) {
+			if _, err := a.Write(appendFrame(nil, kindOpen, id+1, 0, nil)); err != nil {
+				break // it has ended
+			}
+		}
+		select {
+		case err := <-over:
+			if !errors.As(err, new(*ProtocolError)) {
+				t.Errorf("it ended with %v", err)
+			}
+		case <-time.After(time.Second): // virtual
+			t.Error("it goes on")
+			s.Close()
+			<-over
+		}
+		_ = a.Close()
 	})
 }
