@@ -12,7 +12,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"strconv"
 	"strings"
 	"sync"
@@ -306,28 +305,4 @@ func TestHeadsThatDontEndOnCarriedConnections(t *testing.T) {
 	if len(c.p.shares) != 1 {
 		t.Errorf("%d identities", len(c.p.shares))
 	}
-}
-
-// A connection of another sidecar's own that is closed while it is idle says that nothing was read since the last answer.
-func TestAnIdleConnectionOfASidecarIsDeclined(t *testing.T) {
-	c := carriedBench(t, nil)
-	conn := tls.Client(c.dialTLS(c.s.Listeners["l"].TLS.Config), &tls.Config{
-		Certificates: []tls.Certificate{c.cert}, InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"},
-	})
-	defer conn.Close()
-	ask(t, conn, "/1")
-	c.resting()
-	c.p.drainListener("l")
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, declined := resp.Header["X-Weft-Declined"]; resp.StatusCode != 408 || !resp.Close || !declined {
-		t.Errorf("%s %v", resp.Status, resp.Header)
-	}
-	if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
-		t.Errorf("behind it: %v", err)
-	}
-	c.gone()
 }

@@ -193,7 +193,7 @@ func (c *connection) again(ctx context.Context) (rests bool) {
 
 // openHTTP serves the connection as HTTP from now on. Opening is what has been read already.
 func (c *connection) openHTTP(ctx context.Context, l *config.Listener, alpn string, opening []byte) (rests bool) {
-	m := exchange.Manner{ALPN: alpn, Opening: opening, Drains: c.drain, Declines: l.Direction == config.Inbound && c.peer.URI != ""}
+	m := exchange.Manner{ALPN: alpn, Opening: opening, Drains: c.drain}
 	if canRest(c.conn) {
 		m.RestAfter, m.Wake = c.p.restAfter, c.wake
 	}

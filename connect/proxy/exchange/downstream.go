@@ -92,8 +92,6 @@ type Manner struct {
 	Wake      func()
 	// Heads bounds heads that have begun, of connections that are carried; nil: it doesn't.
 	Heads *h1.Heads
-	// Declines has an idle HTTP/1 connection that is closed say so, to another proxy.
-	Declines bool
 }
 
 // Downstream is a connection that is served. It is Serve's caller's, who has to Close it.
@@ -245,7 +243,7 @@ func (d *downstream) serveHTTP1(ctx context.Context, c *config.HTTP, prefix []by
 	return h1.Serve(ctx, d.conn, h1.ServerConfig{
 		Limits: limitsOf(c), Scheme: scheme, IdleTimeout: cmp.Or(c.IdleTimeout, defaultIdle), HeadTimeout: c.HeaderTimeout,
 		Draining: d.leaving, Closing: d.closing, OnState: func(s h1.ConnState) { d.idle.Store(s == h1.StateIdle) }, BadRequest: d.refuse, Prefix: prefix,
-		RestAfter: d.manner.RestAfter, Rest: d.rest, Heads: d.manner.Heads, Declines: d.manner.Declines,
+		RestAfter: d.manner.RestAfter, Rest: d.rest, Heads: d.manner.Heads,
 	}, d.serve)
 }
 

@@ -30,7 +30,7 @@ type ClientConfig struct {
 // When a request may be sent again, on another connection:
 //
 //   - errors.Is(err, stream.ErrNotSent): always. Nothing of it was handed to the connection: it was found closed before
-//     the first write, or the first write took no byte, or the server has said that it closed the connection before it read any (ServerConfig.Declines).
+//     the first write, or the first write took no byte.
 //   - errors.Is(err, ErrStale): only where the method is idempotent. The request was written to a connection that had
 //     served before, and the connection ended before any byte of a response.
 //   - else: only by a policy that accepts that the request is processed twice.
@@ -227,13 +227,8 @@ func (e *clientExchange) ReadHead(h *stream.ResponseHead) error {
 		}
 		return nil
 	}
-	e.persists = e.framing.persists()
-	if h.Status == 408 && e.used && e.informational == 0 && !e.persists {
-		if _, ok := h.Fields.Get(declined); ok {
-			return fmt.Errorf("%w: the server has closed the connection before", stream.ErrNotSent)
-		}
-	}
 	e.headed = true
+	e.persists = e.framing.persists()
 	e.startBody(h)
 	return nil
 }

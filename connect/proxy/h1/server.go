@@ -44,9 +44,6 @@ type ServerConfig struct {
 	// BadRequest makes the answer to what the codec refuses (a *ProtocolError). The head's length is set by the codec.
 	// By default it is plain text that says what was wrong.
 	BadRequest func(err error) (*stream.ResponseHead, []byte)
-	// Declines has a connection that ends while it is idle, as it drains or was idle for too long, say so by an answer that nobody asked for (408,
-	// RFC 9110 §15.5.9): what its client sends at that moment, whatever it is, may be sent again. It is for clients that know of such answers, as weft's and Envoy do.
-	Declines bool
 	// Heads bounds heads that have begun, with other connections; nil: it doesn't. The connection has to have a method Refuse, which says that nothing
 	// was done for what came since the last answer.
 	Heads *Heads
@@ -218,20 +215,9 @@ func (s *serverConn) await() error {
 func (s *serverConn) decline() error {
 	if c, ok := s.conn.(interface{ Refuse() }); ok {
 		c.Refuse()
-	} else if s.config.Declines && s.served > 0 {
-		s.setState(StateActive) // nobody is to wake it any more
-		head := &stream.ResponseHead{Status: 408}
-		head.Fields.Add(declined, "1")
-		s.wr.begin()
-		if s.wr.responseHead(head, &exchangeFacts{}, true, "close") == nil && s.wr.flush() == nil {
-			s.linger() // what crosses it would have it reset
-		}
 	}
 	return errDone
 }
-
-// declined is a field of a 408: it answers nothing, and what was sent on the connection since the last answer wasn't read.
-const declined = "X-Weft-Declined"
 
 func (s *serverConn) closesIdle() bool { return s.config.Closing != nil && s.config.Closing() }
 
