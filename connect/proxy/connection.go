@@ -93,8 +93,11 @@ func (p *Proxy) newConnection(served *run.Group, conn net.Conn, name string, pee
 
 // begins counts a connection in, and serves its first turn. The prefix has been read from the client already.
 func (p *Proxy) begins(ctx context.Context, c *connection, l *config.Listener, gone bool, alpn string, prefix []byte) {
-	if !p.enter(c, l) {
-		_ = c.conn.Close() // there are too many
+	if !p.enter(c, l) { // there are too many
+		if st, ok := c.conn.(*mux.Stream); ok {
+			st.Refuse() // nothing of it was looked at, so that it may be sent elsewhere, whatever it is
+		}
+		_ = c.conn.Close()
 		return
 	}
 	if gone {

@@ -72,9 +72,9 @@ func Brief(r *http.Request) bool {
 			(strings.HasPrefix(path, "/v1/kv/") || path == "/v1/catalog/register" || path == "/v1/catalog/deregister" ||
 				path == "/v1/agent/service/register" || path == "/v1/agent/check/register" || path == "/v1/txn")
 	case http.MethodGet:
-		// To take the query apart would be more work than it is worth: what only might wait isn't brief either.
+		// To take the query apart would be more work than it is worth: what only might wait isn't brief either, as for another datacenter.
 		q := r.URL.RawQuery
-		return r.ContentLength == 0 && !strings.Contains(q, "index") && !strings.Contains(q, "hash") && !strings.Contains(q, "%") &&
+		return r.ContentLength == 0 && !strings.Contains(q, "index") && !strings.Contains(q, "hash") && !strings.Contains(q, "dc=") && !strings.Contains(q, "%") &&
 			(strings.HasPrefix(path, "/v1/kv/") || strings.HasPrefix(path, "/v1/health/") || strings.HasPrefix(path, "/v1/catalog/"))
 	}
 	return false

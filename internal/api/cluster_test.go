@@ -16,7 +16,8 @@ func TestBrief(t *testing.T) {
 	}{
 		{"GET /v1/kv/a", "", true},
 		{"GET /v1/kv/a?stale", "", true},
-		{"GET /v1/kv/?recurse&dc=dc2", "", true},
+		{"GET /v1/kv/?recurse", "", true},
+		{"GET /v1/kv/?recurse&dc=dc2", "", false},
 		{"GET /v1/health/service/web?passing", "", true},
 		{"GET /v1/catalog/nodes", "", true},
 		{"GET /v1/kv/a?index=7", "", false},

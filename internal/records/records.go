@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/weftmesh/weft/internal/nowait"
@@ -31,6 +32,11 @@ const (
 	// size is a buffer's: four full records.
 	size = 4 * (Record + around)
 )
+
+// mostGathering is how many connections hold something back at once. What those that nobody reads hold stays: others write as they would without this.
+const mostGathering = 512
+
+var gathering atomic.Int64
 
 var buffers = sync.Pool{New: func() any { return new([size]byte) }}
 
@@ -112,7 +118,7 @@ func Of(conn net.Conn) *Conn {
 }
 
 // Read reads into p what has come, at least something, several TLS records by one call where conn is TLS, under, which Of gave for it, isn't nil,
-// and p has room for more than one. It takes no more from the socket than p has room for: what comes behind stays there, to be seen.
+// and p has room for more than one. It takes hardly more from the socket than p has room for: what comes behind stays there, to be seen, or see Holds.
 func Read(conn net.Conn, under *Conn, p []byte) (n int, err error) {
 	if under == nil || len(p) <= Record {
 		return conn.Read(p)
@@ -131,6 +137,10 @@ func Read(conn net.Conn, under *Conn, p []byte) (n int, err error) {
 	}
 	return n, err
 }
+
+// Holds says whether something was taken from the socket that nobody has read: behind what was asked for there may be a little more where a record
+// had come in pieces. Only the goroutine that reads may ask.
+func (c *Conn) Holds() bool { return c.in != nil }
 
 // Read gives what has come; see the function Read.
 func (c *Conn) Read(p []byte) (int, error) {
@@ -223,6 +233,7 @@ func (c *Conn) flushLocked() error {
 	_, err := c.write(out[:c.held])
 	c.held = 0
 	buffers.Put(out)
+	gathering.Add(-1)
 	return err
 }
 
@@ -252,6 +263,10 @@ func (c *Conn) Write(p []byte) (int, error) {
 		return c.write(p)
 	}
 	if c.out == nil {
+		if gathering.Add(1) > mostGathering {
+			gathering.Add(-1)
+			return c.write(p)
+		}
 		c.out = buffers.Get().(*[size]byte)
 	}
 	c.held += copy(c.out[c.held:], p)

@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -226,5 +227,38 @@ func TestOfFindsItUnderTLS(t *testing.T) {
 	}
 	if records.Of(client.socket.Conn) != nil {
 		t.Error("found beneath a socket")
+	}
+}
+
+// What those hold back whom nobody reads is bounded: others write without holding anything.
+func TestFewHoldSomethingBack(t *testing.T) {
+	client, server := pair(t)
+	held := make([]*records.Conn, 600)
+	for i := range held {
+		a, b := net.Pipe()
+		t.Cleanup(func() { _, _ = a.Close(), b.Close() })
+		held[i] = records.Under(a)
+		held[i].Gather()
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = io.ReadFull(b, make([]byte, 1)) })
+		if _, err := held[i].Write([]byte{1}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = held[i].Flush(); wg.Wait() })
+	}
+	before := client.socket.writes.Load()
+	arrives(t, client, server, make([]byte, records.Batch), true)
+	if n := client.socket.writes.Load() - before; n != 4 {
+		t.Errorf("%d writes of four records", n)
+	}
+	for _, c := range held {
+		if err := c.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before = client.socket.writes.Load()
+	arrives(t, client, server, make([]byte, records.Batch), true)
+	if n := client.socket.writes.Load() - before; n != 1 {
+		t.Errorf("%d writes when there was room again", n)
 	}
 }

@@ -310,10 +310,13 @@ func (h *host) end(stays func(*single) bool) {
 }
 
 func (v *clusterView) acquireMulti(ctx func() context.Context, ep *endpoint) (lease, reason.Code, error) {
+	made := false
 	for range 8 {
 		m, full, d := ep.multiplexed(v)
 		if m == nil && d == nil {
-			if enter(&v.state.connections, v.config.Limits.Connections) {
+			if made && full != nil && !full.client.Busy() {
+				m = full // a server that lets no stream begin for now: another connection would be the same
+			} else if enter(&v.state.connections, v.config.Limits.Connections) {
 				d = v.start(ep)
 			} else if m = full; m == nil {
 				if !v.awaitSlot(ctx(), func() bool { return false }) {
@@ -332,6 +335,7 @@ func (v *clusterView) acquireMulti(ctx func() context.Context, ep *endpoint) (le
 			if d.err != nil {
 				return lease{}, d.code, d.err
 			}
+			made = true
 			continue
 		}
 		open := context.Background()

@@ -91,7 +91,7 @@ func (c *Client) Moved() int64 { return c.wr.sent + c.rd.got }
 // nothing since the last response, neither an end nor bytes that nobody asked for. It doesn't block. A connection that is
 // no socket can't be asked and counts as alive.
 func (c *Client) Alive() bool {
-	if c.closed.Load() || c.busy || c.wr.err != nil || c.rd.eof || c.rd.buffered() > 0 {
+	if c.closed.Load() || c.busy || c.wr.err != nil || c.rd.eof || c.rd.buffered() > 0 || c.rd.under != nil && c.rd.under.Holds() {
 		return false
 	}
 	if c.asks != nil {

@@ -32,6 +32,12 @@ func (r *reader) waits() bool {
 	return true
 }
 
+// here says whether more of the head has come, so that it needn't be waited for.
+func (r *reader) here() bool {
+	c, ok := r.conn.(interface{ Unread() int })
+	return ok && c.Unread() > 0
+}
+
 // waited notes that nothing is waited for any more.
 func (r *reader) waited() {
 	if r.headBytes != 0 {

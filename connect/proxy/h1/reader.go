@@ -220,7 +220,7 @@ func (r *reader) lines(limit int, first bool) (string, error) {
 			if pos > limit {
 				return "", tooBig(line)
 			}
-			if first && !r.waits() {
+			if first && !r.waits() && !r.here() {
 				return "", errHeads
 			}
 			if !slow && r.headTimeout > 0 && !guard.Off("C69") {

@@ -390,6 +390,13 @@ func (st *Stream) Quiet() bool {
 	return st.unread.n == 0 && st.dead == nil && !st.eof && !st.closed && !st.ended
 }
 
+// Unread is how many bytes have come and weren't read.
+func (st *Stream) Unread() int {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.unread.n
+}
+
 // Rest has resume called once, when something has come or ended, at until (unless that is zero), or by Wake; nobody may read meanwhile. False:
 // that is so already, and resume isn't called. It must not block.
 func (st *Stream) Rest(until time.Time, resume func()) bool {
