@@ -269,7 +269,7 @@ func TestHeadsThatDontEndOnCarriedConnections(t *testing.T) {
 	half := "GET / HTTP/1.1\r\nHost: up\r\nX: " + strings.Repeat("a", 40<<10)
 	var refused atomic.Int64
 	var wg sync.WaitGroup
-	const begun = 500
+	const begun = 200
 	var all []net.Conn
 	for range begun {
 		st, err := c.session.Open()

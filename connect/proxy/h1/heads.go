@@ -12,7 +12,7 @@ import (
 type Heads struct{ bytes atomic.Int64 }
 
 const (
-	maxHeads = 32 << 20
+	maxHeads = 12 << 20
 	headCost = 16 << 10 // of one that is waited for, beside its buffer: most of it the stack
 )
 
