@@ -300,7 +300,13 @@ func TestARefusedCertificateOfACarrier(t *testing.T) {
 			t.Errorf("request %d: %s %s", i, resp.Status, resp.Header.Get(reason.Header))
 		}
 	}
-	if resp := post(newRig(t, mutual(cert, "i"), no.addr)); resp.StatusCode != 503 || resp.Header.Get(reason.Header) != string(reason.UpstreamTLSFailure) {
+	// What the server says before it closes may be lost with a reset by what was sent meanwhile.
+	switch resp := post(newRig(t, mutual(cert, "i"), no.addr)); reason.Code(resp.Header.Get(reason.Header)) {
+	case reason.UpstreamTLSFailure, reason.UpstreamReset:
+		if resp.StatusCode != 503 {
+			t.Errorf("no other endpoint: %s", resp.Status)
+		}
+	default:
 		t.Errorf("no other endpoint: %s %s", resp.Status, resp.Header.Get(reason.Header))
 	}
 }

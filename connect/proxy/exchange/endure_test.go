@@ -3,6 +3,7 @@
 package exchange
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"strings"
@@ -91,9 +92,18 @@ func TestHedgeKeepsTheFirstTry(t *testing.T) {
 func TestHedgeEndsWithItsClient(t *testing.T) {
 	s := newSlowly(9)
 	r := newRig(t, hedging(2), upstream(t, s))
-	c := client(t, 1)
-	c.Timeout = 300 * time.Millisecond
-	if _, err := c.Get(r.url("/")); err == nil {
+	ctx, leave := context.WithCancel(t.Context())
+	go func() {
+		for range 3 {
+			<-s.in
+		}
+		leave()
+	}()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url("/"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client(t, 1).Do(req); err == nil {
 		t.Fatal("an answer came")
 	}
 	for range s.came.Load() {
