@@ -4,15 +4,12 @@ package records_test
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
-	"math/big"
 	"net"
+	"net/http/httptest"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -63,19 +60,12 @@ func pair(t *testing.T) (client, server end) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, tpl, tpl, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	known := httptest.NewTLSServer(nil)
+	known.Close()
 	ca, cb := &counted{Conn: a}, &counted{Conn: b}
 	ua, ub := records.Under(ca), records.Under(cb)
 	client = end{tls.Client(ua, &tls.Config{InsecureSkipVerify: true, DynamicRecordSizingDisabled: true}), ua, ca}
-	server = end{tls.Server(ub, &tls.Config{DynamicRecordSizingDisabled: true, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}), ub, cb}
+	server = end{tls.Server(ub, &tls.Config{DynamicRecordSizingDisabled: true, Certificates: known.TLS.Certificates}), ub, cb}
 	t.Cleanup(func() { a.Close(); b.Close() })
 	done := make(chan error, 1)
 	go func() { done <- server.Handshake() }()

@@ -4,19 +4,14 @@ package h1
 
 import (
 	"bufio"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/weftmesh/weft/connect/proxy/stream"
 	"github.com/weftmesh/weft/internal/records"
@@ -91,9 +86,10 @@ func TestHeadAndBodyAreOneWriteOverTLS(t *testing.T) {
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
-	cert := certificate(t)
+	known := httptest.NewTLSServer(nil)
+	known.Close()
 	w := wrapped{a, &atomic.Int64{}, &atomic.Int64{}}
-	server := tls.Server(records.Under(w), &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13, DynamicRecordSizingDisabled: true, SessionTicketsDisabled: true})
+	server := tls.Server(records.Under(w), &tls.Config{Certificates: known.TLS.Certificates, MinVersion: tls.VersionTLS13, DynamicRecordSizingDisabled: true, SessionTicketsDisabled: true})
 	client := tls.Client(b, &tls.Config{InsecureSkipVerify: true})
 	shaken := make(chan error)
 	go func() { shaken <- client.Handshake() }()
@@ -126,18 +122,4 @@ func TestHeadAndBodyAreOneWriteOverTLS(t *testing.T) {
 	}
 	_ = client.Close()
 	<-served
-}
-
-func certificate(t *testing.T) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, tpl, tpl, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
