@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/connect/identity"
+	"github.com/weftmesh/weft/connect/proxy/calm"
 	"github.com/weftmesh/weft/connect/proxy/config"
 	"github.com/weftmesh/weft/connect/proxy/reason"
 	"github.com/weftmesh/weft/connect/proxy/trace"
@@ -49,8 +50,9 @@ type Engine struct {
 	base    context.Context // of upstream HTTP/2 connections
 	cancel  context.CancelFunc
 
-	workers workers
-	glance  listen.Glance
+	workers  workers
+	glance   listen.Glance
+	refusals calm.Queue
 
 	downMu sync.Mutex // guards downs and ending
 	downs  map[*downstream]struct{}
@@ -85,6 +87,12 @@ func New(c Config) (*Engine, error) {
 
 // now is the time since the engine was made, in nanoseconds, never 0.
 func (e *Engine) now() int64 { return int64(time.Since(e.began)) + 1 }
+
+// Yield gives the processor to all others that are ready, or have got something from the network, and returns then.
+func (e *Engine) Yield() { e.glance.Wait() }
+
+// Refusals is what everybody waits in whom this proxy refuses.
+func (e *Engine) Refusals() *calm.Queue { return &e.refusals }
 
 // spawn runs f in a goroutine that Run's end ends; refused is called instead where it has ended.
 func (e *Engine) spawn(f func(context.Context), refused func()) {

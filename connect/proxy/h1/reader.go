@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -16,19 +17,46 @@ import (
 	"github.com/weftmesh/weft/internal/records"
 )
 
-// readSize is one read buffer: room for a usual head. Larger heads get a buffer of their own; bodies pass it by.
+// readSize is one read buffer: room for a usual head. Larger heads get a larger one; bodies pass it by.
 const readSize = 4 << 10
 
-var readPool = sync.Pool{New: func() any { return new([readSize]byte) }}
+// readRooms are the sizes of buffers that are used again, the last one for a head at its usual limit. Who sends one long head after the other, each of
+// which is refused, would have 100 MB of garbage made a second.
+var (
+	readRooms = [...]int{readSize, 16 << 10, 64<<10 + readSize}
+	readPools [len(readRooms)]sync.Pool // of *[]byte
+)
+
+// readRoom gives a buffer of at least so many bytes, and what it goes back by; nil: it doesn't.
+func readRoom(least int) (buf []byte, back *[]byte) {
+	for i, size := range readRooms {
+		if size < least {
+			continue
+		}
+		b, ok := readPools[i].Get().(*[]byte)
+		if !ok {
+			b = new([]byte)
+			*b = make([]byte, size)
+		}
+		return *b, b
+	}
+	return make([]byte, least), nil
+}
+
+func readRoomBack(b *[]byte) {
+	if b != nil {
+		readPools[slices.Index(readRooms[:], len(*b))].Put(b)
+	}
+}
 
 // reader is the read side of a connection: a buffer that is borrowed when bytes are there and given back when it is
 // empty.
 type reader struct {
 	conn net.Conn
-	arr  *[readSize]byte // the borrowed buffer, nil while there is none
-	buf  []byte          // arr[:], or a larger one for a large head
-	r, w int             // the unread bytes are buf[r:w]
-	got  int64           // bytes that were read of the connection
+	buf  []byte  // the borrowed buffer, nil while there is none
+	back *[]byte // what it is given back by
+	r, w int     // the unread bytes are buf[r:w]
+	got  int64   // bytes that were read of the connection
 
 	headTimeout time.Duration // from the first wait inside a head to its end; 0: none
 	heads       *Heads        // of requests' heads; nil: they aren't bounded
@@ -56,8 +84,7 @@ func (r *reader) buffered() int { return r.w - r.r }
 
 func (r *reader) borrow() {
 	if r.buf == nil {
-		r.arr = readPool.Get().(*[readSize]byte)
-		r.buf = r.arr[:]
+		r.buf, r.back = readRoom(readSize)
 	}
 }
 
@@ -66,11 +93,8 @@ func (r *reader) release() {
 	if r.r != r.w {
 		return
 	}
-	r.r, r.w, r.buf = 0, 0, nil
-	if r.arr != nil {
-		readPool.Put(r.arr)
-		r.arr = nil
-	}
+	readRoomBack(r.back)
+	r.r, r.w, r.buf, r.back = 0, 0, nil, nil
 }
 
 // preload puts bytes that were read before in front.
@@ -146,13 +170,10 @@ func (r *reader) makeRoom() {
 		r.r = 0
 		return
 	}
-	buf := make([]byte, 2*len(r.buf))
+	buf, back := readRoom(2 * len(r.buf))
 	copy(buf, r.buf)
-	if r.arr != nil {
-		readPool.Put(r.arr)
-		r.arr = nil
-	}
-	r.buf = buf
+	readRoomBack(r.back)
+	r.buf, r.back = buf, back
 }
 
 // readInto reads past the buffer.

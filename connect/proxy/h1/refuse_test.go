@@ -9,7 +9,10 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/weftmesh/weft/connect/proxy/calm"
 	"github.com/weftmesh/weft/connect/proxy/stream"
 )
 
@@ -72,4 +75,36 @@ func TestRefusedBeforeTheEnd(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who is refused for a malformed request waits for its turn.
+func TestRefusalsWaitForTheirTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := new(calm.Queue)
+		breaks := func() time.Duration {
+			a, b := net.Pipe()
+			done := make(chan error, 1)
+			go func() { done <- Serve(t.Context(), b, ServerConfig{Refusals: q}, echo) }()
+			began := time.Now()
+			if _, err := io.WriteString(a, "GET / HTTP/1.1\r\n\r\n"); err != nil { // no Host
+				t.Fatal(err)
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(a), nil)
+			if err != nil || resp.StatusCode != http.StatusBadRequest {
+				t.Fatal(resp, err)
+			}
+			took := time.Since(began)
+			_ = a.Close()
+			<-done
+			return took
+		}
+		for i := range 11 {
+			if took := breaks(); took != 0 {
+				t.Errorf("refusal %d took %s to be told", i, took)
+			}
+		}
+		if took := breaks(); took == 0 || took > 4*refusalCost {
+			t.Errorf("one behind eleven others took %s to be told", took)
+		}
+	})
 }

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"time"
 
+	"github.com/weftmesh/weft/connect/proxy/calm"
 	"github.com/weftmesh/weft/connect/proxy/stream"
 )
 
@@ -47,6 +49,8 @@ type ServerConfig struct {
 	// Heads bounds heads that have begun, with other connections; nil: it doesn't. The connection has to have a method Refuse, which says that nothing
 	// was done for what came since the last answer.
 	Heads *Heads
+	// Refusals is what a client waits in that the codec refuses; nil: it is refused at once.
+	Refusals *calm.Queue
 	// Prefix is what was already read off the connection. It is copied.
 	Prefix []byte
 	// RestAfter, where it is positive, is how long a connection waits for a request until Serve gives it back with a *Rest.
@@ -75,6 +79,7 @@ const (
 	discardMost    = 5 * time.Second
 	lingerTime     = 500 * time.Millisecond
 	lingerBytes    = 4 << 20
+	refusalCost    = time.Millisecond // that a client which the codec refuses has had of a processor, with its connection
 )
 
 func (c ServerConfig) withDefaults() ServerConfig {
@@ -264,6 +269,9 @@ func (s *serverConn) reject(err error) error {
 	if !errors.As(err, &pe) {
 		return err
 	}
+	s.rd.r = s.rd.w // a long head isn't kept while it waits
+	s.rd.release()
+	s.config.Refusals.Wait(s.base, refusalCost)
 	head, body := s.config.BadRequest(err)
 	head.Length, head.HasLength = int64(len(body)), true
 	s.wr.begin()
@@ -311,16 +319,26 @@ func (s *serverConn) discard() bool {
 	if isTimeout(s.body.err) {
 		s.body.err = nil // the handler didn't wait for it: it goes on where it was
 	}
-	var scratch [1024]byte
-	for left, began := discardUnknown, time.Now(); !s.body.done && left > 0 && time.Since(began) < discardMost; {
-		_ = s.conn.SetReadDeadline(time.Now().Add(discardTime))
-		n, err := s.body.read(scratch[:])
-		left -= n
-		if err != nil && !errors.Is(err, io.EOF) {
-			return false
-		}
-	}
+	_ = calm.Discard(unwanted{s, time.Now().Add(discardMost)}, discardBytes, discardUnknown) // whatever ended it, what counts is whether the body has
 	return s.body.done
+}
+
+// unwanted reads a request's body, each piece of which has to come soon.
+type unwanted struct {
+	s     *serverConn
+	until time.Time
+}
+
+func (u unwanted) Read(p []byte) (int, error) {
+	now := time.Now()
+	switch {
+	case u.s.body.done:
+		return 0, io.EOF
+	case now.After(u.until):
+		return 0, os.ErrDeadlineExceeded
+	}
+	_ = u.s.conn.SetReadDeadline(now.Add(discardTime))
+	return u.s.body.read(p)
 }
 
 // settleTunnel ends a tunnel: regularly where both sides have ended it, else so that the peer notices.
@@ -337,12 +355,5 @@ func (s *serverConn) linger() {
 		return
 	}
 	_ = s.conn.SetReadDeadline(time.Now().Add(lingerTime))
-	var scratch [1024]byte
-	for n := 0; n < lingerBytes; {
-		m, err := s.conn.Read(scratch[:])
-		if err != nil {
-			return
-		}
-		n += m
-	}
+	_ = calm.Discard(s.conn, 0, lingerBytes) // whatever ends it, the connection is closed next
 }

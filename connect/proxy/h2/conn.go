@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"github.com/weftmesh/weft/connect/proxy/calm"
 	"github.com/weftmesh/weft/connect/proxy/stream"
 )
 
@@ -61,17 +62,15 @@ type conn struct {
 	wg           sync.WaitGroup
 	open         atomic.Int32  // streams that are open, for the writer
 	frames       atomic.Uint64 // ever read; keepalive looks at it
+	refusals     *calm.Queue   // a server's
 
 	// Of the reader.
 	br       input
 	fr       *http2.Framer
 	dec      *hpack.Decoder
 	in       headIn
-	block    []byte // of a head that goes on in CONTINUATION frames
-	blockEnd bool
-	blockID  uint32
-	blockN   int
-	heading  bool // such a head is under way
+	head     headFrames
+	heading  bool // a head goes on in CONTINUATION frames
 	owes     bool // so much that it has to rest
 	answered bool // something waits in the writer that nobody has flushed
 	turn     int  // frames, and requests begun, since the reader yielded
@@ -212,6 +211,9 @@ func (c *conn) run(ctx context.Context, hello func() error) error {
 		err = c.read()
 	}
 	c.pause()
+	if bad := new(ConnError); errors.As(err, &bad) && !bad.Remote {
+		c.refusals.Wait(ctx, refusalCost)
+	}
 	if err == errRests && unhook() {
 		cancel(err)
 		return err
@@ -300,7 +302,7 @@ func (c *conn) linger() {
 	if c.nc.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
 		return
 	}
-	_, _ = io.CopyN(io.Discard, &c.br, lingerBytes)
+	_ = calm.Discard(&c.br, 0, lingerBytes) // whatever ends it, the connection is closed next
 }
 
 // pause is called before the reader waits for the peer: everybody for whom something came is told now, so that a message that

@@ -131,7 +131,7 @@ func (c *conn) spendLocked(n float64) error {
 	if !c.control.spend(n) && !guard.Off("C64") {
 		return broken(stream.CodeEnhanceCalm, "too many control frames")
 	}
-	if c.control.low() {
+	if c.control.low(freeControl) {
 		c.oweLocked(time.Duration(n) * controlCost)
 	}
 	return nil
@@ -147,7 +147,7 @@ func (c *conn) wasteLocked() error {
 	if !c.resets.spend(1) && !guard.Off("C61") && !guard.Off("C62") {
 		return broken(stream.CodeEnhanceCalm, "too many streams were reset")
 	}
-	if c.resets.low() {
+	if c.resets.low(freeWaste) {
 		c.oweLocked(wasteCost)
 	}
 	return nil
@@ -155,7 +155,7 @@ func (c *conn) wasteLocked() error {
 
 // abandonedLocked charges for a request that was begun and then taken back, where that happens often.
 func (c *conn) abandonedLocked(e *exch) error {
-	if e.srv == nil || !e.srv.begun || !c.resets.low() {
+	if e.srv == nil || !e.srv.begun || !c.resets.low(freeWaste) {
 		return nil
 	}
 	c.oweLocked(abandonedCost)
@@ -222,11 +222,18 @@ func (c *conn) onHeaders(f *http2.HeadersFrame) error {
 	if f.HasPriority() && f.Priority.StreamDep == f.StreamID {
 		return broken(stream.CodeProtocol, "a stream depends on itself")
 	}
-	if f.HeadersEnded() {
-		return c.onBlock(f.StreamID, f.HeaderBlockFragment(), f.StreamEnded())
+	kind, err := c.role.expect(f.StreamID)
+	if err != nil {
+		return err
 	}
-	c.blockID, c.blockEnd, c.blockN = f.StreamID, f.StreamEnded(), 0
-	c.block = append(c.block[:0], f.HeaderBlockFragment()...)
+	c.head = headFrames{id: f.StreamID, kind: kind, end: f.StreamEnded()}
+	c.in.begin(kind)
+	if err := c.decode(f.HeaderBlockFragment(), f.HeadersEnded()); err != nil {
+		return err
+	}
+	if f.HeadersEnded() {
+		return c.role.head(f.StreamID, kind, f.StreamEnded())
+	}
 	c.heading = true
 	if !guard.Off("C69") {
 		c.readBy(time.Now().Add(headTimeout))
@@ -234,31 +241,35 @@ func (c *conn) onHeaders(f *http2.HeadersFrame) error {
 	return nil
 }
 
+// headFrames is a head of which not all frames have come yet, in conn.in.
+type headFrames struct {
+	id    uint32
+	kind  headKind
+	end   bool // the stream has none but this
+	bytes int
+	more  int // CONTINUATION frames
+}
+
 func (c *conn) onContinuation(f *http2.ContinuationFrame) error {
-	c.block = append(c.block, f.HeaderBlockFragment()...)
-	c.blockN++
-	if (len(c.block) > 2*c.lim.HeadBytes || c.blockN > maxContinuation) && !guard.Off("C63") {
+	if c.head.more++; (c.head.bytes+len(f.HeaderBlockFragment()) > 2*c.lim.HeadBytes || c.head.more > maxContinuation) && !guard.Off("C63") {
 		return broken(stream.CodeEnhanceCalm, "a head is far over its limit")
 	}
-	if !f.HeadersEnded() {
-		return nil
+	c.mu.Lock()
+	c.oweLocked(continueCost)
+	c.mu.Unlock()
+	if err := c.decode(f.HeaderBlockFragment(), f.HeadersEnded()); err != nil || !f.HeadersEnded() {
+		return err
 	}
 	c.heading = false
 	c.readBy(time.Time{})
-	block := c.block
-	c.block = nil
-	return c.onBlock(c.blockID, block, c.blockEnd)
+	return c.role.head(c.head.id, c.head.kind, c.head.end)
 }
 
-// onBlock decodes a whole header block and hands it to the role.
-func (c *conn) onBlock(id uint32, block []byte, end bool) error {
-	kind, err := c.role.expect(id)
-	if err != nil {
-		return err
-	}
-	c.in.begin(kind)
-	_, err = c.dec.Write(block)
-	if err == nil {
+// decode decodes a piece of a head, so that the reader may rest between pieces: one byte of them may stand for a field.
+func (c *conn) decode(piece []byte, last bool) error {
+	c.head.bytes += len(piece)
+	_, err := c.dec.Write(piece)
+	if err == nil && last {
 		err = c.dec.Close()
 	}
 	if errors.Is(err, hpack.ErrStringLength) {
@@ -267,12 +278,10 @@ func (c *conn) onBlock(id uint32, block []byte, end bool) error {
 	if err != nil {
 		return broken(codeCompression, err.Error())
 	}
-	if c.in.tooLarge || kind == ignored { // which is decoded too, for HPACK's sake
-		if err := c.wasteBlock(len(block)); err != nil {
-			return err
-		}
+	if c.in.tooLarge || c.head.kind == ignored { // which is decoded too, for HPACK's sake
+		return c.wasteBlock(len(piece))
 	}
-	return c.role.head(id, kind, end)
+	return nil
 }
 
 // onTrailers ends the peer's message on e.

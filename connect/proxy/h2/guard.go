@@ -31,16 +31,19 @@ func (f Floods) withDefaults() Floods {
 // Who spends much of a budget is slowed down before it is cut off: what it makes us do for nothing may take a part of a processor, so
 // that one connection doesn't keep the others waiting. What each costs is about what it was measured to.
 const (
-	freeShare   = 0.75 // of a budget that is left: nothing is owed
-	controlCost = time.Microsecond
-	wasteCost   = 50 * time.Microsecond
-	blockCost   = 25 * time.Nanosecond // for each byte of a head over its limit
+	freeWaste    = 0.75 // of a budget that is left: nothing is owed
+	freeControl  = 0.9
+	controlCost  = 2 * time.Microsecond
+	continueCost = 20 * time.Microsecond // for each CONTINUATION frame: those of a head that means well are few
+	wasteCost    = 50 * time.Microsecond
+	blockCost    = 25 * time.Nanosecond // for each byte of a head over its limit
 	// What a request costs that was begun and then taken back: with HTTP/1.1 the connection onwards, and a handshake for the next.
 	abandonedCost  = time.Millisecond
 	abandonedWaste = 4 // further streams wasted
 	restAt         = 250 * time.Microsecond
 	restTimes      = 4 // as long as it worked for nothing the reader rests
 	restMost       = 50 * time.Millisecond
+	refusalCost    = 5 * time.Millisecond // of a connection that is ended for what it did
 )
 
 const (
@@ -64,8 +67,8 @@ func newBucket(burst, perSecond int) bucket {
 
 func (b *bucket) earn(n float64) { b.left = min(b.burst, b.left+n) }
 
-// low says whether so little is left that what comes next is owed for.
-func (b *bucket) low() bool { return b.left < freeShare*b.burst }
+// low says whether so little is left, less than a share of it, that what comes next is owed for.
+func (b *bucket) low(free float64) bool { return b.left < free*b.burst }
 
 // spend takes n and says whether they were there. The clock is asked only where the budget is low.
 func (b *bucket) spend(n float64) bool {

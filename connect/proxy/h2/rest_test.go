@@ -4,6 +4,7 @@ package h2
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"testing"
@@ -11,7 +12,9 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
+	"github.com/weftmesh/weft/connect/proxy/calm"
 	"github.com/weftmesh/weft/connect/proxy/stream"
 )
 
@@ -22,7 +25,7 @@ func TestWorkForNothingIsPaused(t *testing.T) {
 		name   string
 		frames int
 		paused bool
-	}{{"few", 1000, false}, {"many", 4500, true}} {
+	}{{"few", 400, false}, {"many", 4500, true}} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				a, b := net.Pipe()
@@ -97,4 +100,99 @@ func TestRequestTakenBackIsNotServed(t *testing.T) {
 	if len(served) > 0 {
 		t.Errorf("%s was served", <-served)
 	}
+}
+
+// Who breaks the protocol isn't told before its turn has come.
+func TestRefusalsWaitForTheirTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := new(calm.Queue)
+		breaks := func() time.Duration {
+			a, b := net.Pipe()
+			done := make(chan error, 1)
+			go func() { done <- Serve(t.Context(), b, ServerConfig{Refusals: q}, quiet) }()
+			began := time.Now()
+			go func() {
+				_, _ = io.WriteString(a, preface)
+				f := http2.NewFramer(a, nil)
+				_ = f.WriteSettings()
+				_ = f.WritePushPromise(http2.PushPromiseParam{StreamID: 1, PromiseID: 2, EndHeaders: true})
+			}()
+			f := http2.NewFramer(nil, a)
+			for fr, err := f.ReadFrame(); fr == nil || fr.Header().Type != http2.FrameGoAway; fr, err = f.ReadFrame() {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			took := time.Since(began)
+			_ = a.Close()
+			if err := <-done; !errors.As(err, new(*ConnError)) {
+				t.Errorf("it ended with %v", err)
+			}
+			return took
+		}
+		if first := breaks(); first != 0 {
+			t.Errorf("the first took %s to be told", first)
+		}
+		breaks()
+		breaks()
+		if later := breaks(); later == 0 || later > restTimes*refusalCost {
+			t.Errorf("one behind three others took %s to be told", later)
+		}
+	})
+}
+
+// A head that takes its time isn't served where the client was told meanwhile that it isn't.
+func TestHeadDuringTheEndOfADrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		served, goOn := make(chan uint8, 10), make(chan struct{})
+		s, err := NewServer(b, ServerConfig{}, func(x stream.ServerExchange) {
+			served <- 1
+			<-goOn
+			quiet(x)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- s.Run(t.Context()) }()
+		last := make(chan uint32, 10)
+		go func() {
+			f := http2.NewFramer(nil, a)
+			for {
+				fr, err := f.ReadFrame()
+				if err != nil {
+					return
+				}
+				if g, ok := fr.(*http2.GoAwayFrame); ok {
+					last <- g.LastStreamID
+				}
+			}
+		}()
+		_, _ = io.WriteString(a, preface)
+		p := &rawPeer{t: t, fr: http2.NewFramer(a, nil)}
+		p.enc = hpack.NewEncoder(&p.hb)
+		_ = p.fr.WriteSettings()
+		_ = p.headers(1, true)
+		<-served
+		head := p.block()
+		_ = p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: head[:2], EndStream: true})
+		s.Drain()
+		if all := <-last; all != maxStreamID {
+			t.Errorf("at first streams up to %d are said to be served", all)
+		}
+		if one := <-last; one != 1 { // a second later: the client doesn't answer
+			t.Errorf("streams up to %d are said to be served, want 1", one)
+		}
+		_ = p.fr.WriteContinuation(3, true, head[2:])
+		synctest.Wait()
+		if len(served) > 0 {
+			t.Error("a request is served of which the client was told that it isn't")
+		}
+		close(goOn)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		_ = a.Close()
+	})
 }

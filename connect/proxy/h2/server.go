@@ -16,6 +16,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"github.com/weftmesh/weft/connect/proxy/calm"
 	"github.com/weftmesh/weft/connect/proxy/stream"
 )
 
@@ -43,6 +44,8 @@ type ServerConfig struct {
 	// Yield gives the processor to all others that are ready, or have got something from the network, and returns then. It is called after
 	// each turn of a connection on which much comes at once. Default: runtime.Gosched, which doesn't look at the network.
 	Yield func()
+	// Refusals is what a client waits in that breaks the protocol or asks for too much, before it is told and the connection ends; nil: it doesn't wait.
+	Refusals *calm.Queue
 }
 
 const (
@@ -103,6 +106,7 @@ func NewServer(nc net.Conn, cfg ServerConfig, handler stream.Handler) (*Server, 
 	if cfg.Yield != nil {
 		s.yield = cfg.Yield
 	}
+	s.refusals = cfg.Refusals
 	s.preface, s.idle = orDefault(cfg.PrefaceTimeout, defaultPreface), cfg.IdleTimeout
 	if cfg.RestAfter > 0 && cfg.PingEvery <= 0 {
 		s.restAfter, s.br.late = cfg.RestAfter, s.late
@@ -322,6 +326,11 @@ func (s *Server) open(id uint32, end bool) error {
 	s.mu.Lock()
 	s.maxID = id
 	switch {
+	case s.drained: // while the head came: the client was told that this stream isn't served
+		s.noteEndedLocked(id, endedByUs)
+		s.mu.Unlock()
+		e.recycle()
+		return s.spend(1)
 	case s.in.tooLarge:
 		s.noteEndedLocked(id, endedByUs)
 		s.mu.Unlock()
