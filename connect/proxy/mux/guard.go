@@ -24,12 +24,15 @@ const (
 	idlesPerSecond  = 1000
 	earningData     = 64 // bytes that earn a frame which carries nothing: bytes alone don't
 
-	freeShare = 0.75 // of a budget that is left: nothing is owed
-	wasteCost = time.Millisecond
-	idleCost  = time.Microsecond
-	restAt    = 250 * time.Microsecond
-	restTimes = 4 // as long as it worked for nothing the reader rests
-	restMost  = 50 * time.Millisecond
+	freeShare   = 0.75 // of a budget that is left: nothing is owed
+	wasteCost   = time.Millisecond
+	idleCost    = 2 * time.Microsecond
+	restAt      = 250 * time.Microsecond
+	restTimes   = 4 // as long as it worked for nothing the reader rests
+	restMost    = 50 * time.Millisecond
+	refusalCost = 50 * time.Millisecond // of a connection that is ended for what it did: above all the next one's handshake
+
+	turnLength = 16 // streams that are opened, after which others have their turn
 )
 
 // What the opener allows itself, whose streams are taken back by clients that it can't keep from it: less than what is owed for. So who keeps to
@@ -165,9 +168,12 @@ func (g *guards) idled() error {
 	return nil
 }
 
-// rest waits before the next read for as long as is owed.
+// owes says whether so much is owed that the reader has to rest.
+func (g *guards) owes() bool { return g.owed >= restAt }
+
+// rest waits for as long as is owed.
 func (g *guards) rest(ctx context.Context) {
-	if g.owed < restAt {
+	if !g.owes() {
 		return
 	}
 	t := time.NewTimer(min(restTimes*g.owed, restMost))

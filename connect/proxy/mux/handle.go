@@ -122,6 +122,7 @@ func (s *Session) opened(id uint32) error {
 		return violates("a stream's number that was used before")
 	}
 	s.last = id
+	s.turn++
 	if len(s.streams) >= maxStreams {
 		s.stray += firstWindow
 		s.mu.Unlock()

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/weftmesh/weft/connect/proxy/calm"
 	"github.com/weftmesh/weft/internal/memnet"
 )
 
@@ -53,8 +54,8 @@ func TestHostile(t *testing.T) {
 		"pings without end":       {bad: times(idles+100, func(int) []byte { return of(kindPing, 0, 0) }), good: times(100, func(int) []byte { return of(kindPing, 0, 0) })},
 		"windows without end":     {bad: join(open(1), times(idles+100, func(int) []byte { return of(kindWindow, 1, 1) })), good: join(open(1), times(100, func(int) []byte { return of(kindWindow, 1, 1) }))},
 		"windows between bytes":   {bad: join(open(1), times(idles+200, func(int) []byte { return join(of(kindWindow, 1, 1), data(1, 1)) })), good: join(open(1), times(100, func(int) []byte { return join(of(kindWindow, 1, 1), data(1, 1)) }))},
-		"streams taken back":      {bad: times(wastes+200, func(i int) []byte { return join(open(uint32(i+1)), of(kindReset, uint32(i+1), 0)) }), good: times(100, func(i int) []byte { return join(open(uint32(i+1)), of(kindReset, uint32(i+1), 0)) })},
-		"opened without end":      {bad: times(maxStreams+wastes+200, func(i int) []byte { return open(uint32(i + 1)) }), good: times(maxStreams+10, func(i int) []byte { return open(uint32(i + 1)) })},
+		"streams taken back":      {bad: times(2*wastes, func(i int) []byte { return join(open(uint32(i+1)), of(kindReset, uint32(i+1), 0)) }), good: times(100, func(i int) []byte { return join(open(uint32(i+1)), of(kindReset, uint32(i+1), 0)) })},
+		"opened without end":      {bad: times(maxStreams+2*wastes, func(i int) []byte { return open(uint32(i + 1)) }), good: times(maxStreams+10, func(i int) []byte { return open(uint32(i + 1)) })},
 		"data for what is closed": {opens: true, bad: join(of(kindClose, 2, 0), data(3, firstWindow), data(3, 1)), good: data(3, firstWindow)},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -225,7 +226,7 @@ func TestRefusedWithoutEnd(t *testing.T) {
 		over := make(chan error, 1)
 		go func() { over <- s.Run(t.Context()) }()
 		go func() { _, _ = io.Copy(io.Discard, a) }() // until it ends
-		for id := range uint32(wastes + 200) {
+		for id := range uint32(2 * wastes) {
 			if _, err := a.Write(appendFrame(nil, kindOpen, id+1, 0, nil)); err != nil {
 				break // it has ended
 			}
@@ -235,10 +236,45 @@ func TestRefusedWithoutEnd(t *testing.T) {
 			if !errors.As(err, new(*ProtocolError)) {
 				t.Errorf("it ended with %v", err)
 			}
-		case <-time.After(time.Second): // virtual
+		case <-time.After(time.Minute): // virtual: it rests
 			t.Error("it goes on")
 			s.Close()
 			<-over
+		}
+		_ = a.Close()
+	})
+}
+
+// Streams that are opened all at once let others have their turn between, and who breaks the protocol isn't cut off before its own.
+func TestTurnsOfWhatIsOpened(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		a, b := memnet.Pipe("a", "b")
+		yields, q := 0, new(calm.Queue)
+		s := New(b, Config{Accept: func(*Stream) {}, Yield: func() { yields++ }, Refusals: q})
+		over := make(chan error, 1)
+		go func() { over <- s.Run(t.Context()) }()
+		go func() { _, _ = io.Copy(io.Discard, a) }() // until it ends
+		var all []byte
+		for id := range uint32(10 * turnLength) {
+			all = appendFrame(all, kindOpen, id+1, 0, nil)
+		}
+		if _, err := a.Write(all); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if yields != 10 {
+			t.Errorf("%d streams were opened in %d turns, want 10", 10*turnLength, yields)
+		}
+		q.Wait(t.Context(), refusalCost) // another's
+		began := time.Now()
+		if _, err := a.Write(appendFrame(nil, kindOpen, 1, 0, nil)); err != nil { // again
+			t.Fatal(err)
+		}
+		if err := <-over; !errors.As(err, new(*ProtocolError)) {
+			t.Errorf("it ended with %v", err)
+		}
+		if took := time.Since(began); took == 0 || took > restTimes*refusalCost {
+			t.Errorf("it was cut off after %s", took)
 		}
 		_ = a.Close()
 	})

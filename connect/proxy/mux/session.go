@@ -9,9 +9,12 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/weftmesh/weft/connect/proxy/calm"
 )
 
 // Config is how a Session behaves. The zero value is the opener's, with the defaults beside each field.
@@ -27,6 +30,11 @@ type Config struct {
 	Idle, Leaving time.Duration
 	// Held bounds what waits to be read on all sessions that have it, or another share of the same; nil: on each alone, by its windows.
 	Held *Held
+	// Yield gives the processor to all others that are ready, or have got something from the network, and returns then; the accepting side calls it
+	// where many streams are opened at once. Default: runtime.Gosched, which doesn't look at the network.
+	Yield func()
+	// Refusals is what a peer waits in that breaks the protocol or asks for too much, before the connection ends; nil: it doesn't wait.
+	Refusals *calm.Queue
 }
 
 var (
@@ -43,6 +51,7 @@ type Session struct {
 	w     writer
 	in    input
 	g     guards        // the reader's
+	turn  int           // the reader's: streams that were opened since it has let others have theirs
 	ready []*Stream     // the reader's: whom to wake before it waits
 	open  atomic.Int32  // streams
 	sent  atomic.Uint64 // data frames
@@ -77,6 +86,9 @@ func New(nc net.Conn, c Config) *Session {
 			*d.d = d.v
 		}
 	}
+	if c.Yield == nil {
+		c.Yield = runtime.Gosched
+	}
 	s := &Session{nc: nc, c: c, streams: map[uint32]*Stream{}, g: newGuards(), own: newThrift(), idle: time.Now()}
 	s.w.init(nc, &s.open, &s.heard, s.unwritable, s.work.Go)
 	return s
@@ -97,6 +109,9 @@ func (s *Session) Run(ctx context.Context) error {
 	s.in.begin(s.nc)
 	err := s.read(ctx)
 	s.in.end()
+	if bad := new(ProtocolError); errors.As(err, &bad) {
+		s.c.Refusals.Wait(ctx, refusalCost)
+	}
 	s.mu.Lock()
 	ended := errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded)
 	switch {
@@ -301,19 +316,29 @@ func (s *Session) read(ctx context.Context) error {
 			if err := s.handle(f); err != nil {
 				return err
 			}
+			if s.g.owes() || s.turn >= turnLength { // hundreds of streams may be in one read
+				s.pause(ctx)
+				s.turn = 0
+				s.c.Yield()
+			}
 			continue
 		}
 		if n > 0 {
 			continue
 		}
-		s.wake()
-		s.w.kick()
-		s.g.rest(ctx)
+		s.pause(ctx)
 		if err := s.in.fill(); err != nil && !s.goesOn(err) {
 			return err
 		}
 		s.heard.Add(1)
 	}
+}
+
+// pause tells everybody what came for them, and rests for as long as is owed.
+func (s *Session) pause(ctx context.Context) {
+	s.wake()
+	s.w.kick()
+	s.g.rest(ctx)
 }
 
 // goesOn says whether to read on after an error: a deadline was for a connection without a stream.
