@@ -143,21 +143,23 @@ func (h *hedge) launch() bool {
 	if ep == nil {
 		return false
 	}
+	elsewhere := v.another(h.c, ep)
 	h.c.avoid = append(h.c.avoid, ep)
 	a := &attempt{ep: ep, proving: proving, began: h.c.nowNano}
 	ep.active.Add(1)
 	h.under = append(h.under, a)
 	wire := v.upstreamWire(h.ex.req.Proto)
 	go func() {
-		a.run(h, v, wire)
+		a.run(h, v, wire, elsewhere)
 		h.done <- a
 	}()
 	return true
 }
 
 // run sends the request and reads the head of the answer. The request and what was read of its body don't change meanwhile.
-func (a *attempt) run(h *hedge, v *clusterView, w wire) {
-	if a.l, a.code, a.err = v.acquire(slow{context: func() context.Context { return h.ctx }, makers: h.ex.d.makers}, a.ep, w); a.err != nil {
+func (a *attempt) run(h *hedge, v *clusterView, w wire, elsewhere bool) {
+	way := slow{context: func() context.Context { return h.ctx }, makers: h.ex.d.makers, elsewhere: elsewhere}
+	if a.l, a.code, a.err = v.acquire(way, a.ep, w); a.err != nil {
 		return
 	}
 	if !a.hold(a.l.ClientExchange) {

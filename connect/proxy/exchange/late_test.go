@@ -31,6 +31,7 @@ type late struct {
 	l      *config.Listener
 	hangs  atomic.Bool // connections aren't made
 	handle func(net.Conn)
+	at     func(address string) func(net.Conn) // instead of handle; nil: there is one service
 	conns  atomic.Int64
 	served atomic.Int64 // requests, as wholes
 	began  atomic.Int64
@@ -64,14 +65,18 @@ func newLate(t *testing.T, change ...func(*config.Snapshot)) *late {
 		f(s)
 	}
 	var err error
-	r.e, err = New(Config{Snapshot: func() *config.Snapshot { return s }, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	r.e, err = New(Config{Snapshot: func() *config.Snapshot { return s }, Dial: func(ctx context.Context, _, address string) (net.Conn, error) {
 		if r.hangs.Load() {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}
 		here, there := net.Pipe()
 		r.conns.Add(1)
-		go r.handle(there) // ends with the connection
+		handle := r.handle
+		if r.at != nil {
+			handle = r.at(address)
+		}
+		go handle(there) // ends with the connection
 		return here, nil
 	}})
 	if err != nil {

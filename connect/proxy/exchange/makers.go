@@ -36,9 +36,10 @@ func newMakers() *makers {
 
 // slow is the slow way of getting a connection, which is a new one.
 type slow struct {
-	context func() context.Context
-	makers  *makers // nil: no bound
-	leave   int     // idle connections that are left to others at first
+	context   func() context.Context
+	makers    *makers // nil: no bound
+	leave     int     // idle connections that are left to others at first
+	elsewhere bool    // another endpoint is better than to wait until this one may be tried again
 }
 
 // got notes that a stream has a connection.

@@ -25,10 +25,11 @@ import (
 
 // pool is the connections of one host.
 type pool struct {
-	mu      sync.Mutex
-	idle    []*single // HTTP/1, the last given back at the end
-	multi   []*multi  // HTTP/2
-	dialing *dialing  // an HTTP/2 connection in the making
+	mu       sync.Mutex
+	idle     []*single // HTTP/1, the last given back at the end
+	multi    []*multi  // HTTP/2
+	dialing  *dialing  // an HTTP/2 connection in the making
+	refusals refusals
 	carriers
 	spare chan struct{} // has room for one: that there was an idle connection which isn't the last
 }
@@ -78,7 +79,7 @@ var errLimit = errors.New("the limit on connections or on those that wait for on
 // acquire opens an exchange on a connection to ep.
 func (v *clusterView) acquire(way slow, ep *endpoint, w wire) (lease, reason.Code, error) {
 	if w == http2 {
-		return v.acquireMulti(way.context, ep)
+		return v.acquireMulti(way, ep)
 	}
 	return v.acquireSingle(way, ep)
 }
@@ -309,10 +310,15 @@ func (h *host) end(stays func(*single) bool) {
 	}
 }
 
-func (v *clusterView) acquireMulti(ctx func() context.Context, ep *endpoint) (lease, reason.Code, error) {
-	made := false
+func (v *clusterView) acquireMulti(way slow, ep *endpoint) (lease, reason.Code, error) {
+	ctx, made := way.context, false
 	for range 8 {
 		m, full, d := ep.multiplexed(v)
+		if m == nil && way.elsewhere {
+			if code, err := ep.refuses(); err != nil {
+				return lease{}, code, err
+			}
+		}
 		if m == nil && d == nil {
 			if made && full != nil && !full.client.Busy() {
 				m = full // a server that lets no stream begin for now: another connection would be the same
@@ -405,6 +411,7 @@ func (v *clusterView) dialed(h *host, d *dialing, m *multi) {
 	}
 	if m != nil {
 		h.multi = append(h.multi, m)
+		h.refusals = refusals{}
 	}
 	h.mu.Unlock()
 	close(d.done)
@@ -418,6 +425,7 @@ func (v *clusterView) runMulti(ctx context.Context, ep *endpoint, d *dialing) {
 		d.code, d.err = code, err
 		v.dialed(ep.host, d, nil)
 	}
+	ep.backOff(ctx)
 	conn, code, err := v.dial(ctx, ep, http2)
 	if err != nil {
 		fail(code, err)
@@ -446,7 +454,9 @@ func (v *clusterView) runMulti(ctx context.Context, ep *endpoint, d *dialing) {
 	err = client.Run(ctx)
 	if m.born.IsZero() {
 		v.failed(ctx, ep)
-		fail(unsettled(ctx, ep, err))
+		code, err := unsettled(ctx, ep, err)
+		ep.refused(code, err)
+		fail(code, err)
 		return
 	}
 	if err != nil && ctx.Err() == nil {
@@ -464,7 +474,7 @@ func (v *clusterView) runMulti(ctx context.Context, ep *endpoint, d *dialing) {
 }
 
 // unsettled is why a connection ended before the server's SETTINGS came. One that the server closed may have been left to a process that is
-// stopping: another to the same address is worth a try at once.
+// stopping: another to the same address is worth a try soon.
 func unsettled(ctx context.Context, ep *endpoint, err error) (reason.Code, error) {
 	why := fmt.Errorf("%s said no SETTINGS: %w", ep.config.Address, cmp.Or(err, io.EOF))
 	var bad *h2.ConnError

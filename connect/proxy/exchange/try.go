@@ -147,6 +147,11 @@ func (ex *exchange) elsewhere(c *choice) bool {
 	return len(ex.cluster.endpoints) > len(c.avoid) || len(c.avoid) == 1 && ex.e.now()-c.nowNano < int64(time.Second/4)
 }
 
+// another says whether an exchange that finds ep refusing goes to another endpoint: unless there is none, or chance has led back to it.
+func (v *clusterView) another(c *choice, ep *endpoint) bool {
+	return len(v.endpoints) > 1 && !c.avoids(ep)
+}
+
 // wantsStatus says whether the policy has a response tried again.
 func (ex *exchange) wantsStatus(r *config.Retry, status int) bool {
 	switch {
@@ -206,7 +211,7 @@ func (ex *exchange) try(f *config.Forward, c *choice, retry int) (done bool, _ f
 	ep.active.Add(1)
 	defer ep.active.Add(-1)
 	wire := v.upstreamWire(ex.req.Proto)
-	l, code, err := v.acquire(slow{ex.slowContext, ex.d.makers, ex.leaves(ep, wire)}, ep, wire)
+	l, code, err := v.acquire(slow{ex.slowContext, ex.d.makers, ex.leaves(ep, wire), v.another(c, ep)}, ep, wire)
 	if err != nil {
 		c.avoid = append(c.avoid, ep)
 		return false, ex.noConnection(code, err)
