@@ -228,7 +228,7 @@ func (h *host) made(m *making, c *carrier) {
 func (v *clusterView) carry(ep *endpoint, conn *tls.Conn, m *making) *carrier {
 	h := ep.host
 	c := &carrier{identity: v.identity, born: time.Now()}
-	c.session = mux.New(conn, mux.Config{Silence: v.connectTimeout(), Left: func() { h.leave(c) }})
+	c.session = mux.New(conn, mux.Config{Silence: v.connectTimeout(), Held: v.state.held, Left: func() { h.leave(c) }})
 	run := func(ctx context.Context) {
 		err := c.session.Run(ctx)
 		h.mu.Lock()

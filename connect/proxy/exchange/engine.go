@@ -14,6 +14,7 @@ import (
 	"github.com/weftmesh/weft/connect/identity"
 	"github.com/weftmesh/weft/connect/proxy/calm"
 	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/connect/proxy/mux"
 	"github.com/weftmesh/weft/connect/proxy/reason"
 	"github.com/weftmesh/weft/connect/proxy/trace"
 	"github.com/weftmesh/weft/internal/listen"
@@ -53,6 +54,7 @@ type Engine struct {
 	workers  workers
 	glance   listen.Glance
 	refusals calm.Queue
+	held     mux.Held // of all carriers, by what slow clients don't read
 
 	downMu sync.Mutex // guards downs and ending
 	downs  map[*downstream]struct{}

@@ -9,12 +9,14 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/connect/proxy/config"
+	"github.com/weftmesh/weft/connect/proxy/mux"
 )
 
 // clusterState is what stays of a cluster from snapshot to snapshot.
 type clusterState struct {
 	secured secured
 	engine  *Engine
+	held    *mux.Held
 	current atomic.Pointer[clusterView]
 
 	connections, pending, requests, retries atomic.Int64

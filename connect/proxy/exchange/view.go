@@ -135,7 +135,7 @@ func (e *Engine) cluster(name string, c *config.Cluster, old *clusterView) *clus
 	}
 	state := e.states[name]
 	if state == nil {
-		state = &clusterState{engine: e, hosts: map[hostKey]*host{}}
+		state = &clusterState{engine: e, held: e.held.Share(), hosts: map[hostKey]*host{}}
 		e.states[name] = state
 	}
 	v := &clusterView{config: c, state: state, edge: e.config.Metrics.Outbound(c.Service.Name)}

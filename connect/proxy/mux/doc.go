@@ -18,8 +18,17 @@
 // Only the opener closes the connection in order: when one of both leaves, and no stream is left. So nothing crosses the end.
 //
 // The peer is a sidecar of the mesh, and may be hostile all the same. What isn't as above ends the connection with a *ProtocolError; a stream
-// that isn't read stops no other; what isn't read yet is bounded for each stream and for all; and there are budgets for what
-// is cheap to send and not to serve (guard.go).
+// that isn't read stops no other; and there are budgets for what is cheap to send and not to serve (guard.go).
+//
+// What isn't read yet is bounded, by what it is:
+//
+//   - of a stream, by its window: 64 KiB, up to 1 MiB where it is read as fast as it is sent. As long as much waits on all sessions of a Held, windows
+//     don't grow, and those of streams that are read slowly shrink to 16 KiB.
+//   - what windows have grown beyond 64 KiB, by 16 MiB for all sessions of a Held, the half of it for one share.
+//   - of a session, by that and its streams: 512, of which the opener has 448.
+//   - on the accepting side all sessions of a Held, by 48 MiB: then it cuts streams of who holds more than a little.
+//   - on the opener's side by no more than the above: it cuts none, and has a stream for each connection that its clients' requests need. So it is 64 KiB of
+//     each that stands still, and 16 MiB.
 //
 // Goroutines: Run's caller reads; who writes to a stream flushes for all; and now and then Run's own flush in their stead. A stream has none.
 package mux

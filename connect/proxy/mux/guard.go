@@ -14,7 +14,7 @@ const (
 	mostOpened  = 448       // by the opener, which knows of their end sooner
 	firstWindow = 64 << 10  // of a stream: what may wait to be read
 	maxWindow   = 1 << 20   // of one through which much goes
-	maxExtra    = 16 << 20  // by how much all windows together may have grown
+	leastWindow = 16 << 10  // of one that isn't read as fast as it is sent, where memory is tight
 	maxUnread   = 256 << 10 // of control frames that we have to send and the peer doesn't read
 
 	wastes          = 2000 // streams at once that were taken back, or refused, before we had said anything

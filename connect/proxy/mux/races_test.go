@@ -69,7 +69,7 @@ func TestAReadThatEndsBehindTheClose(t *testing.T) {
 		far.mu.Lock()
 		grant := far.consumeLocked(firstWindow)
 		far.mu.Unlock()
-		if n := e.server.extra.Load(); grant != 0 || n != 0 {
+		if n := e.server.c.Held.grown.Load(); grant != 0 || n != 0 {
 			t.Errorf("a closed stream was granted %d, and holds %d bytes of the room for windows", grant, n)
 		}
 	})

@@ -50,14 +50,17 @@ type ends struct {
 
 func connect(t *testing.T) *ends { return connectHeld(t, nil) }
 
-func connectHeld(t *testing.T, held *Held) *ends {
+// connectHeld has what the server holds be of held, and connectBoth also what the client holds.
+func connectHeld(t *testing.T, held *Held) *ends { return connectBoth(t, nil, held) }
+
+func connectBoth(t *testing.T, client, server *Held) *ends {
 	a, b := memnet.Pipe("a", "b")
 	e := &ends{
 		t: t, out: &counted{Conn: a}, accepted: make(chan *Stream, 2*maxStreams), left: make(chan struct{}, 1),
 		over: [2]chan struct{}{make(chan struct{}), make(chan struct{})},
 	}
-	e.client = New(e.out, Config{Left: func() { e.left <- struct{}{} }})
-	e.server = New(b, Config{Held: held, Accept: func(st *Stream) { e.accepted <- st }})
+	e.client = New(e.out, Config{Held: client, Left: func() { e.left <- struct{}{} }})
+	e.server = New(b, Config{Held: server, Accept: func(st *Stream) { e.accepted <- st }})
 	for i, s := range []*Session{e.client, e.server} {
 		go func() {
 			defer close(e.over[i])

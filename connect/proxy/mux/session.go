@@ -28,7 +28,7 @@ type Config struct {
 	Silence time.Duration
 	// Idle is how long the accepting side keeps a connection without a stream: 1 h. Leaving is the same when it leaves: 5 s.
 	Idle, Leaving time.Duration
-	// Held bounds what waits to be read on all sessions that have it, or another share of the same; nil: on each alone, by its windows.
+	// Held bounds what waits to be read on all sessions that have it, or another share of the same; nil: on each alone.
 	Held *Held
 	// Yield gives the processor to all others that are ready, or have got something from the network, and returns then; the accepting side calls it
 	// where many streams are opened at once. Default: runtime.Gosched, which doesn't look at the network.
@@ -55,7 +55,6 @@ type Session struct {
 	ready []*Stream     // the reader's: whom to wake before it waits
 	open  atomic.Int32  // streams
 	sent  atomic.Uint64 // data frames
-	extra atomic.Int64  // by how much windows have grown
 	heard atomic.Uint64 // reads
 	nones atomic.Int64  // streams that were refused here since the reader's last look
 	held  atomic.Int64  // memory in which bytes wait to be read
@@ -88,6 +87,9 @@ func New(nc net.Conn, c Config) *Session {
 	}
 	if c.Yield == nil {
 		c.Yield = runtime.Gosched
+	}
+	if c.Held == nil {
+		c.Held = new(Held)
 	}
 	s := &Session{nc: nc, c: c, streams: map[uint32]*Stream{}, g: newGuards(), own: newThrift(), idle: time.Now()}
 	s.w.init(nc, &s.open, &s.heard, s.unwritable, s.work.Go)

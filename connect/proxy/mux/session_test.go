@@ -131,7 +131,7 @@ func TestWindow(t *testing.T) {
 			t.Error("the window didn't grow, though it was read to its end")
 		}
 		_ = far.Close()
-		if n := e.server.extra.Load(); n != 0 {
+		if n := e.server.c.Held.grown.Load(); n != 0 {
 			t.Errorf("a stream that is gone holds %d bytes of the room for windows", n)
 		}
 	})
@@ -140,7 +140,7 @@ func TestWindow(t *testing.T) {
 func TestWindowsGrowNoFurther(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		e := connect(t)
-		e.server.extra.Store(maxExtra)
+		e.server.c.Held.grown.Store(maxGrown)
 		near, far := e.stream()
 		go func() { _, _ = near.Write(make([]byte, 4*firstWindow)) }()
 		if _, err := io.ReadFull(far, make([]byte, 4*firstWindow)); err != nil {

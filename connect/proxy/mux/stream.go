@@ -240,24 +240,30 @@ func (st *Stream) Read(p []byte) (int, error) {
 }
 
 // consumeLocked counts what was read, and says how much of the window is to be granted again. A window through which much goes, and fast,
-// grows.
+// grows; where memory is tight, one that isn't read as fast shrinks by what was read.
 func (st *Stream) consumeLocked(n int) (grant int64) {
 	st.used += int64(n)
 	if st.used < st.window/2 || st.eof || st.closed || st.dead != nil {
 		return 0
 	}
-	grant, st.used = st.used, 0
-	if st.unread.n == 0 && st.window < maxWindow {
-		if st.s.extra.Add(st.window) <= maxExtra {
-			grant += st.window
-			st.window *= 2
-		} else {
-			st.s.extra.Add(-st.window)
-		}
+	held, to := st.s.c.Held, st.window
+	switch tight := held.tight(); {
+	case tight && st.unread.n > 0:
+		to = max(to/2, leastWindow)
+	case !tight && st.unread.n == 0:
+		to = min(2*to, maxWindow)
 	}
+	if !held.grow(grown(to) - grown(st.window)) {
+		to = st.window
+	}
+	grant = st.used + to - st.window
+	st.used, st.window = 0, to
 	st.room += grant
 	return grant
 }
+
+// grown is by how much a window is more than each stream has.
+func grown(window int64) int64 { return max(0, window-firstWindow) }
 
 // Write is net.Conn's. It waits while the other side has as much unread as it takes, or the connection more to send than it should keep.
 func (st *Stream) Write(p []byte) (n int, err error) {
@@ -365,7 +371,7 @@ func (st *Stream) Close() error {
 	st.reading.stop()
 	st.writing.stop()
 	room := st.room
-	st.s.extra.Add(firstWindow - st.window)
+	st.s.c.Held.grow(-grown(st.window))
 	resume := st.wakeLocked()
 	st.mu.Unlock()
 	if resume != nil {
