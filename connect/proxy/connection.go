@@ -496,10 +496,7 @@ func (p *Proxy) retired() bool {
 func (p *Proxy) closeAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for k := range p.carriers {
-		_ = k.connection.conn.Close() // as what it carries
-	}
-	for c := range p.conns {
+	for c := range p.conns { // not what carries others: that ends by itself, with a word
 		_ = c.conn.Close()
 	}
 }

@@ -30,12 +30,23 @@ func (c slowRead) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// post sends a POST on a pooled connection and says what came of it.
+// stillRead reads nothing before a time.
+type stillRead struct {
+	net.Conn
+	until time.Time
+}
+
+func (c stillRead) Read(p []byte) (int, error) {
+	<-time.After(time.Until(c.until)) // virtual
+	return c.Conn.Read(p)
+}
+
+// post sends a POST on a pooled connection and says what came of it: where it couldn't be written, why is to be read.
 func post(c *h1.Client) (status int, err error) {
 	x := c.AliveExchange()
 	defer x.Close()
 	h := &stream.RequestHead{Method: "POST", Scheme: "http", Authority: "api", Path: "/", Length: 4}
-	if err := errors.Join(x.WriteHead(h, false), x.WriteBody([]byte("once")), x.Finish(nil)); err != nil {
+	if err := errors.Join(x.WriteHead(h, false), x.WriteBody([]byte("once")), x.Finish(nil)); errors.Is(err, stream.ErrNotSent) {
 		return 0, err
 	}
 	var r stream.ResponseHead
@@ -110,6 +121,61 @@ func TestNoPOSTIsLostWithAnIdleCarriedConnection(t *testing.T) {
 					}
 					_ = c.Close()
 					cancel()
+					<-over
+					<-over
+				})
+			}
+			if answered == 0 || unsent == 0 {
+				t.Errorf("%d were answered, and %d may be sent again: they don't cross", answered, unsent)
+			}
+		})
+	}
+}
+
+// An opener that stands still when the accepting side leaves, and goes on while that closes the connection, opens one more on it: what is sent on
+// that is answered, or may be sent again.
+func TestNoPOSTIsLostWithACarrierThatIsClosed(t *testing.T) {
+	const apart, leaving = 10 * time.Millisecond, 5 * time.Second
+	for name, leaves := range map[string]bool{"left": true, "idle for too long": false} {
+		t.Run(name, func(t *testing.T) {
+			answered, unsent := 0, 0
+			for at := range 30 {
+				synctest.Test(t, func(t *testing.T) {
+					var served atomic.Int64
+					a, b := memnet.Pipe("a", "b")
+					near := mux.New(stillRead{a, time.Now().Add(leaving + 6*apart)}, mux.Config{})
+					far := mux.New(slowRead{b, apart}, mux.Config{Idle: leaving, Accept: func(st *mux.Stream) {
+						c := h1.ServerConfig{Draining: func() bool { return true }, Closing: func() bool { return false }}
+						go func() {
+							defer st.Close()
+							_ = h1.Serve(t.Context(), st, c, func(x stream.ServerExchange) {
+								served.Add(1)
+								_ = x.WriteHead(&stream.ResponseHead{Status: 200}, true)
+							})
+						}()
+					}})
+					over := make(chan struct{}, 2)
+					for _, s := range []*mux.Session{near, far} {
+						go func() { _ = s.Run(t.Context()); over <- struct{}{} }()
+					}
+					if leaves {
+						far.Leave()
+					}
+					<-time.After(leaving - 5*apart + time.Duration(at)*apart/3) // virtual
+					st, err := near.Open()
+					if err != nil {
+						t.Fatal(err)
+					}
+					c := h1.NewClient(st, h1.ClientConfig{Reused: true})
+					switch status, err := post(c); {
+					case status == 200 && served.Load() == 1:
+						answered++
+					case errors.Is(err, stream.ErrNotSent) && served.Load() == 0:
+						unsent++
+					default:
+						t.Errorf("%d steps: %d, %v; taken %d times", at, status, err, served.Load())
+					}
+					_ = c.Close()
 					<-over
 					<-over
 				})

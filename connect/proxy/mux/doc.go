@@ -12,10 +12,13 @@
 //	4 end     –          the sender writes no more, and reads on
 //	5 close   –          the sender neither writes nor reads any more
 //	6 reset   1          the stream is cut: 0, or 1 where nothing of it was looked at, or nothing behind what was answered
-//	7 leave   –          (stream 0) the sender opens no more, or, the accepting side, wants no more opened, which the opener answers
+//	7 leave   –          (stream 0) the sender opens no more, or, the accepting side, wants no more opened, which the opener answers; said again
+//	                     by the accepting side: it closes the connection, and didn't look at streams that it hasn't closed
 //	8 ping    –          (stream 0) 9 pong answers it
 //
-// Only the opener closes the connection in order: when one of both leaves, and no stream is left. So nothing crosses the end.
+// Only the opener closes the connection in order: when one of both leaves, and no stream is left. So nothing crosses the end. The accepting side does where
+// the opener doesn't come to it, as it stands still: so it says leave again, which means nothing to an opener of a build before (frames of another kind or
+// length than above would break the protocol for it).
 //
 // The peer is a sidecar of the mesh, and may be hostile all the same. What isn't as above ends the connection with a *ProtocolError; a stream
 // that isn't read stops no other; and there are budgets for what is cheap to send and not to serve (guard.go).

@@ -2,7 +2,11 @@
 
 package mux
 
-import "time"
+import (
+	"maps"
+	"slices"
+	"time"
+)
 
 // handle does what a frame says. It is the reader's.
 func (s *Session) handle(f frame) error {
@@ -153,16 +157,23 @@ func (s *Session) refusals() error {
 	return nil
 }
 
-// peerLeaves notes that no more streams can be opened.
+// peerLeaves notes that no more streams can be opened. Where the accepting side says so again, it parts.
 func (s *Session) peerLeaves() error {
 	s.mu.Lock()
 	again := s.left
 	s.left = true
 	s.over.Store(true)
+	var unseen []*Stream
 	if s.c.Accept == nil {
 		s.leaveLocked()
+		if again {
+			unseen = slices.Collect(maps.Values(s.streams)) // also such as are closed from there: lose leaves them as they are
+		}
 	}
 	s.mu.Unlock()
+	for _, st := range unseen {
+		st.lose(errRefused, false)
+	}
 	if !again && s.c.Left != nil {
 		s.c.Left()
 	}

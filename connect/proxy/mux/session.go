@@ -67,6 +67,7 @@ type Session struct {
 	stray   int64  // bytes that may still come for streams that are gone here
 	err     error  // why it is over
 	broken  error  // why nothing can be written any more
+	halted  bool   // nothing more is to be read
 	done    bool   // it is closed as nothing is left of it
 	leaves  bool   // we said so
 	left    bool   // the other side said so
@@ -100,9 +101,9 @@ func New(nc net.Conn, c Config) *Session {
 func (s *Session) Conn() net.Conn { return s.nc }
 
 // Run reads until the connection is over, and has closed it then, and all streams. It gives nil where that was in order. The end of ctx
-// closes it at once.
+// closes it at once, but for a last word (see part).
 func (s *Session) Run(ctx context.Context) error {
-	defer context.AfterFunc(ctx, func() { s.fail(context.Cause(ctx)) })()
+	defer context.AfterFunc(ctx, func() { s.halt(context.Cause(ctx)) })()
 	if s.c.Accept != nil {
 		s.mu.Lock()
 		s.restLocked()
@@ -116,6 +117,7 @@ func (s *Session) Run(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	ended := errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded)
+	parts := s.c.Accept != nil && errors.Is(err, os.ErrDeadlineExceeded) && s.broken == nil && len(s.streams) == 0
 	switch {
 	case s.done || ended && (s.broken == nil || s.left) && len(s.streams) == 0:
 		err = ErrGone // in order: what the opener didn't wait for was that a stream is closed which it had closed
@@ -123,6 +125,9 @@ func (s *Session) Run(ctx context.Context) error {
 		err = s.broken
 	}
 	s.mu.Unlock()
+	if parts {
+		s.part()
+	}
 	s.fail(err)
 	s.work.Wait()
 	s.mu.Lock()
@@ -131,6 +136,30 @@ func (s *Session) Run(ctx context.Context) error {
 		return nil
 	}
 	return s.err
+}
+
+// halt ends it as Run's context has ended: by the reader, where it can part.
+func (s *Session) halt(err error) {
+	s.mu.Lock()
+	s.halted = s.c.Accept != nil && len(s.streams) == 0 && s.broken == nil && s.err == nil
+	if s.halted {
+		_ = s.nc.SetReadDeadline(time.Now()) // if it fails, the reader has
+		s.mu.Unlock()
+		return
+	}
+	s.mu.Unlock()
+	s.fail(err)
+}
+
+// part is the accepting side's last word, where its opener doesn't close the connection in time. No stream is left here, and nothing is read any
+// more: so a stream that its opener has, and that wasn't closed from here, is one that nobody looked at. An opener that stood still may have opened some.
+func (s *Session) part() {
+	defer time.AfterFunc(lastWords, s.Close).Stop() // if it can't be said
+	s.mu.Lock()
+	s.leaveLocked()
+	s.mu.Unlock()
+	s.w.control(kindLeave, 0, 0)
+	s.w.last()
 }
 
 // fail ends the connection and all streams.
@@ -262,9 +291,9 @@ func (s *Session) emptyLocked() {
 	}
 }
 
-// restLocked bounds how long the accepting side waits for a stream. Where nothing can be written any more, that is settled.
+// restLocked bounds how long the accepting side waits for a stream, unless that is settled.
 func (s *Session) restLocked() {
-	if s.broken != nil {
+	if s.broken != nil || s.halted {
 		return
 	}
 	wait := s.c.Idle
@@ -350,7 +379,7 @@ func (s *Session) goesOn(err error) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.streams) == 0 || s.broken != nil {
+	if len(s.streams) == 0 || s.broken != nil || s.halted {
 		return false
 	}
 	_ = s.nc.SetReadDeadline(time.Time{})

@@ -4,6 +4,7 @@ package mux
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/connect/proxy/stream"
+	"github.com/weftmesh/weft/internal/memnet"
 )
 
 func TestBytesGoBothWaysAndEnd(t *testing.T) {
@@ -314,6 +316,117 @@ func TestOpenCrossesLeave(t *testing.T) {
 		<-e.over[1]
 		if e.err[1] != nil {
 			t.Error(e.err[1])
+		}
+	})
+}
+
+// The accepting side says leave again when it closes the connection: what it hasn't closed by then was never looked at, and what it has closed stays as it
+// is. A connection that ends without that word, as with a sidecar of before, says nothing of the sort.
+func TestThePartingWord(t *testing.T) {
+	for name, parts := range map[string]bool{"it parts": true, "it ends": false} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				h := against(t, false)
+				h.drains()
+				var streams []*Stream
+				for range 3 {
+					st, err := h.s.Open()
+					if err != nil {
+						t.Fatal(err)
+					}
+					send(t, st, "once")
+					streams = append(streams, st)
+				}
+				b := appendFrame(nil, kindData, 1, 0, []byte("answer"))
+				b = appendFrame(b, kindClose, 1, 0, nil)
+				b = appendFrame(b, kindReset, 2, resetCut, nil)
+				b = appendFrame(b, kindLeave, 0, 0, nil)
+				if parts {
+					b = appendFrame(b, kindLeave, 0, 0, nil)
+				}
+				h.frames(b)
+				_ = h.Close()
+				<-h.over
+				receive(t, streams[0], "answer")
+				for i, want := range []error{io.EOF, syscall.ECONNRESET, stream.ErrNotSent} {
+					if i == 2 && !parts {
+						want = syscall.ECONNRESET
+					}
+					if _, err := streams[i].Read(make([]byte, 1)); !errors.Is(err, want) || errors.Is(err, stream.ErrNotSent) != (i == 2 && parts) {
+						t.Errorf("stream %d: %v", i, err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// held is a connection of which nothing is read before a time.
+type held struct {
+	net.Conn
+	until time.Time
+}
+
+func (c held) Read(p []byte) (int, error) {
+	time.Sleep(time.Until(c.until)) // virtual
+	return c.Conn.Read(p)
+}
+
+// The accepting side parts also at the end of its context, with what has come and wasn't read.
+func TestPartingWhenTheTimeIsOver(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		a, b := memnet.Pipe("a", "b")
+		near := New(a, Config{})
+		far := New(held{b, time.Now().Add(time.Minute)}, Config{Accept: func(*Stream) { t.Error("a stream was looked at") }})
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan error, 2)
+		go func() { over <- far.Run(ctx) }()
+		go func() { _ = near.Run(t.Context()); over <- nil }()
+		st, err := near.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		send(t, st, "once")
+		synctest.Wait()
+		cancel()
+		if _, err := st.Read(make([]byte, 1)); !errors.Is(err, stream.ErrNotSent) {
+			t.Errorf("read: %v", err)
+		}
+		_ = st.Close()
+		for range 2 {
+			if err := <-over; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// Where its last word can't be said, as nobody reads at the other end, it ends all the same, and soon.
+func TestPartingFromWhoDoesNotRead(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		a, b := memnet.Pipe("a", "b")
+		defer a.Close()
+		closed := make(chan struct{})
+		far := New(b, Config{Accept: func(st *Stream) {
+			go func() {
+				send(t, st, string(make([]byte, firstWindow))) // a little less than that has room on the way
+				_ = st.Close()
+				close(closed)
+			}()
+		}})
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan error, 1)
+		go func() { over <- far.Run(ctx) }()
+		if _, err := a.Write(appendFrame(nil, kindOpen, 1, 0, nil)); err != nil {
+			t.Fatal(err)
+		}
+		<-closed
+		synctest.Wait()
+		began := time.Now()
+		cancel()
+		<-over
+		if took := time.Since(began); took != lastWords {
+			t.Errorf("it took %s", took)
 		}
 	})
 }

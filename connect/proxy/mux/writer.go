@@ -133,6 +133,19 @@ func (w *writer) kick() {
 	}
 }
 
+// last writes what waits, or waits until somebody has. Nothing may be added any more.
+func (w *writer) last() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for w.busy {
+		w.room.Wait()
+	}
+	if w.err == nil && len(w.buf) > 0 {
+		w.busy = true
+		w.writeAll(allRounds)
+	}
+}
+
 func (w *writer) rest() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
