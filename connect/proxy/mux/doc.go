@@ -25,8 +25,8 @@
 //
 // What isn't read yet is bounded, by what it is:
 //
-//   - of a stream, by its window: 64 KiB, up to 1 MiB where it is read as fast as it is sent. As long as much waits on all sessions of a Held, windows
-//     don't grow, and those of streams that are read slowly shrink to 16 KiB.
+//   - of a stream, by its window: 64 KiB, up to 1 MiB where it is read as fast as it is sent. As long as 24 MiB wait on all sessions of a
+//     Held, windows don't grow, and those of streams that are read slowly shrink to 16 KiB.
 //   - what windows have grown beyond 64 KiB, by 16 MiB for all sessions of a Held, the half of it for one share.
 //   - of a session, by that and its streams: 512, of which the opener has 448.
 //   - on the accepting side all sessions of a Held, by 48 MiB: then it cuts streams of who holds more than a little.
