@@ -60,7 +60,7 @@ func (p *Proxy) carry(ctx context.Context, served *run.Group, c *connection, l, 
 	k := &carrier{connection: c}
 	p.mu.Lock()
 	k.share = p.shareLocked(c.peer.URI)
-	k.session = mux.New(c.conn, mux.Config{Held: k.share.held, Yield: p.engine.Yield, Refusals: p.engine.Refusals(), Accept: func(st *mux.Stream) {
+	k.session = mux.New(c.conn, mux.Config{Held: k.share.held, Yield: p.engine.Yield, Refusals: p.engine.Refusals(last.Direction), Accept: func(st *mux.Stream) {
 		served.Go("connection", func(ctx context.Context) error {
 			p.serveStream(ctx, served, st, k, last)
 			return nil

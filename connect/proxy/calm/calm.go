@@ -12,25 +12,51 @@ import (
 	"time"
 )
 
-// How what comes is thrown away: so much by one read, and then a rest, in which more may come.
+// How what comes is thrown away: so much of it, or by so many reads, and then a rest, in which more may come.
 const (
-	piece = 32 << 10
+	load  = 64 << 10
+	reads = 16
 	pause = 2 * time.Millisecond
+
+	wait  = 1 << 10 // the room in which something is waited for
+	piece = 32 << 10
 )
 
 var pieces = sync.Pool{New: func() any { return new([piece]byte) }}
 
-// Discard reads what comes away, behind the first bytes of it, which are free, 16 MB a second, until there was as much as most, in bytes, or the reader
-// gives an error, io.EOF too.
+// Discard reads what comes away, behind the first bytes of it, which are free, up to 32 MB a second, until there was as much as most, in bytes, or the
+// reader gives an error, io.EOF too. While nothing comes it holds a KB.
 func Discard(r io.Reader, free, most int) error {
-	p := pieces.Get().(*[piece]byte)
-	defer pieces.Put(p)
+	var small [wait]byte
+	var large *[piece]byte
+	p := small[:]
+	letGo := func() {
+		if large != nil {
+			pieces.Put(large)
+			large, p = nil, small[:]
+		}
+	}
+	defer letGo()
+	since, times := 0, 0
 	for n := 0; n < most; {
-		m, err := r.Read(p[:min(piece, most-n)])
+		m, err := r.Read(p[:min(len(p), most-n)])
 		if err != nil {
 			return err
 		}
-		if n += m; n > free {
+		n += m
+		switch {
+		case large == nil && m == wait:
+			large = pieces.Get().(*[piece]byte)
+			p = large[:]
+		case m <= wait:
+			letGo()
+		}
+		if n <= free {
+			continue
+		}
+		if since, times = since+m, times+1; since >= load || times >= reads {
+			since, times = 0, 0
+			letGo()
 			time.Sleep(pause)
 		}
 	}

@@ -226,7 +226,7 @@ func (d *downstream) run(ctx context.Context) error {
 	d.multied, d.makers = true, newMakers()
 	s, err := h2.NewServer(d.conn, h2.ServerConfig{
 		Prefix: prefix, Limits: limitsOf(c), IdleTimeout: cmp.Or(c.IdleTimeout, defaultIdle), RestAfter: d.manner.RestAfter,
-		Do: d.engine.workers.do, Yield: d.engine.Yield, Refusals: d.engine.Refusals(),
+		Do: d.engine.workers.do, Yield: d.engine.Yield, Refusals: d.engine.Refusals(d.first.config.Direction),
 	}, d.serve)
 	if err != nil {
 		return err
@@ -243,7 +243,7 @@ func (d *downstream) serveHTTP1(ctx context.Context, c *config.HTTP, prefix []by
 	return h1.Serve(ctx, d.conn, h1.ServerConfig{
 		Limits: limitsOf(c), Scheme: scheme, IdleTimeout: cmp.Or(c.IdleTimeout, defaultIdle), HeadTimeout: c.HeaderTimeout,
 		Draining: d.leaving, Closing: d.closing, OnState: func(s h1.ConnState) { d.idle.Store(s == h1.StateIdle) }, BadRequest: d.refuse, Prefix: prefix,
-		RestAfter: d.manner.RestAfter, Rest: d.rest, Heads: d.manner.Heads, Refusals: d.engine.Refusals(),
+		RestAfter: d.manner.RestAfter, Rest: d.rest, Heads: d.manner.Heads, Refusals: d.engine.Refusals(d.first.config.Direction),
 	}, d.serve)
 }
 

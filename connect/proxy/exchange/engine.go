@@ -53,7 +53,7 @@ type Engine struct {
 
 	workers  workers
 	glance   listen.Glance
-	refusals calm.Queue
+	refusals [config.Inbound + 1]calm.Queue
 	held     mux.Held // of all carriers, by what slow clients don't read
 
 	downMu sync.Mutex // guards downs and ending
@@ -93,8 +93,8 @@ func (e *Engine) now() int64 { return int64(time.Since(e.began)) + 1 }
 // Yield gives the processor to all others that are ready, or have got something from the network, and returns then.
 func (e *Engine) Yield() { e.glance.Wait() }
 
-// Refusals is what everybody waits in whom this proxy refuses.
-func (e *Engine) Refusals() *calm.Queue { return &e.refusals }
+// Refusals is what everybody waits in whom this proxy refuses: who calls from elsewhere doesn't make the service's own calls wait.
+func (e *Engine) Refusals(d config.Direction) *calm.Queue { return &e.refusals[d] }
 
 // spawn runs f in a goroutine that Run's end ends; refused is called instead where it has ended.
 func (e *Engine) spawn(f func(context.Context), refused func()) {

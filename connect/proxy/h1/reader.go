@@ -23,7 +23,7 @@ const readSize = 4 << 10
 // readRooms are the sizes of buffers that are used again, the last one for a head at its usual limit. Who sends one long head after the other, each of
 // which is refused, would have 100 MB of garbage made a second.
 var (
-	readRooms = [...]int{readSize, 16 << 10, 64<<10 + readSize}
+	readRooms = [...]int{readSize, 16 << 10, 32 << 10, 64<<10 + readSize}
 	readPools [len(readRooms)]sync.Pool // of *[]byte
 )
 
@@ -240,6 +240,9 @@ func (r *reader) lines(limit int, first bool) (string, error) {
 			pos = r.w - r.r
 			if pos > limit {
 				return "", tooBig(line)
+			}
+			if r.w == len(r.buf) { // now, so that what is held is what is counted
+				r.makeRoom()
 			}
 			if first && !r.waits() && !r.here() {
 				return "", errHeads

@@ -164,7 +164,7 @@ func TestAnIdleConnectionRests(t *testing.T) {
 			}
 			s := p.srv
 			if s.fr != nil || s.br.small != nil || s.br.large != nil || s.br.from != nil || s.w.enc != nil || s.w.buf != nil || s.w.block.Cap() > 0 ||
-				s.streams != nil || s.fresh != nil || len(s.w.values.m) > 0 || s.in.fields.Len() > 0 {
+				s.streams != nil || s.fresh != nil || s.block != nil || len(s.w.values.m) > 0 || s.in.fields.Len() > 0 {
 				t.Error("it holds something while it rests")
 			}
 			p.run()

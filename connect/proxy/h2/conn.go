@@ -70,11 +70,12 @@ type conn struct {
 	dec      *hpack.Decoder
 	in       headIn
 	head     headFrames
-	heading  bool // a head goes on in CONTINUATION frames
-	owes     bool // so much that it has to rest
-	answered bool // something waits in the writer that nobody has flushed
-	turn     int  // frames, and requests begun, since the reader yielded
-	roomier  bool // windows have grown, or streams ended, for which requests may wait
+	heading  bool   // a head goes on in CONTINUATION frames
+	block    []byte // of it, what isn't a whole field yet
+	owes     bool   // so much that it has to rest
+	answered bool   // something waits in the writer that nobody has flushed
+	turn     int    // frames, and requests begun, since the reader yielded
+	roomier  bool   // windows have grown, or streams ended, for which requests may wait
 	yield    func()
 	fresh    []*serverExch // requests whose handlers weren't started yet
 	woken    []*exch       // something came for their readers, who weren't told yet
@@ -141,8 +142,8 @@ func (c *conn) setup(nc net.Conn, prefix []byte, lim stream.Limits, f Floods, wr
 	c.streams = map[uint32]*exch{}
 	c.recvWin = max(lim.ConnWindow, defaultWindow)
 	c.sendWin, c.peerInit = defaultWindow, defaultWindow
-	c.resets = newBucket(f.Resets, resetsPerSecond)
-	c.control = newBucket(f.Control, controlPerSecond)
+	c.resets = newBucket(f.Resets, resetsPerSecond, freeWaste)
+	c.control = newBucket(f.Control, controlPerSecond, freeControl)
 }
 
 func (c *conn) startFramer() {
@@ -212,6 +213,7 @@ func (c *conn) run(ctx context.Context, hello func() error) error {
 	}
 	c.pause()
 	if bad := new(ConnError); errors.As(err, &bad) && !bad.Remote {
+		c.stop(err) // what ends it meanwhile isn't why it ends
 		c.refusals.Wait(ctx, refusalCost)
 	}
 	if err == errRests && unhook() {

@@ -389,3 +389,66 @@ func visible(s string) bool {
 func validAuthority(s string) bool {
 	return s != "" && visible(s) && !strings.ContainsAny(s, `/\?#@,`)
 }
+
+// wholeFields is how many bytes at the beginning of b are whole representations of fields (RFC 7541 §6). What isn't well formed counts as whole: whoever
+// decodes it says so.
+func wholeFields(b []byte) (n int) {
+	for n < len(b) {
+		size, ok := fieldSize(b[n:])
+		if !ok {
+			break
+		}
+		n += size
+	}
+	return n
+}
+
+// fieldSize is the size of the field that b begins with; false: not all of it is there.
+func fieldSize(b []byte) (n int, ok bool) {
+	bits, texts := 4, 1 // a literal with a name's index
+	switch {
+	case b[0]&0x80 != 0: // an index
+		bits, texts = 7, 0
+	case b[0]&0x40 != 0: // a literal for the table
+		bits = 6
+	case b[0]&0x20 != 0: // the table's size
+		bits, texts = 5, 0
+	}
+	index, n, ok := varint(b, bits)
+	if ok && texts > 0 && index == 0 {
+		texts = 2 // the name too
+	}
+	for ; ok && texts > 0; texts-- {
+		var size, head int
+		if size, head, ok = varint(b[n:], 7); ok {
+			n += head + size
+			ok = n <= len(b)
+		}
+	}
+	return n, ok
+}
+
+// varint reads an integer whose first byte has so many bits for it (RFC 7541 §5.1), and how many bytes it took; false: not all of it is there. One that is
+// too large for a head ends with it.
+func varint(b []byte, bits int) (v, n int, ok bool) {
+	if len(b) == 0 {
+		return 0, 0, false
+	}
+	most := 1<<bits - 1
+	if v = int(b[0]) & most; v < most {
+		return v, 1, true
+	}
+	for shift := 0; ; shift += 7 {
+		n++
+		switch {
+		case n == len(b):
+			return 0, 0, false
+		case shift > 21:
+			return 0, len(b), true
+		}
+		v += int(b[n]&0x7f) << shift
+		if b[n]&0x80 == 0 {
+			return v, n + 1, true
+		}
+	}
+}

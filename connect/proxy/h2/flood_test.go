@@ -283,7 +283,7 @@ func roundTripPing(c *Client) int { return c.Available() }
 func TestAFloodInOneReadRests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &conn{}
-		c.resets = newBucket(1000, 100)
+		c.resets = newBucket(1000, 100, freeWaste)
 		began := time.Now()
 		for range 900 {
 			c.mu.Lock()

@@ -131,7 +131,7 @@ func (c *conn) spendLocked(n float64) error {
 	if !c.control.spend(n) && !guard.Off("C64") {
 		return broken(stream.CodeEnhanceCalm, "too many control frames")
 	}
-	if c.control.low(freeControl) {
+	if c.control.low() {
 		c.oweLocked(time.Duration(n) * controlCost)
 	}
 	return nil
@@ -147,7 +147,7 @@ func (c *conn) wasteLocked() error {
 	if !c.resets.spend(1) && !guard.Off("C61") && !guard.Off("C62") {
 		return broken(stream.CodeEnhanceCalm, "too many streams were reset")
 	}
-	if c.resets.low(freeWaste) {
+	if c.resets.low() {
 		c.oweLocked(wasteCost)
 	}
 	return nil
@@ -155,7 +155,7 @@ func (c *conn) wasteLocked() error {
 
 // abandonedLocked charges for a request that was begun and then taken back, where that happens often.
 func (c *conn) abandonedLocked(e *exch) error {
-	if e.srv == nil || !e.srv.begun || !c.resets.low(freeWaste) {
+	if e.srv == nil || !e.srv.begun || !c.resets.low() {
 		return nil
 	}
 	c.oweLocked(abandonedCost)
@@ -254,9 +254,11 @@ func (c *conn) onContinuation(f *http2.ContinuationFrame) error {
 	if c.head.more++; (c.head.bytes+len(f.HeaderBlockFragment()) > 2*c.lim.HeadBytes || c.head.more > maxContinuation) && !guard.Off("C63") {
 		return broken(stream.CodeEnhanceCalm, "a head is far over its limit")
 	}
-	c.mu.Lock()
-	c.oweLocked(continueCost)
-	c.mu.Unlock()
+	if c.head.more > continueFree {
+		c.mu.Lock()
+		c.oweLocked(continueCost)
+		c.mu.Unlock()
+	}
 	if err := c.decode(f.HeaderBlockFragment(), f.HeadersEnded()); err != nil || !f.HeadersEnded() {
 		return err
 	}
@@ -265,12 +267,26 @@ func (c *conn) onContinuation(f *http2.ContinuationFrame) error {
 	return c.role.head(c.head.id, c.head.kind, c.head.end)
 }
 
-// decode decodes a piece of a head, so that the reader may rest between pieces: one byte of them may stand for a field.
+// decode decodes a piece of a head, so that the reader may rest between pieces: one byte of them may stand for a field. The decoder gets whole fields
+// alone: a part of one it would keep for the next piece, in a room that it never gives back.
 func (c *conn) decode(piece []byte, last bool) error {
 	c.head.bytes += len(piece)
-	_, err := c.dec.Write(piece)
-	if err == nil && last {
+	b := piece
+	if len(c.block) > 0 {
+		c.block = append(c.block, piece...)
+		b = c.block
+	}
+	n := len(b)
+	if !last {
+		n = wholeFields(b)
+	}
+	_, err := c.dec.Write(b[:n])
+	switch {
+	case err == nil && last:
+		c.block = nil
 		err = c.dec.Close()
+	case !last:
+		c.block = append(c.block[:0], b[n:]...)
 	}
 	if errors.Is(err, hpack.ErrStringLength) {
 		return broken(stream.CodeEnhanceCalm, "a field is far over the limit of a head")

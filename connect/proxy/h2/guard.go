@@ -34,7 +34,8 @@ const (
 	freeWaste    = 0.75 // of a budget that is left: nothing is owed
 	freeControl  = 0.9
 	controlCost  = 2 * time.Microsecond
-	continueCost = 20 * time.Microsecond // for each CONTINUATION frame: those of a head that means well are few
+	continueCost = 20 * time.Microsecond // for each CONTINUATION frame behind those that a head at its limit has
+	continueFree = 4
 	wasteCost    = 50 * time.Microsecond
 	blockCost    = 25 * time.Nanosecond // for each byte of a head over its limit
 	// What a request costs that was begun and then taken back: with HTTP/1.1 the connection onwards, and a handshake for the next.
@@ -58,21 +59,22 @@ const (
 // bucket is a budget. It isn't safe for use by several goroutines.
 type bucket struct {
 	left, burst, perSecond float64
+	free                   float64 // of what is left: nothing is owed
 	at                     time.Time
 }
 
-func newBucket(burst, perSecond int) bucket {
-	return bucket{left: float64(burst), burst: float64(burst), perSecond: float64(perSecond)}
+func newBucket(burst, perSecond int, freeShare float64) bucket {
+	return bucket{left: float64(burst), burst: float64(burst), perSecond: float64(perSecond), free: freeShare * float64(burst)}
 }
 
 func (b *bucket) earn(n float64) { b.left = min(b.burst, b.left+n) }
 
-// low says whether so little is left, less than a share of it, that what comes next is owed for.
-func (b *bucket) low(free float64) bool { return b.left < free*b.burst }
+// low says whether so little is left that what comes next is owed for.
+func (b *bucket) low() bool { return b.left < b.free }
 
-// spend takes n and says whether they were there. The clock is asked only where the budget is low.
+// spend takes n and says whether they were there. The clock is asked only where the budget is low, or would be.
 func (b *bucket) spend(n float64) bool {
-	if b.left < n || b.at.IsZero() {
+	if b.left-n < b.free || b.at.IsZero() {
 		now := time.Now()
 		if !b.at.IsZero() {
 			b.earn(now.Sub(b.at).Seconds() * b.perSecond)

@@ -92,7 +92,7 @@ func (s *Server) late() bool {
 func (s *Server) letGo() *Rest {
 	s.wg.Wait() // whoever has served or written is about to end
 	s.br.drop()
-	s.fr, s.fresh, s.woken = nil, nil, nil
+	s.fr, s.block, s.fresh, s.woken = nil, nil, nil, nil
 	s.in = headIn{lim: s.in.lim, dec: s.in.dec}
 	s.w.rests()
 	s.mu.Lock()

@@ -6,7 +6,11 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
+	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -195,4 +199,125 @@ func TestHeadDuringTheEndOfADrain(t *testing.T) {
 		}
 		_ = a.Close()
 	})
+}
+
+// What ends a connection that waits to be told of its breach isn't why it ends.
+func TestBreachDuringADrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := new(calm.Queue)
+		for range 3 {
+			q.Wait(t.Context(), refusalCost) // others'
+		}
+		served := make(chan struct{})
+		a, b := net.Pipe()
+		s, err := NewServer(b, ServerConfig{Refusals: q}, func(x stream.ServerExchange) { <-served; quiet(x) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- s.Run(t.Context()) }()
+		code := make(chan http2.ErrCode, 10)
+		go func() {
+			defer close(code)
+			f := http2.NewFramer(nil, a)
+			for {
+				fr, err := f.ReadFrame()
+				if err != nil {
+					return
+				}
+				if g, ok := fr.(*http2.GoAwayFrame); ok {
+					code <- g.ErrCode
+				}
+			}
+		}()
+		_, _ = io.WriteString(a, preface)
+		p := &rawPeer{t: t, fr: http2.NewFramer(a, nil)}
+		p.enc = hpack.NewEncoder(&p.hb)
+		_ = p.fr.WriteSettings()
+		_ = p.headers(1, true)
+		synctest.Wait()
+		s.Drain()
+		_ = p.fr.WritePing(true, drainPing)
+		_ = p.fr.WritePushPromise(http2.PushPromiseParam{StreamID: 1, PromiseID: 2, EndHeaders: true})
+		synctest.Wait()
+		close(served) // the drain is done
+		if err := <-done; !errors.As(err, new(*ConnError)) {
+			t.Errorf("it ended with %v", err)
+		}
+		_ = a.Close()
+		last := http2.ErrCodeNo
+		for last = range code {
+		}
+		if last != http2.ErrCodeProtocol {
+			t.Errorf("the client was told %v at the end", last)
+		}
+	})
+}
+
+// What comes back of a budget comes back to who has used a part of it: a frame a second is never owed for.
+func TestBudgetsComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBucket(5000, controlPerSecond, freeControl)
+		for range 10_000 {
+			time.Sleep(time.Second / controlPerSecond)
+			if !b.spend(1) || b.low() {
+				t.Fatalf("with what comes back in a second, %v are left of 5000", b.left)
+			}
+		}
+		for range 4000 {
+			b.spend(1)
+		}
+		if !b.low() {
+			t.Errorf("%v are left, and nothing is owed", b.left)
+		}
+		time.Sleep(10 * time.Second)
+		if b.spend(1); b.low() {
+			t.Errorf("after ten seconds %v are left", b.left)
+		}
+	})
+}
+
+// Fields that are cut at whatever place are decoded as they are in one piece, and the decoder keeps nothing of them.
+func TestHeadsInPieces(t *testing.T) {
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	var want []hpack.HeaderField
+	for i, f := range []hpack.HeaderField{
+		{Name: ":method", Value: "GET"}, {Name: "x-a", Value: strings.Repeat("a", 200)}, {Name: "x-a", Value: strings.Repeat("a", 200)},
+		{Name: strings.Repeat("|", 300), Value: "", Sensitive: true}, {Name: "cookie", Value: strings.Repeat("|", 1000)}, {Name: "x-b", Value: "b"},
+	} {
+		if i == 0 {
+			enc.SetMaxDynamicTableSize(1000) // which is said in the block
+		}
+		want = append(want, f)
+		if err := enc.WriteField(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := block.Bytes()
+	for step := 1; step <= len(b); step++ {
+		var got []hpack.HeaderField
+		c := &conn{dec: hpack.NewDecoder(headerTable, func(f hpack.HeaderField) { got = append(got, f) }), head: headFrames{kind: request}}
+		for from := 0; from < len(b); from += step {
+			if err := c.decode(b[from:min(from+step, len(b))], from+step >= len(b)); err != nil {
+				t.Fatalf("in pieces of %d: %v", step, err)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("in pieces of %d: %v", step, got)
+		}
+		if kept := reflect.ValueOf(c.dec).Elem().FieldByName("saveBuf").FieldByName("buf").Cap(); kept > 0 || c.block != nil {
+			t.Fatalf("in pieces of %d: %d bytes are kept by HPACK, %d by us", step, kept, len(c.block))
+		}
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 100_000 { // what is no field
+		junk := make([]byte, 1+r.IntN(40))
+		for i := range junk {
+			junk[i] = byte(r.Uint32()) | byte(r.IntN(2)*0x7f)
+		}
+		if n := wholeFields(junk); n < 0 || n > len(junk) {
+			t.Fatalf("%d of %x are whole", n, junk)
+		}
+	}
 }

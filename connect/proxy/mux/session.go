@@ -358,6 +358,7 @@ func (s *Session) read(ctx context.Context) error {
 			continue
 		}
 		s.pause(ctx)
+		s.turn = 0
 		if err := s.in.fill(); err != nil && !s.goesOn(err) {
 			return err
 		}
