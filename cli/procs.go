@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/weftmesh/weft/internal/nowait"
 	"github.com/weftmesh/weft/internal/procs"
 	"github.com/weftmesh/weft/internal/run"
 )
@@ -27,7 +28,7 @@ func governProcessors(g *run.Group, env Env) error {
 			runtime.GC() // each collection makes stacks that were deep half as large
 			debug.FreeOSMemory()
 		},
-		Most: runtime.GOMAXPROCS(0), Set: func(n int) { runtime.GOMAXPROCS(n) },
+		Most: runtime.GOMAXPROCS(0), Set: func(n int) { runtime.GOMAXPROCS(n) }, Bulk: nowait.Moved,
 		Used: func() time.Duration {
 			var u syscall.Rusage
 			if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {

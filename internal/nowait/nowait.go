@@ -10,11 +10,20 @@ package nowait
 import (
 	"io"
 	"net"
+	"sync/atomic"
 	"syscall"
 )
 
 // most is how much goes by one such call: what copies longer holds up a collection, which waits for it.
 const most = 64 << 10
+
+// Large is what a read has to give, in bytes, to count as one of bulk.
+const Large = 16 << 10
+
+var moved atomic.Uint64
+
+// Moved is how many bytes this process has read so far by calls that gave Large or more each.
+func Moved() uint64 { return moved.Load() }
 
 // Socket reads from a socket and writes to it. One goroutine at a time may read, and one write; either may do so on the connection itself
 // at other times.
@@ -90,6 +99,8 @@ func (s *Socket) read() (int, error) {
 		return 0, s.failed("read", s.in.err)
 	case s.in.n == 0:
 		return 0, io.EOF
+	case s.in.n >= Large:
+		moved.Add(uint64(s.in.n))
 	}
 	return s.in.n, nil
 }

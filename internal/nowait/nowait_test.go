@@ -164,3 +164,34 @@ func TestReadIntoHoldsNothingWhileItWaits(t *testing.T) {
 		t.Errorf("%q, %v, %d lent", l.room[:n], err, l.lent)
 	}
 }
+
+// Only what large reads gave counts as moved in bulk.
+func TestCountsLargeReads(t *testing.T) {
+	a, b := pair(t)
+	r := Of(b)
+	take := func(sent, room int) (counted int) {
+		t.Helper()
+		if _, err := a.Write(make([]byte, sent)); err != nil {
+			t.Fatal(err)
+		}
+		before := Moved()
+		for got := 0; got < sent; {
+			n, err := r.Read(make([]byte, min(room, sent-got)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got += n; n >= Large {
+				counted += n
+			}
+		}
+		return int(Moved()-before) - counted
+	}
+	if n := take(Large, Large-1); n != 0 {
+		t.Errorf("reads of less than %d bytes count as %d", Large, n)
+	}
+	for range 10 { // a read may give a part of it
+		if n := take(2*Large, 2*Large); n != 0 {
+			t.Fatalf("%d bytes too many count", n)
+		}
+	}
+}

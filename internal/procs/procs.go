@@ -18,6 +18,8 @@ type Config struct {
 	Set func(n int)
 	// Most is as many as there are.
 	Most int
+	// Bulk is how many bytes the process has moved so far in large pieces. Nil for none.
+	Bulk func() uint64
 	// Rest is called when the process has become quiet after it began or had work, to give back what that took. Nil for nothing.
 	Rest func()
 	// Heap is how many bytes the process has allocated so far, and how many were in use when they were last collected; Grow has the heap grow by
@@ -29,8 +31,10 @@ type Config struct {
 
 const (
 	look      = 100 * time.Millisecond
-	busy      = 0.8 // of the processors' time: one more is wanted
-	quiet     = 0.5 // of one processor less: that would be enough
+	busy      = 0.8       // of the processors' time: one more is wanted
+	busyBulk  = 0.6       // the same while there is much bulk
+	muchBulk  = 256 << 20 // bytes a second
+	quiet     = 0.5       // of one processor less: that would be enough
 	quietLong = 10 * time.Second
 
 	resting   = 0.05            // of a processor is no work
@@ -49,6 +53,7 @@ type Governor struct {
 	c Config
 	n int
 
+	moved          uint64 // in bulk, at the last look
 	allocated      uint64
 	percent        int
 	muchAt, grewAt time.Time // when there was much garbage last, and when the heap's growth was set
@@ -65,8 +70,8 @@ func New(c Config) (*Governor, error) {
 	return &Governor{c: c, n: 1}, nil
 }
 
-// Run begins with one processor, takes one more as long as those that it has are busy, and gives one back when one less would
-// have been enough for ten seconds. At the end of ctx all are there. The heap has room while much garbage is made. Rest is called after two
+// Run begins with one processor, takes one more as long as those that it has are busy, sooner while there is much bulk, and gives one back when
+// one less would have been enough for ten seconds. At the end of ctx all are there. The heap has room while much garbage is made. Rest is called after two
 // seconds without work, the first time in any case, then if there was any since the last time: a sidecar that had its configuration within 60 ms
 // of processor time, and then nothing to do, never gave back what beginning had taken. What counts is the two seconds together: a proxy that did
 // 5 ms of work in each of them, all in one look's time, gave nothing back for hours. Rests take a sixth of what the process works at the most.
@@ -88,6 +93,7 @@ func (g *Governor) Run(ctx context.Context) error {
 		u := g.c.Used()
 		g.collect(now, now.Sub(at))
 		load := float64(u-used) / float64(max(1, now.Sub(at)))
+		enough := g.enough(now.Sub(at))
 		used, at = u, now
 		if g.n == 1 || load > quiet*float64(g.n-1) {
 			quietSince = now
@@ -97,7 +103,7 @@ func (g *Governor) Run(ctx context.Context) error {
 			last.rested(u, g.c.Used())
 		}
 		switch {
-		case load > busy*float64(g.n) && g.n < g.c.Most:
+		case load > enough*float64(g.n) && g.n < g.c.Most:
 			g.n++
 			g.c.Set(g.n)
 		case now.Sub(quietSince) >= quietLong:
@@ -106,6 +112,19 @@ func (g *Governor) Run(ctx context.Context) error {
 			g.c.Set(g.n)
 		}
 	}
+}
+
+// enough is how much of the processors' time may be in use before one more is wanted. Requests are cheaper on few processors, where those that
+// wait go on together. A piece of bulk isn't, and holds up those behind it while it is encrypted, though another processor has nothing to do.
+func (g *Governor) enough(since time.Duration) float64 {
+	if g.c.Bulk == nil {
+		return busy
+	}
+	before := g.moved
+	if g.moved = g.c.Bulk(); float64(g.moved-before) < muchBulk*since.Seconds() {
+		return busy
+	}
+	return busyBulk
 }
 
 // lately is what a process worked in the last looks, and since it rested.

@@ -92,6 +92,46 @@ func TestGovernor(t *testing.T) {
 	})
 }
 
+// Where much is moved in large pieces one more processor is wanted long before those that there are are busy, and it is kept as long as it is used.
+func TestProcessorsForBulk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		var perSecond, n atomic.Uint64
+		var moved uint64
+		last := begin
+		const work = 0.7 // of a processor
+		g, err := New(Config{
+			Used: func() time.Duration { return time.Duration(work * float64(time.Since(begin))) }, Most: 4, Set: func(to int) { n.Store(uint64(to)) },
+			Bulk: func() uint64 {
+				moved += uint64(float64(perSecond.Load()) * time.Since(last).Seconds())
+				last = time.Now()
+				return moved
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- g.Run(ctx) }()
+		for _, phase := range []struct {
+			perSecond uint64 // MB
+			want      uint64
+		}{{0, 1}, {200, 1}, {300, 2}, {0, 2}} {
+			perSecond.Store(phase.perSecond << 20)
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if got := n.Load(); got != phase.want {
+				t.Errorf("with %d MB/s: %d processors, want %d", phase.perSecond, got, phase.want)
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // What beginning took is given back, though it was little work, and once.
 func TestRestAfterBeginning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
