@@ -293,6 +293,7 @@ type StringMatch struct {
 	Text     string
 	Regex    *regexp.Regexp
 	CaseFold bool
+	Plain    Plain // Regex's, if it has one
 }
 
 // StringKind is a form of string match.
@@ -563,6 +564,7 @@ type Policy struct {
 type Rule struct {
 	Kind   RuleKind
 	Rules  []Rule // of And, Or; one of Not
+	Gates  []Gate // of Or: one for each of Rules, or nil
 	String StringMatch
 	Header *HeaderMatch
 	Prefix netip.Prefix

@@ -19,6 +19,11 @@ func matchString(m *config.StringMatch, s string) bool {
 	case config.MatchAny:
 		return true
 	case config.MatchRegex:
+		if m.Plain != nil {
+			if matches, sure := m.Plain.Match(s); sure {
+				return matches
+			}
+		}
 		return m.Regex != nil && m.Regex.MatchString(s)
 	case config.MatchExact:
 		if m.CaseFold {

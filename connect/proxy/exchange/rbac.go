@@ -32,8 +32,20 @@ type call struct {
 	req    *stream.RequestHead
 	claims claims
 
-	path   string // without its query, once a rule has looked at it
+	path   string // without its query, once a rule has asked; see pathOnly
 	parted bool
+}
+
+// pathOnly is the request's path without its query. Many rules ask.
+func (c *call) pathOnly() string {
+	if !c.parted {
+		c.path, _ = splitPath(c.req.Path)
+		if guard.Off("C8") {
+			c.path = c.req.Path
+		}
+		c.parted = true
+	}
+	return c.path
 }
 
 var noPeer config.Peer
@@ -131,7 +143,11 @@ func matchRule(r *config.Rule, c *call) verdict {
 		return v
 	case config.Or:
 		v := no
+		gated := req != nil && len(r.Gates) == len(r.Rules)
 		for i := range r.Rules {
+			if gated && r.Gates[i].Shut(c.pathOnly()) {
+				continue
+			}
 			if v = max(v, matchRule(&r.Rules[i], c)); v == yes {
 				break
 			}
@@ -154,15 +170,7 @@ func matchRule(r *config.Rule, c *call) verdict {
 		if req == nil {
 			return unknown
 		}
-		if !c.parted { // as many rules ask
-			c.path, _ = splitPath(req.Path)
-			c.parted = true
-		}
-		path := c.path
-		if guard.Off("C8") {
-			path = req.Path
-		}
-		return verdictOf(matchString(&r.String, path))
+		return verdictOf(matchString(&r.String, c.pathOnly()))
 	case config.ClaimIs:
 		if req == nil {
 			return unknown

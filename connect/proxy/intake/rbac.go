@@ -76,6 +76,7 @@ func compileRules(m *rbacv3.RBAC) (*config.Policies, error) {
 			}
 			c.Principal.Rules = append(c.Principal.Rules, r)
 		}
+		c.Permission.Gates = config.Gates(c.Permission.Rules)
 		out.Policies = append(out.Policies, c)
 	}
 	return out, nil
@@ -164,6 +165,9 @@ func several[M any](kind config.RuleKind, all []M, compile func(M) (config.Rule,
 			return out, err
 		}
 		out.Rules = append(out.Rules, r)
+	}
+	if kind == config.Or {
+		out.Gates = config.Gates(out.Rules)
 	}
 	return out, nil
 }

@@ -261,7 +261,7 @@ func compileString(m *matcherv3.StringMatcher) (config.StringMatch, error) {
 		if err != nil {
 			return out, err
 		}
-		out.Kind, out.Regex = config.MatchRegex, re
+		out.Kind, out.Regex, out.Plain = config.MatchRegex, re, config.PlainOf(p.SafeRegex.GetRegex())
 	default:
 		return out, fmt.Errorf("match_pattern %T: not known to this proxy", p)
 	}
