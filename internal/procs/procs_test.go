@@ -223,13 +223,16 @@ func TestRoomForGarbage(t *testing.T) {
 			want            []int
 		}{
 			{0, 2, time.Second, []int{50}},
-			{30, 2, time.Minute, nil},
+			{7, 2, time.Minute, nil},
+			{30, 2, time.Minute, []int{100}},
+			{30, 9, 3 * time.Second, []int{50}},
 			{34, 2, time.Minute, []int{400}},
 			{34, 8, 3 * time.Second, []int{200}},
 			{34, 64, 3 * time.Second, []int{50}},
 			{34, 2, 3 * time.Second, []int{400}},
 			{30, 2, time.Second, nil},
-			{30, 2, 2 * time.Second, []int{50}},
+			{30, 2, 2 * time.Second, []int{100}},
+			{7, 2, 3 * time.Second, []int{50}},
 			{0, 2, time.Minute, nil},
 		} {
 			mu.Lock()
