@@ -90,6 +90,9 @@ func New(c Config) (*Engine, error) {
 // now is the time since the engine was made, in nanoseconds, never 0.
 func (e *Engine) now() int64 { return int64(time.Since(e.began)) + 1 }
 
+// at is what now gave at t.
+func (e *Engine) at(t time.Time) int64 { return int64(t.Sub(e.began)) + 1 }
+
 // Yield gives the processor to all others that are ready, or have got something from the network, and returns then.
 func (e *Engine) Yield() { e.glance.Wait() }
 

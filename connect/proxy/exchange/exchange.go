@@ -131,7 +131,7 @@ func (ex *exchange) begin(d *downstream, x stream.ServerExchange) {
 		authority: ex.req.Authority, protocol: ex.req.Proto.String(), remote: d.peer.Remote, local: d.peer.Local, sni: d.peer.SNI,
 		peerURI: d.peer.URI,
 	}
-	turn := ex.watch.begin(e, x)
+	turn := ex.watch.begin(e, x, e.at(ex.rec.began))
 	if d.multied {
 		if h, ok := came.(hooked); ok {
 			h.Hook(&ex.watch, turn)

@@ -141,7 +141,7 @@ func TestWhatHasEndedIsLetGo(t *testing.T) {
 		ex := &exchange{}
 		ex.route = &config.Route{Forward: &config.Forward{}}
 		x := &givenUp{}
-		ex.watch.begin(e, x)
+		ex.watch.begin(e, x, e.now())
 		ex.watch.limit(time.Hour, time.Hour, time.Hour)
 		ex.source.begin(ex, x, 0)
 		ex.watch.end()
@@ -169,7 +169,7 @@ func TestATimerFindsItsExchange(t *testing.T) {
 			t.Fatal(err)
 		}
 		ex, x := &exchange{}, &givenUp{}
-		ex.watch.begin(e, x)
+		ex.watch.begin(e, x, e.now())
 		ex.watch.limit(0, time.Minute, 0)
 		ex.watch.answering()
 		runtime.GC()

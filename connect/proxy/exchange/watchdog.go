@@ -37,8 +37,8 @@ type watchdog struct {
 	cancel  context.CancelCauseFunc // of the slow way to a connection; context.DeadlineExceeded where a time is over
 }
 
-func (w *watchdog) begin(e *Engine, x stream.ServerExchange) (turn uint64) {
-	w.moved.Store(e.now())
+func (w *watchdog) begin(e *Engine, x stream.ServerExchange, now int64) (turn uint64) {
+	w.moved.Store(now)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.live, w.engine, w.x = true, e, x
@@ -64,9 +64,12 @@ func (w *watchdog) touch() { w.moved.Store(w.engine.now()) }
 func (w *watchdog) limit(idle, whole, try time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	now := w.engine.now()
 	if idle != 0 {
 		w.idle = max(0, int64(idle))
+	}
+	var now int64
+	if whole > 0 || try > 0 { // else the clock needn't be asked, which is the dearest of this
+		now = w.engine.now()
 	}
 	for _, t := range []struct {
 		at *int64
@@ -79,11 +82,11 @@ func (w *watchdog) limit(idle, whole, try time.Duration) {
 			*t.at = 0
 		}
 	}
-	w.armLocked(now)
+	w.armLocked()
 }
 
 // armLocked has the timer fire when the first time is over.
-func (w *watchdog) armLocked(now int64) {
+func (w *watchdog) armLocked() {
 	first := int64(0)
 	earlier := func(at int64) {
 		if at != 0 && (first == 0 || at < first) {
@@ -102,7 +105,7 @@ func (w *watchdog) armLocked(now int64) {
 		return
 	}
 	w.due = first
-	if d := time.Duration(max(1, first-now)); w.timer == nil {
+	if d := time.Duration(max(1, first-w.engine.now())); w.timer == nil {
 		me := weak.Make(w) // a timer that is left as it is, for minutes, mustn't keep what nobody uses any more
 		w.timer = time.AfterFunc(d, func() {
 			if w := me.Value(); w != nil {
@@ -128,7 +131,7 @@ func (w *watchdog) fire() {
 			w.cutAt = 0
 			w.cutLocked()
 		case w.cutAt != 0:
-			w.armLocked(now)
+			w.armLocked()
 		}
 		return
 	}
@@ -143,7 +146,7 @@ func (w *watchdog) fire() {
 		w.late = true
 		w.cutLocked()
 	}
-	w.armLocked(now)
+	w.armLocked()
 }
 
 // cutLocked ends the try.
@@ -164,7 +167,7 @@ func (w *watchdog) killLocked(cause reason.Code) {
 	if cause == reason.DownstreamReset && w.spares && w.y != nil {
 		w.idle, w.routeAt, w.tryAt = 0, 0, 0
 		w.cutAt = w.engine.now() + int64(w.engine.spare)
-		w.armLocked(w.engine.now())
+		w.armLocked()
 	} else {
 		w.cutLocked()
 	}
