@@ -186,7 +186,7 @@ func (g *Governor) collect(now time.Time, since time.Duration) {
 			percent, much = max(percent, int(some.room*100/max(live, leastHeap))), true
 		}
 	}
-	if percent == g.percent || much && now.Sub(g.grewAt) < garbageLong { // to set it stops all that runs for a moment
+	if percent == g.percent || much && percent < 2*g.percent && now.Sub(g.grewAt) < garbageLong { // to set it stops all that runs for a moment
 		return
 	}
 	g.percent, g.grewAt = percent, now

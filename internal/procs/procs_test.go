@@ -233,6 +233,9 @@ func TestRoomForGarbage(t *testing.T) {
 			{30, 2, time.Second, nil},
 			{30, 2, 2 * time.Second, []int{100}},
 			{7, 2, 3 * time.Second, []int{50}},
+			{30, 2, 300 * time.Millisecond, []int{100}},
+			{34, 2, 300 * time.Millisecond, []int{400}}, // at once
+			{7, 2, 5 * time.Second, []int{50}},
 			{0, 2, time.Minute, nil},
 		} {
 			mu.Lock()
