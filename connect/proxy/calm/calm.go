@@ -15,7 +15,7 @@ import (
 // How what comes is thrown away: so much of it, or by so many reads, and then a rest, in which more may come.
 const (
 	load  = 64 << 10
-	reads = 16
+	reads = 32
 	pause = 2 * time.Millisecond
 
 	wait  = 1 << 10 // the room in which something is waited for

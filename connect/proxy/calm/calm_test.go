@@ -23,7 +23,8 @@ func TestDiscardIsSlow(t *testing.T) {
 		{1 << 20, 90 * time.Millisecond, 100 * time.Millisecond},
 		{16 << 10, 90 * time.Millisecond, 130 * time.Millisecond},
 		{4 << 10, 90 * time.Millisecond, 130 * time.Millisecond},
-		{100, 3 * time.Second, 5 * time.Second},
+		{1 << 10, 180 * time.Millisecond, 200 * time.Millisecond},
+		{100, time.Second, 3 * time.Second},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			began, r := time.Now(), bytes.NewReader(make([]byte, 8<<20))

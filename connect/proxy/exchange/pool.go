@@ -320,8 +320,8 @@ func (v *clusterView) acquireMulti(way slow, ep *endpoint) (lease, reason.Code, 
 			}
 		}
 		if m == nil && d == nil {
-			if made && full != nil && !full.client.Busy() {
-				m = full // a server that lets no stream begin for now: another connection would be the same
+			if full != nil && (made && !full.client.Busy() || ep.backsOff()) {
+				m = full // a server that lets no stream begin for now, or takes no further connections: another one would be the same
 			} else if enter(&v.state.connections, v.config.Limits.Connections) {
 				d = v.start(ep)
 			} else if m = full; m == nil {
@@ -338,11 +338,13 @@ func (v *clusterView) acquireMulti(way slow, ep *endpoint) (lease, reason.Code, 
 			case <-wait.Done():
 				return lease{}, reason.UpstreamConnectFailure, context.Cause(wait)
 			}
-			if d.err != nil {
+			if d.err == nil {
+				made = true
+				continue
+			}
+			if m = full; m == nil || way.elsewhere {
 				return lease{}, d.code, d.err
 			}
-			made = true
-			continue
 		}
 		open := context.Background()
 		if m == full || m.client.Available() == 0 {

@@ -45,6 +45,12 @@ func (h *host) refuses() (reason.Code, error) {
 	return reason.None, nil
 }
 
+// backsOff says whether the next is not to be made yet.
+func (h *host) backsOff() bool {
+	_, err := h.refuses()
+	return err != nil
+}
+
 // backOff waits until the next may be made.
 func (h *host) backOff(ctx context.Context) {
 	h.mu.Lock()

@@ -154,3 +154,44 @@ func TestNobodyWaitsForARefusingServerWithoutNeed(t *testing.T) {
 		})
 	})
 }
+
+// Where a server takes one connection and refuses further ones, whoever finds it full waits for a stream, and not for another connection.
+func TestAStreamIsWaitedForWhereNoConnectionIsToBeHad(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T) {
+		const addr, long = "192.0.2.1:80", 5 * time.Millisecond
+		r, _ := newCrashing(t, 0, addr)
+		defer r.end()
+		var taken atomic.Int64
+		r.at = func(string) func(net.Conn) {
+			return func(conn net.Conn) {
+				defer conn.Close()
+				if taken.Add(1) > 1 {
+					return
+				}
+				(&xh2.Server{MaxConcurrentStreams: 1}).ServeConn(conn, &xh2.ServeConnOpts{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+					time.Sleep(long)
+				})})
+			}
+		}
+		posted(t, r.client())
+		for range 20 {
+			var two sync.WaitGroup
+			for range 2 {
+				conn := r.client()
+				two.Go(func() {
+					began := time.Now()
+					if resp := posted(t, conn); resp.StatusCode != 200 {
+						t.Errorf("%s: %s", resp.Status, resp.Header.Get(reason.Header))
+					}
+					if took := time.Since(began); took > 5*long {
+						t.Errorf("a request took %s", took)
+					}
+				})
+			}
+			two.Wait()
+		}
+		if n := taken.Load(); n > 12 { // one of them is made when the wait for it is over
+			t.Errorf("the server was dialled %d times", n)
+		}
+	})
+}

@@ -419,36 +419,36 @@ func fieldSize(b []byte) (n int, ok bool) {
 		texts = 2 // the name too
 	}
 	for ; ok && texts > 0; texts-- {
-		var size, head int
+		var size uint64
+		var head int
 		if size, head, ok = varint(b[n:], 7); ok {
-			n += head + size
-			ok = n <= len(b)
+			if n += head; size > uint64(len(b)-n) {
+				return 0, false
+			}
+			n += int(size)
 		}
 	}
 	return n, ok
 }
 
-// varint reads an integer whose first byte has so many bits for it (RFC 7541 §5.1), and how many bytes it took; false: not all of it is there. One that is
-// too large for a head ends with it.
-func varint(b []byte, bits int) (v, n int, ok bool) {
+// varint reads an integer whose first byte has so many bits for it (RFC 7541 §5.1), and how many bytes it took; false: not all of it is there. It takes
+// as long ones as the decoder does: one may have bytes that add nothing. What is longer ends with b.
+func varint(b []byte, bits int) (v uint64, n int, ok bool) {
 	if len(b) == 0 {
 		return 0, 0, false
 	}
-	most := 1<<bits - 1
-	if v = int(b[0]) & most; v < most {
+	most := uint64(1)<<bits - 1
+	if v = uint64(b[0]) & most; v < most {
 		return v, 1, true
 	}
-	for shift := 0; ; shift += 7 {
-		n++
-		switch {
-		case n == len(b):
+	for shift := 0; shift < 63; shift += 7 {
+		if n++; n == len(b) {
 			return 0, 0, false
-		case shift > 21:
-			return 0, len(b), true
 		}
-		v += int(b[n]&0x7f) << shift
+		v += uint64(b[n]&0x7f) << shift
 		if b[n]&0x80 == 0 {
 			return v, n + 1, true
 		}
 	}
+	return 0, len(b), true
 }

@@ -295,7 +295,7 @@ func (c *conn) decode(piece []byte, last bool) error {
 		return broken(codeCompression, err.Error())
 	}
 	if c.in.tooLarge || c.head.kind == ignored { // which is decoded too, for HPACK's sake
-		return c.wasteBlock(len(piece))
+		return c.wasteBlock(n) // what was decoded now: bytes that were kept for it too
 	}
 	return nil
 }

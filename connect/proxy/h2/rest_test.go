@@ -321,3 +321,58 @@ func TestHeadsInPieces(t *testing.T) {
 		}
 	}
 }
+
+// Integers may have bytes that add nothing: what they are in is decoded whole all the same, and nothing waits for the head's end because of them.
+func TestFieldsWithLongIntegers(t *testing.T) {
+	long := func(first byte, bits, v int) []byte {
+		b := []byte{first | byte(1<<bits-1)}
+		v -= 1<<bits - 1
+		for range 5 {
+			b = append(b, byte(v&0x7f)|0x80)
+			v >>= 7
+		}
+		return append(b, 0)
+	}
+	c := &conn{dec: hpack.NewDecoder(headerTable, func(hpack.HeaderField) {}), head: headFrames{kind: request}}
+	const size = 60_000
+	b := append([]byte{0x01}, long(0, 7, size)...)
+	b = append(b, strings.Repeat("|", size)...)
+	for from := 0; from < len(b); from += minFrameSize {
+		if err := c.decode(b[from:min(from+minFrameSize, len(b))], from+minFrameSize >= len(b)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if kept := reflect.ValueOf(c.dec).Elem().FieldByName("saveBuf").FieldByName("buf").Cap(); kept > 0 {
+		t.Errorf("%d bytes are kept by HPACK", kept)
+	}
+	b = append(long(0, 4, 16), 1, 'a')
+	b = append(b, strings.Repeat("\x82", 1000)...)
+	if n := wholeFields(b); n != len(b) {
+		t.Errorf("%d bytes of %d are whole fields", n, len(b))
+	}
+}
+
+// A head over its limit is charged for by all that was decoded, however it is cut into frames.
+func TestALargeHeadIsChargedForWhole(t *testing.T) {
+	const limit = 64 << 10
+	for _, last := range []int{1, minFrameSize} {
+		c := &conn{lim: stream.Limits{HeadBytes: limit, Fields: 100}, head: headFrames{kind: request}}
+		c.in.lim = c.lim
+		c.dec = hpack.NewDecoder(headerTable, c.in.add)
+		c.in.dec = c.dec
+		c.resets = newBucket(1000, resetsPerSecond, freeWaste)
+		c.in.begin(request)
+		b := append([]byte{0x01, 0x7f, 0xa1, 0x8c, 0x06}, strings.Repeat("a", 100_000)...) // one field, uncompressed
+		for from, n := 0, len(b)-last; from < n; from += minFrameSize {
+			if err := c.decode(b[from:min(from+minFrameSize, n)], false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := c.decode(b[len(b)-last:], true); err != nil {
+			t.Fatal(err)
+		}
+		if want := float64(len(b)) / bytesPerWaste; !c.in.tooLarge || 1000-c.resets.left < want-1 {
+			t.Errorf("with %d bytes in its last frame a head of %d is charged for as %v streams, want %v", last, len(b), 1000-c.resets.left, want)
+		}
+	}
+}

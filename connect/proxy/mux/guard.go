@@ -10,12 +10,14 @@ import (
 // What a peer may hold and have done for nothing. A budget comes back over time and with what is answered; who overdraws it is cut off, and
 // who spends much of it is slowed down before, so that it doesn't keep others waiting (as in connect/proxy/h2/guard.go).
 const (
-	maxStreams  = 512       // at once; further ones are refused
-	mostOpened  = 448       // by the opener, which knows of their end sooner
-	firstWindow = 64 << 10  // of a stream: what may wait to be read
-	maxWindow   = 1 << 20   // of one through which much goes
-	leastWindow = 16 << 10  // of one that isn't read as fast as it is sent, where memory is tight
-	maxUnread   = 256 << 10 // of control frames that we have to send and the peer doesn't read
+	maxStreams  = 512              // at once; further ones are refused
+	mostOpened  = 448              // by the opener, which knows of their end sooner
+	firstWindow = 64 << 10         // of a stream: what may wait to be read
+	maxWindow   = 1 << 20          // of one through which much goes
+	leastWindow = 16 << 10         // of one that isn't read as fast as it is sent, where memory is tight
+	growWithin  = time.Second      // half a window that takes longer to come isn't held up by the window
+	shrinkAfter = 10 * time.Second // half a window that takes longer needs less
+	maxUnread   = 256 << 10        // of control frames that we have to send and the peer doesn't read
 
 	wastes          = 2000 // streams at once that were taken back, or refused, before we had said anything
 	wastesPerSecond = 100

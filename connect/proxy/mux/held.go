@@ -20,6 +20,8 @@ const (
 	// From tightHeld on windows don't grow, and those of streams that aren't read as fast as they are sent shrink: so what was held is given up before a
 	// stream is to be cut.
 	tightHeld = maxHeld / 2
+	// tightForAll is from where on that is so for those too that hold little.
+	tightForAll = maxHeld / 4 * 3
 )
 
 // Held counts the memory that waits to be read on all sessions that share it, so that a peer can't have more kept by further connections, and by how much
@@ -49,12 +51,15 @@ func (s *Session) hold(n int) {
 	s.held.Add(int64(n))
 }
 
-// tight says whether so much waits to be read on all sessions that slow streams are to have smaller windows.
+// tight says whether so much waits to be read that slow streams are to have smaller windows: on all sessions, and on those of the share, as long as there
+// is room enough for who holds little.
 func (h *Held) tight() bool {
+	share, all := h.bytes.Load(), h
 	if h.whole != nil {
-		h = h.whole
+		all = h.whole
 	}
-	return h.bytes.Load() > tightHeld
+	whole := all.bytes.Load()
+	return whole > tightForAll || whole > tightHeld && share > littleShare
 }
 
 // grow notes that a window is to grow by n, which is negative for less, unless there is no room.

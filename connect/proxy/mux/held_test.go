@@ -86,7 +86,7 @@ func TestWindowsShrinkWhereMemoryIsTight(t *testing.T) {
 				if in.window != maxWindow {
 					t.Errorf("a window of %d is to shrink", in.window)
 				}
-				held.bytes.Add(tightHeld + 1)
+				held.bytes.Add(tightForAll + 1)
 				quickOut, quick := ends()
 				moves(quickOut, quick, 10*firstWindow, maxWindow)
 				if quick.window != firstWindow {
@@ -99,7 +99,7 @@ func TestWindowsShrinkWhereMemoryIsTight(t *testing.T) {
 				if n := held.grown.Load(); n != 0 {
 					t.Errorf("windows have grown by %d", n)
 				}
-				held.bytes.Add(-tightHeld - 1)
+				held.bytes.Add(-tightForAll - 1)
 				moves(out, in, 4*maxWindow, maxWindow)
 				if in.window != maxWindow {
 					t.Errorf("a window of %d has grown again", in.window)
@@ -107,6 +107,62 @@ func TestWindowsShrinkWhereMemoryIsTight(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who holds much has less at a time before others do.
+func TestWindowsOfOneShrinkFirst(t *testing.T) {
+	var held Held
+	much, little := held.Share(), held.Share()
+	for _, c := range []struct {
+		much, little               int64
+		tightForMuch, tightForLess bool
+	}{
+		{tightHeld - 1, 0, false, false},
+		{tightHeld, 1, true, false},
+		{littleShare, tightHeld, false, true},
+		{tightForAll, 1, true, true},
+	} {
+		much.bytes.Store(c.much)
+		little.bytes.Store(c.little)
+		held.bytes.Store(c.much + c.little)
+		if a, b := much.tight(), little.tight(); a != c.tightForMuch || b != c.tightForLess {
+			t.Errorf("with %d and %d bytes memory is tight for one: %v, the other: %v", c.much, c.little, a, b)
+		}
+	}
+}
+
+// What needs no large window takes none from others: neither messages far from each other, nor what was fast once and is slow now.
+func TestWindowsGrowByNeed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var held Held
+		e := connectHeld(t, &held)
+		near, far := e.stream()
+		message := func(n int) {
+			t.Helper()
+			go func() { _, _ = near.Write(make([]byte, n)) }() // what is missing is found
+			if _, err := io.ReadFull(far, make([]byte, n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 1000 {
+			message(1 << 10)
+			time.Sleep(time.Second)
+		}
+		if far.window != firstWindow || held.grown.Load() != 0 {
+			t.Errorf("a KB a second has a window of %d", far.window)
+		}
+		message(4 * maxWindow)
+		if far.window != maxWindow {
+			t.Errorf("what is sent at once has a window of %d", far.window)
+		}
+		for range 1500 {
+			message(1 << 10)
+			time.Sleep(time.Second)
+		}
+		if far.window != firstWindow || held.grown.Load() != 0 {
+			t.Errorf("a KB a second behind that has a window of %d, and %d bytes have grown", far.window, held.grown.Load())
+		}
+	})
 }
 
 // What one client of the opener's doesn't read costs no other's stream, however much that is.

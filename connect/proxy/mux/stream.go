@@ -33,8 +33,9 @@ type Stream struct {
 	got     int    // bytes in it
 	used    int64  // bytes that were read, and not granted again
 	window  int64
-	room    int64 // of it, for what may still come
-	have    int64 // of the other side's, for what may be sent
+	room    int64     // of it, for what may still come
+	granted time.Time // when the window was granted last
+	have    int64     // of the other side's, for what may be sent
 	reading deadline
 	writing deadline
 	eof     bool  // the other side writes no more
@@ -54,7 +55,7 @@ var (
 )
 
 func newStream(s *Session, id uint32) *Stream {
-	st := &Stream{s: s, id: id, window: firstWindow, room: firstWindow, have: firstWindow}
+	st := &Stream{s: s, id: id, window: firstWindow, room: firstWindow, have: firstWindow, granted: time.Now()}
 	st.changed.L = &st.mu
 	st.reading.expired, st.writing.expired = st.expire, st.expire
 	return st
@@ -240,17 +241,21 @@ func (st *Stream) Read(p []byte) (int, error) {
 }
 
 // consumeLocked counts what was read, and says how much of the window is to be granted again. A window through which much goes, and fast,
-// grows; where memory is tight, one that isn't read as fast shrinks by what was read.
+// grows, and shrinks again when it is no longer so: how much all have grown is bounded. Where memory is tight, one that isn't read as fast shrinks too.
 func (st *Stream) consumeLocked(n int) (grant int64) {
 	st.used += int64(n)
 	if st.used < st.window/2 || st.eof || st.closed || st.dead != nil {
 		return 0
 	}
-	held, to := st.s.c.Held, st.window
+	held, to, now := st.s.c.Held, st.window, time.Now()
+	took := now.Sub(st.granted)
+	st.granted = now
 	switch tight := held.tight(); {
 	case tight && st.unread.n > 0:
 		to = max(to/2, leastWindow)
-	case !tight && st.unread.n == 0:
+	case took > shrinkAfter:
+		to = max(to/2, min(to, firstWindow))
+	case !tight && st.unread.n == 0 && took <= growWithin:
 		to = min(2*to, maxWindow)
 	}
 	if !held.grow(grown(to) - grown(st.window)) {
