@@ -58,6 +58,9 @@ func works(seconds time.Duration) []work {
 // memoryRounds are the rounds in which memory is read.
 const memoryRounds = 1
 
+// memoryTime is how long reading it may take.
+const memoryTime = 3 * time.Minute
+
 // manyConnections are as many as a process that may have 20,000 files open can carry on both sides.
 const manyConnections = 9000
 
@@ -229,6 +232,12 @@ func runWork(ctx context.Context, w work, r *running) (figures, error) {
 
 // runMemory reads what the processes take idle, with 64 busy connections, and with very many that served a request.
 func runMemory(ctx context.Context, w work, r *running) (figures, error) {
+	conns := w.load.conns
+	if len(r.pids) == 1 { // both sides are one process, with the files of both
+		conns /= 2
+	}
+	ctx, cancel := context.WithTimeout(ctx, memoryTime)
+	defer cancel()
 	f := figures{}
 	read := func(when string) error {
 		a, p, err := memoryOf(r.pids)
@@ -248,17 +257,18 @@ func runMemory(ctx context.Context, w work, r *running) (figures, error) {
 	if err := errors.Join(wait(ctx, 4*time.Second), read("64 busy"), <-busy); err != nil {
 		return nil, err
 	}
-	for range w.load.conns {
+	for range conns {
 		c, err := w.load.dial(ctx, r.port)
 		if err != nil {
 			return nil, err
 		}
 		defer c.Close()
+		defer context.AfterFunc(ctx, func() { _ = c.Close() })() // who has no file left for it doesn't answer
 		if err := c.call(); err != nil {
 			return nil, err
 		}
 	}
-	return f, errors.Join(wait(ctx, 10*time.Second), read(fmt.Sprintf("%d idle connections", w.load.conns)))
+	return f, errors.Join(wait(ctx, 10*time.Second), read(fmt.Sprintf("%d idle connections", conns)))
 }
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
