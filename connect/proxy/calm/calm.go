@@ -15,7 +15,8 @@ import (
 // How what comes is thrown away: so much of it, or by so many reads, and then a rest, in which more may come.
 const (
 	load  = 64 << 10
-	reads = 32
+	reads = 4 // and more where much may come: one for each
+	each  = 128 << 10
 	pause = 2 * time.Millisecond
 
 	wait  = 1 << 10 // the room in which something is waited for
@@ -37,7 +38,7 @@ func Discard(r io.Reader, free, most int) error {
 		}
 	}
 	defer letGo()
-	since, times := 0, 0
+	since, times, mostTimes := 0, 0, max(reads, most/each)
 	for n := 0; n < most; {
 		m, err := r.Read(p[:min(len(p), most-n)])
 		if err != nil {
@@ -54,7 +55,7 @@ func Discard(r io.Reader, free, most int) error {
 		if n <= free {
 			continue
 		}
-		if since, times = since+m, times+1; since >= load || times >= reads {
+		if since, times = since+m, times+1; since >= load || times >= mostTimes {
 			since, times = 0, 0
 			letGo()
 			time.Sleep(pause)

@@ -103,13 +103,13 @@ func TestRefusalsWaitForTheirTurn(t *testing.T) {
 			<-done
 			return took
 		}
-		for i := range 11 {
+		for i := range 6 {
 			if took := breaks(); took != 0 {
 				t.Errorf("refusal %d took %s to be told", i, took)
 			}
 		}
 		if took := breaks(); took == 0 || took > 4*refusalCost {
-			t.Errorf("one behind eleven others took %s to be told", took)
+			t.Errorf("one behind six others took %s to be told", took)
 		}
 	})
 }

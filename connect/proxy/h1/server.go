@@ -79,7 +79,7 @@ const (
 	discardMost    = 5 * time.Second
 	lingerTime     = 500 * time.Millisecond
 	lingerBytes    = 4 << 20
-	refusalCost    = time.Millisecond // that a client which the codec refuses has had of a processor, with its connection
+	refusalCost    = 2 * time.Millisecond // that a client which the codec refuses has had of a processor, with its connection
 )
 
 func (c ServerConfig) withDefaults() ServerConfig {

@@ -44,7 +44,7 @@ const (
 	restAt         = 250 * time.Microsecond
 	restTimes      = 4 // as long as it worked for nothing the reader rests
 	restMost       = 50 * time.Millisecond
-	refusalCost    = 5 * time.Millisecond // of a connection that is ended for what it did
+	refusalCost    = 10 * time.Millisecond // of a connection that is ended for what it did
 )
 
 const (
