@@ -148,45 +148,22 @@ func TestRefusalsWaitForTheirTurn(t *testing.T) {
 // A head that takes its time isn't served where the client was told meanwhile that it isn't.
 func TestHeadDuringTheEndOfADrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, b := net.Pipe()
 		served, goOn := make(chan uint8, 10), make(chan struct{})
-		s, err := NewServer(b, ServerConfig{}, func(x stream.ServerExchange) {
+		p, told := leavingPeer(t, ServerConfig{}, func(x stream.ServerExchange) {
 			served <- 1
 			<-goOn
 			quiet(x)
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		done := make(chan error, 1)
-		go func() { done <- s.Run(t.Context()) }()
-		last := make(chan uint32, 10)
-		go func() {
-			f := http2.NewFramer(nil, a)
-			for {
-				fr, err := f.ReadFrame()
-				if err != nil {
-					return
-				}
-				if g, ok := fr.(*http2.GoAwayFrame); ok {
-					last <- g.LastStreamID
-				}
-			}
-		}()
-		_, _ = io.WriteString(a, preface)
-		p := &rawPeer{t: t, fr: http2.NewFramer(a, nil)}
-		p.enc = hpack.NewEncoder(&p.hb)
-		_ = p.fr.WriteSettings()
 		_ = p.headers(1, true)
 		<-served
 		head := p.block()
 		_ = p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: head[:2], EndStream: true})
-		s.Drain()
-		if all := <-last; all != maxStreamID {
-			t.Errorf("at first streams up to %d are said to be served", all)
+		p.srv.Drain()
+		if all := <-told; all.LastStreamID != maxStreamID {
+			t.Errorf("at first streams up to %d are said to be served", all.LastStreamID)
 		}
-		if one := <-last; one != 1 { // a second later: the client doesn't answer
-			t.Errorf("streams up to %d are said to be served, want 1", one)
+		if one := <-told; one.LastStreamID != 1 { // a second later: the client doesn't answer
+			t.Errorf("streams up to %d are said to be served, want 1", one.LastStreamID)
 		}
 		_ = p.fr.WriteContinuation(3, true, head[2:])
 		synctest.Wait()
@@ -194,11 +171,40 @@ func TestHeadDuringTheEndOfADrain(t *testing.T) {
 			t.Error("a request is served of which the client was told that it isn't")
 		}
 		close(goOn)
-		if err := <-done; err != nil {
+		if err := <-p.done; err != nil {
 			t.Error(err)
 		}
-		_ = a.Close()
+		_ = p.nc.Close()
 	})
+}
+
+// leavingPeer is a client in virtual time that has said its SETTINGS, and the GOAWAYs that it is told.
+func leavingPeer(t *testing.T, cfg ServerConfig, h stream.Handler) (*rawPeer, <-chan http2.GoAwayFrame) {
+	a, b := net.Pipe()
+	s, err := NewServer(b, cfg, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &rawPeer{t: t, nc: a, srv: s, fr: http2.NewFramer(a, nil), done: make(chan error, 1)}
+	p.enc = hpack.NewEncoder(&p.hb)
+	go func() { p.done <- s.Run(t.Context()) }()
+	told := make(chan http2.GoAwayFrame, 10)
+	go func() {
+		defer close(told)
+		f := http2.NewFramer(nil, a)
+		for {
+			fr, err := f.ReadFrame()
+			if err != nil {
+				return
+			}
+			if g, ok := fr.(*http2.GoAwayFrame); ok {
+				told <- *g
+			}
+		}
+	}()
+	_, _ = io.WriteString(a, preface)
+	_ = p.fr.WriteSettings()
+	return p, told
 }
 
 // What ends a connection that waits to be told of its breach isn't why it ends.
@@ -209,44 +215,21 @@ func TestBreachDuringADrain(t *testing.T) {
 			q.Wait(t.Context(), refusalCost) // others'
 		}
 		served := make(chan struct{})
-		a, b := net.Pipe()
-		s, err := NewServer(b, ServerConfig{Refusals: q}, func(x stream.ServerExchange) { <-served; quiet(x) })
-		if err != nil {
-			t.Fatal(err)
-		}
-		done := make(chan error, 1)
-		go func() { done <- s.Run(t.Context()) }()
-		code := make(chan http2.ErrCode, 10)
-		go func() {
-			defer close(code)
-			f := http2.NewFramer(nil, a)
-			for {
-				fr, err := f.ReadFrame()
-				if err != nil {
-					return
-				}
-				if g, ok := fr.(*http2.GoAwayFrame); ok {
-					code <- g.ErrCode
-				}
-			}
-		}()
-		_, _ = io.WriteString(a, preface)
-		p := &rawPeer{t: t, fr: http2.NewFramer(a, nil)}
-		p.enc = hpack.NewEncoder(&p.hb)
-		_ = p.fr.WriteSettings()
+		p, told := leavingPeer(t, ServerConfig{Refusals: q}, func(x stream.ServerExchange) { <-served; quiet(x) })
 		_ = p.headers(1, true)
 		synctest.Wait()
-		s.Drain()
+		p.srv.Drain()
 		_ = p.fr.WritePing(true, drainPing)
 		_ = p.fr.WritePushPromise(http2.PushPromiseParam{StreamID: 1, PromiseID: 2, EndHeaders: true})
 		synctest.Wait()
 		close(served) // the drain is done
-		if err := <-done; !errors.As(err, new(*ConnError)) {
+		if err := <-p.done; !errors.As(err, new(*ConnError)) {
 			t.Errorf("it ended with %v", err)
 		}
-		_ = a.Close()
+		_ = p.nc.Close()
 		last := http2.ErrCodeNo
-		for last = range code {
+		for g := range told {
+			last = g.ErrCode
 		}
 		if last != http2.ErrCodeProtocol {
 			t.Errorf("the client was told %v at the end", last)
