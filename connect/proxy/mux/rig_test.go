@@ -122,7 +122,9 @@ func against(t *testing.T, accepts bool) *hostile {
 	if accepts {
 		c.Accept = func(st *Stream) {
 			go func() {
-				_, _ = io.Copy(io.Discard, st) // until it is over
+				if _, err := io.Copy(io.Discard, st); err == nil { // it has ended in order: what comes behind that is for a stream that is there
+					<-h.over
+				}
 				_ = st.Close()
 			}()
 		}
