@@ -17,10 +17,10 @@ const (
 	load  = 64 << 10
 	reads = 4 // and more where much may come: one for each
 	each  = 128 << 10
-	pause = 2 * time.Millisecond
+	rest  = 2 * time.Millisecond
 
-	wait  = 1 << 10 // the room in which something is waited for
-	piece = 32 << 10
+	little = 1 << 10 // the room in which something is waited for
+	piece  = 32 << 10
 )
 
 var pieces = sync.Pool{New: func() any { return new([piece]byte) }}
@@ -28,7 +28,7 @@ var pieces = sync.Pool{New: func() any { return new([piece]byte) }}
 // Discard reads what comes away, behind the first bytes of it, which are free, up to 32 MB a second, until there was as much as most, in bytes, or the
 // reader gives an error, io.EOF too. While nothing comes it holds a KB.
 func Discard(r io.Reader, free, most int) error {
-	var small [wait]byte
+	var small [little]byte
 	var large *[piece]byte
 	p := small[:]
 	letGo := func() {
@@ -38,7 +38,7 @@ func Discard(r io.Reader, free, most int) error {
 		}
 	}
 	defer letGo()
-	since, times, mostTimes := 0, 0, max(reads, most/each)
+	since, read, mostReads := 0, 0, max(reads, most/each)
 	for n := 0; n < most; {
 		m, err := r.Read(p[:min(len(p), most-n)])
 		if err != nil {
@@ -46,19 +46,19 @@ func Discard(r io.Reader, free, most int) error {
 		}
 		n += m
 		switch {
-		case large == nil && m == wait:
+		case large == nil && m == little:
 			large = pieces.Get().(*[piece]byte)
 			p = large[:]
-		case m <= wait:
+		case m <= little:
 			letGo()
 		}
 		if n <= free {
 			continue
 		}
-		if since, times = since+m, times+1; since >= load || times >= mostTimes {
-			since, times = 0, 0
+		if since, read = since+m, read+1; since >= load || read >= mostReads {
+			since, read = 0, 0
 			letGo()
-			time.Sleep(pause)
+			time.Sleep(rest)
 		}
 	}
 	return nil
@@ -73,7 +73,7 @@ const (
 	free = 10 * time.Millisecond
 )
 
-// Queue has refusals wait for each other, so that who is refused can't come back at once. All of a proxy share one. A nil Queue has nobody wait.
+// Queue has refusals wait for each other, so that who is refused can't come back at once. All whom a proxy refuses in one direction share one. A nil Queue has nobody wait.
 type Queue struct {
 	mu   sync.Mutex
 	next time.Time // when all that were refused have been rested for
@@ -85,11 +85,15 @@ func (q *Queue) Wait(ctx context.Context, work time.Duration) {
 	if q == nil {
 		return
 	}
-	wait := q.reserve(time.Now(), work)
-	if wait <= 0 {
+	Pause(ctx, q.reserve(time.Now(), work))
+}
+
+// Pause waits for so long, or until ctx ends.
+func Pause(ctx context.Context, d time.Duration) {
+	if d <= 0 {
 		return
 	}
-	t := time.NewTimer(wait)
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:

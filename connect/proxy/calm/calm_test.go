@@ -59,12 +59,12 @@ func TestDiscardWaitsWithLittle(t *testing.T) {
 		if room = append(room, len(p)); len(room) == 4 {
 			return 0, io.EOF
 		}
-		return min(len(p), []int{wait, piece, 1}[len(room)-1]), nil
+		return min(len(p), []int{little, piece, 1}[len(room)-1]), nil
 	})
 	if err := Discard(r, 0, 1<<20); err != io.EOF {
 		t.Error(err)
 	}
-	if want := []int{wait, piece, piece, wait}; !slices.Equal(room, want) {
+	if want := []int{little, piece, piece, little}; !slices.Equal(room, want) {
 		t.Errorf("reads had a room of %v, want %v", room, want)
 	}
 }

@@ -314,13 +314,15 @@ func (v *clusterView) acquireMulti(way slow, ep *endpoint) (lease, reason.Code, 
 	ctx, made := way.context, false
 	for range 8 {
 		m, full, d := ep.multiplexed(v)
-		if m == nil && way.elsewhere {
-			if code, err := ep.refuses(); err != nil {
-				return lease{}, code, err
+		var refused error
+		if m == nil {
+			var code reason.Code
+			if code, refused = ep.refuses(); refused != nil && way.elsewhere {
+				return lease{}, code, refused
 			}
 		}
 		if m == nil && d == nil {
-			if full != nil && (made && !full.client.Busy() || ep.backsOff()) {
+			if full != nil && (made && !full.client.Busy() || refused != nil) {
 				m = full // a server that lets no stream begin for now, or takes no further connections: another one would be the same
 			} else if enter(&v.state.connections, v.config.Limits.Connections) {
 				d = v.start(ep)

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/weftmesh/weft/connect/proxy/calm"
 	"github.com/weftmesh/weft/connect/proxy/reason"
 )
 
@@ -45,24 +46,10 @@ func (h *host) refuses() (reason.Code, error) {
 	return reason.None, nil
 }
 
-// backsOff says whether the next is not to be made yet.
-func (h *host) backsOff() bool {
-	_, err := h.refuses()
-	return err != nil
-}
-
 // backOff waits until the next may be made.
 func (h *host) backOff(ctx context.Context) {
 	h.mu.Lock()
 	until := h.refusals.until
 	h.mu.Unlock()
-	if until.IsZero() {
-		return
-	}
-	t := time.NewTimer(time.Until(until))
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
+	calm.Pause(ctx, time.Until(until))
 }

@@ -176,19 +176,11 @@ func (ex *exchange) again(r *config.Retry, before int, after time.Duration) bool
 		most = min(most, r.MaxBackOff)
 	}
 	ex.watch.newTry()
-	ctx := ex.watch.context(ex.x.Context())
 	d := rand.N(most) + 1
 	if after > 0 {
 		d = after + rand.N(after/4+1) // not all who were told the same time at once
 	}
-	wait := time.NewTimer(d)
-	defer wait.Stop()
-	select {
-	case <-wait.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return ex.pause(d)
 }
 
 // try sends the request once. done: a response was passed on, wholly or as far as it came, or the client is gone.

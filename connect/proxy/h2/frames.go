@@ -232,7 +232,7 @@ func (c *conn) onHeaders(f *http2.HeadersFrame) error {
 		return err
 	}
 	if f.HeadersEnded() {
-		return c.role.head(f.StreamID, kind, f.StreamEnded())
+		return c.role.head(c.head.id, c.head.kind, c.head.end)
 	}
 	c.heading = true
 	if !guard.Off("C69") {

@@ -5,6 +5,8 @@ package mux
 import (
 	"context"
 	"time"
+
+	"github.com/weftmesh/weft/connect/proxy/calm"
 )
 
 // What a peer may hold and have done for nothing. A budget comes back over time and with what is answered; who overdraws it is cut off, and
@@ -178,11 +180,6 @@ func (g *guards) rest(ctx context.Context) {
 	if !g.owes() {
 		return
 	}
-	t := time.NewTimer(min(restTimes*g.owed, restMost))
-	defer t.Stop()
+	calm.Pause(ctx, min(restTimes*g.owed, restMost))
 	g.owed = 0
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }

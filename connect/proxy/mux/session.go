@@ -349,7 +349,6 @@ func (s *Session) read(ctx context.Context) error {
 			}
 			if s.g.owes() || s.turn >= turnLength { // hundreds of streams may be in one read
 				s.pause(ctx)
-				s.turn = 0
 				s.c.Yield()
 			}
 			continue
@@ -358,7 +357,6 @@ func (s *Session) read(ctx context.Context) error {
 			continue
 		}
 		s.pause(ctx)
-		s.turn = 0
 		if err := s.in.fill(); err != nil && !s.goesOn(err) {
 			return err
 		}
@@ -366,8 +364,9 @@ func (s *Session) read(ctx context.Context) error {
 	}
 }
 
-// pause tells everybody what came for them, and rests for as long as is owed.
+// pause ends the reader's turn: it tells everybody what came for them, and rests for as long as is owed.
 func (s *Session) pause(ctx context.Context) {
+	s.turn = 0
 	s.wake()
 	s.w.kick()
 	s.g.rest(ctx)
